@@ -1,0 +1,47 @@
+"""What it takes to train one zoo model, as data: the trainer and the model card both read it."""
+
+import dataclasses
+from collections.abc import Callable
+
+from transformers import PreTrainedModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A language model that `hardy zoo train NAME` can make from the standard library alone.
+
+    Args:
+        name: zoo name, also the folder of the weights.
+        summary: one line for `hardy zoo list`.
+        build: `build(vocab_size) -> model` with freshly initialised float32 weights.
+        vocab_size: tokens of the byte-level BPE.
+        context: tokens per training window.
+        batch: windows per step.
+        steps: optimizer steps in all.
+        warmup, decay: share of `steps` in which the learning rate rises, and falls to zero; flat in between,
+            so a run can be prolonged from any checkpoint before its decay.
+        matrix_lr: Muon's learning rate, for the weight matrices inside the layers (update RMS matched to AdamW's).
+        other_lr: AdamW's, for embeddings, head, norms and everything that is not a matrix.
+        weight_decay: of the matrices.
+        seed: of initialisation and data order.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[int], PreTrainedModel]
+    vocab_size: int = 3072
+    context: int = 512
+    batch: int = 16
+    steps: int = 5000
+    warmup: float = 0.02
+    decay: float = 0.25
+    matrix_lr: float = 5e-3
+    other_lr: float = 3e-3
+    weight_decay: float = 0.05
+    seed: int = 0
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """The factor on both learning rates at `step` of `steps`: trapezoidal, ends at zero."""
+        up = (step + 1) / max(1.0, self.warmup * steps)
+        down = (steps - step) / max(1.0, self.decay * steps)
+        return min(1.0, up, down)

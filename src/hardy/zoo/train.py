@@ -1,0 +1,245 @@
+"""Train a zoo language model: seeded, resumable, with its loss curve and its figures written beside the weights."""
+
+import dataclasses
+import json
+import lzma
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from hardy.core.files import write_atomic, write_json, write_text
+from hardy.core.rng import derive, generator
+from hardy.evaluate.language import bits_per_byte, cross_entropy_per_token, encode
+from hardy.zoo.recipe import Recipe
+from hardy.zoo.text import held_out_text, training_documents
+from hardy.zoo.tokenizer import END_OF_TEXT, train_tokenizer
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "training.jsonl"
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    steps: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
+    validate_every: int = 250,
+) -> dict[str, Any]:
+    """Train `recipe` into the folder `out`, or go on from the checkpoint that is there.
+
+    The folder ends up loadable by `transformers`, with `training.jsonl` (one line per validation) and `card.json`
+    (data, steps, figures). Weights are stored in float16.
+
+    Args:
+        recipe: what to train.
+        out: folder of the result and of the checkpoint.
+        steps: total steps, if not the recipe's. A run may be prolonged as long as its decay has not begun.
+        device: "cuda", "cpu"; by default a GPU if there is one.
+        compile: use `torch.compile` (needs a C++ compiler; about 1.5 times faster on a CPU).
+        validate_every: steps between validations, which are also the points a killed run resumes from.
+
+    Returns:
+        The model card's figures.
+
+    Raises:
+        ValueError: the checkpoint in `out` belongs to another recipe, or its decay has begun for other `steps`.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    steps = steps or recipe.steps
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer, tokens, source_bytes = _training_tokens(recipe, out)
+    torch.manual_seed(derive(recipe.seed, "init"))  # transformers initialises from the global generator
+    model = recipe.build(recipe.vocab_size).to(device).train()
+    if device == "cpu":
+        model.set_attn_implementation("eager")  # twice as fast to train on a CPU as the fused kernel
+    optimizers = _optimizers(model, recipe)
+    start, seconds = _resume(out, recipe, steps, model, optimizers)
+    validation = encode(tokenizer, held_out_text("calibration"))
+
+    def loss_of(windows: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            logits = model(input_ids=windows[:, :-1], use_cache=False).logits
+        return cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+
+    step_loss = torch.compile(loss_of) if compile else loss_of
+    clock, running = time.monotonic(), 0.0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task(recipe.name, total=steps, completed=start)
+        for step in range(start, steps):
+            factor = recipe.learning_rate(step, steps)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * factor
+            loss = step_loss(_batch(tokens, recipe, step).to(device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            running += loss.item()
+            progress.update(task, advance=1)
+            done = step + 1
+            if done % validate_every == 0 or done == steps:
+                since = done - max(start, (done - 1) // validate_every * validate_every)
+                model.eval()
+                nats = cross_entropy_per_token(model, validation, window=recipe.context)
+                model.train()
+                line = {
+                    "step": done,
+                    "tokens": done * recipe.batch * recipe.context,
+                    "learning_rate": recipe.matrix_lr * factor,
+                    "train_loss": running / since,
+                    "validation_loss": nats,
+                    "seconds": seconds + time.monotonic() - clock,
+                }
+                running = 0.0
+                _checkpoint(out, recipe, done, line, model, optimizers)
+                progress.console.print(
+                    f"step {done}  train loss {line['train_loss']:.4f}  validation loss {nats:.4f}  "
+                    f"{line['seconds'] / 60:.1f} min"
+                )
+    return _finish(out, recipe, steps, model.eval(), tokenizer, source_bytes, len(tokens))
+
+
+def _training_tokens(recipe: Recipe, out: Path) -> tuple[PreTrainedTokenizerFast, torch.Tensor, int]:
+    """The tokenizer, all documents as one row of token ids, and the documents' size in bytes."""
+    documents = training_documents()
+    if (out / "tokenizer.json").is_file():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+    else:
+        tokenizer = train_tokenizer(documents, recipe.vocab_size, recipe.context)
+        tokenizer.save_pretrained(out)
+    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    encoded = tokenizer.backend_tokenizer.encode_batch(documents)
+    ids = [torch.tensor([end, *document.ids], dtype=torch.int32) for document in encoded]
+    return tokenizer, torch.cat(ids), sum(len(document.encode()) for document in documents)
+
+
+def _batch(tokens: torch.Tensor, recipe: Recipe, step: int) -> torch.Tensor:
+    """The windows of `step`, (batch, context + 1): every pass over the data is shuffled and shifted anew."""
+    rows = (len(tokens) - 1) // recipe.context - 1  # one spare window, for the shift
+    first = step * recipe.batch
+    windows = []
+    for index in range(first, first + recipe.batch):
+        epoch, row = divmod(index, rows)
+        order = torch.randperm(rows, generator=generator(recipe.seed, "order", epoch))
+        shift = derive(recipe.seed, "shift", epoch) % recipe.context
+        begin = int(order[row]) * recipe.context + shift
+        windows.append(tokens[begin : begin + recipe.context + 1])
+    return torch.stack(windows).long()
+
+
+def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the rest."""
+    if not hasattr(torch.optim, "Muon"):
+        raise RuntimeError(f"training uses torch.optim.Muon: torch >= 2.9 is needed, this is {torch.__version__}")
+    embeddings = {id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    muon = torch.optim.Muon(
+        matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(others, lr=recipe.other_lr, betas=(0.9, 0.95), weight_decay=0.0)
+    for optimizer, rate in ((muon, recipe.matrix_lr), (adamw, recipe.other_lr)):
+        for group in optimizer.param_groups:
+            group["peak_lr"] = rate
+    return [muon, adamw]
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+    del values["build"], values["summary"], values["steps"]
+    return values
+
+
+def _checkpoint(
+    out: Path,
+    recipe: Recipe,
+    step: int,
+    line: dict[str, Any],
+    model: PreTrainedModel,
+    optimizers: list[torch.optim.Optimizer],
+) -> None:
+    state = {
+        "settings": _settings(recipe),
+        "step": step,
+        "seconds": line["seconds"],
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    write_atomic(out / CHECKPOINT, lambda path: torch.save(state, path))
+    log = out / LOG
+    lines = [json.loads(text) for text in log.read_text().splitlines()] if log.is_file() else []
+    lines = [old for old in lines if old["step"] < step] + [line]
+    write_text(log, "".join(json.dumps(entry) + "\n" for entry in lines))
+
+
+def _resume(
+    out: Path, recipe: Recipe, steps: int, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer]
+) -> tuple[int, float]:
+    """Load the checkpoint of `out`, if there is one; its step and the seconds spent so far."""
+    if not (out / CHECKPOINT).is_file():
+        return 0, 0.0
+    state = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
+    if state["settings"] != _settings(recipe):
+        raise ValueError(f"{out / CHECKPOINT} was made by another recipe: {state['settings']}")
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["step"], state["seconds"]
+
+
+def _finish(
+    out: Path,
+    recipe: Recipe,
+    steps: int,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    source_bytes: int,
+    training_tokens: int,
+) -> dict[str, Any]:
+    """Store the weights as float16 and write the card, whose figures are those of the stored weights."""
+    model = model.to("cpu", torch.float16)
+    model.save_pretrained(out)
+    model = model.float()
+    text = held_out_text("evaluation")
+    size = len(text.encode())
+    xz = 8 * len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)) / size
+    bits = bits_per_byte(model, tokenizer, text, window=recipe.context, stride=recipe.context // 2)
+    lines = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    card = {
+        "name": recipe.name,
+        "summary": recipe.summary,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "recipe": _settings(recipe) | {"steps": steps},
+        "data": {
+            "source": f"standard library of Python {platform.python_version()}, without the held-out modules and "
+            "their tests, site-packages and encodings",
+            "bytes": source_bytes,
+            "tokens": training_tokens,
+            "tokens_seen": steps * recipe.batch * recipe.context,
+        },
+        "held_out": {
+            "bytes": size,
+            "bits_per_byte": bits,
+            "bits_per_byte_xz_9e": xz,
+            "below_xz": 1 - bits / xz,
+        },
+        "loss_curve": [[line["step"], line["train_loss"], line["validation_loss"]] for line in lines],
+        "hours": lines[-1]["seconds"] / 3600,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    write_json(out / "card.json", card)
+    return card
