@@ -1,0 +1,50 @@
+"""The few shared ideas: select, surgery, observe, ranking, method and change, report, study, artefact, rng."""
+
+from hardy.core.artefact import load, save
+from hardy.core.errors import InputError
+from hardy.core.method import Chain, Change, Method, WeightMethod, chain, changes
+from hardy.core.observe import AbsMax, Histogram, RoutingCounts, SecondMoment, Statistic, observe
+from hardy.core.ranking import Agreement, Ranking
+from hardy.core.report import Bars, HeatMap, Lines, Report, Row, Series
+from hardy.core.rng import derive, generator
+from hardy.core.select import LINEAR, Selector, Site, all_sites, select
+from hardy.core.study import Cell, Result, Study
+from hardy.core.surgery import Edits, weight_of
+
+__all__ = [
+    "LINEAR",
+    "AbsMax",
+    "Agreement",
+    "Bars",
+    "Cell",
+    "Chain",
+    "Change",
+    "Edits",
+    "HeatMap",
+    "Histogram",
+    "InputError",
+    "Lines",
+    "Method",
+    "Ranking",
+    "Report",
+    "Result",
+    "RoutingCounts",
+    "Row",
+    "SecondMoment",
+    "Selector",
+    "Series",
+    "Site",
+    "Statistic",
+    "Study",
+    "WeightMethod",
+    "all_sites",
+    "chain",
+    "changes",
+    "derive",
+    "generator",
+    "load",
+    "observe",
+    "save",
+    "select",
+    "weight_of",
+]

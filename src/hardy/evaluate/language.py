@@ -6,17 +6,26 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hardy.core.errors import InputError
+
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
-    """The token ids of `text`, (tokens,) int64, without special tokens; no warning about long texts.
+    """The token ids of `text`, (tokens,) int64: after the beginning-of-sequence token if the tokenizer has one.
 
     Raises:
-        ValueError: `text` holds no token.
+        InputError: `text` is empty.
     """
     ids = tokenizer(text, add_special_tokens=False, verbose=False, return_attention_mask=False)["input_ids"]
     if not ids:
-        raise ValueError("the text is empty")
-    return torch.tensor(ids, dtype=torch.long)
+        raise InputError("the text is empty")
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return torch.tensor([*start, *ids], dtype=torch.long)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The most tokens the model was made for, or None if its configuration sets no limit."""
+    config = model.config.get_text_config()
+    return next((n for key in ("max_position_embeddings", "n_positions") if (n := getattr(config, key, None))), None)
 
 
 def windows(length: int, window: int, stride: int) -> list[tuple[int, int, int]]:
@@ -26,9 +35,9 @@ def windows(length: int, window: int, stride: int) -> list[tuple[int, int, int]]
     `window - stride` tokens of context (as far as the text goes back).
     """
     if window < 2:
-        raise ValueError(f"window must be at least 2 tokens, got {window}")
+        raise InputError(f"window must be at least 2 tokens, got {window}")
     if not 1 <= stride < window:
-        raise ValueError(f"stride must be in 1..{window - 1} (window - 1 means no overlap), got {stride}")
+        raise InputError(f"stride must be in 1..{window - 1} (window - 1 means no overlap), got {stride}")
     cuts, first = [], 1
     while first < length:
         end = min(length, window if first == 1 else first + stride)
@@ -52,10 +61,10 @@ def token_losses(
         batch_tokens: windows of equal length are run together up to this many tokens.
 
     Raises:
-        ValueError: fewer than two tokens, or a window or stride out of range.
+        InputError: fewer than two tokens, or a window or stride out of range.
     """
     if len(ids) < 2:
-        raise ValueError(f"perplexity needs at least 2 tokens, got {len(ids)}")
+        raise InputError(f"perplexity needs at least 2 tokens, got {len(ids)}")
     cuts = windows(len(ids), window, stride or window - 1)
     device = next(model.parameters()).device
     losses = torch.empty(len(ids) - 1)
@@ -73,20 +82,29 @@ def token_losses(
     return losses
 
 
-def cross_entropy_per_token(
-    model: PreTrainedModel, ids: torch.Tensor, *, window: int, stride: int | None = None
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
 ) -> float:
-    """Mean cross-entropy in nats per token of `ids`; arguments as `token_losses`."""
-    return token_losses(model, ids, window=window, stride=stride).double().mean().item()
+    """exp of the mean cross-entropy per token of `text`.
 
+    Args:
+        model: any Hugging Face causal language model.
+        tokenizer: the model's.
+        text: what to predict. It begins after the beginning-of-sequence token, if there is one.
+        window: tokens the model sees at once; by default its context length, at most 2048.
+        stride: tokens predicted per window, the rest being context; by default every window stands on its own.
+            A smaller stride costs more and gives a lower perplexity, so figures name it.
 
-def perplexity(model: PreTrainedModel, ids: torch.Tensor, *, window: int, stride: int | None = None) -> float:
-    """exp of the mean cross-entropy per token; arguments as `token_losses`.
-
-    A model that is broken beyond the range of float64 has the perplexity infinity.
+    Raises:
+        InputError: the text is shorter than two tokens, or window or stride is out of range.
     """
-    nats = cross_entropy_per_token(model, ids, window=window, stride=stride)
-    return math.exp(nats) if nats < 700 else math.inf
+    losses = token_losses(model, encode(tokenizer, text), window=_window(model, window), stride=stride)
+    return math.exp(min(700.0, losses.double().mean().item()))
 
 
 def bits_per_byte(
@@ -94,19 +112,23 @@ def bits_per_byte(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     *,
-    window: int,
+    window: int | None = None,
     stride: int | None = None,
 ) -> float:
     """Bits the model needs per UTF-8 byte of `text`: comparable between tokenizers and with file compressors.
 
-    The first token is coded too: after the beginning-of-sequence token if the tokenizer has one, else as a
-    uniform choice from the vocabulary.
+    Arguments as `perplexity`. Without a beginning-of-sequence token the first token is counted as a uniform choice
+    from the vocabulary, so that every byte is paid for.
     """
     ids = encode(tokenizer, text)
-    nats = 0.0
+    nats = token_losses(model, ids, window=_window(model, window), stride=stride).double().sum().item()
     if tokenizer.bos_token_id is None:
         nats += math.log(len(tokenizer))
-    else:
-        ids = torch.cat([torch.tensor([tokenizer.bos_token_id]), ids])
-    nats += token_losses(model, ids, window=window, stride=stride).double().sum().item()
     return nats / math.log(2) / len(text.encode())
+
+
+def _window(model: PreTrainedModel, window: int | None) -> int:
+    limit = context_length(model)
+    if window is not None and limit is not None and window > limit:
+        raise InputError(f"window must be at most the model's context of {limit} tokens, got {window}")
+    return window or min(limit or 2048, 2048)

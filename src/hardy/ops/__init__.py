@@ -1,0 +1,1 @@
+"""Pure tensor functions: each with its reference, the hot ones with a fast path beside it."""

@@ -32,10 +32,10 @@ class Recipe:
     vocab_size: int = 3072
     context: int = 512
     batch: int = 16
-    steps: int = 5000
+    steps: int = 6000
     warmup: float = 0.02
     decay: float = 0.25
-    matrix_lr: float = 5e-3
+    matrix_lr: float = 1.5e-2
     other_lr: float = 3e-3
     weight_decay: float = 0.05
     seed: int = 0

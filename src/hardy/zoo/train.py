@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hardy.core.errors import InputError
 from hardy.core.files import write_atomic, write_json, write_text
 from hardy.core.rng import derive, generator
-from hardy.evaluate.language import bits_per_byte, cross_entropy_per_token, encode
+from hardy.evaluate.language import bits_per_byte, encode, token_losses
 from hardy.zoo.recipe import Recipe
 from hardy.zoo.text import held_out_text, training_documents
 from hardy.zoo.tokenizer import END_OF_TEXT, train_tokenizer
@@ -51,7 +52,7 @@ def train(
         The model card's figures.
 
     Raises:
-        ValueError: the checkpoint in `out` belongs to another recipe, or its decay has begun for other `steps`.
+        InputError: the checkpoint in `out` belongs to another recipe, or its decay has begun for other `steps`.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ def train(
             if done % validate_every == 0 or done == steps:
                 since = done - max(start, (done - 1) // validate_every * validate_every)
                 model.eval()
-                nats = cross_entropy_per_token(model, validation, window=recipe.context)
+                nats = token_losses(model, validation, window=recipe.context).double().mean().item()
                 model.train()
                 line = {
                     "step": done,
@@ -104,7 +105,7 @@ def train(
                     "seconds": seconds + time.monotonic() - clock,
                 }
                 running = 0.0
-                _checkpoint(out, recipe, done, line, model, optimizers)
+                _checkpoint(out, recipe, steps, done, line, model, optimizers)
                 progress.console.print(
                     f"step {done}  train loss {line['train_loss']:.4f}  validation loss {nats:.4f}  "
                     f"{line['seconds'] / 60:.1f} min"
@@ -143,7 +144,7 @@ def _batch(tokens: torch.Tensor, recipe: Recipe, step: int) -> torch.Tensor:
 def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the rest."""
     if not hasattr(torch.optim, "Muon"):
-        raise RuntimeError(f"training uses torch.optim.Muon: torch >= 2.9 is needed, this is {torch.__version__}")
+        raise InputError(f"training uses torch.optim.Muon: torch >= 2.9 is needed, this is {torch.__version__}")
     embeddings = {id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
     matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
     chosen = {id(p) for p in matrices}
@@ -167,6 +168,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _checkpoint(
     out: Path,
     recipe: Recipe,
+    steps: int,
     step: int,
     line: dict[str, Any],
     model: PreTrainedModel,
@@ -174,6 +176,7 @@ def _checkpoint(
 ) -> None:
     state = {
         "settings": _settings(recipe),
+        "steps": steps,
         "step": step,
         "seconds": line["seconds"],
         "model": model.state_dict(),
@@ -194,7 +197,12 @@ def _resume(
         return 0, 0.0
     state = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
     if state["settings"] != _settings(recipe):
-        raise ValueError(f"{out / CHECKPOINT} was made by another recipe: {state['settings']}")
+        raise InputError(f"{out / CHECKPOINT} was made by another recipe: {state['settings']}")
+    if steps != state["steps"] and recipe.learning_rate(state["step"] - 1, state["steps"]) < 1:
+        raise InputError(
+            f"steps={steps}: the learning rate of {out / CHECKPOINT} is already falling (or still rising) for "
+            f"{state['steps']} steps at step {state['step']}; go on with {state['steps']}, or train anew elsewhere"
+        )
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
@@ -217,7 +225,7 @@ def _finish(
     text = held_out_text("evaluation")
     size = len(text.encode())
     xz = 8 * len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)) / size
-    bits = bits_per_byte(model, tokenizer, text, window=recipe.context, stride=recipe.context // 2)
+    bits = bits_per_byte(model, tokenizer, text, stride=recipe.context // 2)
     lines = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
     card = {
         "name": recipe.name,

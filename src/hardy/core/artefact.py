@@ -1,0 +1,169 @@
+"""An edited model on disk: hardy.json (what was done to which model) beside safetensors, whole or not there at all."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from hardy.core.errors import InputError
+from hardy.core.files import write_json
+from hardy.core.method import changes
+
+FORMAT, VERSION = "hardy-artefact", 1
+RECORD = "hardy.json"
+
+
+def state_hash(model: nn.Module) -> str:
+    """sha256 of names, shapes, types and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path:
+    """Store `model` with the record of the methods applied to it.
+
+    A Hugging Face model stays loadable by `from_pretrained`. The folder appears in one step: an interrupted save
+    leaves what was there before.
+
+    Args:
+        model: any module; the weights go to safetensors.
+        folder: a new folder, or an artefact of hardy, which is replaced.
+        tokenizer: stored along, for language models.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the folder exists and is not an artefact of hardy, or a method cannot be recorded.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not an artefact of hardy; choose another folder")
+    applied = changes(model)
+    methods = [change.method.to_dict() for change in applied]
+    for change in reversed(applied):
+        change.suspend()
+    try:
+        base = state_hash(model)
+    finally:
+        for change in applied:
+            change.resume()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(temporary)
+        else:
+            save_model(model, str(temporary / "model.safetensors"))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        record = {
+            "format": FORMAT,
+            "version": VERSION,
+            "class": type(model).__name__,
+            "methods": methods,
+            "base_sha256": base,
+            "files": {path.name: _fingerprint(path) for path in sorted(temporary.iterdir()) if path.is_file()},
+            "versions": {"hardy": version("hardy"), "torch": torch.__version__, "python": platform.python_version()},
+        }
+        write_json(temporary / RECORD, record)
+        temporary.chmod(0o755)
+        _replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """The checked `hardy.json` of `folder`: every file it names is there, whole and unchanged.
+
+    Raises:
+        InputError: the folder is missing, foreign, damaged, or of a newer format.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder")
+    if not (folder / RECORD).is_file():
+        raise InputError(f"{folder} is not an artefact of hardy: it has no {RECORD}")
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        kind, number, files = record["format"], record["version"], dict(record["files"])
+        expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / RECORD} is damaged: {error}") from None
+    if kind != FORMAT:
+        raise InputError(f"{folder / RECORD} is of format {kind!r}, not {FORMAT!r}")
+    if number != VERSION:
+        raise InputError(f"{folder / RECORD} is of version {number}; this hardy reads version {VERSION}")
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise InputError(f"{folder} is damaged: {name} is missing")
+        if (path.stat().st_size, _fingerprint(path)["sha256"]) != (size, digest):
+            raise InputError(f"{folder} is damaged: {name} is not the file that was saved")
+    return record
+
+
+def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
+    """The model that `save` stored, in evaluation mode, in the dtype it was stored in.
+
+    Args:
+        folder: the artefact.
+        into: a module of the same architecture that takes the weights; needed unless it is a Hugging Face model.
+
+    Raises:
+        InputError: the folder is missing, foreign or damaged, or does not fit `into`.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    if into is not None:
+        try:
+            load_model(into, str(folder / "model.safetensors"))
+        except (RuntimeError, SafetensorError, FileNotFoundError) as error:
+            raise InputError(f"{folder} does not fit {type(into).__name__}: {str(error).splitlines()[0]}") from None
+        return into.eval()
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} holds a {record.get('class')}; give a module of that class with into=")
+    import transformers
+
+    architecture = getattr(transformers, str(record.get("class")), None)
+    if architecture is None:
+        raise InputError(f"transformers {transformers.__version__} has no {record.get('class')}, the class of {folder}")
+    return architecture.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Move `new` to `folder`; an artefact that is there steps aside first and is removed last."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+    os.replace(folder, aside / "old")
+    try:
+        os.replace(new, folder)
+    except BaseException:
+        os.replace(aside / "old", folder)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

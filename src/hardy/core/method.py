@@ -1,0 +1,235 @@
+"""A method edits a model in place and gives a change that takes it back: the shape that all of hardy's steering has."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import importlib
+import weakref
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from hardy.core.errors import InputError
+from hardy.core.report import Report, Row
+from hardy.core.select import LINEAR, Selector, Site, select
+from hardy.core.surgery import Edits, weight_of
+
+_applied: weakref.WeakKeyDictionary[nn.Module, list[Change]] = weakref.WeakKeyDictionary()
+
+
+def changes(model: nn.Module) -> tuple[Change, ...]:
+    """The changes applied to `model` and not undone, oldest first."""
+    return tuple(_applied.get(model, ()))
+
+
+class Change:
+    """What a method did to a model. `undo()` restores every byte; as a context manager it does so on leaving."""
+
+    def __init__(self, method: Method, model: nn.Module, edits: Edits, report: Report) -> None:
+        self.method = method
+        self.model = model
+        self.report = report
+        self._edits = edits
+        _applied.setdefault(model, []).append(self)
+
+    def undo(self) -> None:
+        """Put the model back as it was before.
+
+        Raises:
+            InputError: it is undone already, or a later change to the same places must be undone first.
+        """
+        applied = _applied.get(self.model, [])
+        if self not in applied:
+            raise InputError(f"this change by {self.method} is undone already")
+        self._edits.undo()
+        applied.remove(self)
+
+    def suspend(self) -> None:
+        """Put the old weights back for a moment; `resume` must follow. For whoever needs the unchanged model."""
+        self._edits.undo()
+
+    def resume(self) -> None:
+        """Make the change again after `suspend`, the same bytes."""
+        self._edits.redo()
+
+    def __enter__(self) -> Change:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.undo()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method(abc.ABC):
+    """A frozen, keyword-only dataclass: its fields are its only configuration, checked on construction.
+
+    A subclass declares its fields, checks them in `check`, and does its work in `edit`.
+    """
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:  # noqa: B027 - most methods have something to check, none must
+        """Raise `InputError` for a field out of range."""
+
+    @abc.abstractmethod
+    def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
+        """Replace parts of `model` through `edits` only, and say what was done where."""
+
+    def apply(self, model: nn.Module, data: Iterable[Any] | None = None) -> Change:
+        """Edit `model` in place.
+
+        Args:
+            model: any module this method knows how to edit.
+            data: calibration batches, for the methods that need them.
+
+        Returns:
+            The change, with `report` and `undo`.
+
+        Raises:
+            InputError: the model or the data do not fit; the model is then as it was.
+        """
+        edits = Edits(model)
+        try:
+            rows = self.edit(model, edits, data)
+        except BaseException:
+            edits.undo()
+            raise
+        return Change(self, model, edits, Report(title=str(self), rows=tuple(rows), settings=self.to_dict()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The method's name and its fields, as plain data for JSON.
+
+        Raises:
+            InputError: a field cannot be stored (a class or predicate as selector).
+        """
+        values = {field.name: _plain(self, field.name) for field in dataclasses.fields(self)}
+        return {"method": f"{type(self).__module__}.{type(self).__qualname__}", "fields": values}
+
+    def __str__(self) -> str:
+        shown = [
+            f"{field.name}={value!r}"
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def from_dict(record: Mapping[str, Any]) -> Method:
+    """The method that `to_dict` described.
+
+    Raises:
+        InputError: it is not a method of hardy, or a field is unknown or out of range.
+    """
+    module_name, _, class_name = str(record.get("method")).rpartition(".")
+    kind = None
+    if module_name.split(".")[0] == "hardy":
+        with contextlib.suppress(ImportError):
+            kind = getattr(importlib.import_module(module_name), class_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise InputError(f"{record.get('method')!r} is not a method of hardy")
+    fields = {name: _restored(value) for name, value in record.get("fields", {}).items()}
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise InputError(f"{class_name}: {error}") from None
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_restored(item) for item in value)
+    return from_dict(value) if isinstance(value, Mapping) and "method" in value else value
+
+
+def _plain(method: Method, name: str) -> Any:
+    value = getattr(method, name)
+    items = value if isinstance(value, tuple | list) else [value]
+    for item in items:
+        if isinstance(item, type) or callable(item):
+            raise InputError(f"{type(method).__name__}.{name}={item!r} cannot be stored; use a role, glob or re: pattern")
+    plain = [item.to_dict() if isinstance(item, Method) else item for item in items]
+    return plain if isinstance(value, tuple | list) else plain[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightMethod(Method):
+    """A method that gives each selected weight a new value and looks at nothing else.
+
+    Args:
+        select: which weights, as in `hardy.core.select.select`.
+        layers: in which layers; all by default.
+    """
+
+    select: Selector = LINEAR
+    layers: str | int | None = None
+
+    @abc.abstractmethod
+    def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
+        """The new weight for `site`, and facts about it that add up over sites.
+
+        Args:
+            weight: (..., out, in), float32, finite. Not to be written to.
+            site: where it is.
+
+        Returns:
+            The new weight, same shape, and totals over its elements; "bits" is what it takes to store it.
+        """
+
+    def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
+        rows, size, error, energy = [], 0, 0.0, 0.0
+        totals: dict[str, float] = {}
+        for site in select(model, self.select, layers=self.layers):
+            weight = weight_of(model, site)
+            new, facts = self.edit_weight(weight.float(), site)
+            edits.set_weight(site, new)
+            stored = weight_of(model, site)  # as rounded to the model's dtype, and refused if it overflowed
+            site_error = (stored.double() - weight.double()).square().sum().item()
+            site_energy = weight.double().square().sum().item()
+            rows += _facts(site.name, site_error, site_energy, facts, weight.numel())
+            size, error, energy = size + weight.numel(), error + site_error, energy + site_energy
+            totals = {name: totals.get(name, 0.0) + value for name, value in facts.items()}
+        return _facts("all selected weights", error, energy, totals, size) + rows
+
+
+def _facts(condition: str, error: float, energy: float, facts: Mapping[str, float], size: int) -> list[Row]:
+    """Relative Frobenius error, then every additive fact per weight."""
+    relative = (error / energy) ** 0.5 if energy else 0.0
+    rows = [Row(metric="relative_error", condition=condition, value=relative, details={"weights": size})]
+    for name, total in facts.items():
+        rows.append(
+            Row(metric=f"{name}_per_weight", condition=condition, value=total / size, details={"weights": size})
+        )
+    return rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chain(Method):
+    """Several methods, one after the other, as one: applied together and undone together."""
+
+    methods: tuple[Method, ...]
+
+    def check(self) -> None:
+        bad = [item for item in self.methods if not isinstance(item, Method)]
+        if bad or not self.methods:
+            raise InputError(f"a chain takes one or more methods, got {bad[0] if bad else 'none'!r}")
+
+    def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
+        rows = []
+        for method in self.methods:
+            rows += [
+                dataclasses.replace(row, details={**row.details, "method": type(method).__name__})
+                for row in method.edit(model, edits, data)
+            ]
+        return rows
+
+
+def chain(*methods: Method) -> Chain:
+    """`methods` as one, applied in this order."""
+    return Chain(methods=tuple(methods))

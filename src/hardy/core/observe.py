@@ -1,0 +1,153 @@
+"""One pass over calibration data with streaming statistics: nothing the size of the data is kept."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hardy.core.errors import InputError
+from hardy.core.select import Selector, select
+
+
+class Statistic(abc.ABC):
+    """What is gathered at one site. `value` is the result so far."""
+
+    of = "input"
+    """Which side of the module is watched: "input" or "output"."""
+
+    value: torch.Tensor
+
+    @abc.abstractmethod
+    def update(self, features: torch.Tensor) -> None:
+        """Take in `features`, (tokens, dim), float32 or an integer type, finite."""
+
+
+class SecondMoment(Statistic):
+    """Sum of x x^T over all tokens, (dim, dim) float64: the input Gram matrix. `tokens` says over how many."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def update(self, features: torch.Tensor) -> None:
+        gram = (features.T @ features).double()
+        self.value = gram if self.tokens == 0 else self.value + gram
+        self.tokens += len(features)
+
+
+class AbsMax(Statistic):
+    """Largest magnitude of each feature, (dim,)."""
+
+    def __init__(self) -> None:
+        self._seen = False
+
+    def update(self, features: torch.Tensor) -> None:
+        largest = features.abs().amax(0)
+        self.value = torch.maximum(self.value, largest) if self._seen else largest
+        self._seen = True
+
+
+class Histogram(Statistic):
+    """Counts of log2 |x| in unit bins from 2^-32 to 2^31, (64,) int64; zeros go to the first bin.
+
+    Fixed logarithmic bins need no first pass for the range, so percentiles of any scale come out of one.
+    """
+
+    def __init__(self) -> None:
+        self.value = torch.zeros(64, dtype=torch.int64)
+
+    def update(self, features: torch.Tensor) -> None:
+        bins = (features.abs().float().log2().floor() + 32).clamp(0, 63).long()
+        self.value += torch.bincount(bins.flatten().cpu(), minlength=64)
+
+
+class RoutingCounts(Statistic):
+    """How often each expert is among the `top_k` of a router's logits, (experts,) int64."""
+
+    of = "output"
+
+    def __init__(self, top_k: int) -> None:
+        self.top_k = top_k
+        self._seen = False
+
+    def update(self, features: torch.Tensor) -> None:
+        chosen = features.topk(self.top_k, dim=-1).indices.flatten().cpu()
+        counts = torch.bincount(chosen, minlength=features.shape[-1])
+        self.value = self.value + counts if self._seen else counts
+        self._seen = True
+
+
+@torch.no_grad()
+def observe(
+    model: nn.Module,
+    batches: Iterable[Any],
+    sites: Selector,
+    statistics: Sequence[Callable[[], Statistic]],
+) -> dict[str, list[Any]]:
+    """Run `batches` through `model` once and gather `statistics` at every site.
+
+    Args:
+        model: any module; it is run in its current mode, in evaluation mode if it should not train.
+        batches: each a tensor (given to the model as its first argument, or as `input_ids` to a Hugging Face
+            model), a tuple (positional arguments) or a mapping (keyword arguments).
+        sites: where, as in `hardy.core.select.select`.
+        statistics: classes or zero-argument factories, e.g. `[SecondMoment, lambda: RoutingCounts(2)]`.
+
+    Returns:
+        site name -> one statistic per factory, in the order given. A statistic whose site saw no token (an expert
+        that was never routed to) has no `value`.
+
+    Raises:
+        InputError: no batches, features that are NaN or infinite, or a site that was never run.
+    """
+    found = select(model, sites)
+    gathered = {site.name: [factory() for factory in statistics] for site in found}
+    ran: set[str] = set()
+    handles = []
+    try:
+        for site in found:
+            module = model.get_submodule(site.module)
+            hook = _hook(site.name, gathered[site.name], ran)
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+        count = 0
+        for count, batch in enumerate(batches, start=1):  # noqa: B007
+            _run(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if count == 0:
+        raise InputError("observe was given no batches")
+    idle = [site.name for site in found if site.name not in ran]
+    if len(idle) == len(found):
+        raise InputError(f"none of the {len(found)} sites was run by the model; the first is {idle[0]}")
+    return gathered
+
+
+def _run(model: nn.Module, batch: Any) -> None:
+    if isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, tuple):
+        model(*batch)
+    elif hasattr(model, "config") and not batch.is_floating_point():
+        model(input_ids=batch)
+    else:
+        model(batch)
+
+
+def _hook(name: str, gathered: list[Statistic], ran: set[str]) -> Callable[..., None]:
+    def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+        ran.add(name)
+        inputs = [x for x in (*arguments, *keywords.values()) if isinstance(x, torch.Tensor)]
+        first_output = output[0] if isinstance(output, tuple) else output
+        for statistic in gathered:
+            features = first_output if statistic.of == "output" else inputs[0]
+            features = features.detach().reshape(-1, features.shape[-1])
+            if not torch.isfinite(features).all():
+                raise InputError(f"the {statistic.of} of {name} holds NaN or infinite values")
+            if len(features):
+                statistic.update(features.float() if features.is_floating_point() else features)
+
+    return hook

@@ -1,0 +1,199 @@
+"""One way to name parts of a model: a role, a glob, a regular expression, a class or a predicate gives sites."""
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from hardy.core.errors import InputError, near_misses
+from hardy.core.roles import ROLES, role_of, weight_parts, weight_tensors
+
+Pattern = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+Selector = Pattern | Sequence[Pattern]
+
+LINEAR = "linear,!head,!router"
+"""Every matrix inside the layers: what is quantized or put on a crossbar unless something else is asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A named place in a model: a module, one of its weight tensors, or some rows of a fused projection.
+
+    Sites are plain data: they can be stored, sent to another process, and used on a copy of the model.
+
+    Attributes:
+        name: qualified name; `module.parameter` for an expert tensor, `module:q` for a part of a fused projection.
+        module: qualified name of the module it belongs to.
+        parameter: attribute of that module which holds the weight, or None if the module has no weight matrix.
+        rows: output rows (begin, end) of a fused projection, or None for all of them.
+        role: what it does in the model ("attention.q", "mlp.down", ...), or None.
+        layer: index of the layer it is in, or None outside the layers.
+    """
+
+    name: str
+    module: str
+    parameter: str | None
+    rows: tuple[int, int] | None
+    role: str | None
+    layer: int | None
+
+    @property
+    def short_name(self) -> str:
+        """`layer 3 mlp.down` where role and layer are known, else the qualified name."""
+        return self.name if self.role is None or self.layer is None else f"layer {self.layer} {self.role}"
+
+
+def all_sites(model: nn.Module) -> list[Site]:
+    """Every site of `model`, in the order of its modules; parts of a fused projection follow the whole."""
+    sites = []
+    for name, module in model.named_modules():
+        if not name:
+            continue
+        role, layer = role_of(model, name, module), _layer(name)
+        tensors = weight_tensors(module)
+        sites.append(Site(name, name, "weight" if "weight" in tensors else None, None, role, layer))
+        for parameter, part_role in tensors.items():
+            if parameter != "weight":
+                sites.append(Site(f"{name}.{parameter}", name, parameter, None, part_role, layer))
+        for part, (rows, part_role) in weight_parts(model, role, module).items():
+            sites.append(Site(f"{name}:{part}", name, "weight", rows, part_role, layer))
+    return sites
+
+
+def select(model: nn.Module, where: Selector = LINEAR, *, layers: str | int | None = None) -> list[Site]:
+    """The sites of `model` that `where` names, in model order.
+
+    Args:
+        model: any module.
+        where: one pattern or a sequence of patterns; a string may hold several, separated by commas. A pattern is
+            - a role or the beginning of one: "attention.q", "mlp", "experts", "router", "ssm.out", "embedding",
+              "head", "norm"; or "linear" / "conv" for every such weight;
+            - a glob on the qualified name: "model.layers.*.mlp.down_proj";
+            - "re:" and a regular expression that matches the whole qualified name;
+            - a module class;
+            - a predicate `f(name, module) -> bool`.
+            A string that begins with "!" takes away what it names. Exclusions alone take away from `LINEAR`.
+        layers: keep these layers only: "last", "first", an index, a slice "-4:", or a list "0,3".
+
+    Raises:
+        InputError: a pattern, or the whole selection, matches nothing (with near misses), or `layers` is malformed.
+    """
+    sites = all_sites(model)
+    modules = dict(model.named_modules())
+    patterns = _patterns(where)
+    wanted = [p for p in patterns if not (isinstance(p, str) and p.startswith("!"))]
+    if not wanted:
+        patterns = [*_patterns(LINEAR), *patterns]
+    chosen: set[str] = set()
+    for pattern in patterns:
+        excluded = isinstance(pattern, str) and pattern.startswith("!")
+        bare = pattern[1:].strip() if isinstance(pattern, str) and excluded else pattern
+        matched = _matches(bare, sites, modules)
+        if excluded:
+            chosen -= _with_parts(matched, sites)
+        elif matched:
+            chosen |= matched
+        else:
+            raise InputError(f"selection {_shown(pattern)} matches nothing in {type(model).__name__}{_hint(bare, sites)}")
+    found = [site for site in sites if site.name in chosen]
+    whole = {site.name for site in found if site.rows is None}
+    found = [site for site in found if site.rows is None or site.module not in whole]
+    if layers is not None:
+        kept = _layer_indices(layers, 1 + max((site.layer for site in sites if site.layer is not None), default=-1))
+        found = [site for site in found if site.layer in kept]
+    if not found:
+        limit = "" if layers is None else f" in layers {layers!r}"
+        raise InputError(f"selection {_shown(where)}{limit} matches nothing in {type(model).__name__}")
+    return found
+
+
+def _patterns(where: Selector) -> list[Pattern]:
+    if isinstance(where, str):
+        # A regular expression may hold commas, so it is never split.
+        parts = [where] if where.lstrip("!").startswith("re:") else where.split(",")
+        return [part.strip() for part in parts if part.strip()]
+    if isinstance(where, type) or callable(where):
+        return [where]
+    return [pattern for item in where for pattern in _patterns(item)]
+
+
+def _matches(pattern: Pattern, sites: list[Site], modules: dict[str, nn.Module]) -> set[str]:
+    if isinstance(pattern, type):
+        return {s.name for s in sites if s.name in modules and isinstance(modules[s.name], pattern)}
+    if not isinstance(pattern, str):
+        return {s.name for s in sites if s.name in modules and pattern(s.name, modules[s.name])}
+    if any(site.name == pattern for site in sites):
+        return {pattern}
+    if pattern.startswith("re:"):
+        try:
+            expression = re.compile(pattern[3:])
+        except re.error as error:
+            raise InputError(f"selection {pattern!r} is not a regular expression: {error}") from None
+        return {s.name for s in sites if expression.fullmatch(s.name)}
+    if pattern == "linear":
+        fused = {s.module for s in sites if s.rows is not None}
+        return {s.name for s in sites if _is_linear(s, modules) and not (s.rows is None and s.name in fused)}
+    if pattern == "conv":
+        return {s.name for s in sites if isinstance(modules.get(s.name), nn.modules.conv._ConvNd)}
+    fused = {s.module for s in sites if s.rows is not None}
+    by_role = {s.name for s in sites if s.role == pattern}
+    by_role |= {s.name for s in sites if (s.role or "").startswith(pattern + ".") and s.name not in fused}
+    return by_role or {s.name for s in sites if fnmatch.fnmatchcase(s.name, pattern)}
+
+
+def _is_linear(site: Site, modules: dict[str, nn.Module]) -> bool:
+    """An nn.Linear, a Hugging Face Conv1D, or a stack of expert matrices."""
+    if site.parameter is None:
+        return False
+    if site.parameter != "weight":
+        return True
+    module = modules[site.module]
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _with_parts(names: set[str], sites: list[Site]) -> set[str]:
+    return names | {site.name for site in sites if site.module in names}
+
+
+def _layer(name: str) -> int | None:
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def _layer_indices(spec: str | int, count: int) -> set[int]:
+    """The layers that `spec` names out of 0..count-1."""
+    words = {"first": "0", "last": "-1"}
+    chosen: set[int] = set()
+    for part in str(spec).split(","):
+        text = words.get(part.strip(), part.strip())
+        try:
+            if ":" in text:
+                bounds = [int(bound) if bound.strip() else None for bound in text.split(":")]
+                if len(bounds) > 3:
+                    raise ValueError
+                chosen |= set(range(count)[slice(*bounds)])
+            else:
+                chosen.add(range(count)[int(text)])
+        except IndexError:
+            raise InputError(f"layers {spec!r}: there is no layer {text}; the model has layers 0 to {count - 1}") from None
+        except ValueError:
+            raise InputError(
+                f"layers {spec!r} is not understood; give first, last, an index, a slice (-4:) or a list (0,3)"
+            ) from None
+    return chosen
+
+
+def _shown(where: object) -> str:
+    return repr(where if isinstance(where, str) else getattr(where, "__name__", where))
+
+
+def _hint(pattern: Pattern, sites: list[Site]) -> str:
+    if not isinstance(pattern, str) or not sites:
+        return ""
+    roles = sorted({site.role for site in sites if site.role})
+    heads = {role.split(".")[0] for role in roles}
+    hint = near_misses(pattern, [*roles, *heads, *(site.name for site in sites), "linear", "conv"])
+    if not hint and pattern.split(".")[0] in {role.split(".")[0] for role in ROLES}:
+        hint = f"; the roles in this model are {', '.join(roles) or 'none'}"
+    return hint or f"; roles here: {', '.join(roles) or 'none'}; the first name is {sites[0].name}"

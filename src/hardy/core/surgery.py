@@ -1,0 +1,119 @@
+"""The one place where parts of a model are replaced, so that everything can be put back byte for byte.
+
+Nothing is overwritten: a new parameter or module takes the place of the old one, which is kept. Undoing is putting
+the old object back, so it restores every byte by construction, tied weights and their ties included.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hardy.core.errors import InputError
+from hardy.core.select import Site
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D"  # GPT-2's, which stores (in, out)
+
+
+def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
+    """The weight at `site` as (..., out, in), detached; convolutions are (out, in * kernel).
+
+    The result may share memory with the model: read it, never write to it.
+
+    Raises:
+        InputError: the site has no weight matrix, or the weight holds NaN or infinity.
+    """
+    module = model.get_submodule(site.module)
+    if site.parameter is None:
+        raise InputError(f"{site.name} ({type(module).__name__}) has no weight matrix")
+    weight = getattr(module, site.parameter).detach()
+    if _is_transposed(module):
+        weight = weight.T
+    if isinstance(module, nn.modules.conv._ConvNd):
+        weight = weight.flatten(1)
+    if site.rows is not None:
+        weight = weight[site.rows[0] : site.rows[1]]
+    if not torch.isfinite(weight).all():
+        bad = int((~torch.isfinite(weight)).sum())
+        raise InputError(f"{site.name} holds {bad} NaN or infinite weights of {weight.numel()}")
+    return weight
+
+
+class Edits:
+    """The replacements made in one model, in order; `undo` and `redo` swap all of them back and forth."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._swaps: list[tuple[Any, str, Any, Any]] = []
+        self._successors: dict[int, nn.Parameter] = {}
+
+    def set_weight(self, site: Site, weight: torch.Tensor) -> None:
+        """Give `site` a new weight of the shape that `weight_of` returns, in the old one's dtype and device.
+
+        A weight that is tied to a place outside this edit is untied: only `site` changes. Where both ends of a tie
+        are edited they stay tied, and the first edit counts.
+        """
+        module = self.model.get_submodule(site.module)
+        assert site.parameter is not None
+        old = getattr(module, site.parameter)
+        successor = self._successors.get(id(old))
+        if successor is None or site.rows is not None:
+            values = old.detach().clone()
+            view = values.T if _is_transposed(module) else values
+            if site.rows is not None:
+                view = view[site.rows[0] : site.rows[1]]
+            view.copy_(weight.reshape(view.shape))
+            successor = nn.Parameter(values, requires_grad=old.requires_grad)
+        self._successors[id(old)] = successor
+        self.swap(module, site.parameter, successor)
+        self._note_untied_head()
+
+    def set_module(self, name: str, module: nn.Module) -> None:
+        """Put `module` where `name` is now."""
+        parent, _, leaf = name.rpartition(".")
+        self.swap(self.model.get_submodule(parent), leaf, module)
+
+    def swap(self, owner: Any, attribute: str, new: Any) -> None:
+        """Set `owner.attribute`, remembering what was there."""
+        self._swaps.append((owner, attribute, getattr(owner, attribute), new))
+        setattr(owner, attribute, new)
+
+    def undo(self) -> None:
+        """Put everything back.
+
+        Raises:
+            InputError: something was replaced again since, by an edit that must be undone first.
+        """
+        self._check(expected=3)
+        for owner, attribute, old, _ in reversed(self._swaps):
+            setattr(owner, attribute, old)
+
+    def redo(self) -> None:
+        """Make the same replacements again, after `undo`."""
+        self._check(expected=2)
+        for owner, attribute, _, new in self._swaps:
+            setattr(owner, attribute, new)
+
+    def _check(self, expected: int) -> None:
+        """Refuse if a place does not hold what the last (undo) or first (redo) swap of it says."""
+        seen: set[tuple[int, str]] = set()
+        for swap in reversed(self._swaps) if expected == 3 else self._swaps:
+            owner, attribute = swap[0], swap[1]
+            if (id(owner), attribute) in seen:
+                continue
+            seen.add((id(owner), attribute))
+            if getattr(owner, attribute) is not swap[expected]:
+                raise InputError(
+                    f"{type(owner).__name__}.{attribute} was changed again since; undo the later change first"
+                )
+
+    def _note_untied_head(self) -> None:
+        """Tell the configuration when head and embedding no longer share a weight, or a reload would tie them."""
+        config = getattr(self.model, "config", None)
+        if not getattr(config, "tie_word_embeddings", False) or not hasattr(self.model, "get_output_embeddings"):
+            return
+        head, embedding = self.model.get_output_embeddings(), self.model.get_input_embeddings()
+        if head is not None and embedding is not None and head.weight is not embedding.weight:
+            self.swap(config, "tie_word_embeddings", False)

@@ -1,0 +1,106 @@
+"""Weight noise of an analog chip, drawn once per chip instance: additive with a named scale, and proportional.
+
+Sources: IBM's analog-foundation-models (additive, relative to each output channel's absmax) and CrossSim
+(proportional); the equations are theirs, the seeding by site and the explicit scales are ours, because papers that
+say "5 % noise" without the scale cannot be compared.
+"""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+
+from hardy.core.errors import InputError
+from hardy.core.method import WeightMethod
+from hardy.core.rng import generator
+from hardy.core.select import Site
+
+Scale = Literal["absolute", "tensor-absmax", "tensor-std", "channel-absmax", "channel-std"]
+
+
+def noise_scale(weight: torch.Tensor, relative_to: Scale) -> torch.Tensor:
+    """What a noise strength of 1 means for `weight`, (..., out, in): broadcastable to it, in its units.
+
+    "absolute" is 1; "tensor-*" one number for the matrix (for each of them in a stack); "channel-*" one number for
+    each output channel, (..., out, 1). Standard deviations are those of the population.
+    """
+    if relative_to == "absolute":
+        return weight.new_ones(())
+    over = (-1,) if relative_to.startswith("channel") else (-2, -1)
+    if relative_to.endswith("absmax"):
+        return weight.abs().amax(over, keepdim=True)
+    return weight.std(over, correction=0, keepdim=True)
+
+
+def additive(
+    weight: torch.Tensor, strength: float, relative_to: Scale, random: torch.Generator
+) -> torch.Tensor:
+    """`weight + strength * scale * xi` with xi ~ N(0, 1) for each element; shapes as in `noise_scale`."""
+    return weight + strength * noise_scale(weight, relative_to) * _normal(weight, random)
+
+
+def proportional(weight: torch.Tensor, strength: float, random: torch.Generator) -> torch.Tensor:
+    """`weight * (1 + strength * xi)` with xi ~ N(0, 1) for each element: zeros stay exact."""
+    return weight * (1 + strength * _normal(weight, random))
+
+
+def _normal(weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    # Drawn where the generator lives, so that a chip instance is the same whatever device the model is on.
+    return torch.randn(weight.shape, generator=random, device=random.device).to(weight.device)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChipNoise(WeightMethod, abc.ABC):
+    """A chip instance: `seed` and the site's name fix every draw.
+
+    Args:
+        strength: standard deviation of the noise, in units of its scale.
+        seed: of the chip instance.
+    """
+
+    strength: float
+    seed: int = 0
+
+    def check(self) -> None:
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise InputError(f"noise strength must be finite and at least 0, got {self.strength}")
+
+    def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
+        if self.strength == 0:
+            return weight, {}  # not `weight + 0`, which would turn -0.0 into 0.0
+        return self.draw(weight, generator(self.seed, "chip", site.name)), {}
+
+    @abc.abstractmethod
+    def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        """`weight` with one instance of the noise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdditiveNoise(ChipNoise):
+    """Programming noise whose size does not depend on the weight.
+
+    Args:
+        relative_to: what `strength` is measured in: "absolute" (the weight's own unit), "tensor-absmax",
+            "tensor-std", "channel-absmax" or "channel-std" (of each output channel).
+    """
+
+    relative_to: Scale = "channel-absmax"
+
+    def check(self) -> None:
+        super().check()
+        if self.relative_to not in get_args(Scale):
+            raise InputError(f"relative_to must be one of {', '.join(get_args(Scale))}, got {self.relative_to!r}")
+
+    def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        return additive(weight, self.strength, self.relative_to, random)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProportionalNoise(ChipNoise):
+    """Programming noise in proportion to each weight."""
+
+    def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        return proportional(weight, self.strength, random)

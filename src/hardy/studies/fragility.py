@@ -1,0 +1,128 @@
+"""Which layer breaks first: what it costs to break one layer and leave all the others intact.
+
+A ranking of layers by few bits or by analog noise is measured on text; one by the rounding error needs the weights
+alone, and shows how far that gets.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from hardy.core.errors import InputError, near_misses
+from hardy.core.method import WeightMethod
+from hardy.core.ranking import Ranking
+from hardy.core.select import Selector, Site, select
+from hardy.core.study import Backend, Cell, Result, Study
+from hardy.hardware.noise import AdditiveNoise
+from hardy.quant.round_to_nearest import RoundToNearest
+from hardy.studies.measure import measure, settings_for
+from hardy.zoo import load
+
+LOCATORS = ("rtn", "noise", "weight-error")
+"""By perplexity at few bits, by perplexity under noise, by the rounding error of the weights."""
+
+
+def breaking(by: str, bits: int, strength: float, group_size: int | None, where: Selector) -> WeightMethod:
+    """The method that breaks `where` for the locator `by`."""
+    if by == "noise":
+        return AdditiveNoise(strength=strength, select=where)
+    return RoundToNearest(bits=bits, group_size=group_size, select=where)
+
+
+def describe(by: str, bits: int, strength: float) -> str:
+    """What is done to the layers, in words: "2-bit rounding", "noise of 0.05 absmax"."""
+    return f"noise of {strength:g} absmax" if by == "noise" else f"{bits}-bit rounding"
+
+
+def cells(
+    sites: Sequence[Site], by: str, *, bits: int, strength: float, group_size: int | None, seeds: Sequence[int]
+) -> list[Cell]:
+    """The intact model, and every site broken alone, on the calibration text; noise once per chip instance."""
+    grid = [Cell(condition="unmodified", arguments={"part": "calibration", "method": None})]
+    for site in sites:
+        method = breaking(by, bits, strength, group_size, site.name)
+        for seed in seeds if by == "noise" else [0]:
+            arguments = {"part": "calibration", "method": method.to_dict()}
+            grid.append(Cell(condition=site.name, arguments=arguments, seed=seed))
+    return grid
+
+
+def ranking(results: Sequence[Result], by: str, *, bits: int, strength: float) -> Ranking:
+    """Sites by the mean increase of the loss over the intact model. Failed cells are left out.
+
+    Raises:
+        InputError: the intact model, or every site, failed.
+    """
+    intact = next((r.values["loss"] for r in results if r.cell.condition == "unmodified" and r.values), None)
+    if intact is None:
+        error = next((r.error for r in results if r.cell.condition == "unmodified"), "it was not measured")
+        raise InputError(f"the unmodified model could not be measured: {error}")
+    losses: dict[str, list[float]] = {}
+    for result in results:
+        if result.values and result.cell.condition != "unmodified":
+            losses.setdefault(result.cell.condition, []).append(result.values["loss"])
+    return Ranking(
+        scores={name: sum(values) / len(values) - intact for name, values in losses.items()},
+        meaning=f"increase of the loss when this layer alone has {describe(by, bits, strength)}",
+        unit="nats/token",
+        by=by,
+    )
+
+
+def weight_error(model: nn.Module, sites: Sequence[Site], *, bits: int, group_size: int | None) -> Ranking:
+    """Sites by their relative rounding error: no data, no forward pass."""
+    method = RoundToNearest(bits=bits, group_size=group_size, select=tuple(site.name for site in sites))
+    with method.apply(model) as change:
+        errors = {row.condition: row.value for row in change.report.select(metric="relative_error")}
+    return Ranking(
+        scores={site.name: errors[site.name] for site in sites},
+        meaning=f"relative Frobenius error of {bits}-bit rounding",
+        unit="relative error",
+        by="weight-error",
+    )
+
+
+def locate(
+    model: str = "tiny-llama",
+    *,
+    by: str = "rtn",
+    text: str | None = None,
+    bits: int = 2,
+    strength: float = 0.05,
+    group_size: int | None = 128,
+    where: Selector = "linear,!head,!router",
+    seeds: int = 3,
+    tokens: int = 4096,
+    window: int | None = None,
+    backend: Backend = "local",
+    workers: int | None = None,
+) -> Ranking:
+    """Rank the layers of a language model by how much breaks when only they do.
+
+    Args:
+        model: a zoo name, a Hugging Face folder or a hub id.
+        by: "rtn" (loss at `bits`), "noise" (loss under additive noise of `strength`, relative to each output
+            channel's absmax, mean over chip instances), or "weight-error" (rounding error, no text needed).
+        text: UTF-8 file; its first half is used. By default held-out standard-library modules.
+        bits, strength, group_size: how the layer is broken.
+        where: which layers, as in `hardy.core.select.select`.
+        seeds: chip instances, for "noise".
+        tokens, window: how much text, and how much of it the model sees at once.
+        backend, workers: where the cells run, as in `Study.results`.
+
+    Raises:
+        InputError: any of these cannot be used.
+    """
+    if by not in LOCATORS:
+        raise InputError(f"unknown locator {by!r}{near_misses(by, LOCATORS)}; there are: {', '.join(LOCATORS)}")
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1, got {seeds}")
+    breaking(by, bits, strength, group_size, where)  # its fields are checked before anything long begins
+    loaded, _ = load(model)
+    sites = select(loaded, where)
+    if by == "weight-error":
+        return weight_error(loaded, sites, bits=bits, group_size=group_size)
+    study = Study(name="locate", run=measure, settings=settings_for(model, text, tokens, window))
+    grid = cells(sites, by, bits=bits, strength=strength, group_size=group_size, seeds=range(seeds))
+    results = study.results(grid, backend=backend, workers=workers, title=f"locate by {by}")
+    return ranking(results, by, bits=bits, strength=strength)

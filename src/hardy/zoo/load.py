@@ -1,0 +1,143 @@
+"""Load a causal language model: from the zoo, from a Hugging Face folder, from an artefact of hardy, or from the hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from hardy.core.artefact import RECORD, read_record
+from hardy.core.errors import InputError, near_misses
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def names() -> tuple[str, ...]:
+    """The zoo models whose weights are in this installation."""
+    return tuple(sorted(path.parent.name for path in WEIGHTS.glob("*/card.json")))
+
+
+def card(name: str) -> dict[str, Any]:
+    """The model card of a zoo model: data, recipe, figures, loss curve.
+
+    Raises:
+        InputError: there is no such zoo model.
+    """
+    if name not in names():
+        raise InputError(f"no zoo model {name!r}{near_misses(name, names())}; there are: {', '.join(names())}")
+    return json.loads((WEIGHTS / name / "card.json").read_text(encoding="utf-8"))
+
+
+def find(name: str) -> str:
+    """What `from_pretrained` takes for `name`: a zoo folder, a folder of the user's, or a hub id.
+
+    Raises:
+        InputError: `name` is none of them.
+    """
+    if name in names():
+        return str(WEIGHTS / name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / RECORD).is_file():
+            read_record(path)
+        elif not (path / "config.json").is_file():
+            raise InputError(f"{name} is a folder without config.json: not a Hugging Face model")
+        return str(path)
+    looks_like_path = path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    close = near_misses(name, names())
+    if looks_like_path or (close and "/" not in name):
+        kind = "a file" if path.exists() else "not there"
+        raise InputError(f"unknown model {name!r}: as a folder it is {kind}, and no zoo model{close}")
+    return name
+
+
+def load(
+    name: str = "tiny-llama", *, dtype: torch.dtype | str = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in evaluation mode, and its tokenizer.
+
+    Args:
+        name: a zoo name, a local Hugging Face folder, an artefact of hardy, or a hub id.
+        dtype: of the weights; "auto" for the one they are stored in.
+
+    Raises:
+        InputError: `name` is unknown (with near misses), damaged, not a causal language model, has no tokenizer,
+            or holds NaN or infinite weights.
+    """
+    place = find(name)
+    config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(place))
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
+        raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
+    model, info = _reading(
+        name,
+        "weights",
+        lambda: AutoModelForCausalLM.from_pretrained(place, dtype=dtype, output_loading_info=True),
+    )
+    missing = [*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])]
+    if missing:
+        raise InputError(f"model {name!r} is damaged: {len(missing)} weights are missing or misshapen: {missing[0]} ...")
+    for parameter, tensor in model.named_parameters():
+        if not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(f"model {name!r} has {bad} NaN or infinite weights in {parameter}")
+    tokenizer = _reading(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(place))
+    return model.eval(), tokenizer
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """The continuation of `prompt` by at most `tokens` tokens.
+
+    Args:
+        temperature: 0 takes the likeliest token each time, else tokens are sampled at this temperature.
+        seed: of the sampling. The global random generators are left as they were.
+
+    Raises:
+        InputError: a negative or non-finite temperature, or no tokens asked for.
+    """
+    if not 0 <= temperature < float("inf"):
+        raise InputError(f"temperature must be finite and at least 0, got {temperature}")
+    if tokens < 1:
+        raise InputError(f"tokens must be at least 1, got {tokens}")
+    encoded = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    if encoded["input_ids"].shape[1] == 0:
+        raise InputError("the prompt is empty")
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(seed)
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        ids = model.generate(**encoded, max_new_tokens=tokens, pad_token_id=padding, **sampling)
+    return tokenizer.decode(ids[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def _reading(name: str, part: str, read: Any) -> Any:
+    """Run `read`, whose errors are as many as file formats, and give them one shape; without progress bars."""
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        return read()
+    except Exception as error:
+        known = near_misses(name, names())
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"cannot read the {part} of model {name!r}: {first}{known}") from error
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def _architecture(config: Any) -> str:
+    return (getattr(config, "architectures", None) or [type(config).__name__])[0]
+
+
+def _says_causal(config: Any) -> bool:
+    """BERT and its kin are in the causal mapping too; the stored architecture tells what was trained."""
+    return _architecture(config).endswith(("ForCausalLM", "LMHeadModel", "Config", "ForConditionalGeneration"))
