@@ -1,0 +1,6 @@
+"""Jobs that cross rooms."""
+
+from hardy.studies.fragility import locate
+from hardy.studies.survival import Plan, survival
+
+__all__ = ["Plan", "locate", "survival"]

@@ -15,7 +15,7 @@ from hardy.core.select import Selector, Site, select
 from hardy.core.study import Backend, Cell, Result, Study
 from hardy.hardware.noise import AdditiveNoise
 from hardy.quant.round_to_nearest import RoundToNearest
-from hardy.studies.measure import measure, settings_for
+from hardy.studies.measure import INTACT, measure, settings_for
 from hardy.zoo import load
 
 LOCATORS = ("rtn", "noise", "weight-error")
@@ -38,7 +38,7 @@ def cells(
     sites: Sequence[Site], by: str, *, bits: int, strength: float, group_size: int | None, seeds: Sequence[int]
 ) -> list[Cell]:
     """The intact model, and every site broken alone, on the calibration text; noise once per chip instance."""
-    grid = [Cell(condition="unmodified", arguments={"part": "calibration", "method": None})]
+    grid = [Cell(condition=INTACT, arguments={"part": "calibration", "method": None})]
     for site in sites:
         method = breaking(by, bits, strength, group_size, site.name)
         for seed in seeds if by == "noise" else [0]:
@@ -53,13 +53,13 @@ def ranking(results: Sequence[Result], by: str, *, bits: int, strength: float) -
     Raises:
         InputError: the intact model, or every site, failed.
     """
-    intact = next((r.values["loss"] for r in results if r.cell.condition == "unmodified" and r.values), None)
+    intact = next((r.values["loss"] for r in results if r.cell.condition == INTACT and r.values), None)
     if intact is None:
-        error = next((r.error for r in results if r.cell.condition == "unmodified"), "it was not measured")
+        error = next((r.error for r in results if r.cell.condition == INTACT), "it was not measured")
         raise InputError(f"the unmodified model could not be measured: {error}")
     losses: dict[str, list[float]] = {}
     for result in results:
-        if result.values and result.cell.condition != "unmodified":
+        if result.values and result.cell.condition != INTACT:
             losses.setdefault(result.cell.condition, []).append(result.values["loss"])
     return Ranking(
         scores={name: sum(values) / len(values) - intact for name, values in losses.items()},

@@ -17,6 +17,9 @@ from hardy.core.method import from_dict
 from hardy.evaluate.language import context_length, encode, token_losses
 from hardy.zoo import held_out_text, load
 
+INTACT = "unmodified"
+"""Name of the condition in which nothing is done to the model."""
+
 PARTS = ("evaluation", "calibration")
 """Figures are reported on the first; whatever is chosen by looking is chosen on the second."""
 
@@ -68,7 +71,9 @@ def settings_for(model: str, text: str | None, tokens: int, window: int | None) 
     parts = _texts(text)
     count = len(encode(tokenizer, "".join(parts)))
     if count < window:
-        raise InputError(f"text {text} has {count} tokens, fewer than one window of {window}; give more text or --window")
+        raise InputError(
+            f"text {text} has {count} tokens, less than one window of {window}; give more, or a smaller window"
+        )
     return {
         "model": model,
         "model_sha256": state_hash(loaded),
@@ -121,8 +126,9 @@ def _loaded(settings_json: str) -> tuple[PreTrainedModel, dict[str, list[torch.T
     if hashlib.sha256("\0".join(parts).encode()).hexdigest() != settings["text_sha256"]:
         raise InputError(f"text {settings['text']} has changed since the study began")
     model, tokenizer = load(settings["model"])
+    begin = None if tokenizer.bos_token_id is None else encode(tokenizer, parts[0])[:1]
     windows = {
-        part: _spread_windows(encode(tokenizer, words), settings["window"], settings["tokens"], tokenizer.bos_token_id)
+        part: _spread_windows(encode(tokenizer, words), settings["window"], settings["tokens"], begin)
         for part, words in zip(PARTS, parts, strict=True)
     }
     return model, windows
@@ -138,12 +144,11 @@ def _texts(path: str | None) -> tuple[str, str]:
     return text[middle:], text[:middle]
 
 
-def _spread_windows(ids: torch.Tensor, window: int, tokens: int, begin: int | None) -> list[torch.Tensor]:
+def _spread_windows(ids: torch.Tensor, window: int, tokens: int, begin: torch.Tensor | None) -> list[torch.Tensor]:
     """At most `tokens` of `ids` in windows spread evenly over it; each starts with the token `begin`, if any."""
-    if begin is not None:
-        ids = ids[1:]
-    body = window - (begin is not None)
+    head = ids[:0] if begin is None else begin
+    ids = ids[len(head) :]
+    body = window - len(head)
     count = max(1, min(tokens, len(ids)) // window)
     starts = [round(i * max(0, len(ids) - body) / max(1, count - 1)) for i in range(count)]
-    head = ids.new_tensor([] if begin is None else [begin])
     return [torch.cat([head, ids[start : start + body]]) for start in starts]

@@ -1,4 +1,4 @@
-"""Load a causal language model: from the zoo, from a Hugging Face folder, from an artefact of hardy, or from the hub."""
+"""Load a causal language model: from the zoo, a Hugging Face folder, an artefact of hardy, or the hub."""
 
 import json
 from pathlib import Path
@@ -77,7 +77,7 @@ def load(
     )
     missing = [*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])]
     if missing:
-        raise InputError(f"model {name!r} is damaged: {len(missing)} weights are missing or misshapen: {missing[0]} ...")
+        raise InputError(f"model {name!r} is damaged: {len(missing)} weights missing or misshapen: {missing[0]} ...")
     for parameter, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
@@ -108,15 +108,22 @@ def generate(
         raise InputError(f"temperature must be finite and at least 0, got {temperature}")
     if tokens < 1:
         raise InputError(f"tokens must be at least 1, got {tokens}")
-    encoded = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    encoded = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
     if encoded["input_ids"].shape[1] == 0:
         raise InputError("the prompt is empty")
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        ids = model.generate(**encoded, max_new_tokens=tokens, pad_token_id=padding, **sampling)
-    return tokenizer.decode(ids[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+        ids = model.generate(  # pyright: ignore[reportCallIssue]
+            encoded["input_ids"].to(model.device),
+            attention_mask=encoded["attention_mask"].to(model.device),
+            max_new_tokens=tokens,
+            pad_token_id=padding,
+            **sampling,
+        )
+    continuation = ids[0, encoded["input_ids"].shape[1] :].tolist()
+    return "".join(tokenizer.batch_decode([continuation], skip_special_tokens=True))
 
 
 def _reading(name: str, part: str, read: Any) -> Any:

@@ -60,7 +60,8 @@ def train(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer, tokens, source_bytes = _training_tokens(recipe, out)
     torch.manual_seed(derive(recipe.seed, "init"))  # transformers initialises from the global generator
-    model = recipe.build(recipe.vocab_size).to(device).train()
+    model = recipe.build(recipe.vocab_size).train()
+    model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     if device == "cpu":
         model.set_attn_implementation("eager")  # twice as fast to train on a CPU as the fused kernel
     optimizers = _optimizers(model, recipe)
@@ -145,7 +146,8 @@ def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Opti
     """Muon for the matrices inside the layers, AdamW for the rest."""
     if not hasattr(torch.optim, "Muon"):
         raise InputError(f"training uses torch.optim.Muon: torch >= 2.9 is needed, this is {torch.__version__}")
-    embeddings = {id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    embeddings = {id(p) for end in ends if end is not None for p in end.parameters()}
     matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
@@ -219,9 +221,9 @@ def _finish(
     training_tokens: int,
 ) -> dict[str, Any]:
     """Store the weights as float16 and write the card, whose figures are those of the stored weights."""
-    model = model.to("cpu", torch.float16)
+    model.to(torch.device("cpu"), torch.float16)  # pyright: ignore[reportArgumentType]
     model.save_pretrained(out)
-    model = model.float()
+    model.float()
     text = held_out_text("evaluation")
     size = len(text.encode())
     xz = 8 * len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)) / size

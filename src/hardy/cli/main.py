@@ -1,0 +1,137 @@
+"""`hardy` and `python -m hardy`: the commands, and the one place where errors become one line and an exit code."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import hardy
+from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tokens, Window, Workers, numbers
+from hardy.cli.report import app as report_app
+from hardy.cli.zoo import app as zoo_app
+from hardy.core.errors import InputError
+
+app = typer.Typer(
+    name="hardy",
+    help="Find what matters in a neural network and make it hold: on few bits, on noisy analog hardware.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+app.add_typer(zoo_app, name="zoo")
+app.add_typer(report_app, name="report")
+
+
+def main() -> None:
+    """Run the command line. Exit code 2 and one line for the user's mistakes, 130 for an interrupt."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        app()
+    except InputError as error:
+        console.print(f"error: {error}", markup=False)
+        sys.exit(2)
+    except OSError as error:
+        console.print(f"error: {error.filename or 'file'}: {error.strerror or error}", markup=False)
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hardy {hardy.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def study(
+    model: Model = "tiny-llama",
+    text: Text = None,
+    out: Annotated[str, typer.Option(help="Folder of the study and its report; the same command resumes.")] = (
+        "hardy-study"
+    ),
+    seeds: Annotated[int, typer.Option(help="Chip instances per noise strength, random draws per control.")] = 5,
+    bits: Annotated[str, typer.Option(help="Round-to-nearest at these bits.")] = "8,4,3,2",
+    additive: Annotated[str, typer.Option(help="Additive noise, relative to channel absmax.")] = "0.01,0.02,0.05,0.1",
+    proportional: Annotated[str, typer.Option(help="Noise relative to each weight.")] = "0.05,0.1,0.2,0.4",
+    keep: Annotated[str, typer.Option(help="Shares of the layers to protect.")] = "0.05,0.1,0.25",
+    break_bits: Annotated[int, typer.Option(help="Bits at which layers are located and protected.")] = 2,
+    break_noise: Annotated[float, typer.Option(help="Additive noise under which they are.")] = 0.05,
+    group_size: GroupSize = 128,
+    select: Select = "linear,!head,!router",
+    tokens: Tokens = 4096,
+    window: Window = None,
+    backend: Backend = "local",
+    workers: Workers = None,
+) -> None:
+    """How a language model survives few bits and noise, where it breaks first, and what protection buys."""
+    from hardy.studies import Plan, survival
+
+    plan = Plan(
+        bits=numbers(bits, int, "bits"),
+        additive=numbers(additive, float, "additive"),
+        proportional=numbers(proportional, float, "proportional"),
+        seeds=seeds,
+        group_size=group_size or None,
+        break_bits=break_bits,
+        break_noise=break_noise,
+        keep=numbers(keep, float, "keep"),
+        where=select,
+    )
+    try:
+        report = survival(
+            model, text=text, out=out, plan=plan, tokens=tokens, window=window, backend=backend, workers=workers
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"\nInterrupted. What is finished is in {out}; the same command goes on from there.", err=True)
+        raise typer.Exit(130) from None
+    report.print()
+    typer.echo(f"Report: {out}/report.html  (hardy report open {out})")
+
+
+@app.command()
+def locate(
+    model: Annotated[str, typer.Argument(help="Zoo name, Hugging Face folder, or hub id.")] = "tiny-llama",
+    by: Annotated[str, typer.Option(help="rtn, noise, or weight-error.")] = "rtn",
+    text: Text = None,
+    bits: Bits = 2,
+    strength: Annotated[float, typer.Option(help="Noise strength, relative to channel absmax.")] = 0.05,
+    group_size: GroupSize = 128,
+    select: Select = "linear,!head,!router",
+    seeds: Annotated[int, typer.Option(help="Chip instances, for noise.")] = 3,
+    top: Annotated[int, typer.Option(help="How many to print; 0 prints all.")] = 20,
+    out: Annotated[str | None, typer.Option(help="Write the whole ranking to this JSON file.")] = None,
+    tokens: Tokens = 4096,
+    window: Window = None,
+    backend: Backend = "local",
+    workers: Workers = None,
+) -> None:
+    """Rank the layers of a language model by what breaks when only they do."""
+    from hardy.core.files import write_json
+    from hardy.studies import locate as run
+
+    ranking = run(
+        model,
+        by=by,
+        text=text,
+        bits=bits,
+        strength=strength,
+        group_size=group_size or None,
+        where=select,
+        seeds=seeds,
+        tokens=tokens,
+        window=window,
+        backend=backend,
+        workers=workers,
+    )
+    if out is not None:
+        write_json(out, ranking.to_dict())
+    Console().print(ranking.table(top or None))

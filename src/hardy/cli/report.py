@@ -1,0 +1,32 @@
+"""`hardy report`: look at a report again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Reports that were made before.", no_args_is_help=True)
+
+Where = Annotated[Path, typer.Argument(help="Folder of a study, or a report.json.")]
+
+
+@app.command("open")
+def open_report(where: Where = Path("hardy-study")) -> None:
+    """Open the HTML page in the browser, drawing it anew from report.json."""
+    from hardy.core.errors import InputError
+    from hardy.core.report import Report
+
+    report = Report.load(where)
+    folder = where if where.is_dir() else where.parent
+    page = next(path for path in report.save(folder) if path.suffix == ".html")
+    if typer.launch(page.resolve().as_uri()) != 0:
+        raise InputError(f"no browser could be started; open {page} yourself")
+    typer.echo(str(page))
+
+
+@app.command("show")
+def show_report(where: Where = Path("hardy-study")) -> None:
+    """Print the report in the terminal."""
+    from hardy.core.report import Report
+
+    Report.load(where).print()

@@ -1,0 +1,57 @@
+"""`hardy zoo`: list, train and describe the models that come with hardy."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(help="Models that come with hardy, and how they were trained.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models() -> None:
+    """The zoo's models and what they reach on text they have never seen."""
+    from hardy.zoo import card, names
+
+    table = Table("name", "parameters", "bits per byte", "against xz -9e", "what it is")
+    for name in names():
+        figures = card(name)
+        held_out = figures["held_out"]
+        table.add_row(
+            name,
+            f"{figures['parameters'] / 1e6:.1f} M",
+            f"{held_out['bits_per_byte']:.3f}",
+            f"{-100 * held_out['below_xz']:+.0f} %",
+            figures["summary"],
+        )
+    Console().print(table)
+
+
+@app.command()
+def info(name: Annotated[str, typer.Argument(help="Zoo name.")] = "tiny-llama") -> None:
+    """The model card: data, recipe, figures, loss curve."""
+    from hardy.zoo import card
+
+    Console().print_json(data=card(name))
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="Zoo name.")] = "tiny-llama",
+    out: Annotated[str | None, typer.Option(help="Folder of weights and checkpoint; default training/NAME.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Total steps, if not the recipe's.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
+    compile: Annotated[bool, typer.Option(help="Use torch.compile; needs a C++ compiler.")] = False,
+) -> None:
+    """Train a zoo model on the standard library's source; the same command resumes."""
+    from hardy.zoo.recipes import recipe
+    from hardy.zoo.train import train as run
+
+    folder = out or f"training/{name}"
+    try:
+        card = run(recipe(name), folder, steps=steps, device=device, compile=compile)
+    except KeyboardInterrupt:
+        typer.echo(f"\nInterrupted. The last checkpoint is in {folder}; the same command goes on from it.", err=True)
+        raise typer.Exit(130) from None
+    Console().print_json(data=card["held_out"])

@@ -1,0 +1,230 @@
+"""Sentences, tables and plots of a survival study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hardy.core.figures import HeatMap, Lines, Series
+from hardy.core.ranking import Ranking
+from hardy.core.report import Report, Row
+from hardy.core.roles import ROLES
+from hardy.core.select import Site
+from hardy.core.study import Result
+from hardy.studies.measure import INTACT
+
+if TYPE_CHECKING:
+    from hardy.studies.survival import Condition
+
+KINDS = ("most fragile", "random", "least fragile")
+Conditions = Mapping[str, Mapping[float, "Condition"]]
+
+
+def build(
+    *,
+    settings: Mapping[str, Any],
+    sites: Sequence[Site],
+    rows: Mapping[str, Row],
+    whole: Conditions,
+    protection: Mapping[str, Conditions],
+    rankings: Mapping[str, Ranking],
+    failures: Sequence[Result],
+) -> Report:
+    """The report of a survival study.
+
+    Args:
+        settings: of the study.
+        sites: the layers, in model order.
+        rows: perplexity by name of the condition.
+        whole: what was done to all layers: "rounding" by bits, "additive" and "proportional" by strength.
+        protection: by locator, by kind of kept layers ("none" and `KINDS`), by their number.
+        rankings: by locator; those that are not in `protection` were made without text.
+        failures: cells that failed.
+    """
+    measured = {by: rankings[by] for by in protection}
+    return Report(
+        title=f"How {settings['model']} survives few bits and noisy analog hardware",
+        summary=(
+            *_survival_sentences(rows, whole),
+            *(
+                sentence
+                for by in protection
+                for sentence in _protection_sentences(rows, protection[by], measured[by], sites)
+            ),
+        ),
+        rows=(*rows.values(), *_agreements(rankings), *(r for by in measured for r in _scores(measured[by], sites))),
+        figures=(
+            _bits_figure(rows, whole),
+            _noise_figure(rows, whole),
+            *(_heat_map(ranking, sites) for ranking in measured.values()),
+            *(_protection_figure(rows, protection[by], measured[by]) for by in protection),
+        ),
+        settings=settings,
+        notes=(
+            "Layers were located on the calibration text; every perplexity here is of the evaluation text.",
+            "Random layers are drawn with the same number and, as nearly as possible, the same number of weights.",
+            *(f"Failed: {r.cell.condition}, seed {r.cell.seed}: {(r.error or '').strip()}" for r in failures),
+        ),
+    )
+
+
+def _survival_sentences(rows: Mapping[str, Row], whole: Conditions) -> list[str]:
+    if INTACT not in rows:
+        return []
+    intact = rows[INTACT].value
+    sentences = [f"Unmodified, the perplexity is {intact:.4g}."]
+    few = [rows[c.name] for _, c in sorted(whole["rounding"].items(), reverse=True) if c.name in rows]
+    if few:
+        shown = ", ".join(
+            f"{_times(row.value, intact)} at {row.condition} ({row.details['bits_per_weight']:.2f} true)" for row in few
+        )
+        sentences.append(f"Rounding all layers to the nearest costs {shown}.")
+    for kind in ("additive", "proportional"):
+        noisy = [(s, rows[c.name]) for s, c in sorted(whole[kind].items()) if c.name in rows]
+        if noisy:
+            shown = ", ".join(f"{_times(row.value, intact)} at {strength:g}" for strength, row in noisy)
+            sentences.append(f"{kind.capitalize()} weight noise costs {shown} (mean over {noisy[0][1].n} chips).")
+    return sentences
+
+
+def _protection_sentences(
+    rows: Mapping[str, Row], groups: Conditions, ranking: Ranking, sites: Sequence[Site]
+) -> list[str]:
+    names = {site.name: site.short_name for site in sites}
+    first, second = ranking.top(2)
+    sentences = [
+        f"By {ranking.by}, {names[first]} breaks first (+{ranking.scores[first]:.3g} {ranking.unit}), then "
+        f"{names[second]} (+{ranking.scores[second]:.3g})."
+    ]
+    k = max(groups["random"])
+    picked = {kind: rows.get(groups[kind][k].name) for kind in KINDS}
+    none = rows.get(groups["none"][0].name)
+    top, control, bottom = (picked[kind] for kind in KINDS)
+    if none and top and control and bottom:
+        sentences.append(
+            f"With {none.condition.removesuffix(', none kept')} everywhere the perplexity is {none.value:.4g}; keeping "
+            f"the {k:g} most fragile of {len(sites)} layers gives {top.value:.4g}, {k:g} random ones of the same size "
+            f"{control.value:.4g} (sd {control.spread or 0:.2g}, {control.n} draws), the {k:g} least fragile "
+            f"{bottom.value:.4g}."
+        )
+    return sentences
+
+
+def _times(value: float, intact: float) -> str:
+    ratio = value / intact
+    return f"x{ratio:.3g}" if ratio >= 2 else f"{100 * (ratio - 1):+.2g} %"
+
+
+def _agreements(rankings: Mapping[str, Ranking]) -> list[Row]:
+    """Spearman rank correlation of every pair of rankings."""
+    names = list(rankings)
+    rows = []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            agreement = rankings[first].agreement(rankings[second])
+            rows.append(
+                Row(
+                    metric="agreement of rankings (Spearman)",
+                    condition=f"{first} and {second}",
+                    value=agreement.spearman,
+                    details={"layers": agreement.n, "p_value": agreement.p_value},
+                )
+            )
+    return rows
+
+
+def _scores(ranking: Ranking, sites: Sequence[Site]) -> list[Row]:
+    names = {site.name: site.short_name for site in sites}
+    return [
+        Row(
+            metric=ranking.meaning,
+            condition=names[name],
+            value=ranking.scores[name],
+            unit=ranking.unit,
+            baseline=INTACT,
+            details={"place": place, "site": name},
+        )
+        for place, name in enumerate(ranking.order(), start=1)
+    ]
+
+
+def _series(
+    label: str, rows: Mapping[str, Row], points: Mapping[float, Condition], style: str = "line", x: str | None = None
+) -> Series:
+    """One line through the rows of `points`, at their keys or at the detail called `x`."""
+    pairs = [(key, rows[c.name]) for key, c in sorted(points.items()) if c.name in rows]
+    spread = tuple(row.spread or 0.0 for _, row in pairs)
+    return Series(
+        label=label,
+        x=tuple(float(row.details[x]) if x else float(key) for key, row in pairs),  # pyright: ignore[reportArgumentType]
+        y=tuple(row.value for _, row in pairs),
+        spread=spread if any(spread) else None,
+        style=style,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _level(rows: Mapping[str, Row], condition: str, label: str, xs: Sequence[float]) -> Series:
+    """A dashed level line from the first to the last of `xs`."""
+    ends = (min(xs), max(xs)) if xs else (0.0, 1.0)
+    value = rows[condition].value if condition in rows else float("nan")
+    return Series(label=label, x=ends, y=(value, value), style="dashed")
+
+
+def _bits_figure(rows: Mapping[str, Row], whole: Conditions) -> Lines:
+    line = _series("round-to-nearest", rows, whole["rounding"], x="bits_per_weight")
+    return Lines(
+        title="Perplexity against bits",
+        caption="All layers rounded to the nearest; bits per weight count scales and zero points.",
+        x_label="true bits per weight",
+        y_label="perplexity",
+        series=(line, _level(rows, INTACT, INTACT, line.x)),
+        log_y=True,
+    )
+
+
+def _noise_figure(rows: Mapping[str, Row], whole: Conditions) -> Lines:
+    lines = (
+        _series("additive, of channel absmax", rows, whole["additive"]),
+        _series("proportional, of each weight", rows, whole["proportional"]),
+    )
+    return Lines(
+        title="Perplexity against noise",
+        caption="Programming noise on all layers: mean and standard deviation over chip instances.",
+        x_label="noise strength",
+        y_label="perplexity",
+        series=(*lines, _level(rows, INTACT, INTACT, [x for line in lines for x in line.x])),
+        log_x=True,
+        log_y=True,
+    )
+
+
+def _heat_map(ranking: Ranking, sites: Sequence[Site]) -> HeatMap:
+    """Layers by projections; sites without a role stand under the last part of their name."""
+    order = {role: place for place, role in enumerate(ROLES)}
+    of = {site.name: (site.layer, site.role or site.name.rpartition(".")[2]) for site in sites}
+    layers = sorted({layer for layer, _ in of.values() if layer is not None})
+    columns = sorted({column for _, column in of.values()}, key=lambda column: (order.get(column, len(order)), column))
+    scores = {of[name]: score for name, score in ranking.scores.items()}
+    return HeatMap(
+        title=f"Fragility by {ranking.by}",
+        caption=f"{ranking.meaning.capitalize()}.",
+        rows=tuple(f"layer {layer}" for layer in layers),
+        columns=tuple(columns),
+        values=tuple(tuple(scores.get((layer, column)) for column in columns) for layer in layers),
+        unit=ranking.unit,
+    )
+
+
+def _protection_figure(rows: Mapping[str, Row], groups: Conditions, ranking: Ranking) -> Lines:
+    everywhere = groups["none"][0]
+    styles = {"most fragile": "line", "random": "dashed", "least fragile": "line"}
+    damage = everywhere.name.removesuffix(", none kept")
+    return Lines(
+        title=f"What protection buys: {damage}",
+        caption=f"All layers have {damage} but for the kept ones, chosen by {ranking.by}. Random layers, the control, "
+        "have the same number and size; mean and standard deviation over draws.",
+        x_label="layers kept intact",
+        y_label="perplexity",
+        series=tuple(_series(kind, rows, {0: everywhere, **groups[kind]}, styles[kind]) for kind in KINDS),
+        log_y=True,
+    )

@@ -1,0 +1,18 @@
+"""The recipes of all zoo models."""
+
+from hardy.core.errors import InputError, near_misses
+from hardy.zoo import tiny_llama
+from hardy.zoo.recipe import Recipe
+
+RECIPES = {recipe.name: recipe for recipe in (tiny_llama.recipe,)}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called `name`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in RECIPES:
+        raise InputError(f"no recipe for {name!r}{near_misses(name, RECIPES)}; there are: {', '.join(RECIPES)}")
+    return RECIPES[name]
