@@ -1,6 +1,10 @@
 """How numbers and names look to a reader: the same in terminal, Markdown, HTML and plots."""
 
 import math
+import re
+
+_BREAKS = re.compile(r"[ \t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def format_number(value: float | int) -> str:
@@ -43,8 +47,8 @@ def format_cell(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line: white space as single spaces, other control characters as U+FFFD.
+    """`text` on one line: tabs and line breaks as spaces, other control characters as U+FFFD.
 
     Terminals obey control characters, SVG and HTML forbid them, and a table cell has one line.
     """
-    return "".join(c if c == " " or c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+    return _FORBIDDEN.sub("\ufffd", _BREAKS.sub(" ", text).strip(" "))

@@ -350,7 +350,6 @@ def _log_x(axes: Axes, x: list[float]) -> None:
     if 0 in x:
         # Zero has no logarithm: below the smallest positive value the axis is linear, and zero is its left end.
         axes.set_xscale("symlog", linthresh=low, linscale=0.35)
-        axes.axvspan(0, low, color=GRID, alpha=0.35, linewidth=0)
     else:
         axes.set_xscale("log")
     logs = [math.log10(value) for value in positive]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hardy.core.display import format_cell, printable
 from hardy.core.figures import Cell, Figure, HeatMap
+from hardy.core.tables import page_table
 
 if TYPE_CHECKING:
     from hardy.core.report import Report
@@ -35,7 +36,7 @@ h1 { font-size: clamp(1.6rem, 4vw, 2.25rem); line-height: 1.2; letter-spacing: -
 h2 { font-size: 1.2rem; margin: 2.75rem 0 0.9rem; }
 h3 { font-size: 1rem; line-height: 1.35; margin: 0 0 0.75rem; }
 .summary { max-width: 48rem; border-left: 4px solid var(--accent); padding-left: 1.1rem; }
-.summary p { margin: 0 0 0.5rem; color: var(--soft); }
+.summary p { margin: 0 0 0.5rem; color: var(--soft); text-wrap: pretty; }
 .summary p:first-child { font-size: 1.2rem; line-height: 1.45; color: var(--ink); }
 .figures { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
 figure { margin: 0; min-width: 0; background: var(--paper); border: 1px solid var(--grid); border-radius: 10px;
@@ -115,7 +116,7 @@ def _figure(figure: Figure, number: int) -> str:
 
 def _results(report: "Report") -> str:
     """All rows, under one heading per metric."""
-    table = report.cells(with_seeds=True)
+    table = page_table(report.rows)
     body = ""
     for metric, rows in table.groups:
         heading = f'<tr><th class="group" scope="rowgroup" colspan="{len(table.columns)}">{_text(metric)}</th></tr>'

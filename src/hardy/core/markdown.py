@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hardy.core.display import format_cell, printable
 from hardy.core.figures import Cell
+from hardy.core.tables import page_table
 
 if TYPE_CHECKING:
     from hardy.core.report import Report
@@ -16,7 +17,7 @@ def page(report: "Report") -> str:
     parts = [f"# {_text(report.title)}", *(_text(sentence) for sentence in report.summary)]
     if report.rows:
         parts.append("## Results")
-        table = report.cells(with_seeds=True)
+        table = page_table(report.rows)
         rows = [(metric, *row) for metric, group in table.groups for row in group]
         parts.append(_table(("metric", *table.columns), (False, *table.numeric), rows))
     if report.figures:

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hardy.core.display import format_cell, format_measurement, printable
+from hardy.core.display import printable
 from hardy.core.errors import InputError, near_misses
 from hardy.core.fields import free, free_from_json, free_to_json, items, number, scalar, text, texts, to_json, whole
 from hardy.core.figures import KINDS, Figure, figure_from_json, figure_to_json, record_fields
 from hardy.core.files import write_text
+from hardy.core.tables import terminal_table
 
 FORMAT = "hardy-report"
 VERSION = 1
@@ -75,15 +75,6 @@ class Row:
             raise InputError(f"n of {where} must be at least 1, got {self.n}")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Rows as text, for any kind of table: `groups` are (metric, lines); `numeric` columns are aligned right."""
-
-    columns: tuple[str, ...]
-    numeric: tuple[bool, ...]
-    groups: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,36 +141,6 @@ class Report:
         conditions = [row.condition for row in self.select(metric)]
         raise InputError(f"no row for {metric} has the condition {condition!r}{_hint(condition, conditions)}")
 
-    def cells(self, metric: str | None = None, *, with_seeds: bool = False) -> Cells:
-        """The rows as text, grouped by metric, without the columns that no row uses."""
-        rows = self.select(metric)
-        keys = list(dict.fromkeys(key for row in rows for key in row.details))
-        columns: dict[str, list[object]] = {
-            "condition": [row.condition for row in rows],
-            "value": [format_measurement(row.value, row.spread) for row in rows],
-            "unit": [row.unit or None for row in rows],
-            "n": [row.n for row in rows] if any(row.n > 1 for row in rows) else [],
-            "baseline": [self._baseline(row) for row in rows],
-            "seeds": [row.seeds or None for row in rows] if with_seeds else [],
-        }
-        # A list of pairs, since a detail may be called "value" too.
-        used = [pair for pair in columns.items() if any(cell is not None for cell in pair[1])]
-        details = [(printable(key).replace("_", " "), [row.details.get(key) for row in rows]) for key in keys]
-        used += details
-        numeric = [
-            name in ("value", "n") if i < len(used) - len(details) else all(_numeric(cell) for cell in cells)
-            for i, (name, cells) in enumerate(used)
-        ]
-        lines = list(zip(*([format_cell(cell) for cell in cells] for _, cells in used), strict=True))
-        groups = {row.metric: [] for row in rows}
-        for row, line in zip(rows, lines, strict=True):
-            groups[row.metric].append(line)
-        return Cells(
-            tuple(name for name, _ in used),
-            tuple(numeric),
-            tuple((name, tuple(group)) for name, group in groups.items()),
-        )
-
     def table(self, metric: str | None = None) -> Table:
         """The rows, of one metric or all, as a table for the terminal.
 
@@ -187,20 +148,8 @@ class Report:
             InputError: no row has this metric.
         """
         if metric is not None and not self.select(metric):
-            names = [row.metric for row in self.rows]
-            raise InputError(f"no row has the metric {metric!r}{_hint(metric, names)}")
-        cells = self.cells(metric)
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        for i, (name, right) in enumerate(zip(cells.columns, cells.numeric, strict=True)):
-            ratio = 2 if i == 0 else 1  # the condition wraps last
-            table.add_column(Text(name), justify="right" if right else "left", no_wrap=name == "value", ratio=ratio)
-        for name, lines in cells.groups:
-            if len(cells.groups) > 1 or metric is None:
-                table.add_row(Text(printable(name), style="cyan"))
-            for line in lines:
-                table.add_row(*map(Text, line))  # Text, not str: "[...]" in a name is no markup
-            table.add_section()
-        return table
+            raise InputError(f"no row has the metric {metric!r}{_hint(metric, [row.metric for row in self.rows])}")
+        return terminal_table(self.select(metric), self.rows)
 
     def print(self, console: Console | None = None) -> None:
         """Print title, summary, table and notes to `console`, by default the terminal."""
@@ -305,22 +254,11 @@ class Report:
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
 
-    def _baseline(self, row: Row) -> str | None:
-        """The condition that `row` is judged against, with its value if there is exactly one."""
-        if row.baseline is None:
-            return None
-        found = self.select(row.metric, row.baseline)
-        return f"{row.baseline} ({format_cell(found[0].value)})" if len(found) == 1 else row.baseline
-
 
 def _row(value: Any, name: str) -> Row:
     content = record_fields(Row, value, name)
     content["details"] = free_from_json(content.get("details", {}), f"details of {name}")
     return Row(**content)
-
-
-def _numeric(cell: object) -> bool:
-    return cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool))
 
 
 def _hint(name: str, known: list[str]) -> str:
