@@ -31,6 +31,8 @@ INK, GRID, CONTROL, PAPER = "#24292f", "#d8dee4", "#6e7781", "#ffffff"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INFINITE = "#d55e00"
 MARKERS = "osD^vP"
+LARGEST, SMALLEST = 1e100, 1e-100
+"""Beyond these sizes values are marked at the edge like infinity: the arithmetic of an axis overflows near 1e300."""
 DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2))
 # In SVG these become CSS variables, so that a page may give them other values when it is dark.
 VARIABLES = {
@@ -40,7 +42,7 @@ VARIABLES = {
 
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine
-    "font.size": 9.0,
+    "font.size": 9.5,
     "text.parse_math": False,  # "$" in a name is a dollar
     "text.color": INK,
     "axes.edgecolor": CONTROL,
@@ -78,16 +80,16 @@ class _Scale:
     log: bool
 
     @classmethod
-    def around(cls, values: Iterable[float], log: bool, overflow: bool) -> "_Scale":
-        """Limits for the drawable ones of `values`, with room at the top for infinity if there is `overflow`."""
-        shown = [v for v in values if math.isfinite(v) and (v > 0 or not log)] or ([1.0, 10.0] if log else [0.0, 1.0])
+    def around(cls, values: Sequence[float], log: bool) -> "_Scale":
+        """Limits for the drawable ones of `values`, with room at the top for a mark if others are too large."""
+        fit = [v for v in values if abs(v) <= LARGEST and (v >= SMALLEST or not log)]
+        shown = fit or ([1.0, 10.0] if log else [0.0, 1.0])
         low, high = min(shown), max(shown)
         if log:
             low, high = math.log10(low), math.log10(high)
         room = (high - low) or (0.3 if log else abs(high) or 1.0)
-        low, high = low - 0.06 * room, high + (0.16 if overflow else 0.06) * room
-        # 10**low of the smallest float would be zero, which a logarithmic axis cannot show.
-        return cls(10 ** max(low, -307.0), 10 ** min(high, 308.0), log) if log else cls(low, high, log)
+        low, high = low - 0.06 * room, high + (0.25 if any(v > LARGEST for v in values) else 0.06) * room
+        return cls(10**low, 10**high, log) if log else cls(low, high, log)
 
     def at(self, share: float) -> float:
         """The value at `share` of the axis' height."""
@@ -99,14 +101,15 @@ class _Scale:
     def place(self, value: float) -> float:
         """`value`, or where it is drawn instead."""
         if self.mark(value):
-            return self.at(0.95 if value == math.inf else 0.05)
+            return self.at(0.88 if value > LARGEST else 0.04)
         return value
 
     def mark(self, value: float) -> str:
         """What is written beside a value that is off the axis; nothing for all others."""
-        if math.isinf(value):
-            return format_number(value)
-        return "≤ 0" if self.log and value <= 0 else ""
+        if self.log and value <= 0 and value != -math.inf:
+            return "≤ 0"
+        off = abs(value) > LARGEST or (self.log and value < SMALLEST)
+        return format_number(value) if off else ""
 
     def clip(self, value: float) -> float:
         return min(max(value, self.low), self.high)
@@ -115,7 +118,7 @@ class _Scale:
 def draw_lines(figure: Lines, axes: Axes) -> None:
     """Draw `figure` without title and caption into `axes`."""
     values = [value for series in figure.series for value in _reach(series.y, series.spread)]
-    scale = _Scale.around(values, figure.log_y, math.inf in values)
+    scale = _Scale.around(values, figure.log_y)
     for series, color, marker, dashes in _styled(figure.series):
         order = range(len(series.x))
         if series.style != "points":  # a line goes from left to right, whatever order its points were measured in
@@ -147,7 +150,7 @@ def draw_lines(figure: Lines, axes: Axes) -> None:
 def draw_bars(figure: Bars, axes: Axes) -> None:
     """Draw `figure` without title and caption into `axes`."""
     values = [value for series in figure.series for value in _reach(series.values, series.spread)]
-    scale = _Scale.around(values if figure.log_y else [0.0, *values], figure.log_y, math.inf in values)
+    scale = _Scale.around(values if figure.log_y else [0.0, *values], figure.log_y)
     floor = scale.low if figure.log_y else 0.0
     if not figure.log_y and all(value >= 0 for value in values):
         scale = _Scale(0.0, scale.high, False)
@@ -173,16 +176,17 @@ def draw_bars(figure: Bars, axes: Axes) -> None:
 def draw_heat_map(figure: HeatMap, axes: Axes) -> None:
     """Draw `figure` without title and caption into `axes`, with a colour bar."""
     grid = np.array([[np.nan if cell is None else cell for cell in line] for line in figure.values], dtype=float)
-    shown = grid[np.isfinite(grid) & (grid > 0)] if figure.log else grid[np.isfinite(grid)]
+    shown = grid[(np.abs(grid) <= LARGEST) & ((grid >= SMALLEST) | (not figure.log))]
     low, high = (float(shown.min()), float(shown.max())) if shown.size else (1.0, 10.0)
     if low == high:
         low, high = (low / 2, high * 2) if figure.log else (low - 0.5, high + 0.5)
     norm = colors.LogNorm(low, high) if figure.log else colors.Normalize(low, high)
-    drawn = np.where(grid <= 0, low, grid) if figure.log else np.where(grid == -np.inf, low, grid)
+    beyond = high * 10 if figure.log else high + abs(high) + 1.0  # gets the colour of infinity
+    drawn = np.where(grid > LARGEST, beyond, np.where(grid < low, low, grid))
     colormap = matplotlib.colormaps["viridis"].with_extremes(over=INFINITE, bad=GRID)
     rows, columns = grid.shape
     mesh = axes.pcolormesh(
-        np.ma.masked_invalid(np.where(drawn == np.inf, np.finfo(float).max, drawn)),
+        np.ma.masked_invalid(drawn),
         cmap=colormap, norm=norm, linewidth=1.2 if grid.size <= 400 else 0,
         edgecolors=PAPER if grid.size <= 400 else "face", rasterized=grid.size > 2500,
     )  # fmt: skip
@@ -200,8 +204,16 @@ def draw_heat_map(figure: HeatMap, axes: Axes) -> None:
             red, green, blue = colormap(norm(drawn[row, column]))[:3] if not math.isnan(value) else (0.9, 0.9, 0.9)
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.52
             color = "#fdfdfd" if dark else "#101010"  # not INK and PAPER: the cell stays as it is on a dark page
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=color, fontsize=7.5)
-    bar = axes.figure.colorbar(mesh, ax=axes, extend="max" if np.isposinf(grid).any() else "neither", pad=0.02)
+            axes.text(
+                column + 0.5,
+                row + 0.5,
+                text,
+                ha="center",
+                va="center",
+                color=color,
+                fontsize=11 if math.isinf(value) else 7.5,
+            )
+    bar = axes.figure.colorbar(mesh, ax=axes, extend="max" if (grid > LARGEST).any() else "neither", pad=0.02)
     bar.outline.set_visible(False)
     if bar.solids is not None:
         bar.solids.set(edgecolor="face", rasterized=True)  # as shapes, viewers show seams between the colours
@@ -242,10 +254,10 @@ def to_svg(figure: Figure, prefix: str) -> str:
 @contextmanager
 def _drawn(figure: Figure) -> Iterator[Canvas]:
     """A matplotlib figure with `figure` drawn, in our style whatever the user's matplotlibrc says."""
-    size = (5.4, 3.5)
+    size = (5.2, 3.4)
     if isinstance(figure, HeatMap):
         rows, columns = len(figure.rows), len(figure.columns)
-        size = (min(5.4 + 0.22 * max(0, columns - 12), 11), min(max(3.5, 1.2 + 0.29 * rows), 9))
+        size = (min(5.2 + 0.22 * max(0, columns - 12), 11), min(max(3.4, 1.2 + 0.29 * rows), 9))
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         for key, value in _STYLE.items():
@@ -319,11 +331,12 @@ def _draw_marks(axes: Axes, x: Sequence[float], y: Sequence[float], color: str, 
         mark = scale.mark(value)
         if mark:
             top = scale.place(value)
-            axes.plot([left], [top], "^" if value == math.inf else "v", color=color, markersize=8, markeredgewidth=0)
+            axes.plot([left], [top], "^" if value > LARGEST else "v", color=color, markersize=8, markeredgewidth=0)
             halo = [patheffects.withStroke(linewidth=2.5, foreground=PAPER)]
             axes.annotate(
-                mark, (left, top), (6, 0), textcoords="offset points", va="center", color=color, path_effects=halo
-            )
+                mark, (left, top), (0, 5), textcoords="offset points", ha="center", va="bottom", color=color,
+                fontsize=12 if math.isinf(value) else 8, path_effects=halo,
+            )  # fmt: skip
 
 
 def _finish(axes: Axes, y_label: str, scale: _Scale, series: int) -> None:
@@ -353,7 +366,7 @@ def _log_x(axes: Axes, x: list[float]) -> None:
     else:
         axes.set_xscale("log")
     logs = [math.log10(value) for value in positive]
-    sparse = len(positive) <= 8 and all(b - a > 0.09 * (logs[-1] - logs[0]) for a, b in pairwise(logs))
+    sparse = len(positive) <= 8 and all(b - a > 0.12 * (logs[-1] - logs[0]) for a, b in pairwise(logs))
     ticks = positive if sparse else [tick for tick in _log_ticks(low, high) if low * 0.7 <= tick <= high * 1.4]
     axes.xaxis.set_major_locator(ticker.FixedLocator([0.0, *ticks] if 0 in x else ticks))
     axes.xaxis.set_major_formatter(lambda value, _: format_number(value))
