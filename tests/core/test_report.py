@@ -170,6 +170,10 @@ def test_wrong_fields_are_named(make, message):
         ('{"format": "other"}', "not a hardy report"),
         ('{"format": "hardy-report", "version": 2}', "version 2, this hardy reads version 1; .*newer hardy"),
         ('{"format": "hardy-report", "version": "1"}', "version of the report must be a whole number, got '1'"),
+        (
+            '{"format": "hardy-report", "version": 1, "title": "t", "settings": {"a": %s}}' % ("[" * 900 + "]" * 900),
+            "nested too deeply|not JSON",
+        ),
         ('{"format": "hardy-report", "version": 1}', "the report lacks the field 'title'"),
         ('{"format": "hardy-report", "version": 1, "title": "t", "row": []}', "unknown field 'row'; did you mean rows"),
         ('{"format": "hardy-report", "version": 1, "title": "t", "rows": 5}', "rows must be a list, got 5"),
@@ -214,9 +218,9 @@ def test_select_and_value():
     assert [row.condition for row in report.select("perplexity")] == ["float32", "2 bits", "3 bits"]
     assert report.select(condition="chip") == report.rows[3:]
     assert report.value("perplexity", "2 bits") == math.inf
-    with pytest.raises(InputError, match="no row has the metric 'perplexty'; did you mean perplexity?"):
+    with pytest.raises(InputError, match="no row has the metric 'perplexty'; did you mean perplexity"):
         report.value("perplexty", "2 bits")
-    with pytest.raises(InputError, match="no row for perplexity has the condition 'float23'; did you mean float32?"):
+    with pytest.raises(InputError, match="no row for perplexity has the condition 'float23'; did you mean float32"):
         report.value("perplexity", "float23")
     with pytest.raises(InputError, match="no row has the metric 'zzz'; there are perplexity, energy"):
         report.table("zzz")

@@ -265,9 +265,9 @@ def save_png(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
     Returns:
         The path.
     """
-    from hardy.core import drawing
+    from hardy.core import rendering
 
-    return drawing.save_png(figure, Path(path), dpi)
+    return rendering.save_png(figure, Path(path), dpi)
 
 
 def figure_to_json(figure: Figure) -> dict[str, Any]:

@@ -105,13 +105,13 @@ def page(report: "Report") -> str:
 
 
 def _figure(figure: Figure, number: int) -> str:
-    from hardy.core import drawing  # imports matplotlib
+    from hardy.core import rendering  # imports matplotlib
 
     columns, rows = figure.data()
     wide = ' class="wide"' if isinstance(figure, HeatMap) and len(figure.columns) > 20 else ""
     caption = f"<figcaption>{_text(figure.caption)}</figcaption>" if figure.caption else ""
     return (
-        f"<figure{wide}><h3>{_text(figure.title)}</h3>\n{drawing.to_svg(figure, f'figure{number}-')}\n{caption}"
+        f"<figure{wide}><h3>{_text(figure.title)}</h3>\n{rendering.to_svg(figure, f'figure{number}-')}\n{caption}"
         f"<details><summary>Data</summary>{_data(columns, rows)}</details></figure>"
     )
 
