@@ -442,10 +442,10 @@ def test_the_same_report_gives_the_same_bytes_in_every_process():
     assert here[2] == Report.from_json(here[0]).to_html()
     code = (
         "import hashlib, sys; from hardy.core.report import Report; import matplotlib;"
-        "matplotlib.rcParams['lines.linewidth'] = 9; matplotlib.rcParams['svg.fonttype'] = 'none';"
+        "matplotlib.rcParams['xtick.major.size'] = 9; matplotlib.rcParams['svg.fonttype'] = 'none';"
         "r = Report.from_json(sys.stdin.buffer.read().decode());"
         "sys.stdout.buffer.write((r.to_json() + r.to_markdown() + r.to_html()).encode());"
-        "assert matplotlib.rcParams['lines.linewidth'] == 9"
+        "assert matplotlib.rcParams['xtick.major.size'] == 9"
     )
     there = subprocess.run([sys.executable, "-c", code], input=here[0].encode(), capture_output=True, check=True)
     assert there.stdout.decode() == "".join(here)
@@ -517,6 +517,18 @@ def test_controls_are_grey_and_series_are_told_apart():
         "round to nearest",
         "control",
     ]
+
+
+def test_dollars_and_leading_underscores_are_ordinary_letters():
+    names = ("$5^", "_private")
+    series = tuple(Series(label=name, x=(1,), y=(1,)) for name in names)
+    figure = Lines(title="$^", caption="", x_label="$^$", y_label="_", series=series)
+    panel = axes()
+    figure.draw(panel)
+    legend = panel.get_legend()
+    assert legend is not None
+    assert [text.get_text().strip() for text in legend.get_texts()] == list(names)
+    assert "<svg" in Report(title="t", figures=(figure,)).to_html()  # "$^$" is no valid mathematics
 
 
 def test_bars_show_infinity_both_ways():

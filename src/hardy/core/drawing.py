@@ -19,7 +19,7 @@ from hardy.core.figures import Bars, BarSeries, HeatMap, Lines, Series
 INK, GRID, CONTROL, PAPER = "#24292f", "#d8dee4", "#6e7781", "#ffffff"
 # Okabe and Ito's colours, which colour-blind readers tell apart; their yellow is too pale for a line on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-INFINITE = "#d55e00"
+INFINITE = "#c2410c"  # in no page's colours, so that what is written on it stays legible
 MARKERS = "osD^vP"
 LARGEST, SMALLEST = 1e100, 1e-100
 """Beyond these sizes values are marked at the edge like infinity: the arithmetic of an axis overflows near 1e300."""
