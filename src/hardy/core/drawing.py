@@ -1,72 +1,29 @@
-"""Draws the figures of a report with matplotlib: axes, PNG, and SVG that can stand inside an HTML page.
+"""Draws the figures of a report into matplotlib axes.
 
 Imported only where something is drawn, since importing matplotlib takes longer than most reports.
 """
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
-from matplotlib import colors, font_manager, patheffects, ticker
+from matplotlib import colors, patheffects, ticker
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from matplotlib.text import Text
 
 from hardy.core.display import format_number, printable
-from hardy.core.figures import Bars, BarSeries, Figure, HeatMap, Lines, Series
-from hardy.core.files import write_atomic
+from hardy.core.figures import Bars, BarSeries, HeatMap, Lines, Series
 
 INK, GRID, CONTROL, PAPER = "#24292f", "#d8dee4", "#6e7781", "#ffffff"
 # Okabe and Ito's colours, which colour-blind readers tell apart; their yellow is too pale for a line on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-INFINITE = "#d55e00"
+INFINITE = "#c2410c"  # in no page's colours, so that what is written on it stays legible
 MARKERS = "osD^vP"
+LARGEST, SMALLEST = 1e100, 1e-100
+"""Beyond these sizes values are marked at the edge like infinity: the arithmetic of an axis overflows near 1e300."""
 DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2))
-# In SVG these become CSS variables, so that a page may give them other values when it is dark.
-VARIABLES = {
-    INK: "--ink", GRID: "--grid", CONTROL: "--control", PAPER: "--paper",
-    **{color: f"--series-{i + 1}" for i, color in enumerate(PALETTE)},
-}  # fmt: skip
-
-_STYLE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine
-    "font.size": 9.0,
-    "text.parse_math": False,  # "$" in a name is a dollar
-    "text.color": INK,
-    "axes.edgecolor": CONTROL,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": CONTROL,
-    "ytick.color": CONTROL,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "svg.hashsalt": "hardy",
-    "image.composite_image": False,
-}
 
 
 @dataclass(frozen=True)
@@ -78,16 +35,16 @@ class _Scale:
     log: bool
 
     @classmethod
-    def around(cls, values: Iterable[float], log: bool, overflow: bool) -> "_Scale":
-        """Limits for the drawable ones of `values`, with room at the top for infinity if there is `overflow`."""
-        shown = [v for v in values if math.isfinite(v) and (v > 0 or not log)] or ([1.0, 10.0] if log else [0.0, 1.0])
+    def around(cls, values: Sequence[float], log: bool) -> "_Scale":
+        """Limits for the drawable ones of `values`, with room at the top for a mark if others are too large."""
+        fit = [v for v in values if abs(v) <= LARGEST and (v >= SMALLEST or not log)]
+        shown = fit or ([1.0, 10.0] if log else [0.0, 1.0])
         low, high = min(shown), max(shown)
         if log:
             low, high = math.log10(low), math.log10(high)
         room = (high - low) or (0.3 if log else abs(high) or 1.0)
-        low, high = low - 0.06 * room, high + (0.16 if overflow else 0.06) * room
-        # 10**low of the smallest float would be zero, which a logarithmic axis cannot show.
-        return cls(10 ** max(low, -307.0), 10 ** min(high, 308.0), log) if log else cls(low, high, log)
+        low, high = low - 0.06 * room, high + (0.25 if any(v > LARGEST for v in values) else 0.06) * room
+        return cls(10**low, 10**high, log) if log else cls(low, high, log)
 
     def at(self, share: float) -> float:
         """The value at `share` of the axis' height."""
@@ -99,14 +56,15 @@ class _Scale:
     def place(self, value: float) -> float:
         """`value`, or where it is drawn instead."""
         if self.mark(value):
-            return self.at(0.95 if value == math.inf else 0.05)
+            return self.at(0.88 if value > LARGEST else 0.04)
         return value
 
     def mark(self, value: float) -> str:
         """What is written beside a value that is off the axis; nothing for all others."""
-        if math.isinf(value):
-            return format_number(value)
-        return "≤ 0" if self.log and value <= 0 else ""
+        if self.log and value <= 0 and value != -math.inf:
+            return "≤ 0"
+        off = abs(value) > LARGEST or (self.log and value < SMALLEST)
+        return format_number(value) if off else ""
 
     def clip(self, value: float) -> float:
         return min(max(value, self.low), self.high)
@@ -115,7 +73,7 @@ class _Scale:
 def draw_lines(figure: Lines, axes: Axes) -> None:
     """Draw `figure` without title and caption into `axes`."""
     values = [value for series in figure.series for value in _reach(series.y, series.spread)]
-    scale = _Scale.around(values, figure.log_y, math.inf in values)
+    scale = _Scale.around(values, figure.log_y)
     for series, color, marker, dashes in _styled(figure.series):
         order = range(len(series.x))
         if series.style != "points":  # a line goes from left to right, whatever order its points were measured in
@@ -147,7 +105,7 @@ def draw_lines(figure: Lines, axes: Axes) -> None:
 def draw_bars(figure: Bars, axes: Axes) -> None:
     """Draw `figure` without title and caption into `axes`."""
     values = [value for series in figure.series for value in _reach(series.values, series.spread)]
-    scale = _Scale.around(values if figure.log_y else [0.0, *values], figure.log_y, math.inf in values)
+    scale = _Scale.around(values if figure.log_y else [0.0, *values], figure.log_y)
     floor = scale.low if figure.log_y else 0.0
     if not figure.log_y and all(value >= 0 for value in values):
         scale = _Scale(0.0, scale.high, False)
@@ -173,16 +131,17 @@ def draw_bars(figure: Bars, axes: Axes) -> None:
 def draw_heat_map(figure: HeatMap, axes: Axes) -> None:
     """Draw `figure` without title and caption into `axes`, with a colour bar."""
     grid = np.array([[np.nan if cell is None else cell for cell in line] for line in figure.values], dtype=float)
-    shown = grid[np.isfinite(grid) & (grid > 0)] if figure.log else grid[np.isfinite(grid)]
+    shown = grid[(np.abs(grid) <= LARGEST) & ((grid >= SMALLEST) | (not figure.log))]
     low, high = (float(shown.min()), float(shown.max())) if shown.size else (1.0, 10.0)
     if low == high:
         low, high = (low / 2, high * 2) if figure.log else (low - 0.5, high + 0.5)
     norm = colors.LogNorm(low, high) if figure.log else colors.Normalize(low, high)
-    drawn = np.where(grid <= 0, low, grid) if figure.log else np.where(grid == -np.inf, low, grid)
+    beyond = high * 10 if figure.log else high + abs(high) + 1.0  # gets the colour of infinity
+    drawn = np.where(grid > LARGEST, beyond, np.where(grid < low, low, grid))
     colormap = matplotlib.colormaps["viridis"].with_extremes(over=INFINITE, bad=GRID)
     rows, columns = grid.shape
     mesh = axes.pcolormesh(
-        np.ma.masked_invalid(np.where(drawn == np.inf, np.finfo(float).max, drawn)),
+        np.ma.masked_invalid(drawn),
         cmap=colormap, norm=norm, linewidth=1.2 if grid.size <= 400 else 0,
         edgecolors=PAPER if grid.size <= 400 else "face", rasterized=grid.size > 2500,
     )  # fmt: skip
@@ -200,8 +159,16 @@ def draw_heat_map(figure: HeatMap, axes: Axes) -> None:
             red, green, blue = colormap(norm(drawn[row, column]))[:3] if not math.isnan(value) else (0.9, 0.9, 0.9)
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.52
             color = "#fdfdfd" if dark else "#101010"  # not INK and PAPER: the cell stays as it is on a dark page
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=color, fontsize=7.5)
-    bar = axes.figure.colorbar(mesh, ax=axes, extend="max" if np.isposinf(grid).any() else "neither", pad=0.02)
+            axes.text(
+                column + 0.5,
+                row + 0.5,
+                text,
+                ha="center",
+                va="center",
+                color=color,
+                fontsize=11 if math.isinf(value) else 7.5,
+            )
+    bar = axes.figure.colorbar(mesh, ax=axes, extend="max" if (grid > LARGEST).any() else "neither", pad=0.02)
     bar.outline.set_visible(False)
     if bar.solids is not None:
         bar.solids.set(edgecolor="face", rasterized=True)  # as shapes, viewers show seams between the colours
@@ -211,76 +178,6 @@ def draw_heat_map(figure: HeatMap, axes: Axes) -> None:
         bar.ax.yaxis.set_minor_locator(ticker.NullLocator())
     bar.ax.tick_params(length=2)
     bar.set_label(printable(figure.unit))
-
-
-def save_png(figure: Figure, path: Path, dpi: int) -> Path:
-    """Draw `figure` with its title into the PNG file `path`."""
-    with _drawn(figure) as canvas:
-        canvas.axes[0].set_title(printable(figure.title), pad=12, wrap=True)
-        options = {"format": "png", "dpi": dpi, "facecolor": PAPER, "metadata": {"Software": None}}
-        write_atomic(path, lambda temporary: canvas.savefig(temporary, **options))
-    return path
-
-
-def to_svg(figure: Figure, prefix: str) -> str:
-    """`figure` as an `<svg>` element for an HTML page.
-
-    Every id begins with `prefix`, colours are CSS variables (`VARIABLES`) with the printed colour to fall back on,
-    and nothing outside the element is referred to. The same figure gives the same text.
-    """
-    buffer = io.StringIO()
-    with _drawn(figure) as canvas, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        # Letters as shapes look the same everywhere; only what our font lacks is left to the fonts of the reader.
-        glyphs = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
-        letters = {ord(letter) for text in canvas.findobj(Text) for letter in text.get_text()}
-        with matplotlib.rc_context({"svg.fonttype": "path" if letters <= glyphs.keys() | {10} else "none"}):
-            canvas.savefig(buffer, format="svg", metadata={"Date": None})
-    return _embeddable(buffer.getvalue(), prefix, f"{printable(figure.title)}. {printable(figure.caption)}")
-
-
-@contextmanager
-def _drawn(figure: Figure) -> Iterator[Canvas]:
-    """A matplotlib figure with `figure` drawn, in our style whatever the user's matplotlibrc says."""
-    size = (5.4, 3.5)
-    if isinstance(figure, HeatMap):
-        rows, columns = len(figure.rows), len(figure.columns)
-        size = (min(5.4 + 0.22 * max(0, columns - 12), 11), min(max(3.5, 1.2 + 0.29 * rows), 9))
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        for key, value in _STYLE.items():
-            matplotlib.rcParams[key] = value
-        canvas = Canvas(figsize=size, layout="constrained")
-        figure.draw(canvas.subplots())
-        yield canvas
-
-
-def _embeddable(svg: str, prefix: str, label: str) -> str:
-    """matplotlib's SVG file as an element: own ids, no namespaces, comments, metadata, style sheet or fixed size."""
-    root = ElementTree.fromstring(svg)
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        for key, value in list(element.attrib.items()):
-            name = key.rpartition("}")[2]
-            del element.attrib[key]
-            if name == "id":
-                value = prefix + value
-            elif name == "href" and value.startswith("#"):
-                value = f"#{prefix}{value[1:]}"
-            elif name == "style":
-                value = re.sub(r"#[0-9a-f]{6}\b", lambda hit: _variable(hit[0]), value)
-            element.set(name, re.sub(r"url\(#", f"url(#{prefix}", value))
-    for parent in list(root.iter()):
-        for child in [child for child in parent if child.tag in ("metadata", "style")]:
-            parent.remove(child)
-    view = root.attrib["viewBox"]
-    root.attrib.clear()
-    root.attrib.update({"viewBox": view, "role": "img", "aria-label": label, "stroke-linejoin": "round"})
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _variable(color: str) -> str:
-    return f"var({VARIABLES[color]}, {color})" if color in VARIABLES else color
 
 
 def _styled(series: Sequence[Series] | Sequence[BarSeries]) -> Iterator[tuple]:
@@ -319,11 +216,12 @@ def _draw_marks(axes: Axes, x: Sequence[float], y: Sequence[float], color: str, 
         mark = scale.mark(value)
         if mark:
             top = scale.place(value)
-            axes.plot([left], [top], "^" if value == math.inf else "v", color=color, markersize=8, markeredgewidth=0)
+            axes.plot([left], [top], "^" if value > LARGEST else "v", color=color, markersize=8, markeredgewidth=0)
             halo = [patheffects.withStroke(linewidth=2.5, foreground=PAPER)]
             axes.annotate(
-                mark, (left, top), (6, 0), textcoords="offset points", va="center", color=color, path_effects=halo
-            )
+                mark, (left, top), (0, 5), textcoords="offset points", ha="center", va="bottom", color=color,
+                fontsize=12 if math.isinf(value) else 8, path_effects=halo,
+            )  # fmt: skip
 
 
 def _finish(axes: Axes, y_label: str, scale: _Scale, series: int) -> None:
@@ -353,7 +251,7 @@ def _log_x(axes: Axes, x: list[float]) -> None:
     else:
         axes.set_xscale("log")
     logs = [math.log10(value) for value in positive]
-    sparse = len(positive) <= 8 and all(b - a > 0.09 * (logs[-1] - logs[0]) for a, b in pairwise(logs))
+    sparse = len(positive) <= 8 and all(b - a > 0.12 * (logs[-1] - logs[0]) for a, b in pairwise(logs))
     ticks = positive if sparse else [tick for tick in _log_ticks(low, high) if low * 0.7 <= tick <= high * 1.4]
     axes.xaxis.set_major_locator(ticker.FixedLocator([0.0, *ticks] if 0 in x else ticks))
     axes.xaxis.set_major_formatter(lambda value, _: format_number(value))

@@ -77,8 +77,8 @@ class Series:
         spread = _spread(self.spread, f"spread of {name}")
         _same_length(name, len(x), y=y, spread=spread)
         for value in x:
-            if not math.isfinite(value):
-                raise InputError(f"x of {name} must be finite, got {value}")
+            if value != 0 and not 1e-100 <= abs(value) <= 1e100:
+                raise InputError(f"x of {name} must be finite, and 0 or from 1e-100 to 1e100 in size, got {value}")
         _choice(self.style, get_args(LineStyle), f"style of {name}")
         _set(self, x=x, y=y, spread=spread)
 
@@ -265,9 +265,9 @@ def save_png(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
     Returns:
         The path.
     """
-    from hardy.core import drawing
+    from hardy.core import rendering
 
-    return drawing.save_png(figure, Path(path), dpi)
+    return rendering.save_png(figure, Path(path), dpi)
 
 
 def figure_to_json(figure: Figure) -> dict[str, Any]:

@@ -63,6 +63,8 @@ dt, dd { margin: 0; padding: 0.35rem 0; min-width: 0; overflow-wrap: anywhere; }
 dt { color: var(--soft); padding-right: 1.5rem; }
 ul { margin: 0; padding-left: 1.2rem; max-width: 48rem; }
 li { margin-bottom: 0.35rem; }
+td.long { min-width: 10rem; }
+@media (max-width: 36rem) { figure { padding: 0.9rem 0.75rem; } th, td { padding: 0.4rem 0.6rem; } }
 @media print { body { background: none; } figure { break-inside: avoid; } }
 """
 
@@ -103,13 +105,13 @@ def page(report: "Report") -> str:
 
 
 def _figure(figure: Figure, number: int) -> str:
-    from hardy.core import drawing  # imports matplotlib
+    from hardy.core import rendering  # imports matplotlib
 
     columns, rows = figure.data()
     wide = ' class="wide"' if isinstance(figure, HeatMap) and len(figure.columns) > 20 else ""
     caption = f"<figcaption>{_text(figure.caption)}</figcaption>" if figure.caption else ""
     return (
-        f"<figure{wide}><h3>{_text(figure.title)}</h3>\n{drawing.to_svg(figure, f'figure{number}-')}\n{caption}"
+        f"<figure{wide}><h3>{_text(figure.title)}</h3>\n{rendering.to_svg(figure, f'figure{number}-')}\n{caption}"
         f"<details><summary>Data</summary>{_data(columns, rows)}</details></figure>"
     )
 
@@ -137,9 +139,15 @@ def _head(columns: Sequence[str], numeric: Sequence[bool]) -> str:
 def _rows(rows: Sequence[Sequence[Cell]], numeric: Sequence[bool]) -> str:
     lines = []
     for first, *rest in rows:
-        cells = [f"<td{_align(right)}>{_cell(cell)}</td>" for cell, right in zip(rest, numeric[1:], strict=True)]
+        cells = [_td(cell, right) for cell, right in zip(rest, numeric[1:], strict=True)]
         lines.append(f'<tr><th scope="row"{_align(numeric[0])}>{_cell(first)}</th>{"".join(cells)}</tr>')
     return "\n".join(lines)
+
+
+def _td(cell: Cell, right: bool) -> str:
+    text = _cell(cell)
+    long = ' class="long"' if not right and len(text) > 14 else ""  # else a phone breaks it after every word
+    return f"<td{_align(right) or long}>{text}</td>"
 
 
 def _align(right: bool) -> str:

@@ -203,8 +203,11 @@ class Report:
         for name, read in (("rows", _row), ("figures", figure_from_json)):
             entries = items(content.get(name, ()), name)
             content[name] = tuple(read(entry, f"{name}[{i}]") for i, entry in enumerate(entries))
-        content["settings"] = free_from_json(content.get("settings", {}), "settings")
-        return cls(**content)
+        try:
+            content["settings"] = free_from_json(content.get("settings", {}), "settings")
+            return cls(**content)
+        except RecursionError:
+            raise InputError("settings are nested too deeply to be read") from None
 
     def to_markdown(self) -> str:
         """The report as Markdown, its figures as their data."""
