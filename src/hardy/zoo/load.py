@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy.core.artefact import RECORD, read_record
 from hardy.core.errors import InputError, near_misses
 
 WEIGHTS = Path(__file__).parent / "weights"
+HUB_FILES = ["*.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model", "vocab*", "merges*"]
 
 
 def names() -> tuple[str, ...]:
@@ -30,27 +32,33 @@ def card(name: str) -> dict[str, Any]:
     return json.loads((WEIGHTS / name / "card.json").read_text(encoding="utf-8"))
 
 
-def find(name: str) -> str:
-    """What `from_pretrained` takes for `name`: a zoo folder, a folder of the user's, or a hub id.
+def find(name: str) -> Path:
+    """The folder that holds the model `name`: the zoo's, the user's own, or the hub's copy, downloaded if need be.
 
     Raises:
-        InputError: `name` is none of them.
+        InputError: there is no such model, or its folder is damaged.
     """
     if name in names():
-        return str(WEIGHTS / name)
+        return WEIGHTS / name
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / RECORD).is_file():
             read_record(path)
         elif not (path / "config.json").is_file():
             raise InputError(f"{name} is a folder without config.json: not a Hugging Face model")
-        return str(path)
+        return path
     looks_like_path = path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     close = near_misses(name, names())
     if looks_like_path or (close and "/" not in name):
         kind = "a file" if path.exists() else "not there"
         raise InputError(f"unknown model {name!r}: as a folder it is {kind}, and no zoo model{close}")
-    return name
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=10))
+    except Exception as error:  # no network, no such model, no access, not an id: all of them are the name's fault
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"unknown model {name!r}: no zoo model ({', '.join(names())}), no folder, and not had from the hub: {reason}"
+        ) from error
 
 
 def load(
@@ -133,9 +141,8 @@ def _reading(name: str, part: str, read: Any) -> Any:
     try:
         return read()
     except Exception as error:
-        known = near_misses(name, names())
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"cannot read the {part} of model {name!r}: {first}{known}") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"cannot read the {part} of model {name!r}: {reason}") from error
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()

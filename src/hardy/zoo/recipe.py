@@ -32,9 +32,9 @@ class Recipe:
     vocab_size: int = 3072
     context: int = 512
     batch: int = 16
-    steps: int = 6000
-    warmup: float = 0.02
-    decay: float = 0.25
+    steps: int = 4500
+    warmup: float = 0.027
+    decay: float = 0.778
     matrix_lr: float = 1.5e-2
     other_lr: float = 3e-3
     weight_decay: float = 0.05

@@ -3,6 +3,8 @@
 import sysconfig
 from pathlib import Path
 
+from hardy.core.errors import InputError
+
 EVALUATION = ("argparse", "calendar", "difflib", "fractions", "heapq", "statistics", "textwrap")
 """Held-out modules on which figures are reported."""
 
@@ -20,18 +22,22 @@ def standard_library() -> Path:
     """The folder of this Python's standard library.
 
     Raises:
-        FileNotFoundError: it holds no source files (a zipped or frozen Python).
+        InputError: it holds no source files (a zipped or frozen Python).
     """
     folder = Path(sysconfig.get_path("stdlib"))
     if not (folder / "argparse.py").is_file():
-        raise FileNotFoundError(f"no standard-library source in {folder}; give a text of your own with --text FILE")
+        raise InputError(f"no standard-library source in {folder}; give a text of your own with --text FILE")
     return folder
 
 
 def held_out_text(part: str = "evaluation") -> str:
-    """The source of the held-out modules of `part` ("evaluation" or "calibration"), joined by blank lines."""
+    """The source of the held-out modules of `part` ("evaluation" or "calibration"), joined by blank lines.
+
+    Raises:
+        InputError: there is no such part, or this Python has no source files.
+    """
     if part not in HELD_OUT:
-        raise ValueError(f"unknown part {part!r}; there are {', '.join(HELD_OUT)}")
+        raise InputError(f"unknown part {part!r}; there are {', '.join(HELD_OUT)}")
     folder = standard_library()
     return "\n\n".join((folder / f"{name}.py").read_text(encoding="utf-8") for name in HELD_OUT[part])
 

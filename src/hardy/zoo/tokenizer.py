@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from hardy.core.errors import InputError
+
 END_OF_TEXT = "<|endoftext|>"
 """Separates documents in training; begins and ends a sequence."""
 
@@ -13,7 +15,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, max_length: int) 
     """A tokenizer of exactly `vocab_size` tokens; `max_length` is the context the model will be trained for.
 
     Raises:
-        ValueError: the documents do not hold enough different pairs for `vocab_size` tokens.
+        InputError: the documents do not hold enough different pairs for `vocab_size` tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -26,7 +28,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, max_length: int) 
     )
     tokenizer.train_from_iterator(documents, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
-        raise ValueError(f"the text gives {tokenizer.get_vocab_size()} tokens, not the vocab_size of {vocab_size}")
+        raise InputError(f"the text gives {tokenizer.get_vocab_size()} tokens, not the vocab_size of {vocab_size}")
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
