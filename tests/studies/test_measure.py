@@ -39,7 +39,9 @@ def test_the_parts_of_a_file_are_its_halves(micro_llama: Path, tmp_path: Path) -
     path = tmp_path / "halves.txt"
     path.write_text("a" * 400 + "class Second:\n    pass\n" * 18)
     settings = settings_for(str(micro_llama), str(path), tokens=32, window=32)
-    losses = {part: measure(settings, {"part": part, "method": None}, 0)["loss"] for part in ("calibration", "evaluation")}
+    losses = {
+        part: measure(settings, {"part": part, "method": None}, 0)["loss"] for part in ("calibration", "evaluation")
+    }
     assert losses["calibration"] != losses["evaluation"]
 
 

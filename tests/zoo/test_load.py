@@ -24,7 +24,9 @@ def edit_config(folder: Path, **values: object) -> None:
 
 def edit_weights(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
     tensors = load_file(folder / "model.safetensors") | change
-    save_file({k: v for k, v in tensors.items() if v is not None}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v for k, v in tensors.items() if v is not None}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
 
 
 def test_a_hugging_face_folder_loads_in_evaluation_mode(folder: Path) -> None:
@@ -61,7 +63,9 @@ def test_unknown_names_are_refused_with_near_misses(tmp_path: Path) -> None:
 
 
 def test_a_hub_id_that_cannot_be_had_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardy.zoo.load.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute")))
+    monkeypatch.setattr(
+        "hardy.zoo.load.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
+    )
     with pytest.raises(InputError, match="'some/model'.*tiny-llama.*not had from the hub: no route"):
         load("some/model")
 
@@ -118,7 +122,9 @@ def test_generation_is_seeded_and_leaves_the_global_generator_alone(folder: Path
     sampled = [hardy.zoo.generate(model, tokenizer, "def", tokens=12, temperature=1.0, seed=s) for s in (0, 0, 1)]
     assert torch.equal(before, torch.random.get_rng_state())
     assert sampled[0] == sampled[1] != sampled[2]
-    assert hardy.zoo.generate(model, tokenizer, "def", tokens=5) == hardy.zoo.generate(model, tokenizer, "def", tokens=5)
+    assert hardy.zoo.generate(model, tokenizer, "def", tokens=5) == hardy.zoo.generate(
+        model, tokenizer, "def", tokens=5
+    )
 
 
 def test_generation_refuses_what_it_cannot_do(folder: Path) -> None:

@@ -32,7 +32,9 @@ def build(vocab_size: int) -> PreTrainedModel:
     )
 
 
-RECIPE = Recipe(name="micro", summary="for tests", build=build, vocab_size=400, context=32, batch=4, steps=24, decay=0.5)
+RECIPE = Recipe(
+    name="micro", summary="for tests", build=build, vocab_size=400, context=32, batch=4, steps=24, decay=0.5
+)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,164 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import hardy
+from hardy.cli.main import main
+from hardy.cli.options import numbers
+from hardy.core.errors import InputError
+from hardy.core.report import Report, Row
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line in this process: exit code, output, errors."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hardy", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def test_help_and_version_do_not_import_torch() -> None:
+    probe = (
+        "import sys, runpy\nsys.argv = ['hardy', {argument!r}]\ntry:\n runpy.run_module('hardy', run_name='__main__')\n"
+    )
+    probe += (
+        "except SystemExit as stop:\n assert not stop.code, stop.code\nassert 'torch' not in sys.modules, 'torch'\n"
+    )
+    for argument in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-c", probe.format(argument=argument)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert f"hardy {hardy.__version__}" in done.stdout
+
+
+def test_every_command_has_help(run: Run) -> None:
+    for command in (
+        (),
+        ("study",),
+        ("locate",),
+        ("zoo", "list"),
+        ("zoo", "train"),
+        ("zoo", "info"),
+        ("report", "open"),
+    ):
+        code, out, _ = run(*command, "--help")
+        assert code == 0
+        assert "Usage" in out
+
+
+def test_zoo_list_and_info(run: Run) -> None:
+    code, out, _ = run("zoo", "list")
+    assert code == 0
+    assert "tiny-llama" in out
+    code, out, _ = run("zoo", "info", "tiny-llama")
+    assert json.loads(out)["name"] == "tiny-llama"
+
+
+def test_locate_prints_and_writes_the_ranking(run: Run, micro_llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ranking.json"
+    code, out, _ = run("locate", str(micro_llama), "--by", "weight-error", "--top", "3", "--out", str(path))
+    assert code == 0
+    assert out.count("model.layers") == 3
+    assert len(hardy.core.Ranking(**json.loads(path.read_text()))) == 14
+
+
+def test_report_show_prints_a_stored_report(run: Run, tmp_path: Path) -> None:
+    Report(title="What was found", rows=(Row(metric="perplexity", condition="c", value=2.5),)).save(tmp_path)
+    code, out, _ = run("report", "show", str(tmp_path))
+    assert code == 0
+    assert "What was found" in out
+    assert "2.5" in out
+
+
+def test_report_open_hands_the_page_to_the_browser(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Report(title="t").save(tmp_path)
+    (tmp_path / "report.html").unlink()
+    opened: list[str] = []
+    monkeypatch.setattr("typer.launch", lambda url: opened.append(url) or 0)
+    code, _, _ = run("report", "open", str(tmp_path))
+    assert code == 0
+    assert opened == [(tmp_path / "report.html").resolve().as_uri()]
+    assert (tmp_path / "report.html").is_file()
+    monkeypatch.setattr("typer.launch", lambda url: 1)
+    code, _, err = run("report", "open", str(tmp_path))
+    assert code == 2
+    assert "no browser could be started" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["study", "--model", "tiny-lama"], "did you mean tiny-llama"),
+        (["study", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["study", "--additive=-1"], "strength must be finite and at least 0, got -1"),
+        (["study", "--proportional", "inf"], "got inf"),
+        (["study", "--bits", "9"], "bits must be an integer from 2 to 8, got 9"),
+        (["study", "--bits", "two"], "--bits takes numbers separated by commas, got 'two'"),
+        (["study", "--select", "no.such.place"], "'no.such.place' matches nothing"),
+        (["study", "--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["study", "--keep", "2"], "shares of the layers between 0 and 1, got 2"),
+        (["locate", "--by", "nois"], "did you mean noise"),
+        (["zoo", "info", "tiny-lama"], "did you mean tiny-llama"),
+        (["zoo", "train", "tiny-lama"], "did you mean tiny-llama"),
+        (["report", "show", "nowhere"], "no report at nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    run: Run, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_a_foreign_output_folder_is_refused(run: Run, micro_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    code, _, err = run("study", "--model", str(micro_llama), "--out", str(tmp_path), "--tokens", "64", "--window", "64")
+    assert code == 2
+    assert "is not a study of hardy" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_interrupt_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hardy.studies.survival", interrupted)
+    code, _, err = run("study", "--out", "somewhere")
+    assert code == 130
+    assert "somewhere" in err
+    assert "same command goes on" in err
+
+
+def test_a_full_disk_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "report.json")
+
+    monkeypatch.setattr("hardy.studies.survival", full)
+    code, _, err = run("study")
+    assert (code, err) == (2, "error: report.json: No space left on device\n")
+
+
+def test_lists_of_numbers() -> None:
+    assert numbers("8, 4,3", int, "bits") == (8, 4, 3)
+    assert numbers("", float, "additive") == ()
+    with pytest.raises(InputError, match="--bits takes numbers"):
+        numbers("8;4", int, "bits")
