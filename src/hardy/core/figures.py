@@ -1,0 +1,327 @@
+"""Plots as data: lines, bars and heat maps that a report keeps, stores as JSON and draws with matplotlib."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from hardy.core import fields
+from hardy.core.errors import InputError, near_misses
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Cell: TypeAlias = str | float | None
+Data: TypeAlias = tuple[tuple[str, ...], tuple[tuple[Cell, ...], ...]]
+"""A plain table: column names, and rows of cells."""
+
+LineStyle: TypeAlias = Literal["line", "points", "dashed"]
+BarStyle: TypeAlias = Literal["filled", "hatched"]
+
+
+def _set(record: object, **values: object) -> None:
+    """Store checked values in a frozen record, from its `__post_init__`."""
+    for name, value in values.items():
+        object.__setattr__(record, name, value)
+
+
+def _choice(value: object, allowed: tuple[str, ...], name: str) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def _switch(value: object, name: str) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}")
+
+
+def _same_length(name: str, expected: int, **values: tuple[Any, ...] | None) -> None:
+    for field, value in values.items():
+        if value is not None and len(value) != expected:
+            raise InputError(f"{name} needs {expected} values in {field}, got {len(value)}")
+
+
+def _spread(values: Iterable[Any] | None, name: str) -> tuple[float, ...] | None:
+    """Standard deviations, which cannot be negative."""
+    if values is None:
+        return None
+    spread = fields.numbers(values, name)
+    if any(value < 0 for value in spread):
+        raise InputError(f"{name} must not be negative, got {min(spread)}")
+    return spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One line or cloud of points of `Lines`.
+
+    Args:
+        label: its name in the legend.
+        x, y: the points; `y` may be infinite (drawn at the edge with a mark) or NaN (a gap).
+        spread: standard deviation of each `y`, drawn as a band ("points": as error bars).
+        style: "line", "points", or "dashed": grey, for a control.
+    """
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    spread: tuple[float, ...] | None = None
+    style: LineStyle = "line"
+
+    def __post_init__(self) -> None:
+        label = fields.text(self.label, "label")
+        name = f"series {label!r}"
+        x, y = fields.numbers(self.x, f"x of {name}"), fields.numbers(self.y, f"y of {name}")
+        spread = _spread(self.spread, f"spread of {name}")
+        _same_length(name, len(x), y=y, spread=spread)
+        for value in x:
+            if not math.isfinite(value):
+                raise InputError(f"x of {name} must be finite, got {value}")
+        _choice(self.style, get_args(LineStyle), f"style of {name}")
+        _set(self, x=x, y=y, spread=spread)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarSeries:
+    """The bars of one colour in `Bars`.
+
+    Args:
+        label: its name in the legend.
+        values: one per group; may be infinite (drawn to the edge with a mark) or NaN (left out).
+        spread: standard deviation of each value, drawn as error bars.
+        style: "filled", or "hatched": grey, for a control.
+    """
+
+    label: str
+    values: tuple[float, ...]
+    spread: tuple[float, ...] | None = None
+    style: BarStyle = "filled"
+
+    def __post_init__(self) -> None:
+        label = fields.text(self.label, "label")
+        name = f"series {label!r}"
+        values, spread = fields.numbers(self.values, f"values of {name}"), _spread(self.spread, f"spread of {name}")
+        _same_length(name, len(values), spread=spread)
+        _choice(self.style, get_args(BarStyle), f"style of {name}")
+        _set(self, values=values, spread=spread)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Curves or points over a numeric x.
+
+    Args:
+        title, caption: shown above and below; the caption says what to see in it.
+        x_label, y_label: names of the axes, with units.
+        series: at least one.
+        log_x: logarithmic x; x = 0 (such as "no noise") is then drawn at the left, negative x is refused.
+        log_y: logarithmic y; what is not positive is drawn at the bottom edge with a mark.
+    """
+
+    title: str
+    caption: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    log_x: bool = False
+    log_y: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("title", "caption", "x_label", "y_label"):
+            fields.text(getattr(self, name), name)
+        _set(self, series=_records(self.series, Series, f"series of {self.title!r}"))
+        _switch(self.log_x, "log_x")
+        _switch(self.log_y, "log_y")
+        for series in self.series:
+            if self.log_x and any(x < 0 for x in series.x):
+                raise InputError(f"x of series {series.label!r} must be >= 0 for log_x=True, got {min(series.x)}")
+
+    def draw(self, axes: "Axes") -> None:
+        """Draw everything but title and caption into matplotlib `axes`."""
+        from hardy.core import drawing
+
+        drawing.draw_lines(self, axes)
+
+    def data(self) -> Data:
+        """One row per point: series, x, y, and the spread if any series has one."""
+        points = [
+            (series.label, x, y, series.spread[i] if series.spread else None)
+            for series in self.series
+            for i, (x, y) in enumerate(zip(series.x, series.y, strict=True))
+        ]
+        if any(series.spread for series in self.series):
+            return ("series", self.x_label, self.y_label, "spread"), tuple(points)
+        return ("series", self.x_label, self.y_label), tuple(point[:3] for point in points)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """Groups of bars, one bar per series in each.
+
+    Args:
+        title, caption: shown above and below.
+        y_label: what the height is, with its unit.
+        groups: names along the x axis.
+        series: at least one, each with one value per group.
+        log_y: logarithmic height; what is not positive is marked at the bottom edge.
+    """
+
+    title: str
+    caption: str
+    y_label: str
+    groups: tuple[str, ...]
+    series: tuple[BarSeries, ...]
+    log_y: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("title", "caption", "y_label"):
+            fields.text(getattr(self, name), name)
+        _set(self, groups=fields.texts(self.groups, f"groups of {self.title!r}"))
+        _set(self, series=_records(self.series, BarSeries, f"series of {self.title!r}"))
+        _switch(self.log_y, "log_y")
+        for series in self.series:
+            _same_length(f"series {series.label!r}, one per group,", len(self.groups), values=series.values)
+
+    def draw(self, axes: "Axes") -> None:
+        """Draw everything but title and caption into matplotlib `axes`."""
+        from hardy.core import drawing
+
+        drawing.draw_bars(self, axes)
+
+    def data(self) -> Data:
+        """One row per group, one column per series, followed by its spread if it has one."""
+        columns: list[str] = ["group"]
+        values: list[tuple[Cell, ...]] = [self.groups]
+        for series in self.series:
+            columns.append(series.label)
+            values.append(series.values)
+            if series.spread:
+                columns.append(f"{series.label}: spread")
+                values.append(series.spread)
+        return tuple(columns), tuple(zip(*values, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """A coloured grid, such as fragility by layer and projection.
+
+    Args:
+        title, caption: shown above and below.
+        rows, columns: their names; the first row is drawn on top.
+        values: (rows, columns); None or NaN is missing, infinity has a colour of its own.
+        unit: what the colours mean.
+        log: logarithmic colours; what is not positive gets the lowest colour.
+    """
+
+    title: str
+    caption: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    unit: str = ""
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("title", "caption", "unit"):
+            fields.text(getattr(self, name), name)
+        rows = fields.texts(self.rows, f"rows of {self.title!r}")
+        columns = fields.texts(self.columns, f"columns of {self.title!r}")
+        _switch(self.log, "log")
+        grid = fields.items(self.values, f"values of {self.title!r}")
+        if not rows or not columns or len(grid) != len(rows):
+            raise InputError(
+                f"{self.title!r} needs one row of values for each of its {len(rows)} rows and {len(columns)} columns "
+                f"(at least 1 each), got {len(grid)}"
+            )
+        values = []
+        for label, line in zip(rows, grid, strict=True):
+            cells = fields.items(line, f"row {label!r}")
+            _same_length(f"row {label!r} of {self.title!r}", len(columns), values=cells)
+            values.append(tuple(_present(cell, f"row {label!r}") for cell in cells))
+        _set(self, rows=rows, columns=columns, values=tuple(values))
+
+    def draw(self, axes: "Axes") -> None:
+        """Draw everything but title and caption, with a colour bar, into matplotlib `axes`."""
+        from hardy.core import drawing
+
+        drawing.draw_heat_map(self, axes)
+
+    def data(self) -> Data:
+        """The grid, with the row names as its first column."""
+        lines = zip(self.rows, self.values, strict=True)
+        return (self.unit, *self.columns), tuple((label, *cells) for label, cells in lines)
+
+
+Figure: TypeAlias = Lines | Bars | HeatMap
+KINDS: dict[str, type[Lines] | type[Bars] | type[HeatMap]] = {"lines": Lines, "bars": Bars, "heat map": HeatMap}
+_SERIES = {"lines": Series, "bars": BarSeries}
+
+
+def save_png(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
+    """Draw `figure` with its title into the PNG file `path` (for a README or a paper), atomically.
+
+    Returns:
+        The path.
+    """
+    from hardy.core import drawing
+
+    return drawing.save_png(figure, Path(path), dpi)
+
+
+def figure_to_json(figure: Figure) -> dict[str, Any]:
+    """The figure as JSON values; the field "kind" says which figure it is."""
+    kind = next(kind for kind, cls in KINDS.items() if type(figure) is cls)
+    return {"kind": kind, **_fields_to_json(figure)}
+
+
+def figure_from_json(value: Any, name: str) -> Figure:
+    """The inverse of `figure_to_json`.
+
+    Raises:
+        InputError: it is no figure, or its fields do not fit; `name` says where it stands.
+    """
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"{name} must be of a kind in {', '.join(KINDS)}, got {kind!r}{near_misses(str(kind), KINDS)}")
+    cls = KINDS[kind]
+    values = record_fields(cls, {key: item for key, item in value.items() if key != "kind"}, name)
+    if kind in _SERIES:
+        series = fields.items(values["series"], f"series of {name}")
+        record = _SERIES[kind]
+        values["series"] = tuple(
+            record(**record_fields(record, item, f"series {i} of {name}")) for i, item in enumerate(series)
+        )
+    return cls(**values)
+
+
+def record_fields(cls: type, value: Any, name: str) -> dict[str, Any]:
+    """The fields of dataclass `cls` from a JSON object, with none missing and none unknown."""
+    missing = dataclasses.MISSING
+    needed = {f.name: f.default is missing and f.default_factory is missing for f in dataclasses.fields(cls)}
+    required = [field for field, need in needed.items() if need]
+    return fields.known(value, required, needed, name)
+
+
+def _fields_to_json(record: Any) -> dict[str, Any]:
+    values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    if "series" in values:
+        return values | {"series": [_fields_to_json(series) for series in values["series"]]}
+    return {key: fields.to_json(value) for key, value in values.items()}
+
+
+def _records(values: object, cls: type, name: str) -> tuple[Any, ...]:
+    records = fields.items(values, name)
+    if not records:
+        raise InputError(f"{name} must hold at least one {cls.__name__}")
+    for record in records:
+        if type(record) is not cls:
+            raise InputError(f"{name} must hold {cls.__name__} only, got {record!r:.80}")
+    return records
+
+
+def _present(value: object, name: str) -> float | None:
+    """None for what is missing, so that equal maps compare equal (NaN never does)."""
+    value = None if value is None else fields.number(value, name)
+    return None if value is None or math.isnan(value) else value

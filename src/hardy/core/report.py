@@ -1,0 +1,329 @@
+"""What a measurement found: rows and figures that print as a table and save as JSON, Markdown and one HTML page."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hardy.core.display import format_cell, format_measurement, printable
+from hardy.core.errors import InputError, near_misses
+from hardy.core.fields import free, free_from_json, free_to_json, items, number, scalar, text, texts, to_json, whole
+from hardy.core.figures import KINDS, Figure, figure_from_json, figure_to_json, record_fields
+from hardy.core.files import write_text
+
+FORMAT = "hardy-report"
+VERSION = 1
+FILES = ("report.json", "report.md", "report.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured value.
+
+    Args:
+        metric: what was measured, such as "perplexity".
+        condition: under what it was measured, such as "trit-planes, 3.2 bits".
+        value: may be infinite or NaN.
+        spread: standard deviation over the `n` repetitions.
+        n: repetitions that `value` is the mean of.
+        unit: of `value` and `spread`; empty for a bare number.
+        seeds: of the repetitions.
+        baseline: the condition, with the same metric, that this one is judged against.
+        details: further facts, each a number, a text, a truth value or None: bits_per_weight, strength ...
+
+    Raises:
+        InputError: a field is of the wrong type, or `spread` is negative, or `n` is not positive.
+    """
+
+    metric: str
+    condition: str
+    value: float
+    spread: float | None = None
+    n: int = 1
+    unit: str = ""
+    seeds: tuple[int, ...] = ()
+    baseline: str | None = None
+    details: Mapping[str, float | int | str | bool | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("metric", "condition", "unit"):
+            text(getattr(self, name), name)
+        where = f"{self.metric} of {self.condition!r}"
+        if self.baseline is not None:
+            text(self.baseline, f"baseline of {where}")
+        if not isinstance(self.details, Mapping):
+            raise InputError(f"details of {where} must be a mapping, got {self.details!r}")
+        checked = {
+            "value": number(self.value, f"value of {where}"),
+            "spread": None if self.spread is None else number(self.spread, f"spread of {where}"),
+            "n": whole(self.n, f"n of {where}"),
+            "seeds": tuple(whole(seed, f"seeds of {where}") for seed in items(self.seeds, f"seeds of {where}")),
+            "details": {
+                text(key, f"a key in details of {where}"): scalar(value, f"details[{key!r}] of {where}")
+                for key, value in self.details.items()
+            },
+        }
+        if checked["spread"] is not None and checked["spread"] < 0:
+            raise InputError(f"spread of {where} must not be negative, got {self.spread}")
+        if checked["n"] < 1:
+            raise InputError(f"n of {where} must be at least 1, got {self.n}")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Rows as text, for any kind of table: `groups` are (metric, lines); `numeric` columns are aligned right."""
+
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    groups: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything one measurement has to say.
+
+    Args:
+        title: what was asked or measured.
+        summary: sentences, the answer first.
+        rows: every value, controls included.
+        figures: `Lines`, `Bars`, `HeatMap`.
+        settings: how it was made (model, text, seeds, versions): numbers, texts, lists and mappings of them.
+        notes: what a reader should know before trusting it.
+
+    Raises:
+        InputError: a field is of the wrong type.
+    """
+
+    title: str
+    summary: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        text(self.title, "title")
+        if not isinstance(self.settings, Mapping):
+            raise InputError(f"settings must be a mapping, got {self.settings!r}")
+        checked = {
+            "summary": texts(self.summary, "summary"),
+            "rows": items(self.rows, "rows"),
+            "figures": items(self.figures, "figures"),
+            "settings": free(self.settings, "settings"),
+            "notes": texts(self.notes, "notes"),
+        }
+        for row in checked["rows"]:
+            if not isinstance(row, Row):
+                raise InputError(f"rows must hold Row only, got {row!r:.80}")
+        for figure in checked["figures"]:
+            if type(figure) not in KINDS.values():
+                raise InputError(f"figures must hold Lines, Bars or HeatMap, got {figure!r:.80}")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def select(self, metric: str | None = None, condition: str | None = None) -> tuple[Row, ...]:
+        """The rows of this metric and this condition, in order; None means any."""
+        return tuple(row for row in self.rows if metric in (None, row.metric) and condition in (None, row.condition))
+
+    def value(self, metric: str, condition: str) -> float:
+        """The value of the one row with this metric and condition.
+
+        Raises:
+            InputError: there is no such row (close names are given), or more than one.
+        """
+        rows = self.select(metric, condition)
+        if len(rows) == 1:
+            return rows[0].value
+        if rows:
+            raise InputError(f"{len(rows)} rows have the metric {metric!r} and the condition {condition!r}, expected 1")
+        metrics = [row.metric for row in self.rows]
+        if metric not in metrics:
+            raise InputError(f"no row has the metric {metric!r}{_hint(metric, metrics)}")
+        conditions = [row.condition for row in self.select(metric)]
+        raise InputError(f"no row for {metric} has the condition {condition!r}{_hint(condition, conditions)}")
+
+    def cells(self, metric: str | None = None, *, with_seeds: bool = False) -> Cells:
+        """The rows as text, grouped by metric, without the columns that no row uses."""
+        rows = self.select(metric)
+        keys = list(dict.fromkeys(key for row in rows for key in row.details))
+        columns: dict[str, list[object]] = {
+            "condition": [row.condition for row in rows],
+            "value": [format_measurement(row.value, row.spread) for row in rows],
+            "unit": [row.unit or None for row in rows],
+            "n": [row.n for row in rows] if any(row.n > 1 for row in rows) else [],
+            "baseline": [self._baseline(row) for row in rows],
+            "seeds": [row.seeds or None for row in rows] if with_seeds else [],
+        }
+        # A list of pairs, since a detail may be called "value" too.
+        used = [pair for pair in columns.items() if any(cell is not None for cell in pair[1])]
+        details = [(printable(key).replace("_", " "), [row.details.get(key) for row in rows]) for key in keys]
+        used += details
+        numeric = [
+            name in ("value", "n") if i < len(used) - len(details) else all(_numeric(cell) for cell in cells)
+            for i, (name, cells) in enumerate(used)
+        ]
+        lines = list(zip(*([format_cell(cell) for cell in cells] for _, cells in used), strict=True))
+        groups = {row.metric: [] for row in rows}
+        for row, line in zip(rows, lines, strict=True):
+            groups[row.metric].append(line)
+        return Cells(
+            tuple(name for name, _ in used),
+            tuple(numeric),
+            tuple((name, tuple(group)) for name, group in groups.items()),
+        )
+
+    def table(self, metric: str | None = None) -> Table:
+        """The rows, of one metric or all, as a table for the terminal.
+
+        Raises:
+            InputError: no row has this metric.
+        """
+        if metric is not None and not self.select(metric):
+            names = [row.metric for row in self.rows]
+            raise InputError(f"no row has the metric {metric!r}{_hint(metric, names)}")
+        cells = self.cells(metric)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for i, (name, right) in enumerate(zip(cells.columns, cells.numeric, strict=True)):
+            ratio = 2 if i == 0 else 1  # the condition wraps last
+            table.add_column(Text(name), justify="right" if right else "left", no_wrap=name == "value", ratio=ratio)
+        for name, lines in cells.groups:
+            if len(cells.groups) > 1 or metric is None:
+                table.add_row(Text(printable(name), style="cyan"))
+            for line in lines:
+                table.add_row(*map(Text, line))  # Text, not str: "[...]" in a name is no markup
+            table.add_section()
+        return table
+
+    def print(self, console: Console | None = None) -> None:
+        """Print title, summary, table and notes to `console`, by default the terminal."""
+        console = console or Console()
+        console.print(Text(printable(self.title), style="bold"))
+        for sentence in self.summary:
+            console.print(Text(printable(sentence)))
+        if self.rows:
+            console.print()
+            console.print(self.table())
+        for note in self.notes:
+            console.print(Text(f"Note: {printable(note)}", style="dim"))
+
+    def to_json(self) -> str:
+        """The whole report as JSON text; `from_json` restores it exactly, infinity and NaN included."""
+        rows = [
+            {f.name: to_json(getattr(row, f.name)) for f in fields(row)} | {"details": free_to_json(row.details)}
+            for row in self.rows
+        ]
+        value = {
+            "format": FORMAT,
+            "version": VERSION,
+            "title": self.title,
+            "summary": self.summary,
+            "rows": rows,
+            "figures": [figure_to_json(figure) for figure in self.figures],
+            "settings": free_to_json(self.settings),
+            "notes": self.notes,
+        }
+        return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, source: str | Mapping[str, Any]) -> "Report":
+        """The report in a JSON text, or in what `json.loads` made of one.
+
+        Raises:
+            InputError: it is no JSON, no report, from a newer version of hardy, or has wrong fields.
+        """
+        try:
+            value = json.loads(source) if isinstance(source, str) else dict(source)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"the report is not JSON: {error}") from None
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise InputError(f'this is not a hardy report: it must be a JSON object with "format": "{FORMAT}"')
+        version = whole(value.get("version"), "version of the report")
+        if version != VERSION:
+            advice = "; it was written by a newer hardy" if version > VERSION else ""
+            raise InputError(f"the report has format version {version}, this hardy reads version {VERSION}{advice}")
+        content = {key: item for key, item in value.items() if key not in ("format", "version")}
+        content = record_fields(cls, content, "the report")
+        for name, read in (("rows", _row), ("figures", figure_from_json)):
+            entries = items(content.get(name, ()), name)
+            content[name] = tuple(read(entry, f"{name}[{i}]") for i, entry in enumerate(entries))
+        content["settings"] = free_from_json(content.get("settings", {}), "settings")
+        return cls(**content)
+
+    def to_markdown(self) -> str:
+        """The report as Markdown, its figures as their data."""
+        from hardy.core import markdown
+
+        return markdown.page(self)
+
+    def to_html(self) -> str:
+        """The report as one HTML page with drawn figures, which needs no other file and no network."""
+        from hardy.core import html
+
+        return html.page(self)
+
+    def save(self, folder: str | Path) -> tuple[Path, Path, Path]:
+        """Write report.json, report.md and report.html into `folder`, each of them atomically.
+
+        Returns:
+            The three paths.
+
+        Raises:
+            InputError: `folder` is a file.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; a report needs a folder")
+        pages = (self.to_json(), self.to_markdown(), self.to_html())  # all made before the first is replaced
+        paths = (folder / FILES[0], folder / FILES[1], folder / FILES[2])
+        for path, page in zip(paths, pages, strict=True):
+            write_text(path, page)
+        return paths
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Report":
+        """The report saved in a folder or a JSON file.
+
+        Raises:
+            InputError: there is none, or it is damaged, of another kind, or from a newer version of hardy.
+        """
+        path = Path(path)
+        file = path / FILES[0] if path.is_dir() else path
+        if not file.is_file():
+            raise InputError(f"no report at {path}: expected {FILES[0]} or a folder that holds it")
+        try:
+            return cls.from_json(file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise InputError(f"{file}: the report is not JSON: it is not UTF-8 text") from None
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
+
+    def _baseline(self, row: Row) -> str | None:
+        """The condition that `row` is judged against, with its value if there is exactly one."""
+        if row.baseline is None:
+            return None
+        found = self.select(row.metric, row.baseline)
+        return f"{row.baseline} ({format_cell(found[0].value)})" if len(found) == 1 else row.baseline
+
+
+def _row(value: Any, name: str) -> Row:
+    content = record_fields(Row, value, name)
+    content["details"] = free_from_json(content.get("details", {}), f"details of {name}")
+    return Row(**content)
+
+
+def _numeric(cell: object) -> bool:
+    return cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool))
+
+
+def _hint(name: str, known: list[str]) -> str:
+    """Close names, or else a few of those there are."""
+    known = list(dict.fromkeys(known))
+    return near_misses(name, known) or f"; there are {', '.join(known[:5]) or 'no rows'}{', ...' * (len(known) > 5)}"
