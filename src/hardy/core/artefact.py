@@ -1,12 +1,12 @@
 """An edited model on disk: hardy.json (what was done to which model) beside safetensors, whole or not there at all."""
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import shutil
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from hardy import __version__
 from hardy.core.errors import InputError
 from hardy.core.files import write_json
 from hardy.core.method import changes
@@ -52,15 +53,12 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     folder = Path(folder)
     if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an artefact of hardy; choose another folder")
-    applied = changes(model)
-    methods = [change.method.to_dict() for change in applied]
-    for change in reversed(applied):
-        change.suspend()
-    try:
+    methods = [change.method.to_dict() for change in changes(model)]
+    with contextlib.ExitStack() as suspended:
+        for change in reversed(changes(model)):
+            change.suspend()
+            suspended.callback(change.resume)
         base = state_hash(model)
-    finally:
-        for change in applied:
-            change.resume()
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
@@ -77,7 +75,7 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
             "methods": methods,
             "base_sha256": base,
             "files": {path.name: _fingerprint(path) for path in sorted(temporary.iterdir()) if path.is_file()},
-            "versions": {"hardy": version("hardy"), "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {"hardy": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
         write_json(temporary / RECORD, record)
         temporary.chmod(0o755)
@@ -102,17 +100,19 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         kind, number, files = record["format"], record["version"], dict(record["files"])
         expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{folder / RECORD} is damaged: {error}") from None
     if kind != FORMAT:
         raise InputError(f"{folder / RECORD} is of format {kind!r}, not {FORMAT!r}")
     if number != VERSION:
         raise InputError(f"{folder / RECORD} is of version {number}; this hardy reads version {VERSION}")
+    if not any(name.endswith(".safetensors") for name in expected):
+        raise InputError(f"{folder / RECORD} is damaged: it names no weights")
+    there = {path.name: path for path in folder.iterdir() if path.is_file()}  # so no name can lead out of the folder
     for name, (size, digest) in expected.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if name not in there:
             raise InputError(f"{folder} is damaged: {name} is missing")
-        if (path.stat().st_size, _fingerprint(path)["sha256"]) != (size, digest):
+        if (there[name].stat().st_size, _fingerprint(there[name])["sha256"]) != (size, digest):
             raise InputError(f"{folder} is damaged: {name} is not the file that was saved")
     return record
 

@@ -9,7 +9,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import joblib
 import torch
@@ -80,6 +80,10 @@ class Study:
         Raises:
             InputError: `out` holds a different study or something else.
         """
+        if backend not in get_args(Backend):
+            raise InputError(f"backend must be {' or '.join(get_args(Backend))}, got {backend!r}")
+        if workers is not None and workers < 1:
+            raise InputError(f"workers must be at least 1, got {workers}")
         self.open()
         unique = {cell.key: cell for cell in cells}
         done = {key: result for key, cell in unique.items() if (result := self._stored(cell))}
@@ -140,13 +144,18 @@ class Study:
     def _measure(self, cells: list[Cell], backend: Backend, workers: int | None) -> Iterator[Result]:
         if not cells:
             return
-        with _joblib_backend(backend, workers):
-            parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
-            jobs = (joblib.delayed(_measure_cell)(self.run, dict(self.settings), cell) for cell in cells)
-            yield from parallel(jobs)
+        jobs = [(self.run, dict(self.settings), cell) for cell in cells]
+        if backend == "ray":
+            with _ray_pool(workers) as pool:
+                yield from pool.imap_unordered(_measure_job, jobs)
+        else:
+            with joblib.parallel_config("loky", n_jobs=workers or -1, inner_max_num_threads=1):
+                parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+                yield from parallel(joblib.delayed(_measure_job)(job) for job in jobs)
 
 
-def _measure_cell(run: Callable[..., Mapping[str, float]], settings: Mapping[str, Any], cell: Cell) -> Result:
+def _measure_job(job: tuple[Callable[..., Mapping[str, float]], Mapping[str, Any], Cell]) -> Result:
+    run, settings, cell = job
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -159,19 +168,14 @@ def _measure_cell(run: Callable[..., Mapping[str, float]], settings: Mapping[str
         torch.set_num_threads(threads)
 
 
-def _joblib_backend(backend: Backend, workers: int | None) -> contextlib.AbstractContextManager[Any]:
-    if workers is not None and workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}")
-    if backend == "local":
-        return joblib.parallel_config("loky", n_jobs=workers or -1, inner_max_num_threads=1)
-    if backend != "ray":
-        raise InputError(f"backend must be local or ray, got {backend!r}")
+def _ray_pool(workers: int | None) -> contextlib.AbstractContextManager[Any]:
+    # Ray's own pool: joblib's Ray backend gives nothing back before all cells are done, and an interrupt would
+    # lose them.
     try:
-        from ray.util.joblib import register_ray
+        from ray.util.multiprocessing import Pool
     except ImportError:
         raise InputError('backend ray needs Ray: pip install "hardy[ray]"') from None
-    register_ray()
-    return joblib.parallel_config("ray", n_jobs=workers or -1)
+    return Pool(processes=workers)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

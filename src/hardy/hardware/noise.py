@@ -65,8 +65,12 @@ class ChipNoise(WeightMethod, abc.ABC):
     seed: int = 0
 
     def check(self) -> None:
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise InputError(f"noise strength must be finite and at least 0, got {self.strength}")
+        super().check()
+        number = isinstance(self.strength, int | float) and not isinstance(self.strength, bool)
+        if not (number and math.isfinite(self.strength) and self.strength >= 0):
+            raise InputError(f"noise strength must be a finite number of at least 0, got {self.strength!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise InputError(f"seed must be an integer, got {self.seed!r}")
 
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         if self.strength == 0:
