@@ -131,18 +131,36 @@ def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
     record = read_record(folder)
     if into is not None:
         try:
-            load_model(into, str(folder / "model.safetensors"))
-        except (RuntimeError, SafetensorError, FileNotFoundError) as error:
+            if (folder / "config.json").is_file():
+                into.load_state_dict(_pretrained(folder, record).state_dict())
+            else:
+                load_model(into, str(folder / "model.safetensors"))
+        except (RuntimeError, SafetensorError, OSError) as error:
             raise InputError(f"{folder} does not fit {type(into).__name__}: {str(error).splitlines()[0]}") from None
         return into.eval()
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds a {record.get('class')}; give a module of that class with into=")
+    return _pretrained(folder, record)
+
+
+def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
     import transformers
 
     architecture = getattr(transformers, str(record.get("class")), None)
-    if architecture is None:
-        raise InputError(f"transformers {transformers.__version__} has no {record.get('class')}, the class of {folder}")
-    return architecture.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
+    if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
+        raise InputError(
+            f"transformers {transformers.__version__} has no model {record.get('class')!r}, the class of {folder}"
+        )
+    try:
+        model, info = architecture.from_pretrained(
+            folder, dtype="auto", use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # as many kinds as there are formats inside
+        raise InputError(f"cannot read the model in {folder}: {str(error).splitlines()[0]}") from error
+    wrong = [*info["missing_keys"], *info["mismatched_keys"], *info["unexpected_keys"]]
+    if wrong:
+        raise InputError(f"the weights in {folder} are not those of a {record.get('class')}: {wrong[0]}")
+    return model.eval()
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
