@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     """Store `model` with the record of the methods applied to it.
 
     A Hugging Face model stays loadable by `from_pretrained`. The folder appears in one step: an interrupted save
-    leaves what was there before.
+    leaves what was there before. What a model makes anew whenever it is built (rotary frequencies, which
+    transformers keeps in float32) is not stored: load a model in the dtype you want rather than casting it with `.to`,
+    which rounds those too.
 
     Args:
         model: any module; the weights go to safetensors.
@@ -63,7 +66,8 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
         if hasattr(model, "save_pretrained"):
-            model.save_pretrained(temporary)
+            with _no_progress_bars():
+                model.save_pretrained(temporary)
         else:
             save_model(model, str(temporary / "model.safetensors"))
         if tokenizer is not None:
@@ -152,15 +156,29 @@ def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
             f"transformers {transformers.__version__} has no model {record.get('class')!r}, the class of {folder}"
         )
     try:
-        model, info = architecture.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, output_loading_info=True
-        )
+        with _no_progress_bars():
+            model, info = architecture.from_pretrained(
+                folder, dtype="auto", use_safetensors=True, output_loading_info=True
+            )
     except Exception as error:  # as many kinds as there are formats inside
         raise InputError(f"cannot read the model in {folder}: {str(error).splitlines()[0]}") from error
     wrong = [*info["missing_keys"], *info["mismatched_keys"], *info["unexpected_keys"]]
     if wrong:
         raise InputError(f"the weights in {folder} are not those of a {record.get('class')}: {wrong[0]}")
     return model.eval()
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

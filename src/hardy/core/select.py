@@ -74,10 +74,9 @@ def select(model: nn.Module, where: Selector = LINEAR, *, layers: str | int | No
             - "re:" and a regular expression that matches the whole qualified name;
             - a module class;
             - a predicate `f(name, module) -> bool`.
-            What it names is tried in this order: roles first, then names.
-            A string that begins with "!" takes away what it names, wherever it stands among the patterns.
-            Exclusions alone take away from `LINEAR`. A regular expression may hold commas, so it stands alone in
-            its string; give a sequence to combine it.
+            A word that is both a role and a name is the role. A string that begins with "!" takes away what it
+            names, wherever it stands among the patterns; exclusions alone take away from `LINEAR`. A regular
+            expression may hold commas, so it stands alone in its string; give a sequence to combine it.
         layers: keep these layers only: "last", "first", an index, a slice "-4:", or a list "0,3".
 
     A fused projection is selected as a whole or in parts, never both: where both are named the whole stays, and

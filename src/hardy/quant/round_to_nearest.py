@@ -57,6 +57,9 @@ class RoundToNearest(WeightMethod):
         if self.group_size is not None and (type(self.group_size) is not int or self.group_size < 1):
             raise InputError(f"group_size must be a positive integer or None, got {self.group_size!r}")
 
+        if not isinstance(self.symmetric, bool):
+            raise InputError(f"symmetric must be True or False, got {self.symmetric!r}")
+
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         codes, scale, zero_point = fit(weight, self.bits, self.group_size, self.symmetric)
         rounded = ungrouped((codes - zero_point) * scale, weight.shape[-1])
