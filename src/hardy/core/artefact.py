@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -18,7 +17,7 @@ from torch import nn
 
 from hardy import __version__
 from hardy.core.errors import InputError
-from hardy.core.files import write_json
+from hardy.core.files import read_json, write_json
 from hardy.core.method import changes
 
 FORMAT, VERSION = "hardy-artefact", 1
@@ -100,12 +99,12 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"{folder} is not a folder")
     if not (folder / RECORD).is_file():
         raise InputError(f"{folder} is not an artefact of hardy: it has no {RECORD}")
+    record = read_json(folder / RECORD)
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         kind, number, files = record["format"], record["version"], dict(record["files"])
         expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{folder / RECORD} is damaged: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{folder / RECORD} is damaged: {error!r}") from None
     if kind != FORMAT:
         raise InputError(f"{folder / RECORD} is of format {kind!r}, not {FORMAT!r}")
     if number != VERSION:

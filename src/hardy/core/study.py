@@ -16,7 +16,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hardy.core.errors import InputError
-from hardy.core.files import write_json
+from hardy.core.files import read_json, write_json
 
 FORMAT, VERSION = "hardy-study", 1
 Backend = Literal["local", "ray"]
@@ -110,8 +110,8 @@ class Study:
         path = self.out / "study.json"
         if path.is_file():
             try:
-                old = json.loads(path.read_text(encoding="utf-8"))
-                if old["format"] != FORMAT:
+                old = read_json(path)
+                if old["format"] != FORMAT or not isinstance(old["settings"], Mapping):
                     raise KeyError("format")
             except (ValueError, KeyError, TypeError):
                 raise InputError(f"{path} is damaged or not a study of hardy; choose another folder") from None
@@ -126,7 +126,7 @@ class Study:
         if self.out is None or not (path := self._path(cell)).is_file():
             return None
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))["values"]
+            values = read_json(path)["values"]
             return Result(cell=cell, values={name: float(value) for name, value in values.items()})
         except (ValueError, KeyError, TypeError, AttributeError):
             return None  # damaged from outside: measure it again
