@@ -16,6 +16,8 @@ logging.disable_progress_bar()
 settings.register_profile("hardy", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("hardy")
 
+torch.set_num_threads(1)  # tiny models: threads that wait for each other on busy cores cost a hundredfold
+
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -35,8 +35,8 @@ def random_ids(length: int) -> torch.Tensor:
     return torch.randint(0, 64, (length,), generator=torch.Generator().manual_seed(length))
 
 
-@pytest.mark.parametrize("length", [2, 3, 16, 17, 31, 40])
-@pytest.mark.parametrize(("window", "stride"), [(16, None), (16, 15), (16, 8), (16, 1), (2, 1), (3, 2), (64, 10)])
+@pytest.mark.parametrize("length", [2, 16, 17, 33])
+@pytest.mark.parametrize(("window", "stride"), [(16, None), (16, 15), (16, 7), (3, 1), (2, 1), (64, 10)])
 def test_like_the_oracle(llama: nn.Module, length: int, window: int, stride: int | None) -> None:
     ids = random_ids(length)
     losses = token_losses(llama, ids, window=window, stride=stride)
