@@ -1,4 +1,4 @@
-"""Tiny random-weight models of every architecture that hardy names the parts of; vocabulary 64, width 32, two layers."""
+"""Tiny random-weight models of every architecture that hardy names the parts of: vocabulary 64, width 32."""
 
 import torch
 import transformers as hf
@@ -37,7 +37,9 @@ CONFIGS = {
 }
 
 
-def build(architecture: str, *, tied: bool | None = None, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+def build(
+    architecture: str, *, tied: bool | None = None, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> nn.Module:
     """A causal language model with random weights, in evaluation mode; `tied` overrides the configuration's default."""
     config = CONFIGS[architecture]()
     if tied is not None:

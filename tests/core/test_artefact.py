@@ -250,7 +250,9 @@ def test_records_of_another_kind_are_refused(saved: Path, changed: dict[str, Any
         hardy.load(saved)
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "sub/../model.safetensors", "..", "", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "/etc/passwd", "sub/../model.safetensors", "..", "", "a\0b"]
+)
 def test_no_name_in_the_record_leads_out_of_the_folder(saved: Path, name: str) -> None:
     shutil.copy(saved / "model.safetensors", saved.parent / "outside.safetensors")
     files = artefact.read_record(saved)["files"]
@@ -293,12 +295,14 @@ def test_fuzzed_records_are_refused_or_read(plain: Path, data: st.DataObject) ->
     try:
         hardy.load(plain, into=nn.Sequential(nn.Linear(2, 2)))
     except InputError as error:
-        assert str(plain) in str(error)
+        assert str(plain) in str(error)  # noqa: PT017 - most are refused, some are still whole
     finally:
         (plain / "hardy.json").write_bytes(original)
 
 
-@pytest.mark.parametrize("content", [b"[" * 99999, b"\xff\xfe", b'{"files": {"model.safetensors": {"bytes": 1e999, "sha256": ""}}}'])
+@pytest.mark.parametrize(
+    "content", [b"[" * 99999, b"\xff\xfe", b'{"files": {"model.safetensors": {"bytes": 1e999, "sha256": ""}}}']
+)
 def test_nasty_records(saved: Path, content: bytes) -> None:
     (saved / "hardy.json").write_bytes(content)
     with pytest.raises(InputError, match="is damaged"):

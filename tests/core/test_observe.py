@@ -84,7 +84,9 @@ def test_routing_counts(architecture: str, ids: torch.Tensor) -> None:
     with torch.inference_mode():
         for batch in (ids[:, :4], ids):
             for layer, logits in enumerate(model(batch, output_router_logits=True).router_logits):
-                chosen[layer] += [expert for row in logits.tolist() for expert in sorted(range(4), key=lambda e: -row[e])[:2]]  # noqa: B023
+                chosen[layer] += [
+                    expert for row in logits.tolist() for expert in sorted(range(4), key=lambda e: -row[e])[:2]
+                ]
     for counts, experts in zip(seen.values(), chosen, strict=True):
         assert counts[0].value.tolist() == [experts.count(expert) for expert in range(4)]
 

@@ -18,7 +18,14 @@ def test_different_streams_have_different_seeds(one: tuple[int, list], two: tupl
 
 
 def test_look_alikes_are_kept_apart() -> None:
-    seeds = [derive(0, "ab", "c"), derive(0, "a", "bc"), derive(0, "abc"), derive(0, 1), derive(0, "1"), derive(0, "i1")]
+    seeds = [
+        derive(0, "ab", "c"),
+        derive(0, "a", "bc"),
+        derive(0, "abc"),
+        derive(0, 1),
+        derive(0, "1"),
+        derive(0, "i1"),
+    ]
     assert len(set(seeds)) == len(seeds)
 
 

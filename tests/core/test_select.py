@@ -257,7 +257,9 @@ def test_selection_is_set_arithmetic_in_model_order(chosen: set[int], excluded: 
             select(model, patterns)
 
 
-@given(begin=st.integers(-12, 12) | st.none(), end=st.integers(-12, 12) | st.none(), step=st.sampled_from([None, 1, 2, -1]))
+@given(
+    begin=st.integers(-12, 12) | st.none(), end=st.integers(-12, 12) | st.none(), step=st.sampled_from([None, 1, 2, -1])
+)
 def test_layer_slices_are_pythons(begin: int | None, end: int | None, step: int | None) -> None:
     model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(8)))
     spec = ":".join("" if part is None else str(part) for part in (begin, end, step))

@@ -15,7 +15,9 @@ import torch
 
 from hardy.core import Cell, InputError, Study, generator
 
-CELLS = [Cell(condition=f"noise {strength}", arguments={"strength": strength}, seed=s) for strength in (1, 2) for s in (0, 1)]
+CELLS = [
+    Cell(condition=f"noise {strength}", arguments={"strength": strength}, seed=s) for strength in (1, 2) for s in (0, 1)
+]
 
 
 def measure(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
@@ -87,9 +89,12 @@ def test_ray_gives_the_same_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     here = Path(__file__)
     paths = f"{here.parents[2] / 'src'}:{here.parents[1]}:{here.parent}"
     ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
         runtime_env={"env_vars": {"PYTHONPATH": paths}},
-    )  # fmt: skip
+    )
     try:
         through_ray = study(tmp_path).results(CELLS, backend="ray", workers=2)
     finally:
@@ -161,7 +166,9 @@ def test_figures_survive_the_file_to_the_last_bit(tmp_path: Path) -> None:
     assert stored["down"] == -math.inf
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"values": 3}', b'{"values": {"sum": "x"}}', b"\xff", b"[" * 9999])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"{}", b'{"values": 3}', b'{"values": {"sum": "x"}}', b"\xff", b"[" * 9999]
+)
 def test_a_damaged_cell_is_measured_again(tmp_path: Path, content: bytes) -> None:
     log = tmp_path / "log"
     before = study(tmp_path, log=str(log)).results(CELLS[:2], workers=1)
@@ -173,7 +180,7 @@ def test_a_damaged_cell_is_measured_again(tmp_path: Path, content: bytes) -> Non
 def test_another_study_in_the_folder_is_refused(tmp_path: Path) -> None:
     study(tmp_path, model="tiny", window=64).open()
     study(tmp_path, model="tiny", window=64).open()
-    with pytest.raises(InputError, match="holds a different study .window is 64 there, 128 here.; choose another"):
+    with pytest.raises(InputError, match=r"holds a different study \(window is 64 there, 128 here\); choose another"):
         study(tmp_path, model="tiny", window=128).results(CELLS)
     with pytest.raises(InputError, match="test version 1, not other version 1"):
         Study(name="other", run=measure, settings={}, out=tmp_path / "out").open()
@@ -184,7 +191,10 @@ def test_tuples_in_settings_are_the_lists_that_json_gives_back(tmp_path: Path) -
     study(tmp_path, layers=(1, 2)).open()
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{}", b'{"format": "other"}', b'{"format": "hardy-study", "settings": 3}', b"[" * 9999])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"\xff", b"{}", b'{"format": "other"}', b'{"format": "hardy-study", "settings": 3}', b"[" * 9999],
+)
 def test_a_damaged_study_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "study.json").write_bytes(content)
@@ -208,7 +218,13 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "study.json").read_text())["name"] == "test"
 
 
-@pytest.mark.parametrize(("options", "message"), [({"workers": 0}, "workers must be at least 1, got 0"), ({"backend": "slurm"}, "backend must be local or ray, got 'slurm'")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"backend": "slurm"}, "backend must be local or ray, got 'slurm'"),
+    ],
+)
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         study().results(CELLS, **options)

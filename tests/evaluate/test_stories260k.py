@@ -31,7 +31,11 @@ def to_transformers(stories: Stories) -> LlamaForCausalLM:
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     w = {name: torch.from_numpy(value) for name, value in stories.weights.items()}
-    state = {"model.embed_tokens.weight": w["embedding"], "lm_head.weight": w["embedding"], "model.norm.weight": w["norm"]}
+    state = {
+        "model.embed_tokens.weight": w["embedding"],
+        "lm_head.weight": w["embedding"],
+        "model.norm.weight": w["norm"],
+    }
     for layer in range(stories.layers):
         parts = {
             "input_layernorm": w["norm_attention"], "post_attention_layernorm": w["norm_mlp"],

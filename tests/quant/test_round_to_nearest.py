@@ -114,7 +114,9 @@ def test_weights_too_small_for_a_float16_scale_are_counted() -> None:
 def test_weights_too_large_for_a_float16_scale_are_refused() -> None:
     with pytest.raises(InputError, match=r"a weight of 1e\+06 needs a scale beyond float16 \(65504\) at 2 bits"):
         applied(torch.tensor([[1e6, 0.0]]), bits=2)
-    torch.testing.assert_close(applied(torch.tensor([[1e6, 0.0]]), bits=8)[0], torch.tensor([[1e6, 0.0]]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        applied(torch.tensor([[1e6, 0.0]]), bits=8)[0], torch.tensor([[1e6, 0.0]]), rtol=1e-3, atol=0
+    )
 
 
 def test_rounding_twice_changes_nothing_more() -> None:

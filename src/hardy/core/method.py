@@ -169,7 +169,9 @@ def _plain(method: Method, name: str) -> Any:
     items = value if isinstance(value, tuple | list) else [value]
     for item in items:
         if isinstance(item, type) or callable(item):
-            raise InputError(f"{type(method).__name__}.{name}={item!r} cannot be stored; use a role, glob or re: pattern")
+            raise InputError(
+                f"{type(method).__name__}.{name}={item!r} cannot be stored; use a role, glob or re: pattern"
+            )
     plain = [item.to_dict() if isinstance(item, Method) else item for item in items]
     return plain if isinstance(value, tuple | list) else plain[0]
 

@@ -98,7 +98,9 @@ def select(model: nn.Module, where: Selector = LINEAR, *, layers: str | int | No
         bare = pattern[1:].strip() if isinstance(pattern, str) and _excludes(pattern) else pattern
         matched = _matches(bare, sites, modules)
         if not matched and not (_excludes(pattern) and _is_role(bare)):
-            raise InputError(f"selection {_shown(pattern)} matches nothing in {type(model).__name__}{_hint(bare, sites)}")
+            raise InputError(
+                f"selection {_shown(pattern)} matches nothing in {type(model).__name__}{_hint(bare, sites)}"
+            )
         (excluded if _excludes(pattern) else chosen).update(matched)
     found = _resolved(sites, chosen, excluded)
     if layers is not None:

@@ -116,7 +116,9 @@ class Study:
             except (ValueError, KeyError, TypeError):
                 raise InputError(f"{path} is damaged or not a study of hardy; choose another folder") from None
             if old != record:
-                raise InputError(f"{self.out} holds a different study ({_difference(old, record)}); choose another --out")
+                raise InputError(
+                    f"{self.out} holds a different study ({_difference(old, record)}); choose another --out"
+                )
         else:
             if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
                 raise InputError(f"{self.out} exists and is not a study of hardy; choose another --out")

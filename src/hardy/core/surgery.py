@@ -79,9 +79,7 @@ class Edits:
         if site.rows is not None and id(old) in self._fresh:  # another part of it was edited just now
             _written(old.data, module, site, weight)
             return True
-        new = nn.Parameter(
-            _written(old.detach().clone(), module, site, weight), requires_grad=old.requires_grad
-        )
+        new = nn.Parameter(_written(old.detach().clone(), module, site, weight), requires_grad=old.requires_grad)
         self._successors[id(old)] = (old, new)
         self._fresh[id(new)] = new
         self.swap(module, site.parameter, new)

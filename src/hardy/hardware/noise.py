@@ -35,9 +35,7 @@ def noise_scale(weight: torch.Tensor, relative_to: Scale) -> torch.Tensor:
     return weight.std(over, correction=0, keepdim=True)
 
 
-def additive(
-    weight: torch.Tensor, strength: float, relative_to: Scale, random: torch.Generator
-) -> torch.Tensor:
+def additive(weight: torch.Tensor, strength: float, relative_to: Scale, random: torch.Generator) -> torch.Tensor:
     """`weight + strength * scale * xi` with xi ~ N(0, 1) for each element; shapes as in `noise_scale`."""
     return weight + strength * noise_scale(weight, relative_to) * _normal(weight, random)
 
