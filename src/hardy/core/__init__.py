@@ -2,10 +2,10 @@
 
 from hardy.core.artefact import load, save
 from hardy.core.errors import InputError
+from hardy.core.figures import Bars, HeatMap, Lines, Series
 from hardy.core.method import Chain, Change, Method, WeightMethod, chain, changes
 from hardy.core.observe import AbsMax, Histogram, RoutingCounts, SecondMoment, Statistic, observe
 from hardy.core.ranking import Agreement, Ranking
-from hardy.core.figures import Bars, HeatMap, Lines, Series
 from hardy.core.report import Report, Row
 from hardy.core.rng import derive, generator
 from hardy.core.select import LINEAR, Selector, Site, all_sites, select

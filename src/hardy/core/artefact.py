@@ -1,12 +1,12 @@
 """An edited model on disk: hardy.json (what was done to which model) beside safetensors, whole or not there at all."""
 
+import contextlib
 import hashlib
-import json
 import os
 import platform
 import shutil
 import tempfile
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from hardy import __version__
 from hardy.core.errors import InputError
-from hardy.core.files import write_json
+from hardy.core.files import read_json, write_json
 from hardy.core.method import changes
 
 FORMAT, VERSION = "hardy-artefact", 1
@@ -36,7 +37,9 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     """Store `model` with the record of the methods applied to it.
 
     A Hugging Face model stays loadable by `from_pretrained`. The folder appears in one step: an interrupted save
-    leaves what was there before.
+    leaves what was there before. What a model makes anew whenever it is built (rotary frequencies, which
+    transformers keeps in float32) is not stored: load a model in the dtype you want rather than casting it with `.to`,
+    which rounds those too.
 
     Args:
         model: any module; the weights go to safetensors.
@@ -52,20 +55,18 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     folder = Path(folder)
     if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an artefact of hardy; choose another folder")
-    applied = changes(model)
-    methods = [change.method.to_dict() for change in applied]
-    for change in reversed(applied):
-        change.suspend()
-    try:
+    methods = [change.method.to_dict() for change in changes(model)]
+    with contextlib.ExitStack() as suspended:
+        for change in reversed(changes(model)):
+            change.suspend()
+            suspended.callback(change.resume)
         base = state_hash(model)
-    finally:
-        for change in applied:
-            change.resume()
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
         if hasattr(model, "save_pretrained"):
-            model.save_pretrained(temporary)
+            with _no_progress_bars():
+                model.save_pretrained(temporary)
         else:
             save_model(model, str(temporary / "model.safetensors"))
         if tokenizer is not None:
@@ -77,7 +78,7 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
             "methods": methods,
             "base_sha256": base,
             "files": {path.name: _fingerprint(path) for path in sorted(temporary.iterdir()) if path.is_file()},
-            "versions": {"hardy": version("hardy"), "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {"hardy": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
         write_json(temporary / RECORD, record)
         temporary.chmod(0o755)
@@ -98,21 +99,23 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"{folder} is not a folder")
     if not (folder / RECORD).is_file():
         raise InputError(f"{folder} is not an artefact of hardy: it has no {RECORD}")
+    record = read_json(folder / RECORD)
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         kind, number, files = record["format"], record["version"], dict(record["files"])
         expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / RECORD} is damaged: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{folder / RECORD} is damaged: {error!r}") from None
     if kind != FORMAT:
         raise InputError(f"{folder / RECORD} is of format {kind!r}, not {FORMAT!r}")
     if number != VERSION:
         raise InputError(f"{folder / RECORD} is of version {number}; this hardy reads version {VERSION}")
+    if not any(name.endswith(".safetensors") for name in expected):
+        raise InputError(f"{folder / RECORD} is damaged: it names no weights")
+    there = {path.name: path for path in folder.iterdir() if path.is_file()}  # so no name can lead out of the folder
     for name, (size, digest) in expected.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if name not in there:
             raise InputError(f"{folder} is damaged: {name} is missing")
-        if (path.stat().st_size, _fingerprint(path)["sha256"]) != (size, digest):
+        if (there[name].stat().st_size, _fingerprint(there[name])["sha256"]) != (size, digest):
             raise InputError(f"{folder} is damaged: {name} is not the file that was saved")
     return record
 
@@ -131,18 +134,50 @@ def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
     record = read_record(folder)
     if into is not None:
         try:
-            load_model(into, str(folder / "model.safetensors"))
-        except (RuntimeError, SafetensorError, FileNotFoundError) as error:
+            if (folder / "config.json").is_file():
+                into.load_state_dict(_pretrained(folder, record).state_dict())
+            else:
+                load_model(into, str(folder / "model.safetensors"))
+        except (RuntimeError, SafetensorError, OSError) as error:
             raise InputError(f"{folder} does not fit {type(into).__name__}: {str(error).splitlines()[0]}") from None
         return into.eval()
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds a {record.get('class')}; give a module of that class with into=")
+    return _pretrained(folder, record)
+
+
+def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
     import transformers
 
     architecture = getattr(transformers, str(record.get("class")), None)
-    if architecture is None:
-        raise InputError(f"transformers {transformers.__version__} has no {record.get('class')}, the class of {folder}")
-    return architecture.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
+    if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
+        raise InputError(
+            f"transformers {transformers.__version__} has no model {record.get('class')!r}, the class of {folder}"
+        )
+    try:
+        with _no_progress_bars():
+            model, info = architecture.from_pretrained(
+                folder, dtype="auto", use_safetensors=True, output_loading_info=True
+            )
+    except Exception as error:  # as many kinds as there are formats inside
+        raise InputError(f"cannot read the model in {folder}: {str(error).splitlines()[0]}") from error
+    wrong = [*info["missing_keys"], *info["mismatched_keys"], *info["unexpected_keys"]]
+    if wrong:
+        raise InputError(f"the weights in {folder} are not those of a {record.get('class')}: {wrong[0]}")
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

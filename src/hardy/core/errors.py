@@ -9,6 +9,6 @@ class InputError(ValueError):
 
 
 def near_misses(name: str, known: Iterable[str], most: int = 3) -> str:
-    """"; did you mean a, b?" for the members of `known` closest to `name`, or an empty string."""
+    """ "; did you mean a, b?" for the members of `known` closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)
     return f"; did you mean {', '.join(close)}?" if close else ""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hardy.core.errors import InputError
+
 
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write(temporary_path)` make the file, then move it over `path` in one step.
@@ -38,3 +40,15 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused: JSON has none."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value that `write_json` stored.
+
+    Raises:
+        InputError: `path` is not JSON in UTF-8.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None

@@ -6,7 +6,7 @@ import abc
 import contextlib
 import dataclasses
 import importlib
-import weakref
+import math
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.errors import InputError
+from hardy.core.errors import InputError, near_misses
 from hardy.core.report import Report, Row
 from hardy.core.select import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 
-_applied: weakref.WeakKeyDictionary[nn.Module, list[Change]] = weakref.WeakKeyDictionary()
+# The history of a model is kept on the model, so that it lives as long, and is copied and sent along with it.
+_HISTORY = "_hardy_changes"
 
 
 def changes(model: nn.Module) -> tuple[Change, ...]:
-    """The changes applied to `model` and not undone, oldest first."""
-    return tuple(_applied.get(model, ()))
+    """The changes applied to `model` and not undone, oldest first. A deep copy has its own copies of them."""
+    return tuple(vars(model).get(_HISTORY, ()))
 
 
 class Change:
@@ -35,7 +36,7 @@ class Change:
         self.model = model
         self.report = report
         self._edits = edits
-        _applied.setdefault(model, []).append(self)
+        vars(model).setdefault(_HISTORY, []).append(self)
 
     def undo(self) -> None:
         """Put the model back as it was before.
@@ -43,11 +44,10 @@ class Change:
         Raises:
             InputError: it is undone already, or a later change to the same places must be undone first.
         """
-        applied = _applied.get(self.model, [])
-        if self not in applied:
+        if self not in changes(self.model):
             raise InputError(f"this change by {self.method} is undone already")
         self._edits.undo()
-        applied.remove(self)
+        vars(self.model)[_HISTORY].remove(self)
 
     def suspend(self) -> None:
         """Put the old weights back for a moment; `resume` must follow. For whoever needs the unchanged model."""
@@ -63,7 +63,8 @@ class Change:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.undo()
+        if self in changes(self.model):
+            self.undo()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,9 @@ class Method(abc.ABC):
     """
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(value))  # a frozen method is hashable
         self.check()
 
     def check(self) -> None:  # noqa: B027 - most methods have something to check, none must
@@ -99,10 +103,13 @@ class Method(abc.ABC):
         edits = Edits(model)
         try:
             rows = self.edit(model, edits, data)
+            edits.settle()
+            settings = {field.name: _shown(getattr(self, field.name)) for field in dataclasses.fields(self)}
+            report = Report(title=str(self), rows=tuple(rows), settings=settings)
         except BaseException:
             edits.undo()
             raise
-        return Change(self, model, edits, Report(title=str(self), rows=tuple(rows), settings=self.to_dict()))
+        return Change(self, model, edits, report)
 
     def to_dict(self) -> dict[str, Any]:
         """The method's name and its fields, as plain data for JSON.
@@ -135,7 +142,16 @@ def from_dict(record: Mapping[str, Any]) -> Method:
             kind = getattr(importlib.import_module(module_name), class_name, None)
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise InputError(f"{record.get('method')!r} is not a method of hardy")
-    fields = {name: _restored(value) for name, value in record.get("fields", {}).items()}
+    stored = record.get("fields", {})
+    if not isinstance(stored, Mapping):
+        raise InputError(f"the fields of {class_name} must be a mapping, got {stored!r}")
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in stored:
+        if name not in known:
+            raise InputError(
+                f"{class_name} has no field {name!r}{near_misses(str(name), known)}; its fields are {', '.join(known)}"
+            )
+    fields = {name: _restored(value) for name, value in stored.items()}
     try:
         return kind(**fields)
     except TypeError as error:
@@ -153,9 +169,20 @@ def _plain(method: Method, name: str) -> Any:
     items = value if isinstance(value, tuple | list) else [value]
     for item in items:
         if isinstance(item, type) or callable(item):
-            raise InputError(f"{type(method).__name__}.{name}={item!r} cannot be stored; use a role, glob or re: pattern")
+            raise InputError(
+                f"{type(method).__name__}.{name}={item!r} cannot be stored; use a role, glob or re: pattern"
+            )
     plain = [item.to_dict() if isinstance(item, Method) else item for item in items]
     return plain if isinstance(value, tuple | list) else plain[0]
+
+
+def _shown(value: Any) -> Any:
+    """A field for the report: as it is where it is plain, else what it looks like."""
+    if isinstance(value, tuple):
+        return [_shown(item) for item in value]
+    if isinstance(value, Method):
+        return str(value)
+    return value if isinstance(value, str | int | float | None) else getattr(value, "__name__", str(value))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,9 +213,10 @@ class WeightMethod(Method):
         rows, size, error, energy = [], 0, 0.0, 0.0
         totals: dict[str, float] = {}
         for site in select(model, self.select, layers=self.layers):
-            weight = weight_of(model, site)
-            new, facts = self.edit_weight(weight.float(), site)
-            edits.set_weight(site, new)
+            weight = weight_of(model, site).to(torch.float32, copy=True)
+            new, facts = self.edit_weight(weight, site)
+            if not edits.set_weight(site, new):
+                continue  # tied to a site that was edited before: the same weight, counted once
             stored = weight_of(model, site)  # as rounded to the model's dtype, and refused if it overflowed
             site_error = (stored.double() - weight.double()).square().sum().item()
             site_energy = weight.double().square().sum().item()
@@ -200,7 +228,7 @@ class WeightMethod(Method):
 
 def _facts(condition: str, error: float, energy: float, facts: Mapping[str, float], size: int) -> list[Row]:
     """Relative Frobenius error, then every additive fact per weight."""
-    relative = (error / energy) ** 0.5 if energy else 0.0
+    relative = (error / energy) ** 0.5 if energy else math.inf if error else 0.0
     rows = [Row(metric="relative_error", condition=condition, value=relative, details={"weights": size})]
     for name, total in facts.items():
         rows.append(
@@ -227,6 +255,7 @@ class Chain(Method):
                 dataclasses.replace(row, details={**row.details, "method": type(method).__name__})
                 for row in method.edit(model, edits, data)
             ]
+            edits.settle()
         return rows
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hardy.core.errors import InputError
-from hardy.core.select import Selector, select
+from hardy.core.select import Selector, Site, select
 
 
 class Statistic(abc.ABC):
@@ -92,8 +92,10 @@ def observe(
     Args:
         model: any module; it is run in its current mode, in evaluation mode if it should not train.
         batches: each a tensor (given to the model as its first argument, or as `input_ids` to a Hugging Face
-            model), a tuple (positional arguments) or a mapping (keyword arguments).
-        sites: where, as in `hardy.core.select.select`.
+            model), a tuple (positional arguments) or a mapping (keyword arguments). Every position counts, padding
+            too, so give unpadded text.
+        sites: where, as in `hardy.core.select.select`. A part of a fused projection sees the input of the whole,
+            and its own rows of the output.
         statistics: classes or zero-argument factories, e.g. `[SecondMoment, lambda: RoutingCounts(2)]`.
 
     Returns:
@@ -101,16 +103,20 @@ def observe(
         that was never routed to) has no `value`.
 
     Raises:
-        InputError: no batches, features that are NaN or infinite, or a site that was never run.
+        InputError: no batches, features that are NaN or infinite, no site that was run, or a site whose input is
+            not seen from outside (a weight in a stack of experts).
     """
     found = select(model, sites)
+    for site in found:
+        if site.parameter not in {None, "weight"}:
+            raise InputError(f"{site.name} is one of several weights in a module: observe {site.module} instead")
     gathered = {site.name: [factory() for factory in statistics] for site in found}
     ran: set[str] = set()
     handles = []
     try:
         for site in found:
             module = model.get_submodule(site.module)
-            hook = _hook(site.name, gathered[site.name], ran)
+            hook = _hook(site, gathered[site.name], ran)
             handles.append(module.register_forward_hook(hook, with_kwargs=True))
         count = 0
         for count, batch in enumerate(batches, start=1):  # noqa: B007
@@ -131,22 +137,29 @@ def _run(model: nn.Module, batch: Any) -> None:
         model(**batch)
     elif isinstance(batch, tuple):
         model(*batch)
+    elif not isinstance(batch, torch.Tensor):
+        raise InputError(f"a batch is a tensor, a tuple or a mapping, got {type(batch).__name__}")
     elif hasattr(model, "config") and not batch.is_floating_point():
         model(input_ids=batch)
     else:
         model(batch)
 
 
-def _hook(name: str, gathered: list[Statistic], ran: set[str]) -> Callable[..., None]:
+def _hook(site: Site, gathered: list[Statistic], ran: set[str]) -> Callable[..., None]:
     def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
-        ran.add(name)
+        ran.add(site.name)
         inputs = [x for x in (*arguments, *keywords.values()) if isinstance(x, torch.Tensor)]
-        first_output = output[0] if isinstance(output, tuple) else output
+        outputs = [x for x in (output if isinstance(output, tuple) else [output]) if isinstance(x, torch.Tensor)]
         for statistic in gathered:
-            features = first_output if statistic.of == "output" else inputs[0]
-            features = features.detach().reshape(-1, features.shape[-1])
+            tensors = outputs if statistic.of == "output" else inputs
+            if not tensors:
+                raise InputError(f"the {statistic.of} of {site.name} is not a tensor; observe a module inside it")
+            features = tensors[0].detach()
+            if site.rows is not None and statistic.of == "output":
+                features = features[..., site.rows[0] : site.rows[1]]
+            features = features.reshape(-1, features.shape[-1])
             if not torch.isfinite(features).all():
-                raise InputError(f"the {statistic.of} of {name} holds NaN or infinite values")
+                raise InputError(f"the {statistic.of} of {site.name} holds NaN or infinite values")
             if len(features):
                 statistic.update(features.float() if features.is_floating_point() else features)
 

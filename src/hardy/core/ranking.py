@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -22,6 +23,28 @@ class Agreement:
     spearman: float
     p_value: float
     n: int
+
+
+class _Scores(Mapping[str, float]):
+    """A mapping that nobody can change, so that a ranking can be hashed, copied and sent to another process."""
+
+    def __init__(self, scores: dict[str, float]) -> None:
+        self._scores = scores
+
+    def __getitem__(self, name: str) -> float:
+        return self._scores[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._scores.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._scores)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +66,10 @@ class Ranking:
     def __post_init__(self) -> None:
         if not self.scores:
             raise InputError(f"a ranking by {self.by} needs at least one unit")
-        bad = [name for name, score in self.scores.items() if not math.isfinite(score)]
-        if bad:
-            raise InputError(f"the score of {bad[0]} by {self.by} is {self.scores[bad[0]]}; scores must be finite")
+        for name, score in self.scores.items():
+            if not isinstance(score, numbers.Real) or not math.isfinite(score):
+                raise InputError(f"the score of {name} by {self.by} is {score!r}; scores must be finite numbers")
+        object.__setattr__(self, "scores", _Scores({name: float(score) for name, score in self.scores.items()}))
 
     def __len__(self) -> int:
         return len(self.scores)

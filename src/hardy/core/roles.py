@@ -1,5 +1,7 @@
 """What a module does in its model, read off its name and class: the vocabulary that selections and plots share."""
 
+from typing import Any
+
 from torch import nn
 
 ROLES = (
@@ -80,16 +82,18 @@ def weight_parts(model: nn.Module, role: str | None, module: nn.Module) -> dict[
     `gate_up_proj`. GPT-NeoX interleaves them head by head, so its `query_key_value` stays whole.
     """
     leaf_sizes: list[tuple[str, int]]
+    matrix: Any = getattr(module, "weight", None)
     if role == "mlp.gate_up":
-        out, _ = module.weight.shape
+        out = matrix.shape[0]
         leaf_sizes = [("gate", out // 2), ("up", out - out // 2)]
     elif role == "attention.qkv" and type(module).__name__ == "Conv1D":
-        out = module.weight.shape[1]
+        out = matrix.shape[1]
         if out % 3:
             return {}
         leaf_sizes = [(part, out // 3) for part in "qkv"]
     elif role == "attention.qkv" and type(model).__name__.startswith("Phi3"):
-        config = model.config.get_text_config()
+        whole: Any = model.config
+        config = whole.get_text_config()
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         leaf_sizes = [
             ("q", config.num_attention_heads * head),
@@ -107,5 +111,5 @@ def weight_parts(model: nn.Module, role: str | None, module: nn.Module) -> dict[
 
 
 def _output_embeddings(model: nn.Module) -> nn.Module | None:
-    getter = getattr(model, "get_output_embeddings", None)
+    getter: Any = getattr(model, "get_output_embeddings", None)
     return getter() if callable(getter) else None

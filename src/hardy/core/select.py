@@ -74,8 +74,13 @@ def select(model: nn.Module, where: Selector = LINEAR, *, layers: str | int | No
             - "re:" and a regular expression that matches the whole qualified name;
             - a module class;
             - a predicate `f(name, module) -> bool`.
-            A string that begins with "!" takes away what it names. Exclusions alone take away from `LINEAR`.
+            A word that is both a role and a name is the role. A string that begins with "!" takes away what it
+            names, wherever it stands among the patterns; exclusions alone take away from `LINEAR`. A regular
+            expression may hold commas, so it stands alone in its string; give a sequence to combine it.
         layers: keep these layers only: "last", "first", an index, a slice "-4:", or a list "0,3".
+
+    A fused projection is selected as a whole or in parts, never both: where both are named the whole stays, and
+    where only a part of a chosen whole is excluded the other parts stay.
 
     Raises:
         InputError: a pattern, or the whole selection, matches nothing (with near misses), or `layers` is malformed.
@@ -83,23 +88,21 @@ def select(model: nn.Module, where: Selector = LINEAR, *, layers: str | int | No
     sites = all_sites(model)
     modules = dict(model.named_modules())
     patterns = _patterns(where)
-    wanted = [p for p in patterns if not (isinstance(p, str) and p.startswith("!"))]
-    if not wanted:
+    if not patterns:
+        raise InputError(f"the selection {where!r} is empty; give a role, a name, a class or a predicate")
+    if all(_excludes(pattern) for pattern in patterns):
         patterns = [*_patterns(LINEAR), *patterns]
     chosen: set[str] = set()
+    excluded: set[str] = set()
     for pattern in patterns:
-        excluded = isinstance(pattern, str) and pattern.startswith("!")
-        bare = pattern[1:].strip() if isinstance(pattern, str) and excluded else pattern
+        bare = pattern[1:].strip() if isinstance(pattern, str) and _excludes(pattern) else pattern
         matched = _matches(bare, sites, modules)
-        if excluded:
-            chosen -= _with_parts(matched, sites)
-        elif matched:
-            chosen |= matched
-        else:
-            raise InputError(f"selection {_shown(pattern)} matches nothing in {type(model).__name__}{_hint(bare, sites)}")
-    found = [site for site in sites if site.name in chosen]
-    whole = {site.name for site in found if site.rows is None}
-    found = [site for site in found if site.rows is None or site.module not in whole]
+        if not matched and not (_excludes(pattern) and _is_role(bare)):
+            raise InputError(
+                f"selection {_shown(pattern)} matches nothing in {type(model).__name__}{_hint(bare, sites)}"
+            )
+        (excluded if _excludes(pattern) else chosen).update(matched)
+    found = _resolved(sites, chosen, excluded)
     if layers is not None:
         kept = _layer_indices(layers, 1 + max((site.layer for site in sites if site.layer is not None), default=-1))
         found = [site for site in found if site.layer in kept]
@@ -109,13 +112,38 @@ def select(model: nn.Module, where: Selector = LINEAR, *, layers: str | int | No
     return found
 
 
+def _resolved(sites: list[Site], chosen: set[str], excluded: set[str]) -> list[Site]:
+    """What is chosen and not excluded, each weight once: a fused whole and its parts never both."""
+    broken = {site.module for site in sites if site.rows is not None and site.name in excluded}
+    kept = {
+        site.name
+        for site in sites
+        if (site.name in chosen or (site.rows is not None and site.module in chosen))
+        and site.name not in excluded
+        and site.module not in excluded
+        and not (site.rows is None and site.name in broken)
+    }
+    return [s for s in sites if s.name in kept and (s.rows is None or s.module not in kept)]
+
+
+def _excludes(pattern: Pattern) -> bool:
+    return isinstance(pattern, str) and pattern.startswith("!")
+
+
+def _is_role(pattern: Pattern) -> bool:
+    """Whether it is a word of the vocabulary, which a model need not have for it to be excluded."""
+    return pattern in {"linear", "conv"} or any(f"{role}.".startswith(f"{pattern}.") for role in ROLES)
+
+
 def _patterns(where: Selector) -> list[Pattern]:
     if isinstance(where, str):
         # A regular expression may hold commas, so it is never split.
-        parts = [where] if where.lstrip("!").startswith("re:") else where.split(",")
+        parts = [where] if where.lstrip("! ").startswith("re:") else where.split(",")
         return [part.strip() for part in parts if part.strip()]
     if isinstance(where, type) or callable(where):
         return [where]
+    if not isinstance(where, Sequence):
+        raise InputError(f"a selection is a string, a module class, a predicate or a sequence of them, got {where!r}")
     return [pattern for item in where for pattern in _patterns(item)]
 
 
@@ -124,8 +152,6 @@ def _matches(pattern: Pattern, sites: list[Site], modules: dict[str, nn.Module])
         return {s.name for s in sites if s.name in modules and isinstance(modules[s.name], pattern)}
     if not isinstance(pattern, str):
         return {s.name for s in sites if s.name in modules and pattern(s.name, modules[s.name])}
-    if any(site.name == pattern for site in sites):
-        return {pattern}
     if pattern.startswith("re:"):
         try:
             expression = re.compile(pattern[3:])
@@ -137,6 +163,7 @@ def _matches(pattern: Pattern, sites: list[Site], modules: dict[str, nn.Module])
         return {s.name for s in sites if _is_linear(s, modules) and not (s.rows is None and s.name in fused)}
     if pattern == "conv":
         return {s.name for s in sites if isinstance(modules.get(s.name), nn.modules.conv._ConvNd)}
+    # "attention" names the parts of a fused projection; only its own role, "attention.qkv", names the whole.
     fused = {s.module for s in sites if s.rows is not None}
     by_role = {s.name for s in sites if s.role == pattern}
     by_role |= {s.name for s in sites if (s.role or "").startswith(pattern + ".") and s.name not in fused}
@@ -151,10 +178,6 @@ def _is_linear(site: Site, modules: dict[str, nn.Module]) -> bool:
         return True
     module = modules[site.module]
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _with_parts(names: set[str], sites: list[Site]) -> set[str]:
-    return names | {site.name for site in sites if site.module in names}
 
 
 def _layer(name: str) -> int | None:
@@ -176,7 +199,8 @@ def _layer_indices(spec: str | int, count: int) -> set[int]:
             else:
                 chosen.add(range(count)[int(text)])
         except IndexError:
-            raise InputError(f"layers {spec!r}: there is no layer {text}; the model has layers 0 to {count - 1}") from None
+            there_are = f"layers 0 to {count - 1}" if count else "no layers"
+            raise InputError(f"layers {spec!r}: there is no layer {text}; the model has {there_are}") from None
         except ValueError:
             raise InputError(
                 f"layers {spec!r} is not understood; give first, last, an index, a slice (-4:) or a list (0,3)"

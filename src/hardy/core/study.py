@@ -9,14 +9,14 @@ import json
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import joblib
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hardy.core.errors import InputError
-from hardy.core.files import write_json
+from hardy.core.files import read_json, write_json
 
 FORMAT, VERSION = "hardy-study", 1
 Backend = Literal["local", "ray"]
@@ -80,6 +80,10 @@ class Study:
         Raises:
             InputError: `out` holds a different study or something else.
         """
+        if backend not in get_args(Backend):
+            raise InputError(f"backend must be {' or '.join(get_args(Backend))}, got {backend!r}")
+        if workers is not None and workers < 1:
+            raise InputError(f"workers must be at least 1, got {workers}")
         self.open()
         unique = {cell.key: cell for cell in cells}
         done = {key: result for key, cell in unique.items() if (result := self._stored(cell))}
@@ -106,13 +110,15 @@ class Study:
         path = self.out / "study.json"
         if path.is_file():
             try:
-                old = json.loads(path.read_text(encoding="utf-8"))
-                if old["format"] != FORMAT:
+                old = read_json(path)
+                if old["format"] != FORMAT or not isinstance(old["settings"], Mapping):
                     raise KeyError("format")
             except (ValueError, KeyError, TypeError):
                 raise InputError(f"{path} is damaged or not a study of hardy; choose another folder") from None
             if old != record:
-                raise InputError(f"{self.out} holds a different study ({_difference(old, record)}); choose another --out")
+                raise InputError(
+                    f"{self.out} holds a different study ({_difference(old, record)}); choose another --out"
+                )
         else:
             if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
                 raise InputError(f"{self.out} exists and is not a study of hardy; choose another --out")
@@ -122,7 +128,7 @@ class Study:
         if self.out is None or not (path := self._path(cell)).is_file():
             return None
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))["values"]
+            values = read_json(path)["values"]
             return Result(cell=cell, values={name: float(value) for name, value in values.items()})
         except (ValueError, KeyError, TypeError, AttributeError):
             return None  # damaged from outside: measure it again
@@ -140,13 +146,18 @@ class Study:
     def _measure(self, cells: list[Cell], backend: Backend, workers: int | None) -> Iterator[Result]:
         if not cells:
             return
-        with _joblib_backend(backend, workers):
-            parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
-            jobs = (joblib.delayed(_measure_cell)(self.run, dict(self.settings), cell) for cell in cells)
-            yield from parallel(jobs)
+        jobs = [(self.run, dict(self.settings), cell) for cell in cells]
+        if backend == "ray":
+            with _ray_pool(workers) as pool:
+                yield from pool.imap_unordered(_measure_job, jobs)
+        else:
+            with joblib.parallel_config("loky", n_jobs=workers or -1, inner_max_num_threads=1):
+                parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+                yield from parallel(joblib.delayed(_measure_job)(job) for job in jobs)
 
 
-def _measure_cell(run: Callable[..., Mapping[str, float]], settings: Mapping[str, Any], cell: Cell) -> Result:
+def _measure_job(job: tuple[Callable[..., Mapping[str, float]], Mapping[str, Any], Cell]) -> Result:
+    run, settings, cell = job
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -159,19 +170,14 @@ def _measure_cell(run: Callable[..., Mapping[str, float]], settings: Mapping[str
         torch.set_num_threads(threads)
 
 
-def _joblib_backend(backend: Backend, workers: int | None) -> contextlib.AbstractContextManager[Any]:
-    if workers is not None and workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}")
-    if backend == "local":
-        return joblib.parallel_config("loky", n_jobs=workers or -1, inner_max_num_threads=1)
-    if backend != "ray":
-        raise InputError(f"backend must be local or ray, got {backend!r}")
+def _ray_pool(workers: int | None) -> contextlib.AbstractContextManager[Any]:
+    # Ray's own pool: joblib's Ray backend gives nothing back before all cells are done, and an interrupt would
+    # lose them.
     try:
-        from ray.util.joblib import register_ray
+        from ray.util.multiprocessing import Pool
     except ImportError:
         raise InputError('backend ray needs Ray: pip install "hardy[ray]"') from None
-    register_ray()
-    return joblib.parallel_config("ray", n_jobs=workers or -1)
+    return Pool(processes=workers)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

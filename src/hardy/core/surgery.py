@@ -14,23 +14,24 @@ from hardy.core.select import Site
 
 
 def _is_transposed(module: nn.Module) -> bool:
-    return type(module).__name__ == "Conv1D"  # GPT-2's, which stores (in, out)
+    """Whether it stores (..., in, out): GPT-2's Conv1D, and the expert stacks of some mixtures (GPT-OSS)."""
+    return type(module).__name__ == "Conv1D" or getattr(module, "is_transposed", False) is True
 
 
 def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
     """The weight at `site` as (..., out, in), detached; convolutions are (out, in * kernel).
 
-    The result may share memory with the model: read it, never write to it.
+    The result may share memory with the model: read it, never write to it, and read it before the next edit.
 
     Raises:
         InputError: the site has no weight matrix, or the weight holds NaN or infinity.
     """
     module = model.get_submodule(site.module)
     if site.parameter is None:
-        raise InputError(f"{site.name} ({type(module).__name__}) has no weight matrix")
+        raise InputError(f"{site.name} ({type(module).__name__}) has no weight matrix to edit")
     weight = getattr(module, site.parameter).detach()
     if _is_transposed(module):
-        weight = weight.T
+        weight = weight.mT
     if isinstance(module, nn.modules.conv._ConvNd):
         weight = weight.flatten(1)
     if site.rows is not None:
@@ -41,34 +42,48 @@ def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
     return weight
 
 
+def _written(values: torch.Tensor, module: nn.Module, site: Site, weight: torch.Tensor) -> torch.Tensor:
+    """`values`, a parameter's storage, with `weight` written to the rows of `site`."""
+    view = values.mT if _is_transposed(module) else values
+    if site.rows is not None:
+        view = view[site.rows[0] : site.rows[1]]
+    view.copy_(weight.reshape(view.shape))
+    return values
+
+
 class Edits:
     """The replacements made in one model, in order; `undo` and `redo` swap all of them back and forth."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._swaps: list[tuple[Any, str, Any, Any]] = []
-        self._successors: dict[int, nn.Parameter] = {}
+        # Parameters replaced since `settle`, by the identity of the old one, which is kept so that it stays unique.
+        self._successors: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+        self._fresh: dict[int, nn.Parameter] = {}
 
-    def set_weight(self, site: Site, weight: torch.Tensor) -> None:
+    def set_weight(self, site: Site, weight: torch.Tensor) -> bool:
         """Give `site` a new weight of the shape that `weight_of` returns, in the old one's dtype and device.
 
         A weight that is tied to a place outside this edit is untied: only `site` changes. Where both ends of a tie
         are edited they stay tied, and the first edit counts.
+
+        Returns:
+            Whether `weight` was taken: False where the site follows the weight it is tied to.
         """
         module = self.model.get_submodule(site.module)
         assert site.parameter is not None
         old = getattr(module, site.parameter)
-        successor = self._successors.get(id(old))
-        if successor is None or site.rows is not None:
-            values = old.detach().clone()
-            view = values.T if _is_transposed(module) else values
-            if site.rows is not None:
-                view = view[site.rows[0] : site.rows[1]]
-            view.copy_(weight.reshape(view.shape))
-            successor = nn.Parameter(values, requires_grad=old.requires_grad)
-        self._successors[id(old)] = successor
-        self.swap(module, site.parameter, successor)
-        self._note_untied_head()
+        if site.rows is None and id(old) in self._successors:
+            self.swap(module, site.parameter, self._successors[id(old)][1])
+            return False
+        if site.rows is not None and id(old) in self._fresh:  # another part of it was edited just now
+            _written(old.data, module, site, weight)
+            return True
+        new = nn.Parameter(_written(old.detach().clone(), module, site, weight), requires_grad=old.requires_grad)
+        self._successors[id(old)] = (old, new)
+        self._fresh[id(new)] = new
+        self.swap(module, site.parameter, new)
+        return True
 
     def set_module(self, name: str, module: nn.Module) -> None:
         """Put `module` where `name` is now."""
@@ -80,11 +95,18 @@ class Edits:
         self._swaps.append((owner, attribute, getattr(owner, attribute), new))
         setattr(owner, attribute, new)
 
+    def settle(self) -> None:
+        """End a method's edits: what it untied stays untied, whatever is edited next."""
+        self._successors.clear()
+        self._fresh.clear()
+        self._note_untied_head()
+
     def undo(self) -> None:
         """Put everything back.
 
         Raises:
-            InputError: something was replaced again since, by an edit that must be undone first.
+            InputError: something was replaced again since, by an edit that must be undone first; or the model was
+                moved to another device or cast to another dtype since.
         """
         self._check(expected=3)
         for owner, attribute, old, _ in reversed(self._swaps):
@@ -107,6 +129,12 @@ class Edits:
             if getattr(owner, attribute) is not swap[expected]:
                 raise InputError(
                     f"{type(owner).__name__}.{attribute} was changed again since; undo the later change first"
+                )
+            old, new = swap[2], swap[3]
+            if isinstance(old, torch.Tensor) and (old.dtype, old.device) != (new.dtype, new.device):
+                raise InputError(
+                    f"{type(owner).__name__}.{attribute} was {old.dtype} on {old.device} before the change and is "
+                    f"{new.dtype} on {new.device} now; move the model back first"
                 )
 
     def _note_untied_head(self) -> None:

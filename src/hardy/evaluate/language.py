@@ -65,7 +65,7 @@ def token_losses(
     """
     if len(ids) < 2:
         raise InputError(f"perplexity needs at least 2 tokens, got {len(ids)}")
-    cuts = windows(len(ids), window, stride or window - 1)
+    cuts = windows(len(ids), window, window - 1 if stride is None else stride)
     device = next(model.parameters()).device
     losses = torch.empty(len(ids) - 1)
     at_once = max(1, batch_tokens // window)
@@ -90,7 +90,7 @@ def perplexity(
     window: int | None = None,
     stride: int | None = None,
 ) -> float:
-    """exp of the mean cross-entropy per token of `text`.
+    """exp of the mean cross-entropy per token of `text`; infinite where that is beyond float64.
 
     Args:
         model: any Hugging Face causal language model.
@@ -104,7 +104,7 @@ def perplexity(
         InputError: the text is shorter than two tokens, or window or stride is out of range.
     """
     losses = token_losses(model, encode(tokenizer, text), window=_window(model, window), stride=stride)
-    return math.exp(min(700.0, losses.double().mean().item()))
+    return losses.double().mean().exp().item()
 
 
 def bits_per_byte(
@@ -131,4 +131,4 @@ def _window(model: PreTrainedModel, window: int | None) -> int:
     limit = context_length(model)
     if window is not None and limit is not None and window > limit:
         raise InputError(f"window must be at most the model's context of {limit} tokens, got {window}")
-    return window or min(limit or 2048, 2048)
+    return min(limit or 2048, 2048) if window is None else window

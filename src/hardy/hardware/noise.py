@@ -35,9 +35,7 @@ def noise_scale(weight: torch.Tensor, relative_to: Scale) -> torch.Tensor:
     return weight.std(over, correction=0, keepdim=True)
 
 
-def additive(
-    weight: torch.Tensor, strength: float, relative_to: Scale, random: torch.Generator
-) -> torch.Tensor:
+def additive(weight: torch.Tensor, strength: float, relative_to: Scale, random: torch.Generator) -> torch.Tensor:
     """`weight + strength * scale * xi` with xi ~ N(0, 1) for each element; shapes as in `noise_scale`."""
     return weight + strength * noise_scale(weight, relative_to) * _normal(weight, random)
 
@@ -65,8 +63,12 @@ class ChipNoise(WeightMethod, abc.ABC):
     seed: int = 0
 
     def check(self) -> None:
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise InputError(f"noise strength must be finite and at least 0, got {self.strength}")
+        super().check()
+        number = isinstance(self.strength, int | float) and not isinstance(self.strength, bool)
+        if not (number and math.isfinite(self.strength) and self.strength >= 0):
+            raise InputError(f"noise strength must be a finite number of at least 0, got {self.strength!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise InputError(f"seed must be an integer, got {self.seed!r}")
 
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         if self.strength == 0:

@@ -14,14 +14,27 @@ def ungrouped(groups: torch.Tensor, length: int) -> torch.Tensor:
     return groups.flatten(-2)[..., :length]
 
 
+FLOAT16_SMALLEST = 2.0**-24
+
+
+def float16_scale(scale: torch.Tensor) -> torch.Tensor:
+    """`scale` rounded to float16, as float32; a positive one that would become zero is float16's smallest number.
+
+    So the nearest point of the finest grid that can be stored is taken, and not zero for a whole group at once. A
+    scale beyond 65504 becomes infinite.
+    """
+    return torch.where(scale > 0, scale.half().float().clamp(min=FLOAT16_SMALLEST), 0)
+
+
 def uniform_grid(groups: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The min-max grid of each group, (..., groups, 1): scale (a float16 value) and integer zero point.
 
-    Codes 0..2^bits - 1 stand for `(code - zero_point) * scale`; the grid always holds zero.
+    Codes 0..2^bits - 1 stand for `(code - zero_point) * scale`; the grid always holds zero. A group of zeros has the
+    scale 0, any other at least float16's smallest number (6e-8): see `float16_scale`.
     """
     low = groups.amin(-1, keepdim=True).clamp(max=0)
     high = groups.amax(-1, keepdim=True).clamp(min=0)
-    scale = ((high - low) / (2**bits - 1)).half().float()
+    scale = float16_scale((high - low) / (2**bits - 1))
     zero_point = torch.where(scale > 0, (-low / scale).round(), 0).clamp(0, 2**bits - 1)
     return scale, zero_point
 
@@ -32,7 +45,7 @@ def symmetric_grid(groups: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch
     Returned in the form of `uniform_grid`: the zero point is the middle code and the lowest code is not used.
     """
     largest = 2 ** (bits - 1) - 1
-    scale = (groups.abs().amax(-1, keepdim=True) / largest).half().float()
+    scale = float16_scale(groups.abs().amax(-1, keepdim=True) / largest)
     return scale, torch.full_like(scale, largest + 1)
 
 

@@ -12,7 +12,7 @@ import torch
 from hardy.core.errors import InputError
 from hardy.core.method import WeightMethod
 from hardy.core.select import Site
-from hardy.ops.rounding import grouped, round_to_grid, symmetric_grid, ungrouped, uniform_grid
+from hardy.ops.rounding import FLOAT16_SMALLEST, grouped, round_to_grid, symmetric_grid, ungrouped, uniform_grid
 
 
 def fit(
@@ -41,7 +41,9 @@ class RoundToNearest(WeightMethod):
         symmetric: a grid that is the same on both sides of zero, without a zero point, instead of min to max.
 
     The report counts what has to be stored: codes, a float16 scale per group and, unless symmetric, a zero point of
-    `bits` bits per group.
+    `bits` bits per group. The last group of a row may be shorter; its padding is not stored. Where weights are so
+    small that float16 cannot hold the scale that they need, the report counts those that became zero for it, as
+    `underflow`.
     """
 
     bits: int
@@ -49,13 +51,20 @@ class RoundToNearest(WeightMethod):
     symmetric: bool = False
 
     def check(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
+        super().check()
+        if type(self.bits) is not int or not 2 <= self.bits <= 8:
             raise InputError(f"bits must be an integer from 2 to 8, got {self.bits!r}")
-        if self.group_size is not None and (not isinstance(self.group_size, int) or self.group_size < 1):
+        if self.group_size is not None and (type(self.group_size) is not int or self.group_size < 1):
             raise InputError(f"group_size must be a positive integer or None, got {self.group_size!r}")
+
+        if not isinstance(self.symmetric, bool):
+            raise InputError(f"symmetric must be True or False, got {self.symmetric!r}")
 
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         codes, scale, zero_point = fit(weight, self.bits, self.group_size, self.symmetric)
         rounded = ungrouped((codes - zero_point) * scale, weight.shape[-1])
         group_bits = 16 if self.symmetric else 16 + self.bits
-        return rounded, {"bits": self.bits * weight.numel() + group_bits * scale.numel()}
+        facts = {"bits": self.bits * weight.numel() + group_bits * scale.numel()}
+        floor = ungrouped((scale == FLOAT16_SMALLEST).expand_as(codes), weight.shape[-1])
+        underflow = int((floor & (rounded == 0) & (weight != 0)).sum())
+        return rounded, facts | {"underflow": underflow} if underflow else facts

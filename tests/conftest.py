@@ -1,0 +1,41 @@
+"""What all tests share: where the helpers are, and tiny models that are built, not loaded."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from transformers.utils import logging
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `models`, `reference` and `contract`
+
+from models import build
+
+logging.disable_progress_bar()
+settings.register_profile("hardy", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("hardy")
+
+torch.set_num_threads(1)  # tiny models: threads that wait for each other on busy cores cost a hundredfold
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def data() -> Path:
+    """The folder of real data beside the checkout; tests that need it skip where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip("the shared data folder is not beside the checkout")
+    return DATA
+
+
+@pytest.fixture
+def llama() -> torch.nn.Module:
+    """A tiny Llama of two layers with random weights, untied, in evaluation mode."""
+    return build("llama")
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    """(2, 9) token ids for the tiny models, whose vocabulary is 64."""
+    return torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(3))

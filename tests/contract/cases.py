@@ -1,0 +1,62 @@
+"""One entry per method: how the contract matrix builds it. A new method gets its entry here and nowhere else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hardy.core import Chain, Method
+from hardy.hardware import AdditiveNoise, ProportionalNoise
+from hardy.quant import RoundToNearest
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the matrix needs to know about one method.
+
+    Args:
+        typical: an instance as users would make it; it changes the model.
+        refused: fields of which each alone, put into `typical`, is out of range.
+        reseeded: the same with another seed, or None if nothing is drawn.
+        identity: the same at zero strength, or None if there is no such setting; then `no_identity` says why.
+        control: the naive way at the same budget, which must be worse on the model; or None and `no_control`.
+    """
+
+    typical: Method
+    refused: dict[str, list[Any]]
+    reseeded: Method | None = None
+    identity: Method | None = None
+    no_identity: str = ""
+    control: Method | None = None
+    no_control: str = ""
+
+
+def _noise(kind: Callable[..., Method], **fields: Any) -> Case:
+    return Case(
+        typical=kind(strength=0.05, seed=1, **fields),
+        refused={"strength": [-0.1, float("nan"), float("inf"), "0.1", True], "seed": [1.5, True, None]}
+        | {name: ["largest", 3] for name in fields},
+        reseeded=kind(strength=0.05, seed=2, **fields),
+        identity=kind(strength=0.0, seed=1, **fields),
+        no_control="it describes what a chip does to weights; doing it naively is not something one could choose",
+    )
+
+
+_RTN = RoundToNearest(bits=3, group_size=16)
+
+CASES: dict[type[Method], Case] = {
+    RoundToNearest: Case(
+        typical=_RTN,
+        refused={"bits": [1, 9, 4.0, True, "4"], "group_size": [0, -1, 2.5, True], "symmetric": [0, None]},
+        no_identity="8 bits are the most it has, and they still round",
+        control=RoundToNearest(bits=3, group_size=None),
+    ),
+    AdditiveNoise: _noise(AdditiveNoise, relative_to="channel-std"),
+    ProportionalNoise: _noise(ProportionalNoise),
+    Chain: Case(
+        typical=Chain(methods=(AdditiveNoise(strength=0.02, seed=1), _RTN)),
+        refused={"methods": [(), ("mlp",)]},
+        reseeded=Chain(methods=(AdditiveNoise(strength=0.02, seed=2), _RTN)),
+        identity=Chain(methods=(AdditiveNoise(strength=0.0), ProportionalNoise(strength=0.0))),
+        no_control="its members have theirs",
+    ),
+}

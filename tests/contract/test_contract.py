@@ -1,0 +1,215 @@
+"""What every method promises, checked for every method there is."""
+
+import copy
+import importlib
+import inspect
+import json
+import pkgutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from contract.cases import CASES, Case
+from models import assert_same, build, same_bytes, snapshot
+from torch import nn
+
+import hardy
+from hardy.core import InputError, Method
+from hardy.core.method import from_dict
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def every_method() -> list[type[Method]]:
+    """The concrete subclasses of `Method` in all modules of the package."""
+    found: set[type[Method]] = set()
+    for module in pkgutil.walk_packages(hardy.__path__, "hardy."):
+        if module.name.rpartition(".")[2] == "__main__":
+            continue
+        for _, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+            if issubclass(kind, Method) and not inspect.isabstract(kind) and kind.__module__.startswith("hardy."):
+                found.add(kind)
+    return sorted(found, key=lambda kind: kind.__qualname__)
+
+
+METHODS = every_method()
+IDS = [kind.__name__ for kind in METHODS]
+every = pytest.mark.parametrize("kind", [kind for kind in METHODS if kind in CASES], ids=lambda kind: kind.__name__)
+with_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"], scope="function")
+
+
+def zoo_model(dtype: torch.dtype) -> nn.Module:
+    """The trained tiny-llama where its weights are in the checkout, else a random one of the same shape of problem."""
+    from hardy import zoo
+
+    if "tiny-llama" in zoo.names():
+        return zoo.load("tiny-llama", dtype=dtype)[0]
+    return build("llama", dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def originals() -> dict[torch.dtype, nn.Module]:
+    return {dtype: zoo_model(dtype) for dtype in DTYPES}
+
+
+@pytest.fixture
+def dtype() -> torch.dtype:
+    return torch.float32
+
+
+@pytest.fixture
+def model(originals: dict[torch.dtype, nn.Module], dtype: torch.dtype) -> nn.Module:
+    return copy.deepcopy(originals[dtype])
+
+
+@pytest.fixture
+def tokens(model: nn.Module) -> torch.Tensor:
+    return torch.randint(3, model.config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(5))
+
+
+def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(tokens).logits
+
+
+def weights(method: Method, model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of `model` with `method` applied; the model itself is left as it was."""
+    with method.apply(model):
+        return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(same_bytes(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("kind", METHODS, ids=IDS)
+def test_every_method_has_a_case(kind: type[Method]) -> None:
+    assert kind in CASES, (
+        f"{kind.__module__}.{kind.__qualname__} is a method without a contract: add an entry for it to CASES in "
+        "tests/contract/cases.py, with a typical instance, values each field must refuse, and where they exist another "
+        "seed, a zero strength and the naive control"
+    )
+
+
+def test_every_case_is_a_method_of_the_package_and_gives_reasons() -> None:
+    assert set(CASES) <= set(METHODS)
+    for kind, case in CASES.items():
+        assert type(case.typical) is kind
+        assert bool(case.no_identity) == (case.identity is None), f"{kind.__name__}: an identity, or why there is none"
+        assert bool(case.no_control) == (case.control is None), f"{kind.__name__}: a control, or why there is none"
+        seeded = "seed" in {field for field in kind.__dataclass_fields__}
+        assert not seeded or case.reseeded, f"{kind.__name__} has a seed, so give it another one"
+
+
+@every
+@with_dtype
+def test_it_changes_the_model_and_undo_restores_it(kind: type[Method], model: nn.Module) -> None:
+    before = snapshot(model)
+    with CASES[kind].typical.apply(model) as change:
+        assert any(not same_bytes(tensor, before[name][1]) for name, (_, tensor) in snapshot(model).items())
+        assert all(tensor.dtype == before[name][1].dtype for name, (_, tensor) in snapshot(model).items())
+        assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+        assert change.report.rows, "the report says what was done where"
+    assert_same(before, model)
+
+
+@every
+@with_dtype
+def test_the_same_seed_gives_the_same_model(kind: type[Method], model: nn.Module) -> None:
+    case: Case = CASES[kind]
+    once = weights(case.typical, model)
+    state = torch.get_rng_state()
+    torch.manual_seed(12345)  # nothing may depend on the global generator
+    try:
+        assert same(once, weights(case.typical, copy.deepcopy(model)))
+    finally:
+        torch.set_rng_state(state)
+    if case.reseeded:
+        assert not same(once, weights(case.reseeded, model))
+
+
+@every
+def test_the_global_generator_is_left_alone(kind: type[Method], model: nn.Module) -> None:
+    state = torch.get_rng_state()
+    CASES[kind].typical.apply(model)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@every
+@with_dtype
+def test_zero_strength_is_the_identity(kind: type[Method], model: nn.Module) -> None:
+    if CASES[kind].identity is None:
+        pytest.skip(CASES[kind].no_identity)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert same(before, weights(CASES[kind].identity, model))
+
+
+@every
+@with_dtype
+def test_what_is_saved_is_what_is_loaded(
+    kind: type[Method], model: nn.Module, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    case = CASES[kind]
+    case.typical.apply(model)
+    expected = logits(model, tokens)
+    hardy.save(model, tmp_path / "edited")
+    assert same_bytes(expected, logits(hardy.load(tmp_path / "edited"), tokens))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited").eval()
+    assert same_bytes(expected, logits(theirs, tokens))
+    record = json.loads((tmp_path / "edited" / "hardy.json").read_text())
+    assert [from_dict(method) for method in record["methods"]] == [case.typical]
+
+
+@every
+def test_through_plain_data_and_back(kind: type[Method]) -> None:
+    for method in (CASES[kind].typical, CASES[kind].reseeded, CASES[kind].identity):
+        if method is not None:
+            assert from_dict(json.loads(json.dumps(method.to_dict()))) == method
+            assert hash(method) == hash(copy.deepcopy(method))
+
+
+@every
+def test_an_unknown_field_is_refused(kind: type[Method]) -> None:
+    record = CASES[kind].typical.to_dict()
+    fields = {**record["fields"], "strenght_of_it": 3}
+    with pytest.raises(TypeError, match="strenght_of_it"):
+        kind(strenght_of_it=3, **{name: getattr(CASES[kind].typical, name) for name in record["fields"]})
+    with pytest.raises(InputError, match=f"{kind.__name__} has no field 'strenght_of_it'"):
+        from_dict({**record, "fields": fields})
+
+
+@every
+def test_fields_out_of_range_are_refused_by_name_and_value(kind: type[Method]) -> None:
+    case = CASES[kind]
+    fields = {name: getattr(case.typical, name) for name in kind.__dataclass_fields__}
+    checked = set(fields) - {"select", "layers"}
+    assert checked <= set(case.refused), f"say in cases.py what {sorted(checked - set(case.refused))} must refuse"
+    for name, values in case.refused.items():
+        for value in values:
+            with pytest.raises(InputError) as refusal:
+                kind(**{**fields, name: value})
+            message = str(refusal.value)
+            shown = value[0] if isinstance(value, tuple) and value else "none" if value == () else value
+            assert repr(shown) in message or str(shown) in message, f"{message!r} does not say {value!r}"
+            words = {name, name.replace("_", " "), name.rstrip("s"), kind.__name__.lower()}
+            assert any(word in message.lower() for word in words), f"{message!r} does not say {name}"
+
+
+@every
+def test_it_is_better_than_its_naive_control(kind: type[Method], model: nn.Module, tokens: torch.Tensor) -> None:
+    case = CASES[kind]
+    if case.control is None:
+        pytest.skip(case.no_control)
+    reference = logits(model, tokens).log_softmax(-1)
+
+    def harm(method: Method) -> tuple[float, float]:
+        with method.apply(model) as change:
+            divergence = torch.nn.functional.kl_div(
+                logits(model, tokens).log_softmax(-1), reference, log_target=True, reduction="batchmean"
+            )
+            return divergence.item(), change.report.value("relative_error", "all selected weights")
+
+    ours, control = harm(case.typical), harm(case.control)
+    assert ours[0] < control[0]
+    assert ours[1] < control[1]

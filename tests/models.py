@@ -1,0 +1,85 @@
+"""Tiny random-weight models of every architecture that hardy names the parts of: vocabulary 64, width 32."""
+
+import torch
+import transformers as hf
+from torch import nn
+
+_SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_NEOX = {key: value for key, value in _SIZES.items() if key != "num_key_value_heads"}
+_TOKENS = {"vocab_size": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def _opt() -> hf.OPTConfig:
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2}
+    return hf.OPTConfig(**sizes, **_TOKENS, num_attention_heads=4, max_position_embeddings=64)
+
+
+CONFIGS = {
+    "llama": lambda: hf.LlamaConfig(**_SIZES),
+    "gpt2": lambda: hf.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **_TOKENS),
+    "phi3": lambda: hf.Phi3Config(**_SIZES),
+    "gpt_neox": lambda: hf.GPTNeoXConfig(**_NEOX),
+    "opt": _opt,
+    "mixtral": lambda: hf.MixtralConfig(**_SIZES, num_local_experts=4, num_experts_per_tok=2),
+    "olmoe": lambda: hf.OlmoeConfig(**_SIZES, num_experts=4, num_experts_per_tok=2),
+    "mamba": lambda: hf.MambaConfig(hidden_size=32, state_size=4, num_hidden_layers=2, **_TOKENS),
+}
+
+
+def build(
+    architecture: str, *, tied: bool | None = None, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> nn.Module:
+    """A causal language model with random weights, in evaluation mode; `tied` overrides the configuration's default."""
+    config = CONFIGS[architecture]()
+    if tied is not None:
+        config.tie_word_embeddings = tied
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = hf.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model.eval()
+
+
+class ConvNet(nn.Module):
+    """Two convolutions and a linear head, for (batch, 3, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU())
+        self.classifier = nn.Linear(4 * 4 * 4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).flatten(1))
+
+
+def snapshot(model: nn.Module) -> dict[str, tuple[int, torch.Tensor]]:
+    """Identity and a copy of every parameter and buffer, at every place it is reachable from."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: (id(tensor), tensor.detach().clone()) for name, tensor in named}
+
+
+def assert_same(before: dict[str, tuple[int, torch.Tensor]], model: nn.Module) -> None:
+    """Every place holds the very tensor it held, with the same bytes."""
+    after = snapshot(model)
+    assert after.keys() == before.keys()
+    for name, (identity, tensor) in before.items():
+        assert after[name][0] == identity, f"{name} is another tensor"
+        assert same_bytes(tensor, after[name][1]), f"{name} differs"
+
+
+def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal to the last bit, the sign of zero included."""
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    first, second = (t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
+    return torch.equal(first, second)
