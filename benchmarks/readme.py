@@ -1,15 +1,15 @@
 """Write the README's measured figures and plots from the committed results; a test says when they drift.
 
-    python benchmarks/readme.py
+python benchmarks/readme.py
 """
 
 import json
 import re
 from pathlib import Path
 
-from hardy.core.figures import save_png
 from hardy.core.files import write_text
 from hardy.core.report import Report
+from hardy.core.report.figures import save_png
 from hardy.zoo import card
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +33,9 @@ def survival_block() -> str:
         shown = "" if bits is None else f"{bits:.2f}"
         spread = "" if row.spread is None else f"{row.spread:.2g}"
         lines.append(f"| {row.condition} | {shown} | {row.value:.4g} | {spread} | {row.n} |")
-    machine = f"{result['machine']['cores']} cores ({result['machine']['processor']}), torch {result['versions']['torch']}"
-    lines += ["", f"`{result['command']}` took {result['seconds']:.0f} s on {machine}."]
+    machine, versions = result["machine"], result["versions"]
+    where = f"{machine['cores']} cores ({machine['processor']}), torch {versions['torch']}"
+    lines += ["", f"`{result['command']}` took {result['seconds']:.0f} s on {where}."]
     return "\n".join(lines)
 
 
@@ -44,8 +45,8 @@ def zoo_block() -> str:
     held_out = figures["held_out"]
     return (
         f"`tiny-llama`: {figures['parameters'] / 1e6:.2f} M parameters, {figures['recipe']['steps']} steps, "
-        f"{figures['data']['tokens_seen'] / 1e6:.0f} M tokens; on held-out modules {held_out['bits_per_byte']:.3f} bits "
-        f"per byte, {100 * held_out['below_xz']:.0f} % below `xz -9e` ({held_out['bits_per_byte_xz_9e']:.3f})."
+        f"{figures['data']['tokens_seen'] / 1e6:.0f} M tokens; on held-out modules "
+        f"{held_out['bits_per_byte']:.3f} bits per byte, {100 * held_out['below_xz']:.0f} % below `xz -9e` ({held_out['bits_per_byte_xz_9e']:.3f})."
     )
 
 

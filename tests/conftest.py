@@ -10,7 +10,10 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `models`, `reference` and `contract`
 
-from models import build
+from models import SIZES, build
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hardy.zoo.tokenizer import train_tokenizer
 
 logging.disable_progress_bar()
 settings.register_profile("hardy", deadline=None, max_examples=40, derandomize=True)
@@ -33,6 +36,20 @@ def data() -> Path:
 def llama() -> torch.nn.Module:
     """A tiny Llama of two layers with random weights, untied, in evaluation mode."""
     return build("llama")
+
+
+@pytest.fixture(scope="session")
+def micro_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a Llama of two layers with random weights and a tokenizer, as `from_pretrained` wants it."""
+    folder = tmp_path_factory.mktemp("micro-llama")
+    text = "def add(first, second):\n    return first + second\n"
+    tokenizer = train_tokenizer([text], vocab_size=270, max_length=64)
+    tokenizer.save_pretrained(folder)
+    sizes = {**SIZES, "vocab_size": 270, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

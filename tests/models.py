@@ -4,7 +4,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-_SIZES = {
+SIZES = {
     "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -16,7 +16,7 @@ _SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_NEOX = {key: value for key, value in _SIZES.items() if key != "num_key_value_heads"}
+_NEOX = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
 _TOKENS = {"vocab_size": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -26,13 +26,13 @@ def _opt() -> hf.OPTConfig:
 
 
 CONFIGS = {
-    "llama": lambda: hf.LlamaConfig(**_SIZES),
+    "llama": lambda: hf.LlamaConfig(**SIZES),
     "gpt2": lambda: hf.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **_TOKENS),
-    "phi3": lambda: hf.Phi3Config(**_SIZES),
+    "phi3": lambda: hf.Phi3Config(**SIZES),
     "gpt_neox": lambda: hf.GPTNeoXConfig(**_NEOX),
     "opt": _opt,
-    "mixtral": lambda: hf.MixtralConfig(**_SIZES, num_local_experts=4, num_experts_per_tok=2),
-    "olmoe": lambda: hf.OlmoeConfig(**_SIZES, num_experts=4, num_experts_per_tok=2),
+    "mixtral": lambda: hf.MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
+    "olmoe": lambda: hf.OlmoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2),
     "mamba": lambda: hf.MambaConfig(hidden_size=32, state_size=4, num_hidden_layers=2, **_TOKENS),
 }
 

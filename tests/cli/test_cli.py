@@ -9,8 +9,8 @@ import pytest
 import hardy
 from hardy.cli.main import main
 from hardy.cli.options import numbers
-from hardy.core.errors import InputError
 from hardy.core.report import Report, Row
+from hardy.errors import InputError
 
 Run = Callable[..., tuple[int, str, str]]
 

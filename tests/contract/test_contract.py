@@ -98,7 +98,7 @@ def test_every_case_is_a_method_of_the_package_and_gives_reasons() -> None:
         assert type(case.typical) is kind
         assert bool(case.no_identity) == (case.identity is None), f"{kind.__name__}: an identity, or why there is none"
         assert bool(case.no_control) == (case.control is None), f"{kind.__name__}: a control, or why there is none"
-        seeded = "seed" in {field for field in kind.__dataclass_fields__}
+        seeded = "seed" in set(kind.__dataclass_fields__)
         assert not seeded or case.reseeded, f"{kind.__name__} has a seed, so give it another one"
 
 

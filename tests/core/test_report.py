@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import hardy.core.report as report_module
-from hardy.core.display import format_measurement, format_number, printable
-from hardy.core.errors import InputError
-from hardy.core.figures import Bars, BarSeries, HeatMap, Lines, Series, save_png
 from hardy.core.report import Report, Row
+from hardy.core.report.display import format_measurement, format_number, printable
+from hardy.core.report.figures import Bars, BarSeries, HeatMap, Lines, Series, save_png
+from hardy.errors import InputError
 
 NASTY = """<script>alert("1")</script> | a_b * [c](https://example.org) & 'd' ]]> --> \x1b[31m `$x$`"""
 

@@ -5,7 +5,7 @@ import torch
 
 import hardy
 from hardy.core import Cell, Ranking, Result, select
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 from hardy.studies import fragility, locate
 
 

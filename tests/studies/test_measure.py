@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hardy
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 from hardy.studies.measure import _spread_windows, measure, perplexity_of, read_text, settings_for
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hardy.core.errors import InputError
 from hardy.core.report import Report
 from hardy.core.study import Study
+from hardy.errors import InputError
 from hardy.studies import Plan, survival
 from hardy.studies.survival import equal_budget_sample
 

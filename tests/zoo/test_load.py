@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hardy
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 from hardy.zoo import load
 
 
@@ -66,7 +66,7 @@ def test_a_hub_id_that_cannot_be_had_is_one_clear_error(monkeypatch: pytest.Monk
     monkeypatch.setattr(
         "hardy.zoo.load.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
     )
-    with pytest.raises(InputError, match="'some/model'.*tiny-llama.*not had from the hub: no route"):
+    with pytest.raises(InputError, match="'some/model'.*tiny-llama.*not on the hub: no route"):
         load("some/model")
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 from hardy.zoo.text import CALIBRATION, EVALUATION, held_out_text, standard_library, training_files
 
 

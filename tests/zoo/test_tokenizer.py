@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 from hardy.zoo.tokenizer import END_OF_TEXT, train_tokenizer
 
 DOCUMENTS = ["def add(a, b):\n    return a + b\n", "for i in range(10):\n    print(i)\n"] * 3

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import hardy
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 from hardy.zoo import train as trainer
 from hardy.zoo.recipe import Recipe
 from hardy.zoo.recipes import recipe as find_recipe
@@ -117,7 +118,7 @@ def test_every_window_of_a_pass_is_seen_once_and_passes_differ() -> None:
     first = torch.cat([trainer._batch(tokens, RECIPE, step) for step in (0, 1)])
     assert first.shape == (8, 33)
     starts = sorted(first[:, 0].tolist())
-    assert [b - a for a, b in zip(starts, starts[1:], strict=False)] == [32] * 7
+    assert [b - a for a, b in itertools.pairwise(starts)] == [32] * 7
     second = torch.cat([trainer._batch(tokens, RECIPE, step) for step in (2, 3)])
     assert second[:, 0].tolist() != first[:, 0].tolist()
 
@@ -127,7 +128,7 @@ def test_learning_rate_rises_stays_and_ends_at_zero() -> None:
     assert rates[0] < 1
     assert rates[10:50] == [1.0] * 40
     assert rates[100] == 0
-    assert all(a > b for a, b in zip(rates[51:], rates[52:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates))
 
 
 def test_unknown_recipe_is_refused_with_a_near_miss() -> None:

@@ -10,7 +10,7 @@ import hardy
 from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tokens, Window, Workers, numbers
 from hardy.cli.report import app as report_app
 from hardy.cli.zoo import app as zoo_app
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 
 app = typer.Typer(
     name="hardy",
@@ -74,6 +74,7 @@ def study(
 ) -> None:
     """How a language model survives few bits and noise, where it breaks first, and what protection buys."""
     from hardy.studies import Plan, survival
+    from hardy.studies.survival_report import AGREEMENT
 
     plan = Plan(
         bits=numbers(bits, int, "bits"),
@@ -93,7 +94,7 @@ def study(
     except KeyboardInterrupt:
         typer.echo(f"\nInterrupted. What is finished is in {out}; the same command goes on from there.", err=True)
         raise typer.Exit(130) from None
-    report.print()
+    report.print(metrics=("perplexity", AGREEMENT))
     typer.echo(f"Report: {out}/report.html  (hardy report open {out})")
 
 

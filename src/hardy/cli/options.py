@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 
 Number = TypeVar("Number", int, float)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.errors import InputError, near_misses
 from hardy.core.report import Report, Row
 from hardy.core.select import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
+from hardy.errors import InputError, near_misses
 
 # The history of a model is kept on the model, so that it lives as long, and is copied and sent along with it.
 _HISTORY = "_hardy_changes"

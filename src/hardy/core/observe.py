@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.errors import InputError
 from hardy.core.select import Selector, Site, select
+from hardy.errors import InputError
 
 
 class Statistic(abc.ABC):

@@ -12,8 +12,8 @@ from typing import Any
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from hardy.core.errors import InputError
 from hardy.core.rng import derive
+from hardy.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from hardy.core.errors import InputError, near_misses
 from hardy.core.roles import ROLES, role_of, weight_parts, weight_tensors
+from hardy.errors import InputError, near_misses
 
 Pattern = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 Selector = Pattern | Sequence[Pattern]

@@ -15,8 +15,8 @@ import joblib
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hardy.core.errors import InputError
 from hardy.core.files import read_json, write_json
+from hardy.errors import InputError
 
 FORMAT, VERSION = "hardy-study", 1
 Backend = Literal["local", "ray"]
@@ -183,6 +183,14 @@ def _ray_pool(workers: int | None) -> contextlib.AbstractContextManager[Any]:
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if old.get("version") != new["version"] or old.get("name") != new["name"]:
         return f"{old.get('name')} version {old.get('version')}, not {new['name']} version {new['version']}"
-    before, after = old.get("settings", {}), new["settings"]
+    before, after = _flat(old.get("settings", {})), _flat(new["settings"])
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return ", ".join(f"{name} is {before.get(name)!r} there, {after.get(name)!r} here" for name in names[:3])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level: {"plan": {"seeds": 5}} -> {"plan.seeds": 5}."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.errors import InputError
 from hardy.core.select import Site
+from hardy.errors import InputError
 
 
 def _is_transposed(module: nn.Module) -> bool:

@@ -13,10 +13,10 @@ from typing import Literal, get_args
 
 import torch
 
-from hardy.core.errors import InputError
 from hardy.core.method import WeightMethod
 from hardy.core.rng import generator
 from hardy.core.select import Site
+from hardy.errors import InputError
 
 Scale = Literal["absolute", "tensor-absmax", "tensor-std", "channel-absmax", "channel-std"]
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import torch
 
-from hardy.core.errors import InputError
 from hardy.core.method import WeightMethod
 from hardy.core.select import Site
+from hardy.errors import InputError
 from hardy.ops.rounding import FLOAT16_SMALLEST, grouped, round_to_grid, symmetric_grid, ungrouped, uniform_grid
 
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from hardy.core.errors import InputError, near_misses
 from hardy.core.method import WeightMethod
 from hardy.core.ranking import Ranking
 from hardy.core.select import Selector, Site, select
 from hardy.core.study import Backend, Cell, Result, Study
+from hardy.errors import InputError, near_misses
 from hardy.hardware.noise import AdditiveNoise
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.studies.measure import INTACT, measure, settings_for

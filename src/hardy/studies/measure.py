@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from hardy.core.artefact import state_hash
-from hardy.core.errors import InputError
 from hardy.core.method import from_dict
+from hardy.errors import InputError
 from hardy.evaluate.language import context_length, encode, token_losses
 from hardy.zoo import held_out_text, load
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hardy.core.errors import InputError
 from hardy.core.method import Method
 from hardy.core.ranking import Ranking
 from hardy.core.report import Report, Row
@@ -21,6 +20,7 @@ from hardy.core.rng import derive
 from hardy.core.select import LINEAR, Selector, select
 from hardy.core.study import Backend, Cell, Result, Study
 from hardy.core.surgery import weight_of
+from hardy.errors import InputError
 from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.studies import fragility, survival_report

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hardy.core.figures import HeatMap, Lines, Series
 from hardy.core.ranking import Ranking
 from hardy.core.report import Report, Row
+from hardy.core.report.figures import HeatMap, Lines, Series
 from hardy.core.roles import ROLES
 from hardy.core.select import Site
 from hardy.core.study import Result
@@ -16,6 +16,7 @@ from hardy.studies.measure import INTACT
 if TYPE_CHECKING:
     from hardy.studies.survival import Condition
 
+AGREEMENT = "agreement of rankings (Spearman)"
 KINDS = ("most fragile", "random", "least fragile")
 Conditions = Mapping[str, Mapping[float, "Condition"]]
 
@@ -124,7 +125,7 @@ def _agreements(rankings: Mapping[str, Ranking]) -> list[Row]:
             agreement = rankings[first].agreement(rankings[second])
             rows.append(
                 Row(
-                    metric="agreement of rankings (Spearman)",
+                    metric=AGREEMENT,
                     condition=f"{first} and {second}",
                     value=agreement.spearman,
                     details={"layers": agreement.n, "p_value": agreement.p_value},

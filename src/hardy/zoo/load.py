@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy.core.artefact import RECORD, read_record
-from hardy.core.errors import InputError, near_misses
+from hardy.errors import InputError, near_misses
 
 WEIGHTS = Path(__file__).parent / "weights"
 HUB_FILES = ["*.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model", "vocab*", "merges*"]
@@ -57,7 +57,7 @@ def find(name: str) -> Path:
     except Exception as error:  # no network, no such model, no access, not an id: all of them are the name's fault
         reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"unknown model {name!r}: no zoo model ({', '.join(names())}), no folder, and not had from the hub: {reason}"
+            f"unknown model {name!r}: no zoo model ({', '.join(names())}), no folder, not on the hub: {reason}"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """The recipes of all zoo models."""
 
-from hardy.core.errors import InputError, near_misses
+from hardy.errors import InputError, near_misses
 from hardy.zoo import tiny_llama
 from hardy.zoo.recipe import Recipe
 

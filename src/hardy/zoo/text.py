@@ -3,7 +3,7 @@
 import sysconfig
 from pathlib import Path
 
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 
 EVALUATION = ("argparse", "calendar", "difflib", "fractions", "heapq", "statistics", "textwrap")
 """Held-out modules on which figures are reported."""

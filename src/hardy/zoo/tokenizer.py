@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hardy.core.errors import InputError
+from hardy.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 """Separates documents in training; begins and ends a sequence."""

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hardy.core.errors import InputError
 from hardy.core.files import write_atomic, write_json, write_text
 from hardy.core.rng import derive, generator
+from hardy.errors import InputError
 from hardy.evaluate.language import bits_per_byte, encode, token_losses
 from hardy.zoo.recipe import Recipe
 from hardy.zoo.text import held_out_text, training_documents

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hardy.core.errors import InputError, near_misses
+from hardy.errors import InputError, near_misses
 
 _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _MARK = "non-finite"

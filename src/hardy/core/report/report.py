@@ -1,7 +1,8 @@
 """What a measurement found: rows and figures that print as a table and save as JSON, Markdown and one HTML page."""
 
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hardy.core.display import printable
-from hardy.core.errors import InputError, near_misses
-from hardy.core.fields import free, free_from_json, free_to_json, items, number, scalar, text, texts, to_json, whole
-from hardy.core.figures import KINDS, Figure, figure_from_json, figure_to_json, record_fields
 from hardy.core.files import write_text
-from hardy.core.tables import terminal_table
+from hardy.core.report.display import printable
+from hardy.core.report.fields import (
+    free,
+    free_from_json,
+    free_to_json,
+    items,
+    number,
+    scalar,
+    text,
+    texts,
+    to_json,
+    whole,
+)
+from hardy.core.report.figures import KINDS, Figure, figure_from_json, figure_to_json, record_fields
+from hardy.core.report.tables import terminal_table
+from hardy.errors import InputError, near_misses
 
 FORMAT = "hardy-report"
 VERSION = 1
@@ -151,17 +163,32 @@ class Report:
             raise InputError(f"no row has the metric {metric!r}{_hint(metric, [row.metric for row in self.rows])}")
         return terminal_table(self.select(metric), self.rows)
 
-    def print(self, console: Console | None = None) -> None:
-        """Print title, summary, table and notes to `console`, by default the terminal."""
+    def print(self, console: Console | None = None, *, metrics: Sequence[str] | None = None) -> None:
+        """Print title, summary, table and notes to `console`, by default the terminal.
+
+        Args:
+            console: where to.
+            metrics: the rows of these metrics only, a table each; by default all rows in one table.
+
+        Raises:
+            InputError: no row has one of the metrics.
+        """
         console = console or Console()
         console.print(Text(printable(self.title), style="bold"))
         for sentence in self.summary:
             console.print(Text(printable(sentence)))
         if self.rows:
-            console.print()
-            console.print(self.table())
+            for table in [self.table()] if metrics is None else map(self.table, metrics):
+                console.print()
+                console.print(table)
         for note in self.notes:
             console.print(Text(f"Note: {printable(note)}", style="dim"))
+
+    def __str__(self) -> str:
+        """What `print` shows, without colours, at most 100 columns wide."""
+        console = Console(file=io.StringIO(), width=100, color_system=None)
+        self.print(console)
+        return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]
 
     def to_json(self) -> str:
         """The whole report as JSON text; `from_json` restores it exactly, infinity and NaN included."""
@@ -211,13 +238,13 @@ class Report:
 
     def to_markdown(self) -> str:
         """The report as Markdown, its figures as their data."""
-        from hardy.core import markdown
+        from hardy.core.report import markdown
 
         return markdown.page(self)
 
     def to_html(self) -> str:
         """The report as one HTML page with drawn figures, which needs no other file and no network."""
-        from hardy.core import html
+        from hardy.core.report import html
 
         return html.page(self)
 

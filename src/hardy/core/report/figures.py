@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from hardy.core import fields
-from hardy.core.errors import InputError, near_misses
+from hardy.errors import InputError, near_misses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +140,7 @@ class Lines:
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption into matplotlib `axes`."""
-        from hardy.core import drawing
+        from hardy.core.report import drawing
 
         drawing.draw_lines(self, axes)
 
@@ -186,7 +186,7 @@ class Bars:
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption into matplotlib `axes`."""
-        from hardy.core import drawing
+        from hardy.core.report import drawing
 
         drawing.draw_bars(self, axes)
 
@@ -244,7 +244,7 @@ class HeatMap:
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption, with a colour bar, into matplotlib `axes`."""
-        from hardy.core import drawing
+        from hardy.core.report import drawing
 
         drawing.draw_heat_map(self, axes)
 
@@ -265,7 +265,7 @@ def save_png(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
     Returns:
         The path.
     """
-    from hardy.core import rendering
+    from hardy.core.report import rendering
 
     return rendering.save_png(figure, Path(path), dpi)
 

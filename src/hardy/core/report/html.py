@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from hardy.core.display import format_cell, printable
-from hardy.core.figures import Cell, Figure, HeatMap
-from hardy.core.tables import page_table
+from hardy.core.report.display import format_cell, printable
+from hardy.core.report.figures import Cell, Figure, HeatMap
+from hardy.core.report.tables import page_table
 
 if TYPE_CHECKING:
     from hardy.core.report import Report
@@ -105,7 +105,7 @@ def page(report: "Report") -> str:
 
 
 def _figure(figure: Figure, number: int) -> str:
-    from hardy.core import rendering  # imports matplotlib
+    from hardy.core.report import rendering  # imports matplotlib
 
     columns, rows = figure.data()
     wide = ' class="wide"' if isinstance(figure, HeatMap) and len(figure.columns) > 20 else ""

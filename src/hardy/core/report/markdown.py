@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hardy.core.display import format_cell, printable
-from hardy.core.figures import Cell
-from hardy.core.tables import page_table
+from hardy.core.report.display import format_cell, printable
+from hardy.core.report.figures import Cell
+from hardy.core.report.tables import page_table
 
 if TYPE_CHECKING:
     from hardy.core.report import Report

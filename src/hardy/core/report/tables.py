@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from hardy.core.display import format_cell, format_measurement, format_number, printable
+from hardy.core.report.display import format_cell, format_measurement, format_number, printable
 
 if TYPE_CHECKING:
     from hardy.core.report import Row
