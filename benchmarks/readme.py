@@ -45,8 +45,8 @@ def zoo_block() -> str:
     held_out = figures["held_out"]
     return (
         f"`tiny-llama`: {figures['parameters'] / 1e6:.2f} M parameters, {figures['recipe']['steps']} steps, "
-        f"{figures['data']['tokens_seen'] / 1e6:.0f} M tokens; on held-out modules "
-        f"{held_out['bits_per_byte']:.3f} bits per byte, {100 * held_out['below_xz']:.0f} % below `xz -9e` ({held_out['bits_per_byte_xz_9e']:.3f})."
+        f"{figures['data']['tokens_seen'] / 1e6:.0f} M tokens; on held-out modules {held_out['bits_per_byte']:.3f} "
+        f"bits per byte, {100 * held_out['below_xz']:.0f} % below `xz -9e` ({held_out['bits_per_byte_xz_9e']:.3f})."
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from hardy.core import fields
+from hardy.core.report import fields
 from hardy.errors import InputError, near_misses
 
 if TYPE_CHECKING:
