@@ -66,7 +66,8 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     try:
         if hasattr(model, "save_pretrained"):
             with _no_progress_bars():
-                model.save_pretrained(temporary)
+                pretrained: Any = model
+                pretrained.save_pretrained(temporary)
         else:
             save_model(model, str(temporary / "model.safetensors"))
         if tokenizer is not None:
@@ -156,9 +157,8 @@ def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
         )
     try:
         with _no_progress_bars():
-            model, info = architecture.from_pretrained(
-                folder, dtype="auto", use_safetensors=True, output_loading_info=True
-            )
+            read: Any = architecture.from_pretrained
+            model, info = read(folder, dtype="auto", use_safetensors=True, output_loading_info=True)
     except Exception as error:  # as many kinds as there are formats inside
         raise InputError(f"cannot read the model in {folder}: {str(error).splitlines()[0]}") from error
     wrong = [*info["missing_keys"], *info["mismatched_keys"], *info["unexpected_keys"]]

@@ -103,7 +103,7 @@ class Ranking:
         for ranking, scores in zip((self, other), pairs, strict=True):
             if min(scores) == max(scores):
                 raise InputError(f"{ranking.by} gives all {len(common)} common units the same score")
-        result = spearmanr(*pairs)
+        result: Any = spearmanr(pairs[0], pairs[1])
         return Agreement(float(result.statistic), float(result.pvalue), len(common))
 
     def table(self, k: int | None = None) -> Table:

@@ -110,6 +110,5 @@ def weight_parts(model: nn.Module, role: str | None, module: nn.Module) -> dict[
     return parts
 
 
-def _output_embeddings(model: nn.Module) -> nn.Module | None:
-    getter: Any = getattr(model, "get_output_embeddings", None)
-    return getter() if callable(getter) else None
+def _output_embeddings(model: Any) -> nn.Module | None:
+    return model.get_output_embeddings() if callable(getattr(model, "get_output_embeddings", None)) else None

@@ -152,7 +152,8 @@ class Study:
                 yield from pool.imap_unordered(_measure_job, jobs)
         else:
             with joblib.parallel_config("loky", n_jobs=workers or -1, inner_max_num_threads=1):
-                parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+                options: dict[str, Any] = {"batch_size": 1, "pre_dispatch": "2*n_jobs"}
+                parallel: Any = joblib.Parallel(return_as="generator_unordered", **options)
                 yield from parallel(joblib.delayed(_measure_job)(job) for job in jobs)
 
 

@@ -139,9 +139,10 @@ class Edits:
 
     def _note_untied_head(self) -> None:
         """Tell the configuration when head and embedding no longer share a weight, or a reload would tie them."""
-        config = getattr(self.model, "config", None)
-        if not getattr(config, "tie_word_embeddings", False) or not hasattr(self.model, "get_output_embeddings"):
+        model: Any = self.model
+        config = getattr(model, "config", None)
+        if not getattr(config, "tie_word_embeddings", False) or not hasattr(model, "get_output_embeddings"):
             return
-        head, embedding = self.model.get_output_embeddings(), self.model.get_input_embeddings()
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
         if head is not None and embedding is not None and head.weight is not embedding.weight:
             self.swap(config, "tie_word_embeddings", False)
