@@ -42,7 +42,7 @@ RECIPE = Recipe(
 def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer's own code on two modules instead of the whole library: seconds instead of minutes."""
     documents = [(standard_library() / name).read_text()[:20_000] for name in ("ast.py", "bdb.py")]
-    monkeypatch.setattr(trainer, "training_documents", lambda: documents)
+    monkeypatch.setattr(trainer, "training_documents", lambda: (documents[:1], documents[1:]))
     monkeypatch.setattr(trainer, "held_out_text", lambda part: "def main(argv):\n    return len(argv)\n" * 8)
 
 
@@ -115,12 +115,27 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 def test_every_window_of_a_pass_is_seen_once_and_passes_differ() -> None:
     tokens = torch.arange(32 * 9 + 1, dtype=torch.int32)  # 8 windows and the spare one
-    first = torch.cat([trainer._batch(tokens, RECIPE, step) for step in (0, 1)])
+    corpus = trainer._Corpus(tokens, tokens, {})
+    first = torch.cat([trainer._batch(corpus, RECIPE, step, 100) for step in (0, 1)])
     assert first.shape == (8, 33)
     starts = sorted(first[:, 0].tolist())
     assert [b - a for a, b in itertools.pairwise(starts)] == [32] * 7
-    second = torch.cat([trainer._batch(tokens, RECIPE, step) for step in (2, 3)])
+    second = torch.cat([trainer._batch(corpus, RECIPE, step, 100) for step in (2, 3)])
     assert second[:, 0].tolist() != first[:, 0].tolist()
+
+
+def test_late_steps_are_drawn_from_the_focused_text() -> None:
+    everything, focused = torch.zeros(400, dtype=torch.int32), torch.ones(400, dtype=torch.int32)
+    corpus = trainer._Corpus(everything, focused, {})
+    means = [trainer._batch(corpus, RECIPE, step, 9).float().mean().item() for step in range(9)]
+    assert means == [0.0] * 4 + [1.0] * 5
+
+
+def test_focused_text_holds_the_modules_three_times_and_the_tests_once(tmp_path: Path) -> None:
+    _, corpus = trainer._corpus(RECIPE, tmp_path)
+    modules, tests = corpus.facts["library_tokens"], corpus.facts["tests_tokens"]
+    assert len(corpus.everything) == modules + tests
+    assert torch.equal(corpus.focused[2 * modules :], corpus.everything)
 
 
 def test_learning_rate_rises_stays_and_ends_at_zero() -> None:
@@ -128,7 +143,7 @@ def test_learning_rate_rises_stays_and_ends_at_zero() -> None:
     assert rates[0] < 1
     assert rates[10:50] == [1.0] * 40
     assert rates[100] == 0
-    assert all(a > b for a, b in itertools.pairwise(rates))
+    assert all(a > b for a, b in itertools.pairwise(rates[51:]))
 
 
 def test_unknown_recipe_is_refused_with_a_near_miss() -> None:

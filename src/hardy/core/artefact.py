@@ -65,7 +65,7 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
         if hasattr(model, "save_pretrained"):
-            with _no_progress_bars():
+            with no_progress_bars():
                 pretrained: Any = model
                 pretrained.save_pretrained(temporary)
         else:
@@ -156,7 +156,7 @@ def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
             f"transformers {transformers.__version__} has no model {record.get('class')!r}, the class of {folder}"
         )
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             read: Any = architecture.from_pretrained
             model, info = read(folder, dtype="auto", use_safetensors=True, output_loading_info=True)
     except Exception as error:  # as many kinds as there are formats inside
@@ -168,7 +168,8 @@ def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
+    """transformers without its own progress bars, which say nothing that a user needs."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -222,7 +222,7 @@ class WeightMethod(Method):
             site_energy = weight.double().square().sum().item()
             rows += _facts(site.name, site_error, site_energy, facts, weight.numel())
             size, error, energy = size + weight.numel(), error + site_error, energy + site_energy
-            totals = {name: totals.get(name, 0.0) + value for name, value in facts.items()}
+            totals |= {name: totals.get(name, 0.0) + value for name, value in facts.items()}
         return _facts("all selected weights", error, energy, totals, size) + rows
 
 

@@ -56,7 +56,6 @@ class RoundToNearest(WeightMethod):
             raise InputError(f"bits must be an integer from 2 to 8, got {self.bits!r}")
         if self.group_size is not None and (type(self.group_size) is not int or self.group_size < 1):
             raise InputError(f"group_size must be a positive integer or None, got {self.group_size!r}")
-
         if not isinstance(self.symmetric, bool):
             raise InputError(f"symmetric must be True or False, got {self.symmetric!r}")
 

@@ -9,7 +9,7 @@ import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hardy.core.artefact import RECORD, read_record
+from hardy.core.artefact import RECORD, no_progress_bars, read_record
 from hardy.errors import InputError, near_misses
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -136,16 +136,12 @@ def generate(
 
 def _reading(name: str, part: str, read: Any) -> Any:
     """Run `read`, whose errors are as many as file formats, and give them one shape; without progress bars."""
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
     try:
-        return read()
+        with no_progress_bars():
+            return read()
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"cannot read the {part} of model {name!r}: {reason}") from error
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
 
 
 def _architecture(config: Any) -> str:

@@ -20,6 +20,8 @@ class Recipe:
         steps: optimizer steps in all.
         warmup, decay: share of `steps` in which the learning rate rises, and falls to zero; flat in between,
             so a run can be prolonged from any checkpoint before its decay.
+        focus: share of `steps` after which the library's modules are drawn `focus_weight` times as often as its
+            tests, which are over half of the text and unlike what the model is for.
         matrix_lr: Muon's learning rate, for the weight matrices inside the layers (update RMS matched to AdamW's).
         other_lr: AdamW's, for embeddings, head, norms and everything that is not a matrix.
         weight_decay: of the matrices.
@@ -35,6 +37,8 @@ class Recipe:
     steps: int = 4500
     warmup: float = 0.027
     decay: float = 0.778
+    focus: float = 4 / 9
+    focus_weight: int = 3
     matrix_lr: float = 1.5e-2
     other_lr: float = 3e-3
     weight_decay: float = 0.05

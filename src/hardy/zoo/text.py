@@ -16,6 +16,7 @@ HELD_OUT = {"evaluation": EVALUATION, "calibration": CALIBRATION}
 # Third-party code, generated tables and one-per-machine build settings teach a language model nothing.
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "encodings", "config"}
 _SKIPPED_PREFIXES = ("_sysconfigdata",)
+_TEST_FOLDERS = {"test", "tests", "idle_test"}
 
 
 def standard_library() -> Path:
@@ -61,14 +62,19 @@ def training_files() -> list[Path]:
     return files
 
 
-def training_documents() -> list[str]:
-    """The text of `training_files`, without the few that are not UTF-8 (they test decoding errors)."""
-    documents = []
+def training_documents() -> tuple[list[str], list[str]]:
+    """The texts of `training_files`: the library's modules, and its tests.
+
+    The few files that are not UTF-8 (they test decoding errors) are left out.
+    """
+    library: list[str] = []
+    tests: list[str] = []
+    folder = standard_library()
     for path in training_files():
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
         if text.strip():
-            documents.append(text)
-    return documents
+            (tests if _TEST_FOLDERS & set(path.relative_to(folder).parts) else library).append(text)
+    return library, tests

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hardy.core.artefact import no_progress_bars
 from hardy.core.files import write_atomic, write_json, write_text
 from hardy.core.rng import derive, generator
 from hardy.errors import InputError
@@ -58,7 +59,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     steps = steps or recipe.steps
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer, tokens, source_bytes = _training_tokens(recipe, out)
+    tokenizer, corpus = _corpus(recipe, out)
     torch.manual_seed(derive(recipe.seed, "init"))  # transformers initialises from the global generator
     model = recipe.build(recipe.vocab_size).train()
     model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
@@ -83,7 +84,7 @@ def train(
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
-            loss = step_loss(_batch(tokens, recipe, step).to(device))
+            loss = step_loss(_batch(corpus, recipe, step, steps).to(device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
@@ -111,32 +112,54 @@ def train(
                     f"step {done}  train loss {line['train_loss']:.4f}  validation loss {nats:.4f}  "
                     f"{line['seconds'] / 60:.1f} min"
                 )
-    return _finish(out, recipe, steps, model.eval(), tokenizer, source_bytes, len(tokens))
+    return _finish(out, recipe, steps, model.eval(), tokenizer, corpus.facts)
 
 
-def _training_tokens(recipe: Recipe, out: Path) -> tuple[PreTrainedTokenizerFast, torch.Tensor, int]:
-    """The tokenizer, all documents as one row of token ids, and the documents' size in bytes."""
-    documents = training_documents()
+@dataclasses.dataclass(frozen=True)
+class _Corpus:
+    """All training text as rows of token ids, (tokens,): as it is, and with the modules outweighing the tests."""
+
+    everything: torch.Tensor
+    focused: torch.Tensor
+    facts: dict[str, int]
+
+
+def _corpus(recipe: Recipe, out: Path) -> tuple[PreTrainedTokenizerFast, _Corpus]:
+    """The tokenizer, trained now or found in `out`, and the training text encoded by it."""
+    library, tests = training_documents()
     if (out / "tokenizer.json").is_file():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
-        tokenizer = train_tokenizer(documents, recipe.vocab_size, recipe.context)
+        tokenizer = train_tokenizer([*library, *tests], recipe.vocab_size, recipe.context)
         tokenizer.save_pretrained(out)
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    encoded = tokenizer.backend_tokenizer.encode_batch(documents)
-    ids = [torch.tensor([end, *document.ids], dtype=torch.int32) for document in encoded]
-    return tokenizer, torch.cat(ids), sum(len(document.encode()) for document in documents)
+
+    def ids(documents: list[str]) -> torch.Tensor:
+        encoded = tokenizer.backend_tokenizer.encode_batch(documents)
+        return torch.cat([torch.tensor([end, *document.ids], dtype=torch.int32) for document in encoded])
+
+    modules, checks = ids(library), ids(tests)
+    facts = {
+        "library_bytes": sum(len(text.encode()) for text in library),
+        "library_tokens": len(modules),
+        "tests_bytes": sum(len(text.encode()) for text in tests),
+        "tests_tokens": len(checks),
+    }
+    everything = torch.cat([modules, checks])
+    return tokenizer, _Corpus(everything, torch.cat([*[modules] * recipe.focus_weight, checks]), facts)
 
 
-def _batch(tokens: torch.Tensor, recipe: Recipe, step: int) -> torch.Tensor:
+def _batch(corpus: _Corpus, recipe: Recipe, step: int, steps: int) -> torch.Tensor:
     """The windows of `step`, (batch, context + 1): every pass over the data is shuffled and shifted anew."""
+    begins = round(recipe.focus * steps)
+    phase, tokens = ("everything", corpus.everything) if step < begins else ("focused", corpus.focused)
     rows = (len(tokens) - 1) // recipe.context - 1  # one spare window, for the shift
-    first = step * recipe.batch
+    first = (step if step < begins else step - begins) * recipe.batch
     windows = []
     for index in range(first, first + recipe.batch):
         epoch, row = divmod(index, rows)
-        order = torch.randperm(rows, generator=generator(recipe.seed, "order", epoch))
-        shift = derive(recipe.seed, "shift", epoch) % recipe.context
+        order = torch.randperm(rows, generator=generator(recipe.seed, phase, "order", epoch))
+        shift = derive(recipe.seed, phase, "shift", epoch) % recipe.context
         begin = int(order[row]) * recipe.context + shift
         windows.append(tokens[begin : begin + recipe.context + 1])
     return torch.stack(windows).long()
@@ -217,12 +240,12 @@ def _finish(
     steps: int,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    source_bytes: int,
-    training_tokens: int,
+    data: dict[str, int],
 ) -> dict[str, Any]:
     """Store the weights as float16 and write the card, whose figures are those of the stored weights."""
     model.to(torch.device("cpu"), torch.float16)  # pyright: ignore[reportArgumentType]
-    model.save_pretrained(out)
+    with no_progress_bars():
+        model.save_pretrained(out)
     model.float()
     text = held_out_text("evaluation")
     size = len(text.encode())
@@ -237,8 +260,7 @@ def _finish(
         "data": {
             "source": f"standard library of Python {platform.python_version()}, without the held-out modules and "
             "their tests, site-packages and encodings",
-            "bytes": source_bytes,
-            "tokens": training_tokens,
+            **data,
             "tokens_seen": steps * recipe.batch * recipe.context,
         },
         "held_out": {
