@@ -104,7 +104,7 @@ def test_report_open_hands_the_page_to_the_browser(run: Run, tmp_path: Path, mon
     [
         (["study", "--model", "tiny-lama"], "did you mean tiny-llama"),
         (["study", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
-        (["study", "--additive=-1"], "strength must be finite and at least 0, got -1"),
+        (["study", "--additive=-1"], "strength must be a finite number of at least 0, got -1"),
         (["study", "--proportional", "inf"], "got inf"),
         (["study", "--bits", "9"], "bits must be an integer from 2 to 8, got 9"),
         (["study", "--bits", "two"], "--bits takes numbers separated by commas, got 'two'"),

@@ -44,18 +44,19 @@ def test_weight_error_is_the_rounding_error_and_leaves_the_model_alone(micro_lla
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_locate_finds_the_layer_that_was_made_fragile(micro_llama: Path, tmp_path: Path) -> None:
-    """A layer whose output is scaled up hurts most when it alone is rounded."""
+def test_locate_finds_the_only_layers_that_matter(micro_llama: Path, tmp_path: Path) -> None:
+    """Everything but one feed-forward block is cut off: breaking the rest costs exactly nothing."""
     model, tokenizer = hardy.zoo.load(str(micro_llama))
     with torch.no_grad():
-        model.get_submodule("model.layers.1.mlp.down_proj").weight.mul_(40)
-    model.save_pretrained(tmp_path / "scaled")
-    tokenizer.save_pretrained(tmp_path / "scaled")
-    ranking = locate(str(tmp_path / "scaled"), bits=2, group_size=16, tokens=256, window=64, workers=1)
+        for name in ("0.self_attn.o_proj", "1.self_attn.o_proj", "0.mlp.down_proj"):
+            model.get_submodule(f"model.layers.{name}").weight.zero_()
+    model.save_pretrained(tmp_path / "cut")
+    tokenizer.save_pretrained(tmp_path / "cut")
+    ranking = locate(str(tmp_path / "cut"), bits=2, group_size=16, tokens=128, window=64, workers=1)
     assert isinstance(ranking, Ranking)
     assert len(ranking) == 14
-    # Every matrix that feeds the scaled one moves the output; the scaled one itself is among the first.
-    assert "model.layers.1.mlp.down_proj" in ranking.top(3)
+    felt = {name for name, score in ranking.scores.items() if score != 0}
+    assert felt == {f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up", "down")}
 
 
 def test_locate_refuses_what_it_cannot_use(micro_llama: Path) -> None:

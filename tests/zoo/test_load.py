@@ -64,14 +64,14 @@ def test_unknown_names_are_refused_with_near_misses(tmp_path: Path) -> None:
 
 def test_a_hub_id_that_cannot_be_had_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "hardy.zoo.load.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
+        "hardy.zoo.loading.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
     )
     with pytest.raises(InputError, match="'some/model'.*tiny-llama.*not on the hub: no route"):
         load("some/model")
 
 
 def test_a_hub_id_is_read_from_its_downloaded_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardy.zoo.load.snapshot_download", lambda name, **_: str(folder))
+    monkeypatch.setattr("hardy.zoo.loading.snapshot_download", lambda name, **_: str(folder))
     assert load("some/model")[0].config.hidden_size == 32
 
 

@@ -5,7 +5,7 @@ import lzma
 import torch
 
 import hardy
-from hardy.zoo.load import WEIGHTS
+from hardy.zoo.loading import WEIGHTS
 from hardy.zoo.text import EVALUATION
 
 
