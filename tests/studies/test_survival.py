@@ -89,6 +89,15 @@ def test_one_worker_gives_the_same_report(finished: Path, micro_llama: Path, tmp
     assert (tmp_path / "out" / "report.json").read_bytes() == (finished / "report.json").read_bytes()
 
 
+def test_a_local_ray_cluster_gives_the_same_report(finished: Path, micro_llama: Path, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    try:
+        survival(str(micro_llama), out=tmp_path / "out", plan=PLAN, backend="ray", workers=2, **TEXT)
+    finally:
+        ray.shutdown()
+    assert (tmp_path / "out" / "report.json").read_bytes() == (finished / "report.json").read_bytes()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL does not exist there")
 def test_a_killed_study_ends_with_the_report_of_an_unbroken_one(
     finished: Path, micro_llama: Path, tmp_path: Path
