@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hardy.core.report import Report
-from hardy.core.study import Study
+from hardy.core.report import Report, Row
+from hardy.core.study import Cell, Result, Study
 from hardy.errors import InputError
 from hardy.studies import Plan, survival
-from hardy.studies.survival import equal_budget_sample
+from hardy.studies.survival import Condition, equal_budget_sample
 
 PLAN = Plan(bits=(8, 2), additive=(0.1,), proportional=(0.2,), seeds=2, group_size=16, keep=(0.2,))
 TEXT = {"tokens": 128, "window": 64}
@@ -146,7 +146,8 @@ def test_plans_out_of_range_are_refused() -> None:
         ({"additive": (-0.1,)}, "strength must be"),
         ({"proportional": (float("nan"),)}, "strength must be"),
         ({"seeds": 0}, "seeds must be at least 1"),
-        ({"keep": (1.5,)}, "keep must hold shares"),
+        ({"keep": (1.5,)}, "keep must hold shares.*got 1.5"),
+        ({"keep": ()}, "keep must hold shares.*got none"),
         ({"group_size": 0}, "group_size must be"),
         ({"break_bits": 1}, "bits must be"),
     ):
@@ -178,3 +179,14 @@ def test_trained_model_loses_bit_by_bit_and_located_protection_beats_random(tmp_
     assert values["2-bit rounding, 6 most fragile kept"] < values["2-bit rounding, 6 least fragile kept"]
     settings = json.loads((tmp_path / "out" / "study.json").read_text())["settings"]
     assert settings["model"] == "tiny-llama"
+
+
+def test_a_condition_that_broke_the_model_has_an_infinite_row_and_no_spread() -> None:
+    cells = tuple(Cell(condition="c", arguments={}, seed=seed) for seed in (0, 1))
+    condition = Condition(name="c", cells=cells)
+    row = condition.row([Result(cell=cells[0], values={"loss": 1e4}), Result(cell=cells[1], values={"loss": 1.0})])
+    assert row is not None
+    assert (row.value, row.spread, row.n) == (float("inf"), None, 2)
+    failed = [Result(cell=cells[0], values=None, error="e"), Result(cell=cells[1], values={"loss": 0.0})]
+    assert condition.row(failed) == Row(metric="perplexity", condition="c", value=1.0, seeds=(1,))
+    assert condition.row(failed[:1]) is None

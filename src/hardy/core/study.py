@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -175,9 +176,14 @@ def _ray_pool(workers: int | None) -> contextlib.AbstractContextManager[Any]:
     # Ray's own pool: joblib's Ray backend gives nothing back before all cells are done, and an interrupt would
     # lose them.
     try:
+        import ray
         from ray.util.multiprocessing import Pool
     except ImportError:
         raise InputError('backend ray needs Ray: pip install "hardy[ray]"') from None
+    if not ray.is_initialized():
+        # The cluster that RAY_ADDRESS names, else one of this machine, which needs no dashboard.
+        local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, "num_cpus": workers}
+        ray.init(log_to_driver=False, logging_level="error", **local)
     return Pool(processes=workers)
 
 

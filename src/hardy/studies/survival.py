@@ -1,12 +1,13 @@
 """How a language model survives few bits and noisy analog hardware, where it breaks first, and what protection buys.
 
-The main job of hardy. Layers are located on one half of the text and protection is judged on the other, against
+The main job of hardy. Layers are located on one part of the text and protection is judged on the other, against
 random layers of the same number and size, so that nothing is chosen on the figures that are reported.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -46,16 +47,17 @@ class Condition:
         if not values:
             return None
         perplexities = [perplexity_of(value["loss"]) for value in values]
-        facts = {name: statistics.fmean(value[name] for value in values) for name in values[0] if name != "loss"}
+        names = {name: None for value in values for name in value if name != "loss"}
+        facts = {name: statistics.fmean(value.get(name, 0.0) for value in values) for name in names}
         if (kept := self.details.get("share_kept")) is not None:
-            facts.pop("relative_error")  # of the damaged layers only: it says nothing about protection
+            facts.pop("relative_error", None)  # of the damaged layers only: it says nothing about protection
             if "bits_per_weight" in facts:
                 facts["bits_per_weight"] = (1 - kept) * facts["bits_per_weight"] + 16 * kept
         return Row(
             metric="perplexity",
             condition=self.name,
             value=statistics.fmean(perplexities),
-            spread=statistics.stdev(perplexities) if len(perplexities) > 1 else None,
+            spread=statistics.stdev(perplexities) if len(values) > 1 and max(perplexities) < math.inf else None,
             n=len(perplexities),
             seeds=tuple(result.cell.seed for result in results if result.values),
             baseline=self.baseline,
@@ -93,8 +95,8 @@ class Plan:
         if self.seeds < 1:
             raise InputError(f"seeds must be at least 1, got {self.seeds}")
         bad = [share for share in self.keep if not 0 < share < 1]
-        if bad:
-            raise InputError(f"keep must hold shares of the layers between 0 and 1, got {bad[0]}")
+        if bad or not self.keep:
+            raise InputError(f"keep must hold shares of the layers between 0 and 1, got {bad[0] if bad else 'none'}")
         # Building the methods checks bits, strengths and group size before anything long begins.
         self.whole_model()
         self.breaking("rtn", self.where)
