@@ -53,10 +53,12 @@ def train(
         The model card's figures.
 
     Raises:
-        InputError: the checkpoint in `out` belongs to another recipe, or its decay has begun for other `steps`.
+        InputError: `steps` is not positive, or the checkpoint in `out` belongs to another recipe, or its decay has begun for other `steps`.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    if steps is not None and steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}")
     steps = steps or recipe.steps
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer, corpus = _corpus(recipe, out)
@@ -70,7 +72,7 @@ def train(
     validation = encode(tokenizer, held_out_text("calibration"))
 
     def loss_of(windows: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             logits = model(input_ids=windows[:, :-1], use_cache=False).logits
         return cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
 
