@@ -87,8 +87,9 @@ def test_the_objective_falls_while_the_ridge_is_unchanged(start, planes: int) ->
     for _ in range(20):
         old = ridge
         scales, ridge = ridge_scales(groups, trits, old)
-        for trits in (trits, nearest_trits(groups, scales)):
-            error = (groups - (trits * scales).sum(0)).square().sum(-1)
+        solved, trits = trits, nearest_trits(groups, scales)
+        for step in (solved, trits):
+            error = (groups - (step * scales).sum(0)).square().sum(-1)
             objective = error + ridge * scales.square().sum((0, -1))
             assert (objective <= before + 1e-12)[ridge == old].all()
             steps += int((ridge == old).sum())
@@ -107,6 +108,13 @@ def test_fits_like_the_oracle(planes: int, starts: tuple, iterations: int) -> No
         assert [tuple(t) for t in trits[:, index].T.tolist()] == expected[0]
         assert scales[:, index, 0].tolist() == expected[1]
         assert converged[index] == expected[2]
+
+
+def test_a_scale_beyond_float16_is_infinite_and_loses_to_a_start_without() -> None:
+    groups = torch.tensor([[1e6, 0.0], [3.0, 1.0]])
+    trits, scales, _ = fit_trits(groups, torch.tensor([2]), 2)
+    assert torch.isinf(scales[:, 0]).any()
+    assert torch.equal(((trits * scales).sum(0))[1], groups[1])
 
 
 @given(weights=st_numpy.arrays(np.float64, 5, elements=eighths))
@@ -140,9 +148,7 @@ def test_no_group_depends_on_its_neighbours() -> None:
 
 
 @given(
-    trits=st_numpy.arrays(
-        np.int8, st.tuples(st.integers(1, 3), st.integers(0, 23)), elements=st.integers(-1, 1)
-    ),
+    trits=st_numpy.arrays(np.int8, st.tuples(st.integers(1, 3), st.integers(0, 23)), elements=st.integers(-1, 1)),
     per_byte=st.sampled_from([5, 4]),
 )
 def test_packing_loses_nothing(trits: np.ndarray, per_byte: int) -> None:

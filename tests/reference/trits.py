@@ -43,7 +43,9 @@ def norm(matrix: list[list[Fraction]]) -> float:
 def ridge_scales(weights: list[float], trits: Trits, ridge: float) -> tuple[list[float], float]:
     planes = range(len(trits[0]))
     while True:
-        system = [[Fraction(sum(t[i] * t[j] for t in trits)) + (i == j) * Fraction(ridge) for j in planes] for i in planes]
+        system = [
+            [Fraction(sum(t[i] * t[j] for t in trits)) + (i == j) * Fraction(ridge) for j in planes] for i in planes
+        ]
         inverted = inverse(system)
         if norm(system) * norm(inverted) <= 1e6 or ridge >= 1.0:
             break

@@ -31,9 +31,9 @@ _AT_A_TIME = 2**17
 def candidates(planes: int) -> list[tuple[int, ...]]:
     """One of every pair (c, -c) of trits of `planes` planes, in the order in which ties are settled.
 
-    Zero first, then the sparser one, then the one that uses the later planes, then plus before minus. The other half of the 3^planes
-    candidates is their negatives, which can never be nearer to a positive weight than they are once signs are chosen
-    so that they stand for a number above zero; see `nearest_trits`.
+    Zero first, then the sparser one, then the one that uses the later planes, then plus before minus. The other half
+    of the 3^planes candidates is their negatives: of a pair, the one that stands for a number with the sign of the
+    weight is never farther from it, and where the two are equally far both stand for zero, which comes first.
     """
     half = [c for c in itertools.product((0, 1, -1), repeat=planes) if next((t for t in c if t), 1) > 0]
     return sorted(half, key=lambda c: (sum(map(abs, c)), tuple(map(abs, c)), [-t for t in c]))
@@ -60,9 +60,7 @@ def nearest_trits(groups: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return torch.stack([plane.gather(-1, choice) * signs for plane in upright])
 
 
-def ridge_scales(
-    groups: torch.Tensor, trits: torch.Tensor, ridge: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def ridge_scales(groups: torch.Tensor, trits: torch.Tensor, ridge: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The scales a that minimise `|w - sum(a * trits)|^2 + ridge * |a|^2` in each group, and the ridge used.
 
     With S the trits of a group as columns, a = A^-1 S'w for A = S'S + ridge I. Where the condition number
@@ -92,7 +90,7 @@ def ridge_scales(
         )
         return norms / determinant(ridge)
 
-    while ((bad := (condition(ridge) > LARGEST_CONDITION) & (ridge < LARGEST_RIDGE))).any():
+    while (bad := (condition(ridge) > LARGEST_CONDITION) & (ridge < LARGEST_RIDGE)).any():
         ridge = torch.where(bad, (10 * ridge).clamp(max=LARGEST_RIDGE), ridge)
     solved = (adjugate(ridge[..., None, None]) * moments[..., None, :]).sum(-1) / determinant(ridge)[..., None]
     return solved.movedim(-1, 0)[..., None], ridge
@@ -190,7 +188,9 @@ def fit_trits(
         _best_start(part.double(), size.double(), planes, starts, iterations, tolerance)
         for part, size in zip(flat.split(at_a_time), sizes.split(at_a_time), strict=True)
     ]
-    trits, scales, converged = (torch.cat(each, dim) for each, dim in zip(zip(*parts, strict=True), (1, 1, 0), strict=True))
+    trits, scales, converged = (
+        torch.cat(each, dim) for each, dim in zip(zip(*parts, strict=True), (1, 1, 0), strict=True)
+    )
     shape = groups.shape
     return trits.reshape(planes, *shape), scales.reshape(planes, *shape[:-1], 1), converged.reshape(shape[:-1])
 
@@ -214,9 +214,11 @@ def _best_start(
     for start in starts:
         exact, converged = _alternate(relative, STARTS[start](relative, planes), iterations, tolerance)
         scales = float16_scale((exact * unit).abs()).double()
-        trits = nearest_trits(groups, scales)
-        scales = torch.where((trits != 0).any(-1, keepdim=True), scales, 0)
-        error = ((trits * scales).sum(0) - groups).square().sum(-1)
+        overflow = torch.isinf(scales)
+        trits = nearest_trits(groups, torch.where(overflow, 0, scales))
+        scales = torch.where(overflow | (trits != 0).any(-1, keepdim=True), scales, 0)
+        # With a scale that float16 does not have, a start loses to any other; alone, it is the caller's to refuse.
+        error = torch.where(overflow.any(0), torch.inf, (trits * scales).sum(0) - groups).square().sum(-1)
         found = trits, scales.float(), converged
         if best is None:
             best, best_error = found, error

@@ -85,7 +85,7 @@ class TritPlanes(WeightMethod):
             raise InputError(f"group_size must be a positive integer or None, got {self.group_size!r}")
         known = get_args(Start)
         if not isinstance(self.starts, tuple) or not self.starts or any(s not in known for s in self.starts):
-            given = self.starts or "none"
+            given = "none" if self.starts == () else self.starts
             raise InputError(f"starts must be one or more of {', '.join(known)}, got {given!r}")
         if type(self.iterations) is not int or self.iterations < 1:
             raise InputError(f"iterations must be an integer of at least 1, got {self.iterations!r}")
