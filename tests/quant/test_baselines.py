@@ -94,3 +94,9 @@ def test_absmean_refuses_what_it_cannot_store() -> None:
         absmean.fit(torch.tensor([[1e6, 1e6]]))
     with pytest.raises(InputError, match="NaN or infinity"):
         absmean.fit(torch.tensor([[1.0, float("nan")]]))
+
+
+def test_absmean_counts_weights_too_small_for_a_float16_scale() -> None:
+    new, facts = AbsmeanTrits(group_size=2).edit_weight(torch.tensor([[1e-9, 1e-9, 1.0, 0.0]]), SITE)
+    assert new.tolist() == [[0, 0, 0.5, 0]]
+    assert facts["underflow"] == 2

@@ -8,7 +8,7 @@ from reference import trits as reference
 from torch import nn
 
 from hardy.core import InputError, Site
-from hardy.ops.trits import pack_trits
+from hardy.ops.packing import pack_trits
 from hardy.quant import ClippedRoundToNearest, RoundToNearest, TritPlanes
 from hardy.quant.trit_planes import fit
 

@@ -68,8 +68,8 @@ def ridge_scales(groups: torch.Tensor, trits: torch.Tensor, ridge: torch.Tensor)
     |A| |A^-1| (Frobenius norms) is above `LARGEST_CONDITION`, the ridge grows tenfold until it is not, at most to
     `LARGEST_RIDGE`.
 
-    S'S holds integers, so the coefficients of A's adjugate and determinant as polynomials in the ridge are exact, and
-    a singular S'S costs no digits.
+    S'S holds integers, so the coefficients of A's adjugate and determinant as polynomials in the ridge are exact, also
+    where S'S is singular.
 
     Args:
         groups: (..., groups, group_size), float64.
@@ -172,7 +172,7 @@ def fit_trits(
 
     Args:
         groups: (..., groups, group_size), finite; padding is zero.
-        lengths: (groups,), how many weights of a group are no padding.
+        lengths: how many weights of a group are no padding; broadcastable to (..., groups).
         planes: 1 to 3.
         starts: tried in this order; the first wins a tie.
         iterations: the most that a group gets.
@@ -181,7 +181,14 @@ def fit_trits(
     Returns:
         Trits (planes, ..., groups, group_size) int8; scales (planes, ..., groups, 1), float32 with float16 values,
         infinite where float16 has no such number, 0 for a plane of zeros; whether each group (..., groups) converged.
+
+    Raises:
+        InputError: there is no such number of planes or no such start.
     """
+    if planes not in _ADJUGATES:
+        raise InputError(f"planes must be 1, 2 or 3, got {planes!r}")
+    if not starts or any(start not in STARTS for start in starts):
+        raise InputError(f"starts must be one or more of {', '.join(STARTS)}, got {starts!r}")
     flat = groups.flatten(0, -2)
     sizes = lengths.expand(groups.shape[:-1]).flatten()
     at_a_time = max(1, _AT_A_TIME // groups.shape[-1])
@@ -254,48 +261,3 @@ def _alternate(
     converged = torch.ones(len(groups), dtype=torch.bool, device=groups.device)
     converged[active] = False
     return scales, converged
-
-
-_BASES = {5: 3, 4: 4}
-
-
-def pack_trits(trits: torch.Tensor, per_byte: Literal[5, 4] = 5) -> torch.Tensor:
-    """Trits (..., n) as bytes (..., ceil(n / per_byte)) uint8, the first trit in the lowest place.
-
-    Five per byte are digits t + 1 to base 3 (1.6 bits per trit); four per byte are codes t + 1 of two bits. The last
-    byte is filled up with zeros.
-
-    Raises:
-        InputError: a value is not -1, 0 or 1, or `per_byte` is neither 5 nor 4.
-    """
-    base = _base(per_byte)
-    if trits.numel() and (trits.min() < -1 or trits.max() > 1):
-        raise InputError(f"trits are -1, 0 and 1, got values from {trits.min()} to {trits.max()}")
-    filled = torch.nn.functional.pad(trits.to(torch.int64), (0, -trits.shape[-1] % per_byte)) + 1
-    places = base ** torch.arange(per_byte, device=trits.device)
-    return (filled.unflatten(-1, (-1, per_byte)) * places).sum(-1).to(torch.uint8)
-
-
-def unpack_trits(packed: torch.Tensor, length: int, per_byte: Literal[5, 4] = 5) -> torch.Tensor:
-    """The trits (..., length) int8 that `pack_trits` packed.
-
-    Raises:
-        InputError: `length` trits do not take so many bytes, or a byte holds no trits.
-    """
-    base = _base(per_byte)
-    if packed.shape[-1] != -(-length // per_byte):
-        raise InputError(
-            f"{length} trits take {-(-length // per_byte)} bytes at {per_byte} per byte, got {packed.shape[-1]}"
-        )
-    places = base ** torch.arange(per_byte, device=packed.device)
-    codes = packed.to(torch.int64)[..., None] // places
-    digits = codes % base
-    if (digits > 2).any() or (codes[..., -1] >= base).any():
-        raise InputError(f"damaged trits: a byte holds no {per_byte} digits from 0 to 2")
-    return (digits - 1).flatten(-2)[..., :length].to(torch.int8)
-
-
-def _base(per_byte: int) -> int:
-    if per_byte not in _BASES:
-        raise InputError(f"per_byte must be 5 or 4 trits, got {per_byte!r}")
-    return _BASES[per_byte]

@@ -12,7 +12,7 @@ import torch
 from hardy.core.method import WeightMethod
 from hardy.core.select import Site
 from hardy.errors import InputError
-from hardy.ops.rounding import float16_scale, grouped, ungrouped
+from hardy.ops.rounding import FLOAT16_SMALLEST, float16_scale, grouped, ungrouped
 from hardy.quant.trit_planes import stored_bits
 
 
@@ -42,7 +42,8 @@ class AbsmeanTrits(WeightMethod):
     Args:
         group_size: weights along the input dimension that share a scale; None for one per output channel.
 
-    The report counts bits as `TritPlanes` does for one plane.
+    The report counts bits as `TritPlanes` does for one plane, and as `underflow` the weights that are zero because
+    float16 has no scale small enough for their group.
     """
 
     group_size: int | None = 128
@@ -55,6 +56,8 @@ class AbsmeanTrits(WeightMethod):
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         trits, scales = fit(weight, self.group_size)
         width = weight.shape[-1]
-        return ungrouped(trits * scales, width), {
-            "bits": stored_bits(weight.numel() // width, width, 1, scales.numel())
-        }
+        rebuilt = ungrouped(trits * scales, width)
+        facts = {"bits": stored_bits(weight.numel() // width, width, 1, scales.numel())}
+        floor = ungrouped((scales == FLOAT16_SMALLEST).expand_as(trits), width)
+        underflow = int((floor & (rebuilt == 0) & (weight != 0)).sum())
+        return rebuilt, facts | {"underflow": underflow} if underflow else facts
