@@ -12,7 +12,7 @@ from hardy.ops.rounding import grouped, round_to_grid, symmetric_grid, uniform_g
 from hardy.quant import round_to_nearest
 from hardy.quant.round_to_nearest import RoundToNearest
 
-# Of the full range: 1.00, 0.98 ... 0.30. Two-bit grids want about 0.55 of a Gaussian group of 128.
+# Of the full range: 1.00, 0.98 ... 0.30. Of a Gaussian group of 128, two bits want about 0.6 and four 0.9.
 RATIOS = tuple(ratio / 100 for ratio in range(100, 28, -2))
 
 
