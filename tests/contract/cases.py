@@ -6,7 +6,7 @@ from typing import Any
 
 from hardy.core import Chain, Method
 from hardy.hardware import AdditiveNoise, ProportionalNoise
-from hardy.quant import RoundToNearest
+from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, RoundToNearest, TritPlanes
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,38 @@ def _noise(kind: Callable[..., Method], **fields: Any) -> Case:
 
 
 _RTN = RoundToNearest(bits=3, group_size=16)
+_RTN_REFUSED = {"bits": [1, 9, 4.0, True, "4"], "group_size": [0, -1, 2.5, True], "symmetric": [0, None]}
 
 CASES: dict[type[Method], Case] = {
     RoundToNearest: Case(
         typical=_RTN,
-        refused={"bits": [1, 9, 4.0, True, "4"], "group_size": [0, -1, 2.5, True], "symmetric": [0, None]},
+        refused=_RTN_REFUSED,
         no_identity="8 bits are the most it has, and they still round",
         control=RoundToNearest(bits=3, group_size=None),
+    ),
+    ClippedRoundToNearest: Case(
+        typical=ClippedRoundToNearest(bits=3, group_size=16),
+        refused=_RTN_REFUSED,
+        no_identity="8 bits are the most it has, and they still round",
+        control=_RTN,
+    ),
+    AbsmeanTrits: Case(
+        typical=AbsmeanTrits(group_size=16),
+        refused={"group_size": [0, -1, 2.5, True]},
+        no_identity="it has one strength",
+        control=AbsmeanTrits(group_size=None),
+    ),
+    TritPlanes: Case(
+        typical=TritPlanes(planes=2, group_size=16),
+        refused={
+            "planes": [0, 4, 2.0, True, "2"],
+            "group_size": [0, -1, 2.5, True],
+            "starts": [(), ("random",), "sign", None],
+            "iterations": [0, 2.5, True, None],
+            "tolerance": [-1e-4, float("nan"), float("inf"), "0.1", True],
+        },
+        no_identity="three planes are the most it has, and they still round",
+        control=TritPlanes(planes=2, group_size=16, starts=("sign",), iterations=1),  # the mean |w|, halved, as scales
     ),
     AdditiveNoise: _noise(AdditiveNoise, relative_to="channel-std"),
     ProportionalNoise: _noise(ProportionalNoise),

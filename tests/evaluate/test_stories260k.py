@@ -10,7 +10,7 @@ from reference.stories import Stories, forward, read_checkpoint, read_vocabulary
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hardy.evaluate.language import token_losses
-from hardy.quant import RoundToNearest
+from hardy.quant import RoundToNearest, TritPlanes
 
 STORY = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
@@ -118,3 +118,15 @@ def test_rounding_hurts_the_more_the_fewer_the_bits(model: LlamaForCausalLM) -> 
     assert abs(losses[0] - clean) < 0.01
     assert losses == sorted(losses)
     assert losses[-1] > clean + 1
+
+
+def test_one_plane_of_trits_collapses_two_are_usable_three_come_near(model: LlamaForCausalLM) -> None:
+    ids = torch.tensor(greedy(model, 100))
+    clean = token_losses(model, ids, window=512).mean().item()
+    losses = []
+    for planes in (1, 2, 3):
+        with TritPlanes(planes=planes, group_size=32).apply(model):
+            losses.append(token_losses(model, ids, window=512).mean().item() - clean)
+    assert losses[0] > 1
+    assert losses[0] > 4 * losses[1] > 16 * losses[2]
+    assert losses[2] < 0.05

@@ -1,5 +1,8 @@
 """Few bits."""
 
+from hardy.quant.absmean import AbsmeanTrits
+from hardy.quant.clipped_round_to_nearest import ClippedRoundToNearest
 from hardy.quant.round_to_nearest import RoundToNearest
+from hardy.quant.trit_planes import TritPlanes
 
-__all__ = ["RoundToNearest"]
+__all__ = ["AbsmeanTrits", "ClippedRoundToNearest", "RoundToNearest", "TritPlanes"]

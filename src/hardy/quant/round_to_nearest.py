@@ -59,8 +59,12 @@ class RoundToNearest(WeightMethod):
         if not isinstance(self.symmetric, bool):
             raise InputError(f"symmetric must be True or False, got {self.symmetric!r}")
 
+    def fit(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Codes, scale and zero point, as the function `fit` returns them."""
+        return fit(weight, self.bits, self.group_size, self.symmetric)
+
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
-        codes, scale, zero_point = fit(weight, self.bits, self.group_size, self.symmetric)
+        codes, scale, zero_point = self.fit(weight)
         rounded = ungrouped((codes - zero_point) * scale, weight.shape[-1])
         group_bits = 16 if self.symmetric else 16 + self.bits
         facts = {"bits": self.bits * weight.numel() + group_bits * scale.numel()}

@@ -1,0 +1,115 @@
+"""Trit-planes on synthetic weights: the paper's algorithm, ours, and controls; writes results/trit_planes.json.
+
+The "expected" errors are not the paper's, which reports language models: they were measured with another
+implementation of the same algorithms on the same distributions.
+
+Relative Frobenius error of 256 x 4096 weights, Gaussian and Student-t with 5 degrees of freedom, groups of 128 unless
+said; mean and standard deviation over seeds. Controls: round-to-nearest, to the full and to a clipped range, at the
+same and at neighbouring true bits per weight (groups of 42 take 3-bit codes to the bits of two planes).
+
+    python benchmarks/trit_planes.py
+"""
+
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from survival import processor
+
+import hardy
+from hardy.core.files import write_json
+from hardy.core.method import WeightMethod
+from hardy.core.select import Site
+from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, RoundToNearest, TritPlanes
+
+RESULT = Path(__file__).parent / "results" / "trit_planes.json"
+SEEDS = (0, 1)
+SITE = Site("weight", "weight", "weight", None, None, None)
+SIGN = ("sign",)
+
+# Whose it is, the method, and the errors expected on Gaussian and on Student-t weights, where there are any.
+ROWS: list[tuple[str, WeightMethod, str, str]] = [
+    ("control", AbsmeanTrits(), "0.511", "0.601"),
+    ("paper", TritPlanes(planes=1, starts=SIGN), "0.433", "0.515"),
+    ("paper", TritPlanes(planes=2, starts=SIGN, iterations=1), "0.488", ""),
+    ("paper", TritPlanes(planes=2, starts=SIGN, iterations=5), "0.203", ""),
+    ("paper", TritPlanes(planes=2, starts=SIGN, iterations=10), "0.174", ""),
+    ("paper", TritPlanes(planes=2, starts=SIGN, iterations=30), "0.168", ""),
+    ("paper", TritPlanes(planes=2, starts=SIGN), "0.168", "0.231"),
+    ("paper", TritPlanes(planes=2, starts=SIGN, group_size=64), "0.165", ""),
+    ("paper", TritPlanes(planes=2, starts=SIGN, group_size=256), "0.170", ""),
+    ("paper", TritPlanes(planes=3, starts=SIGN), "0.070", "0.080"),
+    ("paper", TritPlanes(planes=3, starts=("magnitude",)), "0.067", "0.086"),
+    ("ours", TritPlanes(planes=1), "", ""),
+    ("ours", TritPlanes(planes=2), "", ""),
+    ("ours", TritPlanes(planes=3), "", ""),
+    ("control", RoundToNearest(bits=2), "0.503", "0.597"),
+    ("control", ClippedRoundToNearest(bits=2), "0.369", "0.431"),
+    ("control", RoundToNearest(bits=3), "0.216", "0.284"),
+    ("control", ClippedRoundToNearest(bits=3), "0.187", "0.243"),
+    ("control", RoundToNearest(bits=3, group_size=42), "", ""),
+    ("control", ClippedRoundToNearest(bits=3, group_size=42), "", ""),
+    ("control", RoundToNearest(bits=4), "0.101", "0.133"),
+    ("control", ClippedRoundToNearest(bits=4), "0.095", "0.127"),
+    ("control", RoundToNearest(bits=5), "", ""),
+]
+
+
+def weights(seed: int) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    normal, heavy = rng.standard_normal((256, 4096)), rng.standard_t(5, (256, 4096))
+    return {"gaussian": torch.from_numpy(normal).float(), "student-t5": torch.from_numpy(heavy).float()}
+
+
+def measured(method: WeightMethod, data: list[dict[str, torch.Tensor]]) -> dict[str, object]:
+    """Errors over seeds, true bits per weight, share of weights in unconverged groups, seconds per 2^20 weights."""
+    row: dict[str, object] = {"method": str(method)}
+    begun = time.perf_counter()
+    for name in data[0]:
+        errors, unconverged = [], 0.0
+        for weight in (of_seed[name] for of_seed in data):
+            new, facts = method.edit_weight(weight, SITE)
+            errors.append(((new - weight).norm() / weight.norm()).item())
+            unconverged += facts.get("unconverged", 0) / weight.numel() / len(data)
+            row["bits_per_weight"] = facts["bits"] / weight.numel()
+        row[name] = {"error": statistics.mean(errors), "sd": statistics.stdev(errors), "unconverged": unconverged}
+    row["seconds"] = round((time.perf_counter() - begun) / len(data) / len(data[0]), 3)
+    return row
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    data = [weights(seed) for seed in SEEDS]
+    begun, rows = time.monotonic(), []
+    print(f"{'':8}{'method':62}{'bits':>6}  {'Gaussian':>14}  {'Student-t5':>14}  seconds   (expected / measured)")
+    for kind, method, gaussian, student in ROWS:
+        row = measured(method, data)
+        rows.append({"kind": kind, "expected": {"gaussian": gaussian, "student-t5": student}, **row})
+        here = [row[name]["error"] for name in ("gaussian", "student-t5")]
+        shown = [f"{expected:>5} / {error:.4f}" for expected, error in zip((gaussian, student), here, strict=True)]
+        print(
+            f"{kind:8}{method!s:62}{row['bits_per_weight']:6.3f}  {shown[0]:>14}  {shown[1]:>14}  {row['seconds']:7.2f}"
+        )
+    result = {
+        "command": "python benchmarks/trit_planes.py",
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
+        "versions": {
+            "hardy": hardy.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "seeds": list(SEEDS),
+        "seconds": round(time.monotonic() - begun, 1),
+        "rows": rows,
+    }
+    write_json(RESULT, result)
+    print(f"{result['seconds']:.0f} s; written to {RESULT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Packing trits into bytes: five to a byte, or four with codes that need no division to read."""
+
+from typing import Literal
+
+import torch
+
+from hardy.errors import InputError
+
+_BASES = {5: 3, 4: 4}
+
+
+def pack_trits(trits: torch.Tensor, per_byte: Literal[5, 4] = 5) -> torch.Tensor:
+    """Trits (..., n) as bytes (..., ceil(n / per_byte)) uint8, the first trit in the lowest place.
+
+    Five per byte are digits t + 1 to base 3 (1.6 bits per trit); four per byte are codes t + 1 of two bits. The last
+    byte is filled up with zeros.
+
+    Raises:
+        InputError: a value is not -1, 0 or 1, or `per_byte` is neither 5 nor 4.
+    """
+    base = _base(per_byte)
+    if trits.numel() and (trits.min() < -1 or trits.max() > 1):
+        raise InputError(f"trits are -1, 0 and 1, got values from {trits.min()} to {trits.max()}")
+    filled = torch.nn.functional.pad(trits.to(torch.int64), (0, -trits.shape[-1] % per_byte)) + 1
+    places = base ** torch.arange(per_byte, device=trits.device)
+    return (filled.unflatten(-1, (-1, per_byte)) * places).sum(-1).to(torch.uint8)
+
+
+def unpack_trits(packed: torch.Tensor, length: int, per_byte: Literal[5, 4] = 5) -> torch.Tensor:
+    """The trits (..., length) int8 that `pack_trits` packed.
+
+    Raises:
+        InputError: `length` trits do not take so many bytes, or a byte holds no trits.
+    """
+    base = _base(per_byte)
+    if packed.shape[-1] != -(-length // per_byte):
+        raise InputError(
+            f"{length} trits take {-(-length // per_byte)} bytes at {per_byte} per byte, got {packed.shape[-1]}"
+        )
+    places = base ** torch.arange(per_byte, device=packed.device)
+    codes = packed.to(torch.int64)[..., None] // places
+    digits = codes % base
+    if (digits > 2).any() or (codes[..., -1] >= base).any():
+        raise InputError(f"damaged trits: a byte holds no {per_byte} digits from 0 to 2")
+    return (digits - 1).flatten(-2)[..., :length].to(torch.int8)
+
+
+def _base(per_byte: int) -> int:
+    if per_byte not in _BASES:
+        raise InputError(f"per_byte must be 5 or 4 trits, got {per_byte!r}")
+    return _BASES[per_byte]
