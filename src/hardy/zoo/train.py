@@ -53,7 +53,8 @@ def train(
         The model card's figures.
 
     Raises:
-        InputError: `steps` is not positive, or the checkpoint in `out` belongs to another recipe, or its decay has begun for other `steps`.
+        InputError: `steps` is not positive, or the checkpoint in `out` belongs to another recipe, or its decay has
+            begun for other `steps`.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
