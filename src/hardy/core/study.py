@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -183,7 +184,7 @@ def _ray_pool(workers: int | None) -> contextlib.AbstractContextManager[Any]:
     if not ray.is_initialized():
         # The cluster that RAY_ADDRESS names, else one of this machine, which needs no dashboard.
         local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, "num_cpus": workers}
-        ray.init(log_to_driver=False, logging_level="error", **local)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     return Pool(processes=workers)
 
 
