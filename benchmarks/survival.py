@@ -18,6 +18,7 @@ import transformers
 import hardy
 from hardy.core.files import write_json
 from hardy.studies import survival
+from hardy.studies.survival_report import AGREEMENT
 
 RESULT = Path(__file__).parent / "results" / "survival.json"
 
@@ -48,7 +49,7 @@ def main() -> None:
         "report": json.loads(report.to_json()),
     }
     write_json(RESULT, result)
-    report.print()
+    report.print(metrics=("perplexity", AGREEMENT))
     print(f"{seconds:.0f} s; written to {RESULT}")
 
 

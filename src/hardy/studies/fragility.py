@@ -92,7 +92,7 @@ def locate(
     group_size: int | None = 128,
     where: Selector = "linear,!head,!router",
     seeds: int = 3,
-    tokens: int = 4096,
+    tokens: int = 3072,
     window: int | None = None,
     backend: Backend = "local",
     workers: int | None = None,

@@ -141,7 +141,7 @@ def survival(
     text: str | None = None,
     out: str | Path = "hardy-study",
     plan: Plan | None = None,
-    tokens: int = 4096,
+    tokens: int = 3072,
     window: int | None = None,
     backend: Backend = "local",
     workers: int | None = None,
@@ -174,7 +174,7 @@ def survival(
     run: dict[str, Any] = {"backend": backend, "workers": workers}
 
     broken = {"bits": plan.break_bits, "strength": plan.break_noise}
-    chips = range(min(plan.seeds, 3))  # one layer's noise averages out over the whole ranking
+    chips = range(min(plan.seeds, 2))  # one layer's noise averages out over the whole ranking
     located = {
         by: fragility.cells(sites, by, **broken, group_size=plan.group_size, seeds=chips) for by in ("rtn", "noise")
     }
