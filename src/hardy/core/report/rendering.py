@@ -38,9 +38,6 @@ _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.formatter.useoffset": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "xtick.color": CONTROL,
@@ -59,7 +56,8 @@ _STYLE: dict[Any, Any] = {
 def save_png(figure: Figure, path: Path, dpi: int) -> Path:
     """Draw `figure` with its title into the PNG file `path`."""
     with _drawn(figure) as canvas:
-        canvas.axes[0].set_title(printable(figure.title), pad=12, wrap=True)
+        # Over the whole picture, so that it stands above the legend.
+        canvas.suptitle(printable(figure.title), x=0.02, ha="left", fontsize=10.5, fontweight="bold", wrap=True)
         options = {"format": "png", "dpi": dpi, "facecolor": PAPER, "metadata": {"Software": None}}
         write_atomic(path, lambda temporary: canvas.savefig(temporary, **options))
     return path
