@@ -52,10 +52,11 @@ CASES: dict[type[Method], Case] = {
         control=RoundToNearest(bits=3, group_size=None),
     ),
     ClippedRoundToNearest: Case(
-        typical=ClippedRoundToNearest(bits=3, group_size=16),
+        # Few bits and long groups are what clipping is for; in short groups it has nothing to clip.
+        typical=ClippedRoundToNearest(bits=2, group_size=128),
         refused=_RTN_REFUSED,
         no_identity="8 bits are the most it has, and they still round",
-        control=_RTN,
+        control=RoundToNearest(bits=2, group_size=128),
     ),
     AbsmeanTrits: Case(
         typical=AbsmeanTrits(group_size=16),

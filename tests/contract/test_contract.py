@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from contract.cases import CASES, Case
-from models import assert_same, build, same_bytes, snapshot
+from models import assert_same, same_bytes, snapshot
 from torch import nn
 
 import hardy
@@ -39,18 +39,9 @@ every = pytest.mark.parametrize("kind", [kind for kind in METHODS if kind in CAS
 with_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"], scope="function")
 
 
-def zoo_model(dtype: torch.dtype) -> nn.Module:
-    """The trained tiny-llama where its weights are in the checkout, else a random one of the same shape of problem."""
-    from hardy import zoo
-
-    if "tiny-llama" in zoo.names():
-        return zoo.load("tiny-llama", dtype=dtype)[0]
-    return build("llama", dtype=dtype)
-
-
 @pytest.fixture(scope="module")
 def originals() -> dict[torch.dtype, nn.Module]:
-    return {dtype: zoo_model(dtype) for dtype in DTYPES}
+    return {dtype: hardy.zoo.load("tiny-llama", dtype=dtype)[0] for dtype in DTYPES}
 
 
 @pytest.fixture
@@ -64,8 +55,10 @@ def model(originals: dict[torch.dtype, nn.Module], dtype: torch.dtype) -> nn.Mod
 
 
 @pytest.fixture
-def tokens(model: nn.Module) -> torch.Tensor:
-    return torch.randint(3, model.config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(5))
+def tokens() -> torch.Tensor:
+    """Two windows of text the zoo's model never saw."""
+    tokenizer = hardy.zoo.load("tiny-llama")[1]
+    return hardy.evaluate.encode(tokenizer, hardy.zoo.held_out_text("calibration"))[: 2 * 64].reshape(2, 64)
 
 
 def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
