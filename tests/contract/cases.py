@@ -52,11 +52,10 @@ CASES: dict[type[Method], Case] = {
         control=RoundToNearest(bits=3, group_size=None),
     ),
     ClippedRoundToNearest: Case(
-        # Few bits and long groups are what clipping is for; in short groups it has nothing to clip.
-        typical=ClippedRoundToNearest(bits=2, group_size=128),
+        typical=ClippedRoundToNearest(bits=3, group_size=16),
         refused=_RTN_REFUSED,
         no_identity="8 bits are the most it has, and they still round",
-        control=RoundToNearest(bits=2, group_size=128),
+        control=_RTN,
     ),
     AbsmeanTrits: Case(
         typical=AbsmeanTrits(group_size=16),

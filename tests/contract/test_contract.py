@@ -190,18 +190,24 @@ def test_fields_out_of_range_are_refused_by_name_and_value(kind: type[Method]) -
 
 
 @every
-def test_it_is_better_than_its_naive_control(kind: type[Method], model: nn.Module, tokens: torch.Tensor) -> None:
+def test_it_is_better_than_its_naive_control(kind: type[Method], model: nn.Module) -> None:
+    """On text enough to tell: 6,144 tokens; on a hundred, chance decides between methods as close as these."""
     case = CASES[kind]
     if case.control is None:
         pytest.skip(case.no_control)
-    reference = logits(model, tokens).log_softmax(-1)
+    ids = hardy.evaluate.encode(hardy.zoo.load("tiny-llama")[1], hardy.zoo.held_out_text("calibration"))
+    windows = [ids[i * len(ids) // 12 :][:512][None] for i in range(12)]
+    references = [logits(model, window).log_softmax(-1) for window in windows]
 
     def harm(method: Method) -> tuple[float, float]:
         with method.apply(model) as change:
-            divergence = torch.nn.functional.kl_div(
-                logits(model, tokens).log_softmax(-1), reference, log_target=True, reduction="batchmean"
+            divergence = sum(
+                torch.nn.functional.kl_div(
+                    logits(model, window).log_softmax(-1), reference, log_target=True, reduction="sum"
+                ).item()
+                for window, reference in zip(windows, references, strict=True)
             )
-            return divergence.item(), change.report.value("relative_error", "all selected weights")
+            return divergence, change.report.value("relative_error", "all selected weights")
 
     ours, control = harm(case.typical), harm(case.control)
     assert ours[0] < control[0]
