@@ -10,11 +10,15 @@ from torch import nn
 from hardy.core import InputError, Site
 from hardy.ops.packing import pack_trits
 from hardy.quant import ClippedRoundToNearest, RoundToNearest, TritPlanes
-from hardy.quant.trit_planes import fit
+from hardy.quant.trit_planes import TritWeight, fit
 
 SITE = Site("w", "w", "weight", None, None, None)
 SIGN = ("sign",)
 BEST = ("sign", "magnitude")
+
+
+def parts(found: TritWeight) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return found.trits, found.scales, found.converged
 
 
 def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -91,7 +95,7 @@ def test_like_the_oracle(planes: int, group_size: int | None) -> None:
 
 def test_bitwise_the_same_every_time() -> None:
     weight = student(20, 1000)
-    for once, again in zip(fit(weight, 3), fit(weight.clone(), 3), strict=True):
+    for once, again in zip(parts(fit(weight, 3)), parts(fit(weight.clone(), 3)), strict=True):
         assert torch.equal(once, again)
 
 
@@ -99,9 +103,9 @@ def test_bitwise_the_same_every_time() -> None:
 def test_a_weight_of_other_units_has_the_same_trits(power: int) -> None:
     """Powers of two that keep the scales among float16's normal numbers."""
     weight = gaussian(8, 512)
-    trits, scales, converged = fit(weight, 2)
+    trits, scales, converged = parts(fit(weight, 2))
     assert scales[scales > 0].min() > 2.0**-8
-    same, scaled, also = fit(weight * 2.0**power, 2)
+    same, scaled, also = parts(fit(weight * 2.0**power, 2))
     assert torch.equal(trits, same)
     assert torch.equal(scales * 2.0**power, scaled)
     assert torch.equal(converged, also)
@@ -109,8 +113,8 @@ def test_a_weight_of_other_units_has_the_same_trits(power: int) -> None:
 
 def test_the_negative_has_the_negative_trits_and_scales_are_positive() -> None:
     weight = student(16, 512)
-    trits, scales, _ = fit(weight, 3)
-    negative, same, _ = fit(-weight, 3)
+    trits, scales, _ = parts(fit(weight, 3))
+    negative, same, _ = parts(fit(-weight, 3))
     assert torch.equal(negative, -trits)
     assert torch.equal(scales, same)
     assert (scales > 0).all()
@@ -119,7 +123,7 @@ def test_the_negative_has_the_negative_trits_and_scales_are_positive() -> None:
 
 def test_groups_of_zeros_and_of_one_value() -> None:
     weight = torch.cat([torch.zeros(1, 8), torch.full((1, 8), 0.75), torch.full((1, 8), -0.3)], dim=1)
-    trits, scales, converged = fit(weight, 2, 8)
+    trits, scales, converged = parts(fit(weight, 2, 8))
     assert converged.all()
     assert (scales[:, 0, 0] == 0).all()
     assert not trits[:, 0, 0].any()
@@ -131,13 +135,13 @@ def test_groups_of_zeros_and_of_one_value() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_any_floating_dtype(dtype: torch.dtype) -> None:
     weight = gaussian(4, 100).to(dtype)
-    for ours, exact in zip(fit(weight, 2, 32), fit(weight.double(), 2, 32), strict=True):
+    for ours, exact in zip(parts(fit(weight, 2, 32)), parts(fit(weight.double(), 2, 32)), strict=True):
         assert torch.equal(ours, exact)
 
 
 def test_a_stack_of_experts_is_fitted_row_by_row() -> None:
     stack = gaussian(3, 5, 40)
-    trits, scales, converged = fit(stack, 2, 16)
+    trits, scales, converged = parts(fit(stack, 2, 16))
     assert trits.shape == (2, 3, 5, 3, 16)
     assert scales.shape == (2, 3, 5, 3, 1)
     assert converged.shape == (3, 5, 3)
@@ -157,9 +161,12 @@ def test_the_experts_of_a_mixture() -> None:
 @pytest.mark.parametrize("width", [4096, 130, 7])
 def test_bits_are_those_of_the_packed_bytes_and_the_scales(planes: int, width: int) -> None:
     weight = gaussian(3, width)
-    trits, scales, _ = fit(weight, planes)
+    trits, scales, _ = parts(fit(weight, planes))
     packed = pack_trits(trits.flatten(-2)[..., :width])
-    assert applied(weight, planes=planes)[1]["bits"] == 8 * packed.numel() + 16 * scales.numel()
+    bits = 8 * packed.numel() + 16 * scales.numel()
+    assert applied(weight, planes=planes)[1]["bits"] == bits
+    assert fit(weight, planes).bits_per_weight == bits / weight.numel()
+    assert TritPlanes(planes=planes).stored_bits((3, width)) == bits
 
 
 def test_the_report_says_bits_and_what_did_not_converge() -> None:

@@ -29,12 +29,17 @@ def changes(model: nn.Module) -> tuple[Change, ...]:
 
 
 class Change:
-    """What a method did to a model. `undo()` restores every byte; as a context manager it does so on leaving."""
+    """What a method did to a model. `undo()` restores every byte; as a context manager it does so on leaving.
+
+    `stored` holds, for a method that quantizes, each weight in the few bits it takes: site name -> what the method's
+    pure function returned, whose `dequantize()` is the weight now in the model.
+    """
 
     def __init__(self, method: Method, model: nn.Module, edits: Edits, report: Report) -> None:
         self.method = method
         self.model = model
         self.report = report
+        self.stored = dict(edits.stored)
         self._edits = edits
         vars(model).setdefault(_HISTORY, []).append(self)
 
@@ -210,20 +215,49 @@ class WeightMethod(Method):
         """
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
-        rows, size, error, energy = [], 0, 0.0, 0.0
-        totals: dict[str, float] = {}
+        ledger = WeightLedger(model, edits)
         for site in select(model, self.select, layers=self.layers):
-            weight = weight_of(model, site).to(torch.float32, copy=True)
-            new, facts = self.edit_weight(weight, site)
-            if not edits.set_weight(site, new):
-                continue  # tied to a site that was edited before: the same weight, counted once
-            stored = weight_of(model, site)  # as rounded to the model's dtype, and refused if it overflowed
-            site_error = (stored.double() - weight.double()).square().sum().item()
-            site_energy = weight.double().square().sum().item()
-            rows += _facts(site.name, site_error, site_energy, facts, weight.numel())
-            size, error, energy = size + weight.numel(), error + site_error, energy + site_energy
-            totals |= {name: totals.get(name, 0.0) + value for name, value in facts.items()}
-        return _facts("all selected weights", error, energy, totals, size) + rows
+            weight = ledger.read(site)
+            ledger.write(site, weight, *self.edit_weight(weight, site))
+        return ledger.rows()
+
+
+class WeightLedger:
+    """Reads and writes the weights of one edit, and keeps the account of it: errors, and facts that add up."""
+
+    def __init__(self, model: nn.Module, edits: Edits) -> None:
+        self.model, self.edits = model, edits
+        self._rows: list[Row] = []
+        self._size, self._error, self._energy = 0, 0.0, 0.0
+        self._totals: dict[str, float] = {}
+
+    def read(self, site: Site) -> torch.Tensor:
+        """The weight at `site`, (..., out, in), a float32 copy."""
+        return weight_of(self.model, site).to(torch.float32, copy=True)
+
+    def write(self, site: Site, weight: torch.Tensor, new: torch.Tensor, facts: Mapping[str, float]) -> bool:
+        """Put `new` in the place of `weight`.
+
+        Returns:
+            False where the site is tied to one that was edited before: the same weight, counted once.
+        """
+        if not self.edits.set_weight(site, new):
+            return False
+        stored = weight_of(self.model, site)  # as rounded to the model's dtype, and refused if it overflowed
+        error = (stored.double() - weight.double()).square().sum().item()
+        energy = weight.double().square().sum().item()
+        self._rows += _facts(site.name, error, energy, facts, weight.numel())
+        self._size, self._error, self._energy = self._size + weight.numel(), self._error + error, self._energy + energy
+        self._totals |= {name: self._totals.get(name, 0.0) + value for name, value in facts.items()}
+        return True
+
+    def rows(self) -> list[Row]:
+        """The account: all weights together, then site by site."""
+        return _facts(ALL_SELECTED, self._error, self._energy, self._totals, self._size) + self._rows
+
+
+ALL_SELECTED = "all selected weights"
+"""The condition of the rows that sum up an edit of weights."""
 
 
 def _facts(condition: str, error: float, energy: float, facts: Mapping[str, float], size: int) -> list[Row]:

@@ -60,6 +60,8 @@ class Edits:
         # Parameters replaced since `settle`, by the identity of the old one, which is kept so that it stays unique.
         self._successors: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
         self._fresh: dict[int, nn.Parameter] = {}
+        # Site name -> the few bits that the weight there was made from, for whoever stores it so.
+        self.stored: dict[str, Any] = {}
 
     def set_weight(self, site: Site, weight: torch.Tensor) -> bool:
         """Give `site` a new weight of the shape that `weight_of` returns, in the old one's dtype and device.

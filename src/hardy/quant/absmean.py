@@ -9,15 +9,15 @@ from collections.abc import Mapping
 
 import torch
 
-from hardy.core.method import WeightMethod
 from hardy.core.select import Site
 from hardy.errors import InputError
 from hardy.ops.rounding import FLOAT16_SMALLEST, float16_scale, grouped, ungrouped
-from hardy.quant.trit_planes import stored_bits
+from hardy.quant.quantizer import Quantizer
+from hardy.quant.trit_planes import TritWeight, stored_bits
 
 
-def fit(weight: torch.Tensor, group_size: int | None = 128) -> tuple[torch.Tensor, torch.Tensor]:
-    """Trits (..., groups, group_size) int8 and scales (..., groups, 1), float32 with float16 values, of `weight`.
+def fit(weight: torch.Tensor, group_size: int | None = 128) -> TritWeight:
+    """`weight` (..., in) as one plane of trits.
 
     A weight gets the trit nearest to `weight / scale`; half way between two, zero.
 
@@ -32,32 +32,25 @@ def fit(weight: torch.Tensor, group_size: int | None = 128) -> tuple[torch.Tenso
     scales = float16_scale((groups.double().abs().sum(-1, keepdim=True) / lengths).float())
     if torch.isinf(scales).any():
         raise InputError(f"a weight of {weight.abs().max():.3g} needs a scale beyond float16 (65504)")
-    return (groups.sign() * (groups.abs() > scales / 2)).to(torch.int8), scales
+    trits = (groups.sign() * (groups.abs() > scales / 2)).to(torch.int8)
+    converged = torch.ones(groups.shape[:-1], dtype=torch.bool, device=groups.device)
+    return TritWeight(trits[None], scales[None], weight.shape[-1], converged)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AbsmeanTrits(WeightMethod):
+class AbsmeanTrits(Quantizer):
     """Replace each weight by -1, 0 or 1 times the mean |w| of its group.
-
-    Args:
-        group_size: weights along the input dimension that share a scale; None for one per output channel.
 
     The report counts bits as `TritPlanes` does for one plane, and as `underflow` the weights that are zero because
     float16 has no scale small enough for their group.
     """
 
-    group_size: int | None = 128
+    def quantize(self, weight: torch.Tensor, site: Site) -> tuple[TritWeight, Mapping[str, float]]:
+        found = fit(weight, self.group_size)
+        facts = {"bits": found.bits}
+        floor = ungrouped((found.scales[0] == FLOAT16_SMALLEST).expand_as(found.trits[0]), found.width)
+        underflow = int((floor & (found.dequantize() == 0) & (weight != 0)).sum())
+        return found, facts | {"underflow": underflow} if underflow else facts
 
-    def check(self) -> None:
-        super().check()
-        if self.group_size is not None and (type(self.group_size) is not int or self.group_size < 1):
-            raise InputError(f"group_size must be a positive integer or None, got {self.group_size!r}")
-
-    def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
-        trits, scales = fit(weight, self.group_size)
-        width = weight.shape[-1]
-        rebuilt = ungrouped(trits * scales, width)
-        facts = {"bits": stored_bits(weight.numel() // width, width, 1, scales.numel())}
-        floor = ungrouped((scales == FLOAT16_SMALLEST).expand_as(trits), width)
-        underflow = int((floor & (rebuilt == 0) & (weight != 0)).sum())
-        return rebuilt, facts | {"underflow": underflow} if underflow else facts
+    def stored_bits(self, shape: tuple[int, ...]) -> int:
+        return stored_bits(shape, 1, -(-shape[-1] // (self.group_size or shape[-1])))

@@ -14,21 +14,20 @@ import torch
 
 from hardy.ops.rounding import grouped, round_to_grid, symmetric_grid, uniform_grid
 from hardy.quant import round_to_nearest
-from hardy.quant.round_to_nearest import RoundToNearest
+from hardy.quant.round_to_nearest import GridWeight, RoundToNearest
 
 # Of the full range: 1.00, 0.98 ... 0.30. Of a Gaussian group of 128, two bits want about 0.6 and four 0.9.
 RATIOS = tuple(ratio / 100 for ratio in range(100, 28, -2))
 
 
-def fit(
-    weight: torch.Tensor, bits: int, group_size: int | None, symmetric: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def fit(weight: torch.Tensor, bits: int, group_size: int | None, symmetric: bool) -> GridWeight:
     """As `hardy.quant.round_to_nearest.fit`, for each group at the ratio that gives it the least squared error.
 
     Raises:
         InputError: a scale is beyond float16's largest number, 65504.
     """
-    codes, scale, zero_point = round_to_nearest.fit(weight, bits, group_size, symmetric)
+    full = round_to_nearest.fit(weight, bits, group_size, symmetric)
+    codes, scale, zero_point = full.codes.float(), full.scale, full.zero_point
     groups = grouped(weight, group_size or weight.shape[-1])
     error = ((codes - zero_point) * scale - groups).square().sum(-1, keepdim=True)
     grid = symmetric_grid if symmetric else uniform_grid
@@ -42,7 +41,7 @@ def fit(
             torch.where(better, a, b)
             for a, b in zip((clipped, narrow, offset, new), (codes, scale, zero_point, error), strict=True)
         )
-    return codes, scale, zero_point
+    return dataclasses.replace(full, codes=codes.to(torch.uint8), scale=scale, zero_point=zero_point)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,5 +51,5 @@ class ClippedRoundToNearest(RoundToNearest):
     Fields, storage and report are those of `RoundToNearest`; the error of a group is never larger.
     """
 
-    def fit(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def fit(self, weight: torch.Tensor) -> GridWeight:
         return fit(weight, self.bits, self.group_size, self.symmetric)

@@ -5,20 +5,19 @@ float16 before the codes are chosen, because that is how they are stored.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import torch
 
-from hardy.core.method import WeightMethod
 from hardy.core.select import Site
 from hardy.errors import InputError
 from hardy.ops.rounding import FLOAT16_SMALLEST, grouped, round_to_grid, symmetric_grid, ungrouped, uniform_grid
+from hardy.quant.quantizer import Quantizer
 
 
-def fit(
-    weight: torch.Tensor, bits: int, group_size: int | None, symmetric: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes (..., groups, group_size), scale and zero point (..., groups, 1), all float32, of `weight` (..., in).
+def fit(weight: torch.Tensor, bits: int, group_size: int | None, symmetric: bool) -> "GridWeight":
+    """`weight` (..., in) on the grid that holds the smallest and the largest weight of each group.
 
     Raises:
         InputError: a scale is beyond float16's largest number, 65504.
@@ -28,16 +27,52 @@ def fit(
     scale, zero_point = grid(groups, bits)
     if torch.isinf(scale).any():
         raise InputError(f"a weight of {weight.abs().max():.3g} needs a scale beyond float16 (65504) at {bits} bits")
-    return round_to_grid(groups, scale, zero_point, bits), scale, zero_point
+    codes = round_to_grid(groups, scale, zero_point, bits)
+    return GridWeight(codes.to(torch.uint8), scale, zero_point, bits, weight.shape[-1], symmetric)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GridWeight:
+    """A weight (..., in) as codes on a uniform grid per group: `(code - zero_point) * scale`.
+
+    Attributes:
+        codes: (..., groups, group_size) uint8, below 2^bits; the padding of the last group is not stored.
+        scale: (..., groups, 1) float32 with float16 values.
+        zero_point: (..., groups, 1) float32 integers, below 2^bits.
+        bits_per_code: 2 to 8.
+        width: inputs; the last group of a row may be shorter.
+        symmetric: whether the zero point is the middle code everywhere, and so not stored.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+    bits_per_code: int
+    width: int
+    symmetric: bool
+
+    def dequantize(self) -> torch.Tensor:
+        """The weight, (..., in) float32."""
+        return ungrouped((self.codes - self.zero_point) * self.scale, self.width)
+
+    @property
+    def bits(self) -> int:
+        """What has to be stored: codes, a float16 scale per group and, unless symmetric, a zero point of a code."""
+        *rows, groups, _ = self.codes.shape
+        return stored_bits((*rows, self.width), self.bits_per_code, groups, self.symmetric)
+
+
+def stored_bits(shape: tuple[int, ...], bits: int, groups: int, symmetric: bool) -> int:
+    """Bits for a weight of `shape` (..., in) whose rows have `groups` groups each."""
+    return math.prod(shape[:-1]) * (bits * shape[-1] + (16 if symmetric else 16 + bits) * groups)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RoundToNearest(WeightMethod):
+class RoundToNearest(Quantizer):
     """Replace each weight by the nearest point of its group's uniform grid.
 
     Args:
         bits: per code, 2 to 8.
-        group_size: weights along the input dimension that share a scale; None for one scale per output channel.
         symmetric: a grid that is the same on both sides of zero, without a zero point, instead of min to max.
 
     The report counts what has to be stored: codes, a float16 scale per group and, unless symmetric, a zero point of
@@ -47,27 +82,26 @@ class RoundToNearest(WeightMethod):
     """
 
     bits: int
-    group_size: int | None = 128
     symmetric: bool = False
 
     def check(self) -> None:
         super().check()
         if type(self.bits) is not int or not 2 <= self.bits <= 8:
             raise InputError(f"bits must be an integer from 2 to 8, got {self.bits!r}")
-        if self.group_size is not None and (type(self.group_size) is not int or self.group_size < 1):
-            raise InputError(f"group_size must be a positive integer or None, got {self.group_size!r}")
         if not isinstance(self.symmetric, bool):
             raise InputError(f"symmetric must be True or False, got {self.symmetric!r}")
 
-    def fit(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Codes, scale and zero point, as the function `fit` returns them."""
+    def fit(self, weight: torch.Tensor) -> GridWeight:
+        """What the function `fit` returns for these fields."""
         return fit(weight, self.bits, self.group_size, self.symmetric)
 
-    def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
-        codes, scale, zero_point = self.fit(weight)
-        rounded = ungrouped((codes - zero_point) * scale, weight.shape[-1])
-        group_bits = 16 if self.symmetric else 16 + self.bits
-        facts = {"bits": self.bits * weight.numel() + group_bits * scale.numel()}
-        floor = ungrouped((scale == FLOAT16_SMALLEST).expand_as(codes), weight.shape[-1])
-        underflow = int((floor & (rounded == 0) & (weight != 0)).sum())
-        return rounded, facts | {"underflow": underflow} if underflow else facts
+    def quantize(self, weight: torch.Tensor, site: Site) -> tuple[GridWeight, Mapping[str, float]]:
+        found = self.fit(weight)
+        facts = {"bits": found.bits}
+        floor = ungrouped((found.scale == FLOAT16_SMALLEST).expand_as(found.codes), found.width)
+        underflow = int((floor & (found.dequantize() == 0) & (weight != 0)).sum())
+        return found, facts | {"underflow": underflow} if underflow else facts
+
+    def stored_bits(self, shape: tuple[int, ...]) -> int:
+        groups = -(-shape[-1] // (self.group_size or shape[-1]))
+        return stored_bits(shape, self.bits, groups, self.symmetric)

@@ -13,32 +13,28 @@ from typing import get_args
 
 import torch
 
-from hardy.core.method import WeightMethod
 from hardy.core.select import Site
 from hardy.errors import InputError
 from hardy.ops.rounding import grouped, ungrouped
 from hardy.ops.trits import Start, fit_trits
+from hardy.quant.quantizer import Quantizer
 
 
 def fit(
     weight: torch.Tensor,
-    planes: int,
+    planes: int = 2,
     group_size: int | None = 128,
     starts: tuple[Start, ...] = ("sign", "magnitude"),
     iterations: int = 50,
     tolerance: float = 1e-4,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The trit-planes of `weight` (..., in), of any floating dtype: the weight is about `(trits * scales).sum(0)`.
+) -> "TritWeight":
+    """The trit-planes of `weight` (..., in), of any floating dtype.
 
     Args:
         weight: its last dimension is cut into groups, the last of which may be shorter: padded with trits of zero.
         planes: 1 to 3.
         group_size: None for one group per row.
         starts, iterations, tolerance: see `hardy.ops.trits.fit_trits`.
-
-    Returns:
-        Trits (planes, ..., groups, group_size) int8; scales (planes, ..., groups, 1), float32 with float16 values of
-        at least 0; whether each group (..., groups) converged.
 
     Raises:
         InputError: a weight is NaN or infinite, or needs a scale beyond float16's largest number, 65504.
@@ -51,16 +47,52 @@ def fit(
     trits, scales, converged = fit_trits(grouped(weight, size), lengths, planes, starts, iterations, tolerance)
     if torch.isinf(scales).any():
         raise InputError(f"a weight of {weight.abs().max():.3g} needs a scale beyond float16 (65504)")
-    return trits, scales, converged
+    return TritWeight(trits, scales, weight.shape[-1], converged)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TritWeight:
+    """A weight (..., in) as the sum of its planes: in each group `sum(trits * scales)` over the planes.
+
+    Attributes:
+        trits: (planes, ..., groups, group_size) int8; -1, 0 or 1, and 0 in the padding of the last group.
+        scales: (planes, ..., groups, 1) float32 with float16 values of at least 0.
+        width: inputs; the last group of a row may be shorter.
+        converged: (..., groups), whether the fit came to rest in each group.
+    """
+
+    trits: torch.Tensor
+    scales: torch.Tensor
+    width: int
+    converged: torch.Tensor
+
+    def dequantize(self) -> torch.Tensor:
+        """The weight, (..., in) float32."""
+        return ungrouped((self.trits * self.scales).sum(0), self.width)
+
+    @property
+    def bits(self) -> int:
+        """What has to be stored: trits five to a byte, with those that fill a row's last byte; float16 scales."""
+        planes, *rows, groups, _ = self.trits.shape
+        return stored_bits((*rows, self.width), planes, groups)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """`bits` for each weight."""
+        return self.bits / (math.prod(self.trits.shape[1:-2]) * self.width)
+
+
+def stored_bits(shape: tuple[int, ...], planes: int, groups: int) -> int:
+    """Bits for a weight of `shape` (..., in) whose rows have `groups` groups each."""
+    return planes * math.prod(shape[:-1]) * (8 * -(-shape[-1] // 5) + 16 * groups)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TritPlanes(WeightMethod):
+class TritPlanes(Quantizer):
     """Replace each weight by the nearest sum of `planes` trits times their group's scales.
 
     Args:
         planes: 1 to 3; two take 3.45 bits per weight with groups of 128.
-        group_size: weights along the input dimension that share scales; None for one group per output channel.
         starts: where the fit begins, "sign" or "magnitude"; of several the best is kept for each group.
         iterations: the most that a group gets.
         tolerance: a group has converged when its scales move no more than this, in units of its mean |w|.
@@ -72,7 +104,6 @@ class TritPlanes(WeightMethod):
     """
 
     planes: int = 2
-    group_size: int | None = 128
     starts: tuple[Start, ...] = ("sign", "magnitude")
     iterations: int = 50
     tolerance: float = 1e-4
@@ -81,8 +112,6 @@ class TritPlanes(WeightMethod):
         super().check()
         if type(self.planes) is not int or not 1 <= self.planes <= 3:
             raise InputError(f"planes must be 1, 2 or 3, got {self.planes!r}")
-        if self.group_size is not None and (type(self.group_size) is not int or self.group_size < 1):
-            raise InputError(f"group_size must be a positive integer or None, got {self.group_size!r}")
         known = get_args(Start)
         if not isinstance(self.starts, tuple) or not self.starts or any(s not in known for s in self.starts):
             given = "none" if self.starts == () else self.starts
@@ -93,19 +122,17 @@ class TritPlanes(WeightMethod):
         if not (number and math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise InputError(f"tolerance must be a finite number of at least 0, got {self.tolerance!r}")
 
-    def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
-        width = weight.shape[-1]
-        trits, scales, converged = fit(
-            weight, self.planes, self.group_size, self.starts, self.iterations, self.tolerance
-        )
-        rebuilt = ungrouped((trits * scales).sum(0), width)
-        rows = weight.numel() // width
-        unconverged = ungrouped((~converged)[..., None].expand(trits.shape[1:]), width).sum().item()
-        lost = ungrouped((scales == 0).all(0).expand(trits.shape[1:]), width) & (weight != 0)
-        facts = {"bits": stored_bits(rows, width, self.planes, scales[0].numel()), "unconverged": unconverged}
-        return rebuilt, facts | {"underflow": int(lost.sum())} if lost.any() else facts
+    def quantize(self, weight: torch.Tensor, site: Site) -> tuple[TritWeight, Mapping[str, float]]:
+        found = fit(weight, self.planes, self.group_size, self.starts, self.iterations, self.tolerance)
+        return found, facts(found, weight)
+
+    def stored_bits(self, shape: tuple[int, ...]) -> int:
+        return stored_bits(shape, self.planes, -(-shape[-1] // (self.group_size or shape[-1])))
 
 
-def stored_bits(rows: int, width: int, planes: int, groups: int) -> int:
-    """Bits for `rows` rows of `width` weights in `groups` groups: trits five to a byte, float16 scales."""
-    return planes * (rows * 8 * -(-width // 5) + 16 * groups)
+def facts(found: TritWeight, weight: torch.Tensor) -> Mapping[str, float]:
+    """Bits, weights in groups that did not converge, and weights lost because float16 has no scale so small."""
+    unconverged = ungrouped((~found.converged)[..., None].expand(found.trits.shape[1:]), found.width).sum().item()
+    lost = ungrouped((found.scales == 0).all(0).expand(found.trits.shape[1:]), found.width) & (weight != 0)
+    counts = {"bits": found.bits, "unconverged": unconverged}
+    return counts | {"underflow": int(lost.sum())} if lost.any() else counts

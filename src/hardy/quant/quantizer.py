@@ -1,0 +1,78 @@
+"""What all methods that store weights in few bits share: the stored form is kept beside the weight it stands for."""
+
+import abc
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from hardy.core.method import WeightLedger, WeightMethod
+from hardy.core.report import Row
+from hardy.core.select import Site, select
+from hardy.core.surgery import Edits
+from hardy.errors import InputError
+
+
+class StoredWeight(Protocol):
+    """A weight in the few bits it is stored in."""
+
+    @property
+    def bits(self) -> int:
+        """All that has to be stored: codes, scales, zero points and what fills the last byte of a row."""
+        ...
+
+    def dequantize(self) -> torch.Tensor:
+        """The weight, (..., out, in), float32."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantizer(WeightMethod):
+    """A method that gives each selected weight the value of a form that takes few bits.
+
+    The model then computes with the values; `change.stored` has the forms, which `Pack` puts in their place.
+
+    Args:
+        group_size: weights along the input dimension that share scales; None for one group per output channel.
+    """
+
+    group_size: int | None = 128
+
+    def check(self) -> None:
+        super().check()
+        size = self.group_size
+        if size is not None and (type(size) is not int or size < 1):
+            raise InputError(f"group_size must be a positive integer or None, got {size!r}")
+
+    @abc.abstractmethod
+    def quantize(self, weight: torch.Tensor, site: Site) -> tuple[StoredWeight, Mapping[str, float]]:
+        """The stored form of `weight` (..., out, in) and facts about it that add up over sites, "bits" among them."""
+
+    @abc.abstractmethod
+    def stored_bits(self, shape: tuple[int, ...]) -> int:
+        """Bits that a weight of `shape` (..., out, in) will take, known before anything is fitted."""
+
+    def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
+        stored, facts = self.quantize(weight, site)
+        return stored.dequantize(), facts
+
+    def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
+        ledger = WeightLedger(model, edits)
+        for site in select(model, self.select, layers=self.layers):
+            weight = ledger.read(site)
+            self.check_row(site, weight)
+            stored, facts = self.quantize(weight, site)
+            if ledger.write(site, weight, stored.dequantize(), facts):
+                edits.stored[site.name] = stored
+        return ledger.rows()
+
+    def check_row(self, site: Site, weight: torch.Tensor) -> None:
+        """Raise `InputError` where a group would be longer than a row of `weight`."""
+        width = weight.shape[-1]
+        if self.group_size is not None and self.group_size > width:
+            raise InputError(
+                f"group_size {self.group_size} is larger than the {width} inputs of {site.name}; "
+                f"choose at most {width}, or None for one group per output channel"
+            )
