@@ -70,7 +70,8 @@ def test_zoo_list_and_info(run: Run) -> None:
 
 def test_locate_prints_and_writes_the_ranking(run: Run, micro_llama: Path, tmp_path: Path) -> None:
     path = tmp_path / "ranking.json"
-    code, out, _ = run("locate", str(micro_llama), "--by", "weight-error", "--top", "3", "--out", str(path))
+    narrow = ("--group-size", "16")
+    code, out, _ = run("locate", str(micro_llama), "--by", "weight-error", "--top", "3", "--out", str(path), *narrow)
     assert code == 0
     assert out.count("model.layers") == 3
     assert len(hardy.core.Ranking(**json.loads(path.read_text()))) == 14

@@ -38,8 +38,7 @@ def test_weight_error_is_the_rounding_error_and_leaves_the_model_alone(micro_lla
     ranking = fragility.weight_error(model, sites, bits=2, group_size=16)
     assert list(ranking.scores) == [site.name for site in sites]
     weight = model.get_submodule(sites[0].module).weight.detach()
-    codes, scale, zero = hardy.quant.round_to_nearest.fit(weight, 2, 16, False)
-    error = ((codes - zero) * scale).flatten(-2) - weight
+    error = hardy.quant.round_to_nearest.fit(weight, 2, 16, False).dequantize() - weight
     assert ranking.scores[sites[0].name] == pytest.approx(float(error.norm() / weight.norm()), rel=1e-5)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 

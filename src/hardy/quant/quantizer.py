@@ -74,5 +74,5 @@ class Quantizer(WeightMethod):
         if self.group_size is not None and self.group_size > width:
             raise InputError(
                 f"group_size {self.group_size} is larger than the {width} inputs of {site.name}; "
-                f"choose at most {width}, or None for one group per output channel"
+                f"choose at most {width}, None for one group per output channel, or exclude it from the selection"
             )
