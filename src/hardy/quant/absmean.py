@@ -5,7 +5,7 @@ so the scale is per group instead of per matrix.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -53,11 +53,15 @@ class AbsmeanTrits(WeightMethod):
         if self.group_size is not None and (type(self.group_size) is not int or self.group_size < 1):
             raise InputError(f"group_size must be a positive integer or None, got {self.group_size!r}")
 
+    def stored_bits(self, shape: Sequence[int]) -> int:
+        """Bits to store a weight of `shape`, (..., in), as the report counts them; nothing is fitted."""
+        return stored_bits(shape, 1, self.group_size)
+
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         trits, scales = fit(weight, self.group_size)
         width = weight.shape[-1]
         rebuilt = ungrouped(trits * scales, width)
-        facts = {"bits": stored_bits(weight.numel() // width, width, 1, scales.numel())}
+        facts = {"bits": self.stored_bits(weight.shape)}
         floor = ungrouped((scales == FLOAT16_SMALLEST).expand_as(trits), width)
         underflow = int((floor & (rebuilt == 0) & (weight != 0)).sum())
         return rebuilt, facts | {"underflow": underflow} if underflow else facts

@@ -5,7 +5,8 @@ float16 before the codes are chosen, because that is how they are stored.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -63,11 +64,15 @@ class RoundToNearest(WeightMethod):
         """Codes, scale and zero point, as the function `fit` returns them."""
         return fit(weight, self.bits, self.group_size, self.symmetric)
 
+    def stored_bits(self, shape: Sequence[int]) -> int:
+        """Bits to store a weight of `shape`, (..., in), as the report counts them; nothing is fitted."""
+        groups = math.prod(shape[:-1]) * -(-shape[-1] // (self.group_size or shape[-1]))
+        return self.bits * math.prod(shape) + (16 if self.symmetric else 16 + self.bits) * groups
+
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         codes, scale, zero_point = self.fit(weight)
         rounded = ungrouped((codes - zero_point) * scale, weight.shape[-1])
-        group_bits = 16 if self.symmetric else 16 + self.bits
-        facts = {"bits": self.bits * weight.numel() + group_bits * scale.numel()}
+        facts = {"bits": self.stored_bits(weight.shape)}
         floor = ungrouped((scale == FLOAT16_SMALLEST).expand_as(codes), weight.shape[-1])
         underflow = int((floor & (rounded == 0) & (weight != 0)).sum())
         return rounded, facts | {"underflow": underflow} if underflow else facts

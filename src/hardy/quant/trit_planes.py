@@ -8,7 +8,7 @@ non-finite weights are refused, not skipped. `starts=("sign",)` is the paper's.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -93,19 +93,24 @@ class TritPlanes(WeightMethod):
         if not (number and math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise InputError(f"tolerance must be a finite number of at least 0, got {self.tolerance!r}")
 
+    def stored_bits(self, shape: Sequence[int]) -> int:
+        """Bits to store a weight of `shape`, (..., in), as the report counts them; nothing is fitted."""
+        return stored_bits(shape, self.planes, self.group_size)
+
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         width = weight.shape[-1]
         trits, scales, converged = fit(
             weight, self.planes, self.group_size, self.starts, self.iterations, self.tolerance
         )
         rebuilt = ungrouped((trits * scales).sum(0), width)
-        rows = weight.numel() // width
         unconverged = ungrouped((~converged)[..., None].expand(trits.shape[1:]), width).sum().item()
         lost = ungrouped((scales == 0).all(0).expand(trits.shape[1:]), width) & (weight != 0)
-        facts = {"bits": stored_bits(rows, width, self.planes, scales[0].numel()), "unconverged": unconverged}
+        facts = {"bits": self.stored_bits(weight.shape), "unconverged": unconverged}
         return rebuilt, facts | {"underflow": int(lost.sum())} if lost.any() else facts
 
 
-def stored_bits(rows: int, width: int, planes: int, groups: int) -> int:
-    """Bits for `rows` rows of `width` weights in `groups` groups: trits five to a byte, float16 scales."""
-    return planes * (rows * 8 * -(-width // 5) + 16 * groups)
+def stored_bits(shape: Sequence[int], planes: int, group_size: int | None) -> int:
+    """Bits for a weight of `shape`, (..., in): each row's trits five to a byte, a float16 scale per group."""
+    rows, width = math.prod(shape[:-1]), shape[-1]
+    groups = -(-width // (group_size or width))
+    return planes * rows * (8 * -(-width // 5) + 16 * groups)
