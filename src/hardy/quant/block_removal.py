@@ -85,7 +85,9 @@ def mean_loss(model: Any, batches: Iterable[Any]) -> torch.Tensor:
         inputs = batch if isinstance(batch, Mapping) else {"input_ids": batch}
         ids = inputs.get("input_ids")
         if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] < 2:
-            shown = f"a {type(batch).__name__}" if not isinstance(ids, torch.Tensor) else f"{ids.dtype} {tuple(ids.shape)}"
+            shown = (
+                f"a {type(batch).__name__}" if not isinstance(ids, torch.Tensor) else f"{ids.dtype} {tuple(ids.shape)}"
+            )
             raise InputError(f"a batch for the loss is token ids (batch, tokens of at least 2), got {shown}")
         if not inputs.get("attention_mask", torch.ones(())).all():
             raise InputError("a batch is padded (its attention_mask has zeros); give texts of equal length")

@@ -23,6 +23,7 @@ from hardy.core.surgery import weight_of
 from hardy.errors import InputError
 from hardy.quant.units import Unit, exactly, units
 
+
 def effective_rank_of(energies: torch.Tensor) -> float:
     """exp of the entropy of `energies` / sum, (K,) of at least 0 and not all 0: K if all are alike, 1 if one is all.
 
@@ -46,6 +47,10 @@ def rank_drop(trained: torch.Tensor, random: torch.Tensor) -> float:
 def energy_increase(trained: torch.Tensor, random: torch.Tensor) -> float:
     """Top energy of `trained` less that of `random`."""
     return top_energy(trained) - top_energy(random)
+
+
+LEFT_OUT = ("experts", "ssm.dt")
+"""Each expert sees its own few tokens; Mamba uses the weight of its step-size projection without running it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +109,13 @@ def rankings(
     """
     if not seeds:
         raise InputError("seeds must name at least one random reference, got none")
-    sites = [site for site in select(model, where) if not (site.role or "").startswith("experts")]
+    sites = [site for site in select(model, where) if not (site.role or "").startswith(LEFT_OUT)]
     for site in sites:
         module = model.get_submodule(site.module)
         if not (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
             raise InputError(f"{site.name} is a {type(module).__name__}; this locator takes linear layers")
     if not sites:
-        raise InputError(f"selection {where!r} holds only routed experts, which this locator leaves out")
+        raise InputError(f"selection {where!r} holds only what this locator leaves out: {', '.join(LEFT_OUT)}")
     groups = units(sites, unit)
     seen = observe(model, batches, [exactly(site) for site in sites], [SecondMoment])
     scores: dict[str, list[float]] = {}
@@ -153,8 +158,8 @@ def effective_rank(
     training made low-rank. Queries, keys and values count head by head; the score of a block is the mean over its
     projections, that of a projection the mean over its heads.
 
-    Routed experts are left out (each sees its own few tokens); so is what a state-space layer does between its
-    projections. Memory: in^2 float64 numbers for every linear layer at once; rank a part with `where` if that is
+    Routed experts are left out (each sees its own few tokens), and so are the step-size projection of a state-space
+    layer and its scan. Memory: in^2 float64 numbers for every linear layer at once; rank a part with `where` if that is
     too much.
 
     Args:
@@ -179,10 +184,10 @@ def energy_gain(
     unit: Unit = "block",
     seeds: Sequence[int] = (0, 1, 2),
 ) -> Ranking:
-    """Rank layers by how much more of their outputs' energy lies in the top tenth of directions than for random weights.
+    """Rank layers by how much more of their outputs' energy is in few directions than for random weights.
 
-    The score is E_k(Z) - E_k(Z~), E_k the share of the largest k = max(1, ceil(K / 10)) of K squared singular values.
-    Arguments, errors and what is left out as in `effective_rank`.
+    The score is E_k(Z) - E_k(Z~), E_k the share of the largest k = max(1, ceil(K / 10)) of the squared singular values,
+    of which K = min(out, in) can be more than 0. Arguments, errors and what is left out as in `effective_rank`.
     """
     return rankings(model, batches, [ENERGY_GAIN], where=where, unit=unit, seeds=seeds)[0]
 
