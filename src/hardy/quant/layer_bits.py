@@ -105,15 +105,17 @@ class LayerBits(Method):
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         members, chosen = self._plan(model)
-        before = {site: weight_of(model, site) for sites in members.values() for site in sites}
+        sites = [site for unit in members.values() for site in unit]
+        distinct = set(_first_of_ties(model, sites).values())
+        before = {site: weight_of(model, site) for site in sites if site.name in distinct}
         data = data if data is None else list(data)  # every level goes through it
         totals: dict[str, float] = {}
         rows = []
         for level, method in enumerate(self.levels):
-            sites = [site for name in chosen if chosen[name] == level for site in members[name]]
-            if not sites:
+            places = tuple(exactly(site) for name in chosen if chosen[name] == level for site in members[name])
+            if not places:
                 continue
-            fields: dict[str, Any] = {"select": tuple(exactly(site) for site in sites)}
+            fields: dict[str, Any] = {"select": places}
             for row in dataclasses.replace(method, **fields).edit(model, edits, data):
                 if row.condition != EVERYTHING:
                     rows.append(dataclasses.replace(row, details={**row.details, "method": str(method)}))
@@ -159,16 +161,14 @@ class LayerBits(Method):
         members: dict[str, list[Site]] = {}
         bits: dict[str, list[int]] = {}
         weights: dict[str, int] = {}
-        first: dict[tuple[int, tuple[int, int] | None], str] = {}
+        first = _first_of_ties(model, sites)
+        quantizers: tuple[Any, ...] = self.levels
         for site in sites:
-            weight = getattr(model.get_submodule(site.module), site.parameter or "", None)
-            # A weight that is tied between units is stored once: it goes with the first of them.
-            tied = first.setdefault((id(weight), site.rows), site.name)
-            unit = unit_of[tied]
+            unit = unit_of[first[site.name]]  # a weight that is tied between units goes with the first of them
             members.setdefault(unit, []).append(site)
-            if tied == site.name:
+            if first[site.name] == site.name:
                 shape = weight_of(model, site).shape
-                costs = [method.stored_bits(shape) for method in self.levels if isinstance(method, Quantizer)]
+                costs = [method.stored_bits(shape) for method in quantizers]
                 bits[unit] = [a + b for a, b in zip(bits.get(unit, [0] * len(costs)), costs, strict=True)]
                 weights[unit] = weights.get(unit, 0) + math.prod(shape)
         scores = {name: self.ranking.scores[name] for name in self.ranking.order() if name in members}
@@ -177,3 +177,13 @@ class LayerBits(Method):
     def __str__(self) -> str:
         between = f"between=({', '.join(map(str, self.between))}), " if self.between else ""
         return f"LayerBits(budget={self.budget}, low={self.low}, {between}high={self.high}, ranking={self.ranking})"
+
+
+def _first_of_ties(model: nn.Module, sites: Sequence[Site]) -> dict[str, str]:
+    """For each site the first one that holds the same weight, most often itself."""
+    first: dict[tuple[int, tuple[int, int] | None], str] = {}
+    names = {}
+    for site in sites:
+        weight = getattr(model.get_submodule(site.module), site.parameter or "", site)
+        names[site.name] = first.setdefault((id(weight), site.rows), site.name)
+    return names
