@@ -33,7 +33,7 @@ CONFIGS = {
     "opt": _opt,
     "mixtral": lambda: hf.MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
     "olmoe": lambda: hf.OlmoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2),
-    "mamba": lambda: hf.MambaConfig(hidden_size=32, state_size=4, num_hidden_layers=2, **_TOKENS),
+    "mamba": lambda: hf.MambaConfig(hidden_size=32, state_size=4, time_step_rank=16, num_hidden_layers=2, **_TOKENS),
 }
 
 

@@ -77,6 +77,23 @@ def test_locate_prints_and_writes_the_ranking(run: Run, micro_llama: Path, tmp_p
     assert len(hardy.core.Ranking(**json.loads(path.read_text()))) == 14
 
 
+@pytest.mark.parametrize("by", ["effective-rank", "energy-gain", "perplexity-drop", "lieq-v1"])
+def test_locate_ranks_blocks_by_calibration_text(run: Run, micro_llama: Path, tmp_path: Path, by: str) -> None:
+    path = tmp_path / "ranking.json"
+    code, out, _ = run("locate", str(micro_llama), "--by", by, "--tokens", "128", "--window", "64", "--out", str(path))
+    assert code == 0
+    assert f"by {by}" in out
+    ranking = hardy.core.Ranking(**json.loads(path.read_text()))
+    assert set(ranking.scores) == {"model.layers.0.*", "model.layers.1.*"}
+
+
+def test_locate_ranks_single_layers_by_their_spectrum(run: Run, micro_llama: Path) -> None:
+    arguments = ["--by", "effective-rank", "--unit", "site", "--tokens", "128", "--window", "64", "--select", "mlp"]
+    code, out, _ = run("locate", str(micro_llama), *arguments)
+    assert code == 0
+    assert out.count("model.layers") == 6
+
+
 def test_report_show_prints_a_stored_report(run: Run, tmp_path: Path) -> None:
     Report(title="What was found", rows=(Row(metric="perplexity", condition="c", value=2.5),)).save(tmp_path)
     code, out, _ = run("report", "show", str(tmp_path))
@@ -113,6 +130,12 @@ def test_report_open_hands_the_page_to_the_browser(run: Run, tmp_path: Path, mon
         (["study", "--seeds", "0"], "seeds must be at least 1, got 0"),
         (["study", "--keep", "2"], "shares of the layers between 0 and 1, got 2"),
         (["locate", "--by", "nois"], "did you mean noise"),
+        (["locate", "--by", "efective-rank"], "did you mean effective-rank"),
+        (["locate", "--by", "lieq-v1", "--unit", "site"], "lieq-v1 ranks whole blocks: unit must be block, got 'site'"),
+        (["locate", "--by", "energy-gain", "--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["locate", "--by", "effective-rank", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["locate", "--by", "effective-rank", "--tokens", "64", "--window", "64"], "too short"),
+        (["locate", "--by", "perplexity-drop", "--select", "expert"], "'expert' matches nothing"),
         (["zoo", "info", "tiny-lama"], "did you mean tiny-llama"),
         (["zoo", "train", "tiny-lama"], "did you mean tiny-llama"),
         (["report", "show", "nowhere"], "no report at nowhere"),

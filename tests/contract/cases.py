@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hardy.core import Chain, Method
+from hardy.core import Chain, Method, Ranking
 from hardy.hardware import AdditiveNoise, ProportionalNoise
-from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, RoundToNearest, TritPlanes
+from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, LayerBits, RoundToNearest, TritPlanes
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,19 @@ def _noise(kind: Callable[..., Method], **fields: Any) -> Case:
 _RTN = RoundToNearest(bits=3, group_size=16)
 _RTN_REFUSED = {"bits": [1, 9, 4.0, True, "4"], "group_size": [0, -1, 2.5, True], "symmetric": [0, None]}
 
+# tiny-llama's blocks by the increase of the loss without each, on calibration text.
+_BLOCKS = Ranking(
+    scores={f"model.layers.{i}.*": s for i, s in enumerate((7.33, 0.84, 0.04, 0.46, 0.09, 0.18, 0.47, 3.33))},
+    meaning="increase of the loss when this block is replaced by the identity",
+    unit="nats/token",
+    by="perplexity-drop",
+)
+
+
+def _layer_bits(ranking: Ranking) -> LayerBits:
+    return LayerBits(budget=2.7, low=RoundToNearest(bits=2), high=RoundToNearest(bits=4), ranking=ranking)
+
+
 CASES: dict[type[Method], Case] = {
     RoundToNearest: Case(
         typical=_RTN,
@@ -74,6 +87,18 @@ CASES: dict[type[Method], Case] = {
         },
         no_identity="three planes are the most it has, and they still round",
         control=TritPlanes(planes=2, group_size=16, starts=("sign",), iterations=1),  # the mean |w|, halved, as scales
+    ),
+    LayerBits: Case(
+        typical=_layer_bits(_BLOCKS),
+        refused={
+            "budget": [0, -2.5, float("nan"), float("inf"), "2.6", True],
+            "low": ["RoundToNearest", None, AdditiveNoise(strength=0.1)],
+            "high": [4, ProportionalNoise(strength=0.1)],
+            "between": ["RoundToNearest", (3,), None],
+            "ranking": [None, "effective-rank", 3],
+        },
+        no_identity="its levels have their own",
+        control=_layer_bits(_BLOCKS.reversed()),
     ),
     AdditiveNoise: _noise(AdditiveNoise, relative_to="channel-std"),
     ProportionalNoise: _noise(ProportionalNoise),

@@ -49,6 +49,21 @@ def test_a_sample_is_of_k_different_units_and_repeats(scores: dict[str, float], 
     assert r.sample(k, seed) == names
 
 
+@given(scores=SCORES, seed=st.integers(0, 99))
+def test_controls_deal_the_same_scores_to_other_units(scores: dict[str, float], seed: int) -> None:
+    r = ranking(scores)
+    assert r.reversed().order() == r.order()[::-1]
+    assert r.shuffled(seed).order() == r.sample(len(r), seed)
+    for control in (r.reversed(), r.shuffled(seed)):
+        assert sorted(control.scores) == sorted(scores)
+        assert sorted(control.scores.values()) == sorted(scores.values())
+        assert control.by != r.by
+
+
+def test_a_ranking_says_what_it_is_in_few_words() -> None:
+    assert str(ranking({"a": 1.0, "b": 2.0})) == "2 units by hand"
+
+
 def test_samples_of_different_seeds_are_fair() -> None:
     r = ranking({str(i): float(i) for i in range(10)})
     counts = [0] * 10

@@ -1,7 +1,7 @@
 """`hardy` and `python -m hardy`: the commands, and the one place where errors become one line and an exit code."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -11,6 +11,8 @@ from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tok
 from hardy.cli.report import app as report_app
 from hardy.cli.zoo import app as zoo_app
 from hardy.errors import InputError
+
+LOCATORS = "rtn, noise, weight-error; effective-rank, energy-gain, perplexity-drop, or lieq-v1, their mean."
 
 app = typer.Typer(
     name="hardy",
@@ -101,13 +103,16 @@ def study(
 @app.command()
 def locate(
     model: Annotated[str, typer.Argument(help="Zoo name, Hugging Face folder, or hub id.")] = "tiny-llama",
-    by: Annotated[str, typer.Option(help="rtn, noise, or weight-error.")] = "rtn",
+    by: Annotated[str, typer.Option(help=LOCATORS)] = "rtn",
     text: Text = None,
     bits: Bits = 2,
     strength: Annotated[float, typer.Option(help="Noise strength, relative to channel absmax.")] = 0.05,
     group_size: GroupSize = 128,
     select: Select = "linear,!head,!router",
-    seeds: Annotated[int, typer.Option(help="Chip instances, for noise.")] = 3,
+    unit: Annotated[
+        Literal["block", "site"], typer.Option(help="What effective-rank and energy-gain rank: blocks, or each layer.")
+    ] = "block",
+    seeds: Annotated[int, typer.Option(help="Chip instances for noise, random references for spectra.")] = 3,
     top: Annotated[int, typer.Option(help="How many to print; 0 prints all.")] = 20,
     out: Annotated[str | None, typer.Option(help="Write the whole ranking to this JSON file.")] = None,
     tokens: Tokens = 3072,
@@ -115,7 +120,7 @@ def locate(
     backend: Backend = "local",
     workers: Workers = None,
 ) -> None:
-    """Rank the layers of a language model by what breaks when only they do."""
+    """Rank the layers of a language model: what breaks when only they do, or what they do to calibration text."""
     from hardy.core.files import write_json
     from hardy.studies import locate as run
 
@@ -127,6 +132,7 @@ def locate(
         strength=strength,
         group_size=group_size or None,
         where=select,
+        unit=unit,
         seeds=seeds,
         tokens=tokens,
         window=window,

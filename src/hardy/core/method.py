@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardy.core.ranking import Ranking
 from hardy.core.report import Report, Row
 from hardy.core.select import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
@@ -166,7 +167,11 @@ def from_dict(record: Mapping[str, Any]) -> Method:
 def _restored(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_restored(item) for item in value)
-    return from_dict(value) if isinstance(value, Mapping) and "method" in value else value
+    if isinstance(value, Mapping) and "method" in value:
+        return from_dict(value)
+    if isinstance(value, Mapping) and set(value) == {field.name for field in dataclasses.fields(Ranking)}:
+        return Ranking(**value)
+    return value
 
 
 def _plain(method: Method, name: str) -> Any:
@@ -177,7 +182,7 @@ def _plain(method: Method, name: str) -> Any:
             raise InputError(
                 f"{type(method).__name__}.{name}={item!r} cannot be stored; use a role, glob or re: pattern"
             )
-    plain = [item.to_dict() if isinstance(item, Method) else item for item in items]
+    plain = [item.to_dict() if isinstance(item, Method | Ranking) else item for item in items]
     return plain if isinstance(value, tuple | list) else plain[0]
 
 

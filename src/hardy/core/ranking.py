@@ -74,6 +74,9 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __str__(self) -> str:
+        return f"{len(self)} units by {self.by}"
+
     def order(self) -> list[str]:
         """All names, the one that matters most first."""
         return sorted(self.scores, key=lambda name: -self.scores[name])
@@ -89,6 +92,14 @@ class Ranking:
     def sample(self, k: int, seed: int) -> list[str]:
         """`k` names at random: the control that any use of `top(k)` is judged against."""
         return random.Random(derive(seed, "ranking-sample")).sample(list(self.scores), self._count(k))
+
+    def shuffled(self, seed: int) -> Ranking:
+        """The same scores dealt to the units at random: the control for whatever takes a whole ranking."""
+        return self._dealt(self.sample(len(self), seed), f"{self.by}, shuffled with seed {seed}")
+
+    def reversed(self) -> Ranking:
+        """The same scores, the highest given to the unit that mattered least: the counter-check."""
+        return self._dealt(self.order()[::-1], f"{self.by}, reversed")
 
     def agreement(self, other: Ranking) -> Agreement:
         """Spearman rank correlation over the names both rankings hold.
@@ -125,6 +136,11 @@ class Ranking:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; `Ranking(**ranking.to_dict())` is the same ranking."""
         return {"scores": dict(self.scores), "meaning": self.meaning, "unit": self.unit, "by": self.by}
+
+    def _dealt(self, names: list[str], by: str) -> Ranking:
+        """The scores, highest first, given to `names` in their order, which is then that of the ranking."""
+        dealt = dict(zip(names, sorted(self.scores.values(), reverse=True), strict=True))
+        return dataclasses.replace(self, scores=dealt, by=by)
 
     def _count(self, k: int) -> int:
         if not 0 <= k <= len(self):

@@ -1,8 +1,25 @@
-"""Few bits."""
+"""Few bits, and where to spend them."""
 
 from hardy.quant.absmean import AbsmeanTrits
+from hardy.quant.bit_budget import allocate
+from hardy.quant.block_removal import perplexity_drop
 from hardy.quant.clipped_round_to_nearest import ClippedRoundToNearest
+from hardy.quant.layer_bits import LayerBits
+from hardy.quant.layer_importance import combined, layer_importance
 from hardy.quant.round_to_nearest import RoundToNearest
+from hardy.quant.spectral import effective_rank, energy_gain
 from hardy.quant.trit_planes import TritPlanes
 
-__all__ = ["AbsmeanTrits", "ClippedRoundToNearest", "RoundToNearest", "TritPlanes"]
+__all__ = [
+    "AbsmeanTrits",
+    "ClippedRoundToNearest",
+    "LayerBits",
+    "RoundToNearest",
+    "TritPlanes",
+    "allocate",
+    "combined",
+    "effective_rank",
+    "energy_gain",
+    "layer_importance",
+    "perplexity_drop",
+]

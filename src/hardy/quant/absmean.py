@@ -5,7 +5,7 @@ so the scale is per group instead of per matrix.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -52,5 +52,5 @@ class AbsmeanTrits(Quantizer):
         underflow = int((floor & (found.dequantize() == 0) & (weight != 0)).sum())
         return found, facts | {"underflow": underflow} if underflow else facts
 
-    def stored_bits(self, shape: tuple[int, ...]) -> int:
+    def stored_bits(self, shape: Sequence[int]) -> int:
         return stored_bits(shape, 1, -(-shape[-1] // (self.group_size or shape[-1])))

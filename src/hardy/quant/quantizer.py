@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -51,7 +51,7 @@ class Quantizer(WeightMethod):
         """The stored form of `weight` (..., out, in) and facts about it that add up over sites, "bits" among them."""
 
     @abc.abstractmethod
-    def stored_bits(self, shape: tuple[int, ...]) -> int:
+    def stored_bits(self, shape: Sequence[int]) -> int:
         """Bits that a weight of `shape` (..., out, in) will take, known before anything is fitted."""
 
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:

@@ -6,7 +6,7 @@ float16 before the codes are chosen, because that is how they are stored.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -62,7 +62,7 @@ class GridWeight:
         return stored_bits((*rows, self.width), self.bits_per_code, groups, self.symmetric)
 
 
-def stored_bits(shape: tuple[int, ...], bits: int, groups: int, symmetric: bool) -> int:
+def stored_bits(shape: Sequence[int], bits: int, groups: int, symmetric: bool) -> int:
     """Bits for a weight of `shape` (..., in) whose rows have `groups` groups each."""
     return math.prod(shape[:-1]) * (bits * shape[-1] + (16 if symmetric else 16 + bits) * groups)
 
@@ -102,6 +102,6 @@ class RoundToNearest(Quantizer):
         underflow = int((floor & (found.dequantize() == 0) & (weight != 0)).sum())
         return found, facts | {"underflow": underflow} if underflow else facts
 
-    def stored_bits(self, shape: tuple[int, ...]) -> int:
+    def stored_bits(self, shape: Sequence[int]) -> int:
         groups = -(-shape[-1] // (self.group_size or shape[-1]))
         return stored_bits(shape, self.bits, groups, self.symmetric)

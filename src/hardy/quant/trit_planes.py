@@ -8,7 +8,7 @@ non-finite weights are refused, not skipped. `starts=("sign",)` is the paper's.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -82,7 +82,7 @@ class TritWeight:
         return self.bits / (math.prod(self.trits.shape[1:-2]) * self.width)
 
 
-def stored_bits(shape: tuple[int, ...], planes: int, groups: int) -> int:
+def stored_bits(shape: Sequence[int], planes: int, groups: int) -> int:
     """Bits for a weight of `shape` (..., in) whose rows have `groups` groups each."""
     return planes * math.prod(shape[:-1]) * (8 * -(-shape[-1] // 5) + 16 * groups)
 
@@ -126,7 +126,7 @@ class TritPlanes(Quantizer):
         found = fit(weight, self.planes, self.group_size, self.starts, self.iterations, self.tolerance)
         return found, facts(found, weight)
 
-    def stored_bits(self, shape: tuple[int, ...]) -> int:
+    def stored_bits(self, shape: Sequence[int]) -> int:
         return stored_bits(shape, self.planes, -(-shape[-1] // (self.group_size or shape[-1])))
 
 

@@ -1,7 +1,7 @@
 """Which layer breaks first: what it costs to break one layer and leave all the others intact.
 
 A ranking of layers by few bits or by analog noise is measured on text; one by the rounding error needs the weights
-alone, and shows how far that gets.
+alone, and shows how far that gets. Further locators, which break nothing, are in `hardy.studies.diagnostics`.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,14 @@ from hardy.core.study import Backend, Cell, Result, Study
 from hardy.errors import InputError, near_misses
 from hardy.hardware.noise import AdditiveNoise
 from hardy.quant.round_to_nearest import RoundToNearest
+from hardy.quant.units import Unit
+from hardy.studies.diagnostics import DIAGNOSTICS, diagnose
 from hardy.studies.measure import INTACT, measure, settings_for
 from hardy.zoo import load
 
-LOCATORS = ("rtn", "noise", "weight-error")
-"""By perplexity at few bits, by perplexity under noise, by the rounding error of the weights."""
+LOCATORS = ("rtn", "noise", "weight-error", *DIAGNOSTICS)
+"""By perplexity at few bits, by perplexity under noise, by the rounding error of the weights, and by what is told
+from calibration text."""
 
 
 def breaking(by: str, bits: int, strength: float, group_size: int | None, where: Selector) -> WeightMethod:
@@ -91,6 +94,7 @@ def locate(
     strength: float = 0.05,
     group_size: int | None = 128,
     where: Selector = "linear,!head,!router",
+    unit: Unit = "block",
     seeds: int = 3,
     tokens: int = 3072,
     window: int | None = None,
@@ -102,11 +106,15 @@ def locate(
     Args:
         model: a zoo name, a Hugging Face folder or a hub id.
         by: "rtn" (loss at `bits`), "noise" (loss under additive noise of `strength`, relative to each output
-            channel's absmax, mean over chip instances), or "weight-error" (rounding error, no text needed).
+            channel's absmax, mean over chip instances), "weight-error" (rounding error, no text needed);
+            "effective-rank", "energy-gain", "perplexity-drop" or "lieq-v1": see `hardy.quant.effective_rank`,
+            `energy_gain`, `perplexity_drop` and `layer_importance`.
         text: UTF-8 file; its first half is used. By default held-out standard-library modules.
         bits, strength, group_size: how the layer is broken.
         where: which layers, as in `hardy.core.select.select`.
-        seeds: chip instances, for "noise".
+        unit: what the last four rank: whole blocks, or for the spectral two also every "site"; the first three rank
+            sites.
+        seeds: chip instances for "noise", random references for the spectral locators.
         tokens, window: how much text, and how much of it the model sees at once.
         backend, workers: where the cells run, as in `Study.results`.
 
@@ -117,6 +125,8 @@ def locate(
         raise InputError(f"unknown locator {by!r}{near_misses(by, LOCATORS)}; there are: {', '.join(LOCATORS)}")
     if seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds}")
+    if by in DIAGNOSTICS:
+        return diagnose(model, by, text=text, where=where, unit=unit, seeds=range(seeds), tokens=tokens, window=window)
     breaking(by, bits, strength, group_size, where)  # its fields are checked before anything long begins
     loaded, _ = load(model)
     sites = select(loaded, where)

@@ -107,6 +107,12 @@ def measure(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int
         return {"loss": _loss(model, windows[arguments["part"]]), **facts}
 
 
+def calibration_windows(settings: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The windows of the calibration text that `settings` of `settings_for` describe, each (1, window) token ids."""
+    _, windows = _loaded(json.dumps(dict(settings)))
+    return [window[None] for window in windows["calibration"]]
+
+
 def perplexity_of(loss: float) -> float:
     """exp of a loss in nats; infinite beyond the range of float64."""
     return math.exp(loss) if loss < 700 else math.inf

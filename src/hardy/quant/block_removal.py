@@ -1,0 +1,117 @@
+"""Perplexity drop: what it costs to take one block out of a language model and let the stream pass by it.
+
+Source: the functional saliency of LieQ (arXiv 2508.03332). Where we differ: the increase of the loss, in nats per
+token, is the default measure: perplexity grows exponentially with it, so that one early block would drown all others.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from hardy.core.ranking import Ranking
+from hardy.core.select import LINEAR, Selector, select
+from hardy.errors import InputError, near_misses
+from hardy.quant.units import block_of
+
+Measure = Literal["loss", "perplexity"]
+
+
+@torch.inference_mode()
+def perplexity_drop(
+    model: nn.Module, batches: Iterable[Any], *, where: Selector = LINEAR, measure: Measure = "loss"
+) -> Ranking:
+    """Rank the blocks of a language model by how much worse it predicts without each of them.
+
+    A block is replaced by the identity: its output is its input, so that its residual branches are skipped and the
+    stream goes on. This works for every model whose blocks map a stream to one of the same shape, attention, experts
+    or state space alike. It takes one evaluation per block and one of the whole model.
+
+    Args:
+        model: a causal language model: its output has `logits` (batch, tokens, vocabulary). Run it in eval mode.
+        batches: token ids (batch, tokens), or mappings with `input_ids`; unpadded. Gone through once per block.
+        where: blocks that hold any of these, as in `hardy.core.select.select`.
+        measure: "loss" for the increase of the mean cross-entropy in nats per token, "perplexity" for that of its
+            exponential, as in the paper. The order is the same.
+
+    Returns:
+        A ranking of the blocks, named by globs ("model.layers.3.*").
+
+    Raises:
+        InputError: the model has no blocks or gives no logits, a block does not keep its input's shape, or the
+            batches cannot be used.
+    """
+    if measure not in get_args(Measure):
+        known = get_args(Measure)
+        raise InputError(f"measure must be {' or '.join(known)}, got {measure!r}{near_misses(str(measure), known)}")
+    batches = list(batches)
+    blocks = list(dict.fromkeys(block for site in select(model, where) if (block := block_of(site)) is not None))
+    if not blocks:
+        raise InputError(f"{type(model).__name__} has no numbered blocks that hold {where!r}")
+    intact = mean_loss(model, batches)
+    increases = {}
+    for block in blocks:
+        handle = model.get_submodule(block).register_forward_hook(_identity(block), with_kwargs=True)
+        try:
+            increases[f"{block}.*"] = mean_loss(model, batches) - intact
+        finally:
+            handle.remove()
+    if measure == "perplexity":
+        whole = intact.exp()
+        scores = {name: (whole * increase.expm1()).item() for name, increase in increases.items()}
+    else:
+        scores = {name: increase.item() for name, increase in increases.items()}
+    return Ranking(
+        scores=scores,
+        meaning=f"increase of the {measure} when this block is replaced by the identity",
+        unit="nats/token" if measure == "loss" else "perplexity",
+        by="perplexity-drop",
+    )
+
+
+def mean_loss(model: Any, batches: Iterable[Any]) -> torch.Tensor:
+    """Mean cross-entropy in nats of every token but each text's first, a float64 number.
+
+    Args:
+        batches: as in `perplexity_drop`.
+
+    Raises:
+        InputError: there are no batches, or one is not unpadded token ids, or the model gives no logits.
+    """
+    nats, tokens = torch.zeros((), dtype=torch.float64), 0
+    for batch in batches:
+        inputs = batch if isinstance(batch, Mapping) else {"input_ids": batch}
+        ids = inputs.get("input_ids")
+        if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] < 2:
+            shown = (
+                f"a {type(batch).__name__}" if not isinstance(ids, torch.Tensor) else f"{ids.dtype} {tuple(ids.shape)}"
+            )
+            raise InputError(f"a batch for the loss is token ids (batch, tokens of at least 2), got {shown}")
+        if not inputs.get("attention_mask", torch.ones(())).all():
+            raise InputError("a batch is padded (its attention_mask has zeros); give texts of equal length")
+        logits = getattr(model(**inputs), "logits", None)
+        if not isinstance(logits, torch.Tensor):
+            raise InputError(f"{type(model).__name__} gives no logits; the loss needs a causal language model")
+        losses = cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+        nats, tokens = nats + losses.double().sum().cpu(), tokens + losses.numel()
+    if not tokens:
+        raise InputError("the loss needs at least one batch of text, got none")
+    return nats / tokens
+
+
+def _identity(block: str) -> Any:
+    """A hook that gives the block's input as its output, in the place of the first of several."""
+
+    def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
+        stream = arguments[0] if arguments else keywords.get("hidden_states")
+        first = output[0] if isinstance(output, tuple) else output
+        if not (isinstance(stream, torch.Tensor) and isinstance(first, torch.Tensor) and stream.shape == first.shape):
+            raise InputError(
+                f"{block} ({type(module).__name__}) does not map a stream to one of the same shape, so the identity "
+                "cannot take its place"
+            )
+        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+    return hook
