@@ -17,7 +17,7 @@ from torch import nn
 
 from hardy import __version__
 from hardy.core.files import read_json, write_json
-from hardy.core.method import changes
+from hardy.core.method import changes, from_dict
 from hardy.errors import InputError
 
 FORMAT, VERSION = "hardy-artefact", 1
@@ -110,6 +110,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"{folder / RECORD} is of format {kind!r}, not {FORMAT!r}")
     if number != VERSION:
         raise InputError(f"{folder / RECORD} is of version {number}; this hardy reads version {VERSION}")
+    for method in record.get("methods", ()):
+        from_dict(method)  # whoever wrote layers of its own reads them too, once its module is imported
     if not any(name.endswith(".safetensors") for name in expected):
         raise InputError(f"{folder / RECORD} is damaged: it names no weights")
     there = {path.name: path for path in folder.iterdir() if path.is_file()}  # so no name can lead out of the folder

@@ -51,6 +51,10 @@ def _written(values: torch.Tensor, module: nn.Module, site: Site, weight: torch.
     return values
 
 
+class Absent:
+    """Stands for an attribute that an edit set where there was none; a class, so that copies of it are itself."""
+
+
 class Edits:
     """The replacements made in one model, in order; `undo` and `redo` swap all of them back and forth."""
 
@@ -93,8 +97,8 @@ class Edits:
         self.swap(self.model.get_submodule(parent), leaf, module)
 
     def swap(self, owner: Any, attribute: str, new: Any) -> None:
-        """Set `owner.attribute`, remembering what was there."""
-        self._swaps.append((owner, attribute, getattr(owner, attribute), new))
+        """Set `owner.attribute`, remembering what was there, if anything."""
+        self._swaps.append((owner, attribute, getattr(owner, attribute, Absent), new))
         setattr(owner, attribute, new)
 
     def settle(self) -> None:
@@ -112,7 +116,10 @@ class Edits:
         """
         self._check(expected=3)
         for owner, attribute, old, _ in reversed(self._swaps):
-            setattr(owner, attribute, old)
+            if old is Absent:
+                delattr(owner, attribute)
+            else:
+                setattr(owner, attribute, old)
 
     def redo(self) -> None:
         """Make the same replacements again, after `undo`."""
@@ -123,12 +130,16 @@ class Edits:
     def _check(self, expected: int) -> None:
         """Refuse if a place does not hold what the last (undo) or first (redo) swap of it says."""
         seen: set[tuple[int, str]] = set()
+        # A module that a later edit replaced is in the model no more: what is put back into it would go nowhere.
+        reachable = {id(module) for module in self.model.modules()}
+        reachable |= {id(value) for _, _, *values in self._swaps for value in values}
         for swap in reversed(self._swaps) if expected == 3 else self._swaps:
             owner, attribute = swap[0], swap[1]
             if (id(owner), attribute) in seen:
                 continue
             seen.add((id(owner), attribute))
-            if getattr(owner, attribute) is not swap[expected]:
+            replaced = isinstance(owner, nn.Module) and id(owner) not in reachable
+            if replaced or getattr(owner, attribute, Absent) is not swap[expected]:
                 raise InputError(
                     f"{type(owner).__name__}.{attribute} was changed again since; undo the later change first"
                 )

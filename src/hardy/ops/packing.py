@@ -1,4 +1,4 @@
-"""Packing trits into bytes: five to a byte, or four with codes that need no division to read."""
+"""Packing into bytes: trits five or four to a byte, and codes of any number of bits without gaps."""
 
 from typing import Literal
 
@@ -49,3 +49,31 @@ def _base(per_byte: int) -> int:
     if per_byte not in _BASES:
         raise InputError(f"per_byte must be 5 or 4 trits, got {per_byte!r}")
     return _BASES[per_byte]
+
+
+def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes (..., n) below 2^bits as bytes (..., ceil(n * bits / 8)) uint8, without gaps, the lowest bits first.
+
+    Raises:
+        InputError: a code is out of range.
+    """
+    if codes.numel() and (codes.min() < 0 or codes.max() >= 2**bits):
+        raise InputError(f"codes of {bits} bits are 0 to {2**bits - 1}, got {codes.min():g} to {codes.max():g}")
+    flat = (codes.to(torch.uint8)[..., None] >> torch.arange(bits, dtype=torch.uint8, device=codes.device)) & 1
+    filled = torch.nn.functional.pad(flat.flatten(-2), (0, -flat.shape[-2] * bits % 8)).unflatten(-1, (-1, 8))
+    places = 2 ** torch.arange(8, dtype=torch.uint8, device=codes.device)
+    return (filled * places).sum(-1, dtype=torch.uint8)
+
+
+def unpack_codes(packed: torch.Tensor, length: int, bits: int) -> torch.Tensor:
+    """The codes (..., length) uint8 that `pack_codes` packed.
+
+    Raises:
+        InputError: `length` codes do not take so many bytes.
+    """
+    size = -(-length * bits // 8)
+    if packed.shape[-1] != size:
+        raise InputError(f"{length} codes of {bits} bits take {size} bytes, got {packed.shape[-1]}")
+    flat = (packed[..., None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
+    digits = flat.flatten(-2)[..., : length * bits].unflatten(-1, (length, bits))
+    return (digits << torch.arange(bits, dtype=torch.uint8, device=packed.device)).sum(-1, dtype=torch.uint8)

@@ -4,17 +4,23 @@ from hardy.quant.absmean import AbsmeanTrits
 from hardy.quant.bit_budget import allocate
 from hardy.quant.block_removal import perplexity_drop
 from hardy.quant.clipped_round_to_nearest import ClippedRoundToNearest
+from hardy.quant.grid_linear import GridLinear
 from hardy.quant.layer_bits import LayerBits
 from hardy.quant.layer_importance import combined, layer_importance
+from hardy.quant.pack import Pack, unpack
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
+from hardy.quant.trit_linear import TritLinear
 from hardy.quant.trit_planes import TritPlanes
 
 __all__ = [
     "AbsmeanTrits",
     "ClippedRoundToNearest",
+    "GridLinear",
     "LayerBits",
+    "Pack",
     "RoundToNearest",
+    "TritLinear",
     "TritPlanes",
     "allocate",
     "combined",
@@ -22,4 +28,5 @@ __all__ = [
     "energy_gain",
     "layer_importance",
     "perplexity_drop",
+    "unpack",
 ]

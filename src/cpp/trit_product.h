@@ -1,0 +1,68 @@
+// Activations times a matrix of trit-planes, on the CPU, without the dense matrix.
+//
+// What is computed, the layout of the codes and where rounding happens are told in src/hardy/ops/trit_product.py,
+// whose torch reference gives the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#ifdef _MSC_VER
+#define HARDY_INLINE __forceinline
+#else
+#define HARDY_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace hardy {
+
+constexpr int kRows = 16;        // of a block, side by side in a line
+constexpr int kLine = 64;        // bytes: 16 rows x 4 inputs, four codes of two bits in each
+constexpr int kSuperblock = 4;   // blocks of rows that share what is loaded of the activations
+constexpr int kTokensAtOnce = 48;  // that unpacked codes serve; 6 and 8 divide it
+
+struct TritMatrix {
+  const uint8_t* codes;    // (blocks, groups, lines, 64)
+  const uint16_t* scales;  // (blocks, groups, planes, 16), float16
+  int64_t rows, width, group_size;
+  int planes;
+
+  int64_t blocks() const { return (rows + kRows - 1) / kRows; }
+  int64_t groups() const { return (width + group_size - 1) / group_size; }
+  int64_t padded_group() const {
+    const int64_t step = planes == 2 ? 8 : 16;
+    return (group_size + step - 1) / step * step;
+  }
+  int64_t pair_lines() const { return planes == 1 ? 0 : padded_group() / 8; }
+  int64_t single_lines() const { return planes == 2 ? 0 : padded_group() / 16; }
+  int64_t lines() const { return pair_lines() + single_lines(); }
+};
+
+struct Activations {
+  int8_t* codes;   // (tokens, groups, padded_group)
+  float* scales;   // (tokens, groups)
+  int32_t* sums;   // (tokens, groups), of the codes
+};
+
+// One instruction set's loops. Tokens and blocks are half-open ranges.
+struct Path {
+  const char* name;
+  void (*quantize)(const TritMatrix&, const float* x, int64_t token_begin, int64_t token_end, const Activations&);
+  // `output` is (tokens, rows).
+  void (*product)(const TritMatrix&, const Activations&, int64_t tokens, int64_t block_begin, int64_t block_end,
+                  float* output);
+};
+
+extern const Path kScalar, kAvx2, kAvx512, kNeon, kNeonDot;
+
+// The names of the paths that this processor can take, the fastest first.
+std::vector<std::string> trit_product_paths();
+
+// output (tokens, rows) = x (tokens, width) times the matrix. An unknown path is std::invalid_argument.
+void trit_product(const std::string& path, const TritMatrix& matrix, const float* x, int64_t tokens, float* output,
+                  int threads);
+
+}  // namespace hardy

@@ -1,0 +1,319 @@
+// The loops of the trit product, the same for every instruction set. Each set's file includes this inside its own
+// unnamed namespace and gives a struct `Isa` of 16-row vectors:
+//
+//   Line    64 bytes of packed codes           Quad   four activations, for every row
+//   Bytes   one code per byte, 16 rows x 4     Sums   16 running sums of dot products of four
+//   Ints    16 int32                           Floats 16 float32
+//
+//   field<F>(line)  the codes of field F, times a factor of the set's choice, which total<F>(sums) takes out again;
+//   codes<F>(line)  the same without a factor, whose sums plain(sums) reads.
+//   kFewRows, kFewTokens: blocks and tokens that are worked on together straight from the lines;
+//   kRowsOf[planes - 1], kTokensOf[planes - 1]: the same, from unpacked codes. kFewTokens tokens are then served
+//   by one block at a time.
+
+// Sums of at most so many dot products of four codes 0..2 and activations -127..127 fit any Sums: with 16 bits each
+// takes two of the products.
+constexpr int64_t kLongest = 64;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+inline void quantize_group(const float* x, int64_t length, int64_t padded, int8_t* codes, float& scale, int32_t& sum) {
+  uint32_t top = 0;
+  for (int64_t i = 0; i < length; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    bits &= 0x7fffffffu;
+    top = bits > top ? bits : top;
+  }
+  float largest;
+  std::memcpy(&largest, &top, 4);
+  const bool finite = top < 0x7f800000u;
+  if (!finite || largest < 0x1p-100f) {
+    std::memset(codes, 0, static_cast<size_t>(padded));
+    scale = finite ? 0.0f : kNan;
+    sum = 0;
+    return;
+  }
+  const float steps = 127.0f / largest;
+  scale = largest / 127.0f;
+  int32_t total = 0;
+  for (int64_t i = 0; i < length; ++i) {
+    // At 1.5 * 2^23 floats are integers: the addition rounds, half to even.
+    const float shifted = x[i] * steps + 12582912.0f;
+    int32_t bits;
+    std::memcpy(&bits, &shifted, 4);
+    const int32_t code = bits - 0x4b400000;
+    codes[i] = static_cast<int8_t>(code);
+    total += code;
+  }
+  for (int64_t i = length; i < padded; ++i) codes[i] = 0;
+  sum = total;
+}
+
+void quantize(const TritMatrix& m, const float* x, int64_t token_begin, int64_t token_end, const Activations& a) {
+  const int64_t groups = m.groups(), padded = m.padded_group();
+  for (int64_t t = token_begin; t < token_end; ++t) {
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t begin = g * m.group_size, rest = m.width - begin, at = t * groups + g;
+      quantize_group(x + t * m.width + begin, rest < m.group_size ? rest : m.group_size, padded,
+                     a.codes + at * padded, a.scales[at], a.sums[at]);
+    }
+  }
+}
+
+// Dot products of R blocks and T tokens over `lines` lines that hold `Planes` planes each (1: four quads of inputs
+// in the fields; 2: two quads of two planes), added to total[][][First...].
+template <int Planes, int First, int R, int T, int All>
+HARDY_INLINE void add_lines(const uint8_t* const (&codes)[R], const int8_t* const (&activations)[T], int64_t lines,
+                            Isa::Ints (&total)[R][T][All]) {
+  constexpr int kQuads = 4 / Planes;
+  for (int64_t begin = 0; begin < lines; begin += kLongest) {
+    const int64_t end = begin + kLongest < lines ? begin + kLongest : lines;
+    Isa::Sums sums[R][T][4];
+    for (int r = 0; r < R; ++r)
+      for (int t = 0; t < T; ++t)
+        for (int f = 0; f < 4; ++f) sums[r][t][f] = Isa::no_sums();
+    for (int64_t l = begin; l < end; ++l) {
+      Isa::Quad quads[T][kQuads];
+      for (int t = 0; t < T; ++t)
+        for (int q = 0; q < kQuads; ++q) quads[t][q] = Isa::quad(activations[t] + (l * kQuads + q) * 4);
+      for (int r = 0; r < R; ++r) {
+        Isa::prefetch(codes[r] + l * kLine);
+        const Isa::Line line = Isa::line(codes[r] + l * kLine);
+        const Isa::Bytes f0 = Isa::field<0>(line), f1 = Isa::field<1>(line);
+        const Isa::Bytes f2 = Isa::field<2>(line), f3 = Isa::field<3>(line);
+        for (int t = 0; t < T; ++t) {
+          sums[r][t][0] = Isa::dot(sums[r][t][0], f0, quads[t][0]);
+          sums[r][t][1] = Isa::dot(sums[r][t][1], f1, quads[t][1 / Planes]);
+          sums[r][t][2] = Isa::dot(sums[r][t][2], f2, quads[t][2 / Planes]);
+          sums[r][t][3] = Isa::dot(sums[r][t][3], f3, quads[t][3 / Planes]);
+        }
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int t = 0; t < T; ++t) {
+        const Isa::Ints even = Isa::add(Isa::total<0>(sums[r][t][0]), Isa::total<2>(sums[r][t][2]));
+        const Isa::Ints odd = Isa::add(Isa::total<1>(sums[r][t][1]), Isa::total<3>(sums[r][t][3]));
+        if constexpr (Planes == 2) {
+          total[r][t][First] = Isa::add(total[r][t][First], even);
+          total[r][t][First + 1] = Isa::add(total[r][t][First + 1], odd);
+        } else {
+          total[r][t][First] = Isa::add(total[r][t][First], Isa::add(even, odd));
+        }
+      }
+    }
+  }
+}
+
+// result + scale_of_activations * sum over planes of scale * (total - sum of activations), rounded after every step.
+template <int Planes>
+HARDY_INLINE Isa::Floats add_group(Isa::Floats result, const Isa::Ints (&total)[Planes],
+                                   const Isa::Floats (&scales)[Planes], float scale, int32_t sum) {
+  const Isa::Ints shift = Isa::ints(sum);
+  Isa::Floats group = Isa::mul(scales[0], Isa::to_floats(Isa::sub(total[0], shift)));
+  for (int p = 1; p < Planes; ++p)
+    group = Isa::add(group, Isa::mul(scales[p], Isa::to_floats(Isa::sub(total[p], shift))));
+  return Isa::add(result, Isa::mul(Isa::floats(scale), group));
+}
+
+HARDY_INLINE void store_rows(const TritMatrix& m, float* output, int64_t token, int64_t block, Isa::Floats value) {
+  const int64_t row = block * kRows;
+  if (row + kRows <= m.rows) {
+    Isa::store(output + token * m.rows + row, value);
+  } else {
+    float last[kRows];
+    Isa::store(last, value);
+    for (int64_t i = 0; row + i < m.rows; ++i) output[token * m.rows + row + i] = last[i];
+  }
+}
+
+// R blocks from `block` on and T tokens from `token` on, straight from the lines.
+template <int Planes, int R, int T>
+void few(const TritMatrix& m, const Activations& a, int64_t token, int64_t block, float* output) {
+  const int64_t groups = m.groups(), padded = m.padded_group(), lines = m.lines(), pairs = m.pair_lines();
+  Isa::Floats result[R][T];
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t) result[r][t] = Isa::floats(0.0f);
+  for (int64_t g = 0; g < groups; ++g) {
+    const uint8_t* codes[R];
+    const int8_t* activations[T];
+    for (int r = 0; r < R; ++r) codes[r] = m.codes + ((block + r) * groups + g) * lines * kLine;
+    for (int t = 0; t < T; ++t) activations[t] = a.codes + ((token + t) * groups + g) * padded;
+    Isa::Ints total[R][T][Planes];
+    for (int r = 0; r < R; ++r)
+      for (int t = 0; t < T; ++t)
+        for (int p = 0; p < Planes; ++p) total[r][t][p] = Isa::ints(0);
+    if constexpr (Planes > 1) {
+      add_lines<2, 0>(codes, activations, pairs, total);
+      for (int r = 0; r < R; ++r) codes[r] += pairs * kLine;
+    }
+    if constexpr (Planes != 2) add_lines<1, Planes - 1>(codes, activations, m.single_lines(), total);
+    for (int r = 0; r < R; ++r) {
+      Isa::Floats scales[Planes];
+      for (int p = 0; p < Planes; ++p)
+        scales[p] = Isa::halves(m.scales + (((block + r) * groups + g) * Planes + p) * kRows);
+      for (int t = 0; t < T; ++t) {
+        const int64_t at = (token + t) * groups + g;
+        result[r][t] = add_group<Planes>(result[r][t], total[r][t], scales, a.scales[at], a.sums[at]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t) store_rows(m, output, token + t, block + r, result[r][t]);
+}
+
+// T tokens and all blocks of a superblock.
+template <int Planes, int R, int T>
+void few_blocks(const TritMatrix& m, const Activations& a, int64_t token, int64_t begin, int64_t end, float* output) {
+  int64_t block = begin;
+  for (; block + R <= end; block += R) few<Planes, R, T>(m, a, token, block, output);
+  if constexpr (R > 1)
+    for (; block < end; ++block) few<Planes, 1, T>(m, a, token, block, output);
+}
+
+template <int Planes>
+void few_tokens(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
+                float* output) {
+  int64_t t = 0;
+  if constexpr (Isa::kFew == 4)
+    for (; t + 4 <= tokens; t += 4) few_blocks<Planes, 1, 4>(m, a, t, begin, end, output);
+  if constexpr (Isa::kFew >= 2)
+    for (; t + 2 <= tokens; t += 2) few_blocks<Planes, Isa::kFew / 2, 2>(m, a, t, begin, end, output);
+  for (; t < tokens; ++t) few_blocks<Planes, Isa::kFew, 1>(m, a, t, begin, end, output);
+}
+
+// The codes of `quads` quads from `first` on, one to a byte: (quads, R, Planes, 64). `first` and, but for the end of
+// the group, `quads` are multiples of four.
+template <int Planes, int R>
+void unpack(const TritMatrix& m, int64_t block, int64_t group, int64_t first, int64_t quads, uint8_t* codes) {
+  const int64_t lines = m.lines();
+  for (int r = 0; r < R; ++r) {
+    const uint8_t* from = m.codes + ((block + r) * m.groups() + group) * lines * kLine;
+    if constexpr (Planes > 1) {
+      for (int64_t q = 0; q < quads; q += 2) {
+        const Isa::Line line = Isa::line(from + (first + q) / 2 * kLine);
+        uint8_t* to = codes + (q * R + r) * Planes * kLine;
+        Isa::store(to, Isa::codes<0>(line));
+        Isa::store(to + kLine, Isa::codes<1>(line));
+        to += R * Planes * kLine;
+        Isa::store(to, Isa::codes<2>(line));
+        Isa::store(to + kLine, Isa::codes<3>(line));
+      }
+      from += m.pair_lines() * kLine;
+    }
+    if constexpr (Planes != 2) {
+      for (int64_t q = 0; q < quads; q += 4) {
+        const Isa::Line line = Isa::line(from + (first + q) / 4 * kLine);
+        uint8_t* to = codes + ((q * R + r) * Planes + Planes - 1) * kLine;
+        constexpr int64_t kStep = R * Planes * kLine;
+        Isa::store(to, Isa::codes<0>(line));
+        Isa::store(to + kStep, Isa::codes<1>(line));
+        Isa::store(to + 2 * kStep, Isa::codes<2>(line));
+        Isa::store(to + 3 * kStep, Isa::codes<3>(line));
+      }
+    }
+  }
+}
+
+// What one stretch of a group adds for many tokens, and where it is kept in the meantime.
+struct Stretch {
+  const uint8_t* codes;  // as `unpack` leaves them
+  int64_t group, first, quads;
+  bool opens, closes;  // the group
+};
+
+template <int Planes, int R, int T>
+HARDY_INLINE void tile(const TritMatrix& m, const Activations& a, int64_t token, const Stretch& stretch,
+                       const Isa::Floats (&scales)[R][Planes], Isa::Ints (*totals)[R][Planes],
+                       Isa::Floats (*results)[R]) {
+  const int64_t groups = m.groups(), padded = m.padded_group();
+  const int8_t* activations[T];
+  for (int t = 0; t < T; ++t)
+    activations[t] = a.codes + ((token + t) * groups + stretch.group) * padded + stretch.first * 4;
+  Isa::Sums sums[R][T][Planes];
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t)
+      for (int p = 0; p < Planes; ++p) sums[r][t][p] = Isa::no_sums();
+  for (int64_t q = 0; q < stretch.quads; ++q) {
+    Isa::Bytes codes[R][Planes];
+    for (int r = 0; r < R; ++r)
+      for (int p = 0; p < Planes; ++p) codes[r][p] = Isa::bytes(stretch.codes + ((q * R + r) * Planes + p) * kLine);
+    for (int t = 0; t < T; ++t) {
+      const Isa::Quad quad = Isa::quad(activations[t] + q * 4);
+      for (int r = 0; r < R; ++r)
+        for (int p = 0; p < Planes; ++p) sums[r][t][p] = Isa::dot(sums[r][t][p], codes[r][p], quad);
+    }
+  }
+  for (int t = 0; t < T; ++t) {
+    const int64_t at = (token + t) * groups + stretch.group;
+    for (int r = 0; r < R; ++r) {
+      Isa::Ints total[Planes];
+      for (int p = 0; p < Planes; ++p) {
+        total[p] = Isa::plain(sums[r][t][p]);
+        if (!stretch.opens) total[p] = Isa::add(total[p], totals[t][r][p]);
+        if (!stretch.closes) totals[t][r][p] = total[p];
+      }
+      if (stretch.closes)
+        results[t][r] = add_group<Planes>(results[t][r], total, scales[r], a.scales[at], a.sums[at]);
+    }
+  }
+}
+
+// R blocks from `block` on, all tokens, from codes that are unpacked once for many tokens.
+template <int Planes, int R>
+void many(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t block, float* output) {
+  constexpr int kTile = Isa::kTile[Planes - 1];
+  alignas(64) uint8_t codes[kLongest * R * Planes * kLine];
+  Isa::Floats results[kTokensAtOnce][R];
+  Isa::Ints totals[kTokensAtOnce][R][Planes];
+  const int64_t groups = m.groups(), quads = m.padded_group() / 4;
+  for (int64_t begin = 0; begin < tokens; begin += kTokensAtOnce) {
+    const int64_t count = tokens - begin < kTokensAtOnce ? tokens - begin : kTokensAtOnce;
+    for (int64_t t = 0; t < count; ++t)
+      for (int r = 0; r < R; ++r) results[t][r] = Isa::floats(0.0f);
+    for (int64_t g = 0; g < groups; ++g) {
+      Isa::Floats scales[R][Planes];
+      for (int r = 0; r < R; ++r)
+        for (int p = 0; p < Planes; ++p)
+          scales[r][p] = Isa::halves(m.scales + (((block + r) * groups + g) * Planes + p) * kRows);
+      for (int64_t first = 0; first < quads; first += kLongest) {
+        const int64_t here = quads - first < kLongest ? quads - first : kLongest;
+        unpack<Planes, R>(m, block, g, first, here, codes);
+        const Stretch stretch{codes, g, first, here, first == 0, first + here == quads};
+        int64_t t = 0;
+        for (; t + kTile <= count; t += kTile)
+          tile<Planes, R, kTile>(m, a, begin + t, stretch, scales, totals + t, results + t);
+        if constexpr (kTile > 4)
+          for (; t + 4 <= count; t += 4)
+            tile<Planes, R, 4>(m, a, begin + t, stretch, scales, totals + t, results + t);
+        if constexpr (kTile > 2)
+          for (; t + 2 <= count; t += 2)
+            tile<Planes, R, 2>(m, a, begin + t, stretch, scales, totals + t, results + t);
+        for (; t < count; ++t) tile<Planes, R, 1>(m, a, begin + t, stretch, scales, totals + t, results + t);
+      }
+    }
+    for (int64_t t = 0; t < count; ++t)
+      for (int r = 0; r < R; ++r) store_rows(m, output, begin + t, block + r, results[t][r]);
+  }
+}
+
+template <int Planes>
+void product_of(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
+                float* output) {
+  constexpr int kTogether = Isa::kBlocks[Planes - 1];
+  if (tokens < Isa::kMany) {
+    for (int64_t block = begin; block < end; block += kSuperblock)
+      few_tokens<Planes>(m, a, tokens, block, block + kSuperblock < end ? block + kSuperblock : end, output);
+    return;
+  }
+  int64_t block = begin;
+  for (; block + kTogether <= end; block += kTogether) many<Planes, kTogether>(m, a, tokens, block, output);
+  if constexpr (kTogether > 1)
+    for (; block < end; ++block) many<Planes, 1>(m, a, tokens, block, output);
+}
+
+void product(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end, float* output) {
+  if (m.planes == 1) product_of<1>(m, a, tokens, begin, end, output);
+  if (m.planes == 2) product_of<2>(m, a, tokens, begin, end, output);
+  if (m.planes == 3) product_of<3>(m, a, tokens, begin, end, output);
+}

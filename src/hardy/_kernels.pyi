@@ -1,0 +1,15 @@
+def trit_product_paths() -> list[str]: ...
+def trit_product(
+    path: str,
+    x: int,
+    tokens: int,
+    codes: int,
+    scales: int,
+    rows: int,
+    width: int,
+    group_size: int,
+    planes: int,
+    output: int,
+    threads: int,
+    /,
+) -> None: ...

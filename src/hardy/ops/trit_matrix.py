@@ -1,0 +1,198 @@
+"""A matrix of trit-planes in the form that products read: two bits per trit, sixteen rows side by side.
+
+A line of 64 bytes holds four consecutive inputs (a quad) of 16 consecutive rows: byte 4 * row + input. Each byte has
+four fields of two bits, the lowest first, for codes trit + 1:
+
+- one plane: the fields are four quads, so that a line covers 16 inputs;
+- two planes: the fields are quad 0 of plane 0, quad 0 of plane 1, quad 1 of plane 0, quad 1 of plane 1 (8 inputs);
+- three planes: for each group first the lines of planes 0 and 1 as above, then those of plane 2.
+
+One masked line meets one broadcast of four activations in an instruction that adds four products of bytes per row; the
+two bits need no table and no division. Groups are filled up to whole lines and rows to 16 with trits of zero.
+"""
+
+import dataclasses
+
+import torch
+
+from hardy.errors import InputError
+
+ROWS = 16
+LINE = 64
+# Weights that are unpacked at a time, so that nothing of the size of the dense matrix is ever made.
+AT_A_TIME = 2**21
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TritMatrix:
+    """A (rows, width) matrix of trit-planes, packed for `hardy.ops.trit_product`.
+
+    Args:
+        codes: (blocks, groups, lines, 64) uint8, contiguous; a block is 16 rows.
+        scales: (blocks, groups, planes, 16) float16, contiguous.
+        rows, width: output and input features.
+        group_size: inputs that share a scale.
+        planes: 1 to 3.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    rows: int
+    width: int
+    group_size: int
+    planes: int
+
+    def __post_init__(self) -> None:
+        codes, scales = shapes(self.rows, self.width, self.group_size, self.planes)
+        for name, tensor, shape, dtype in (
+            ("codes", self.codes, codes, torch.uint8),
+            ("scales", self.scales, scales, torch.float16),
+        ):
+            if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_contiguous():
+                raise InputError(
+                    f"{name} must be contiguous {dtype} of shape {shape}, got {tensor.dtype} {tuple(tensor.shape)}"
+                )
+        if self.codes.device != self.scales.device:
+            raise InputError(f"codes are on {self.codes.device} and scales on {self.scales.device}")
+
+    @property
+    def bits_per_weight(self) -> float:
+        """What this form takes in memory, scales and padding counted."""
+        return 8 * (self.codes.numel() + 2 * self.scales.numel()) / (self.rows * self.width)
+
+    def rows_at(self, begin: int, end: int) -> "TritMatrix":
+        """The rows from `begin`, a multiple of 16, to `end`, without a copy."""
+        blocks = slice(begin // ROWS, -(-end // ROWS))
+        return dataclasses.replace(self, codes=self.codes[blocks], scales=self.scales[blocks], rows=end - begin)
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Ranges of rows of about `AT_A_TIME` weights, each beginning at a multiple of 16."""
+        return row_ranges(self.rows, self.width * self.planes)
+
+
+def shapes(rows: int, width: int, group_size: int, planes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of codes and scales."""
+    if planes not in (1, 2, 3):
+        raise InputError(f"planes must be 1, 2 or 3, got {planes!r}")
+    if min(rows, width, group_size) < 1:
+        raise InputError(f"rows, width and group_size must be at least 1, got {rows}, {width} and {group_size}")
+    blocks, groups = -(-rows // ROWS), -(-width // group_size)
+    inputs = padded_group(group_size, planes)
+    lines = {1: inputs // 16, 2: inputs // 8, 3: inputs // 8 + inputs // 16}[planes]
+    return (blocks, groups, lines, LINE), (blocks, groups, planes, ROWS)
+
+
+def padded_group(group_size: int, planes: int) -> int:
+    """Inputs of a group filled up to whole lines."""
+    step = 8 if planes == 2 else 16
+    return -(-group_size // step) * step
+
+
+def row_ranges(rows: int, weights_per_row: int) -> list[tuple[int, int]]:
+    """Ranges of rows of about `AT_A_TIME` weights, each beginning at a multiple of 16."""
+    step = max(1, AT_A_TIME // (ROWS * weights_per_row)) * ROWS
+    return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
+
+
+def float16_exactly(scales: torch.Tensor) -> torch.Tensor:
+    """`scales` as float16.
+
+    Raises:
+        InputError: a scale is not finite or no float16 number: it would be rounded, and the weights with it.
+    """
+    halves = scales.to(torch.float16)
+    if not torch.isfinite(halves).all() or not torch.equal(halves.to(scales.dtype), scales):
+        raise InputError(f"scales must be finite float16 numbers, got {scales.dtype} with others among them")
+    return halves
+
+
+def pack(trits: torch.Tensor, scales: torch.Tensor, width: int) -> TritMatrix:
+    """Trits and scales, as `hardy.quant.trit_planes.fit` gives them, in the form for products.
+
+    Args:
+        trits: (planes, rows, groups, group_size) int8, of -1, 0 and 1.
+        scales: (planes, rows, groups, 1) or (planes, rows, groups), floats with float16 values.
+        width: inputs, without the last group's padding, whose trits are ignored.
+
+    Raises:
+        InputError: shapes do not fit together, a trit is none, or a scale is no float16 number.
+    """
+    if trits.ndim != 4 or trits.dtype != torch.int8:
+        raise InputError(f"trits must be int8 (planes, rows, groups, group_size), got {trits.dtype} {_shape(trits)}")
+    planes, rows, groups, group_size = trits.shape
+    codes_shape, scales_shape = shapes(rows, width, group_size, planes)
+    if groups != codes_shape[1]:
+        raise InputError(f"{width} inputs make {codes_shape[1]} groups of {group_size}, got {groups}")
+    if scales.shape not in ((planes, rows, groups, 1), (planes, rows, groups)):
+        raise InputError(f"scales must be {(planes, rows, groups, 1)} for these trits, got {_shape(scales)}")
+    if trits.min() < -1 or trits.max() > 1:
+        raise InputError(f"trits are -1, 0 and 1, got values from {trits.min()} to {trits.max()}")
+    halves = float16_exactly(scales).reshape(planes, rows, groups)
+    codes = torch.empty(codes_shape, dtype=torch.uint8, device=trits.device)
+    for begin, end in row_ranges(rows, width * planes):
+        codes[begin // ROWS : -(-end // ROWS)] = _packed_codes(trits[:, begin:end], width)
+    padded = torch.nn.functional.pad(halves.permute(2, 0, 1), (0, -rows % ROWS))  # (groups, planes, all rows)
+    blocks = padded.unflatten(-1, (-1, ROWS)).movedim(-2, 0).contiguous().view(scales_shape)
+    return TritMatrix(codes=codes, scales=blocks, rows=rows, width=width, group_size=group_size, planes=planes)
+
+
+def unpack(matrix: TritMatrix) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `pack` was given: trits (planes, rows, groups, group_size), zero in padding; scales (..., groups, 1).
+
+    The trits take eight bits each; `TritMatrix.parts` says how to do it in pieces.
+    """
+    trits = _unpacked_codes(matrix.codes, matrix.planes).sub_(1).to(torch.int8)
+    return trits[:, : matrix.rows, :, : matrix.group_size], row_scales(matrix)[..., None]
+
+
+def row_scales(matrix: TritMatrix) -> torch.Tensor:
+    """Scales (planes, rows, groups), float16."""
+    return matrix.scales.permute(2, 0, 3, 1).flatten(1, 2)[:, : matrix.rows]
+
+
+def dequantize(matrix: TritMatrix, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The dense matrix (rows, width), summed over the planes in float32."""
+    dense = torch.empty(matrix.rows, matrix.width, dtype=dtype, device=matrix.codes.device)
+    for begin, end in matrix.parts():
+        trits, scales = unpack(matrix.rows_at(begin, end))
+        dense[begin:end] = (trits * scales.float()).sum(0).flatten(1)[:, : matrix.width]
+    return dense
+
+
+def _packed_codes(trits: torch.Tensor, width: int) -> torch.Tensor:
+    """(planes, rows, groups, group_size) int8 -> (blocks, groups, lines, 64) uint8."""
+    planes, rows, groups, group_size = trits.shape
+    inside = torch.arange(groups * group_size, device=trits.device).view(groups, group_size) < width
+    filled = torch.nn.functional.pad(
+        (trits * inside), (0, padded_group(group_size, planes) - group_size, 0, 0, 0, -rows % ROWS)
+    )
+    codes = (filled + 1).to(torch.uint8).unflatten(1, (-1, ROWS))  # (planes, blocks, 16, groups, inputs)
+    lines = []
+    if planes > 1:
+        pairs = codes[:2].unflatten(-1, (-1, 2, 4))  # (plane, block, row, group, line, quad, input)
+        lines.append(pairs.permute(1, 3, 4, 2, 6, 5, 0).flatten(-2))
+    if planes != 2:
+        single = codes[-1].unflatten(-1, (-1, 4, 4))  # (block, row, group, line, quad, input)
+        lines.append(single.permute(0, 2, 3, 1, 5, 4))
+    fields = torch.cat(lines, 2)  # (block, group, line, row, input, field)
+    packed = fields[..., 0] | fields[..., 1] << 2 | fields[..., 2] << 4 | fields[..., 3] << 6
+    return packed.flatten(-2)
+
+
+def _unpacked_codes(codes: torch.Tensor, planes: int) -> torch.Tensor:
+    """(blocks, groups, lines, 64) uint8 -> codes (planes, rows, groups, inputs), rows and inputs with their padding."""
+    lines = codes.unflatten(-1, (ROWS, 4))
+    fields = torch.stack([(lines >> shift) & 3 for shift in (0, 2, 4, 6)], -1)  # (.., line, row, input, field)
+    pairs = {1: 0, 2: lines.shape[2], 3: lines.shape[2] // 3 * 2}[planes]
+    found = []
+    if planes > 1:
+        two = fields[:, :, :pairs].unflatten(-1, (2, 2))  # (block, group, line, row, input, quad, plane)
+        found.append(two.permute(6, 0, 3, 1, 2, 5, 4).flatten(4).flatten(1, 2))
+    if planes != 2:
+        one = fields[:, :, pairs:]  # (block, group, line, row, input, quad)
+        found.append(one.permute(0, 3, 1, 2, 5, 4).flatten(3).flatten(0, 1)[None])
+    return torch.cat(found)
+
+
+def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)

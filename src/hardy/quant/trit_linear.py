@@ -1,0 +1,269 @@
+"""A linear layer whose weight is trit-planes, on disk and in memory: the dense weight is never made.
+
+Source: PTQTP (arXiv 2509.16989), whose inference on planes this is. Where we differ: activations are rounded to int8
+for each token and group, so that the products are whole numbers (see `hardy.ops.trit_product`).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hardy.errors import InputError
+from hardy.ops.packing import pack_trits, unpack_trits
+from hardy.ops.rounding import grouped
+from hardy.ops.trit_matrix import (
+    TritMatrix,
+    dequantize,
+    float16_exactly,
+    pack,
+    row_ranges,
+    row_scales,
+    shapes,
+    unpack,
+)
+from hardy.ops.trit_product import trit_product
+
+
+class TritLinear(nn.Module):
+    """`x @ weight.T + bias` for a weight of one to three trit-planes; the output has the dtype of the input.
+
+    What is stored (`state_dict`): `trits` (planes, out, ceil(in / 5)) uint8, five to a byte, without the last group's
+    padding; `scales` (planes, out, groups) float16; `bias` (out,), if any. New layers hold zeros for scales, to be
+    loaded into.
+
+    In memory, from the first forward or `prepare` on, there is only the form that the product reads, two bits per
+    trit: `trits` and `scales` are then None, and `state_dict` makes them again, the same bytes. Loading, or assigning
+    to them, takes the layer back to its stored form. Casting the layer casts the bias only.
+
+    The weight is frozen; gradients flow to the input and the bias.
+
+    Args:
+        in_features, out_features: as for `torch.nn.Linear`.
+        planes: 1 to 3.
+        group_size: inputs that share a scale; None for all of a row.
+        bias: whether there is one.
+        dtype: of the bias.
+        device: where to make the tensors.
+    """
+
+    trits: torch.Tensor | None
+    scales: torch.Tensor | None
+    codes: torch.Tensor | None
+    scale_bits: torch.Tensor | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        planes: int = 2,
+        group_size: int | None = 128,
+        bias: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.planes = planes
+        self.group_size = in_features if group_size is None else group_size
+        self._matrix: TritMatrix | None = None
+        shapes(out_features, in_features, self.group_size, planes)  # refuses what there is no such matrix of
+        trits, scales = self._stored_shapes()
+        self.register_buffer("trits", torch.zeros(trits, dtype=torch.uint8, device=device))
+        self.register_buffer("scales", torch.zeros(scales, dtype=torch.float16, device=device))
+        # The form for products; float16 scales as int16, which no cast touches.
+        self.register_buffer("codes", None, persistent=False)
+        self.register_buffer("scale_bits", None, persistent=False)
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device))
+        else:
+            self.register_parameter("bias", None)
+
+    @classmethod
+    def from_trits(
+        cls,
+        trits: torch.Tensor,
+        scales: torch.Tensor,
+        width: int,
+        bias: torch.Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "TritLinear":
+        """The layer of what `hardy.quant.trit_planes.fit` found.
+
+        Args:
+            trits: (planes, out, groups, group_size) int8.
+            scales: (planes, out, groups, 1), floats with float16 values.
+            width: input features, without the last group's padding.
+            bias: (out,).
+            dtype: of the bias; its own if None.
+
+        Raises:
+            InputError: shapes do not fit together, a trit is none, or a scale is no float16 number.
+        """
+        matrix = pack(trits, scales, width)
+        if bias is not None and bias.shape != (matrix.rows,):
+            raise InputError(f"bias must be ({matrix.rows},), got {tuple(bias.shape)}")
+        layer = cls(width, matrix.rows, matrix.planes, matrix.group_size, bias is not None, dtype=dtype, device="meta")
+        layer._keep(matrix)
+        if bias is not None:
+            layer.bias = nn.Parameter(bias.detach().to(dtype=dtype or bias.dtype, copy=True))
+        return layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in) -> (..., out).
+
+        Raises:
+            InputError: the last dimension is not `in_features`, or the layer's stored tensors are damaged.
+        """
+        y = trit_product(x, self.matrix())
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def matrix(self) -> TritMatrix:
+        """The weight in the form for products."""
+        self.prepare()
+        codes, scale_bits = self.codes, self.scale_bits
+        assert codes is not None
+        assert scale_bits is not None
+        if self._matrix is None or self._matrix.codes is not codes:
+            self._matrix = self._matrix_of(codes, scale_bits)
+        return self._matrix
+
+    def prepare(self) -> None:
+        """Turn what was loaded into the form for products, and let go of it. The first forward does so by itself.
+
+        Raises:
+            InputError: the stored tensors have other shapes or dtypes than this layer's, or are damaged.
+        """
+        if self.trits is None and self.scales is None:
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            trits, scales = self._stored()
+            shape_of_trits, shape_of_scales = self._stored_shapes()
+            if trits.shape != shape_of_trits or trits.dtype != torch.uint8:
+                raise InputError(
+                    f"trits must be uint8 {shape_of_trits}, got {trits.dtype} {tuple(trits.shape)}; "
+                    "five are packed to a byte"
+                )
+            if scales.shape != shape_of_scales or scales.dtype not in (torch.float16, torch.float32):
+                raise InputError(
+                    f"scales must be float16 {shape_of_scales}, got {scales.dtype} {tuple(scales.shape)}; "
+                    "a narrower type would have rounded them"
+                )
+            if trits.is_meta or scales.is_meta:
+                raise InputError("the layer's trits and scales are on the meta device: nothing was loaded into it")
+            halves = float16_exactly(scales)
+            # A few rows at a time: trits of a byte each would take four times the memory of what is made.
+            parts = []
+            for begin, end in self._row_ranges():
+                rows = unpack_trits(trits[:, begin:end], self.in_features)
+                parts.append(pack(grouped(rows, self.group_size), halves[:, begin:end], self.in_features))
+            self._keep(
+                self._matrix_of(
+                    torch.cat([part.codes for part in parts]),
+                    torch.cat([part.scales for part in parts]).view(torch.int16),
+                )
+            )
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The dense weight (out, in), summed over the planes in float32."""
+        return dequantize(self.matrix(), dtype)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """What the weight takes on disk: trits five to a byte and float16 scales."""
+        trits, scales = self._stored_shapes()
+        bits = 8 * trits[0] * trits[1] * trits[2] + 16 * scales[0] * scales[1] * scales[2]
+        return bits / (self.in_features * self.out_features)
+
+    @property
+    def bits_per_weight_in_memory(self) -> float:
+        """What the weight takes in the form for products: two bits per trit, float16 scales, and padding."""
+        codes, scales = shapes(self.out_features, self.in_features, self.group_size, self.planes)
+        bits = 8 * torch.Size(codes).numel() + 16 * torch.Size(scales).numel()
+        return bits / (self.in_features * self.out_features)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, planes={self.planes}, "
+            f"group_size={self.group_size}, bias={self.bias is not None}"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError("TritLinear has no dense weight; dequantize() makes one")
+        return super().__getattr__(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_matrix": None}  # made again from the buffers, of which it would be a second copy
+
+    def _stored_shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        groups = -(-self.in_features // self.group_size)
+        return (
+            (self.planes, self.out_features, -(-self.in_features // 5)),
+            (self.planes, self.out_features, groups),
+        )
+
+    def _row_ranges(self) -> list[tuple[int, int]]:
+        return row_ranges(self.out_features, self.in_features * self.planes)
+
+    def _matrix_of(self, codes: torch.Tensor, scale_bits: torch.Tensor) -> TritMatrix:
+        return TritMatrix(
+            codes=codes,
+            scales=scale_bits.view(torch.float16),
+            rows=self.out_features,
+            width=self.in_features,
+            group_size=self.group_size,
+            planes=self.planes,
+        )
+
+    def _keep(self, matrix: TritMatrix) -> None:
+        """Hold the weight in the form for products, and in no other."""
+        self.codes, self.scale_bits, self._matrix = matrix.codes, matrix.scales.view(torch.int16), matrix
+        self.trits = self.scales = None
+
+    def _stored(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Trits and scales as stored: those that were loaded or assigned, else made from the form for products."""
+        trits, scales = self.trits, self.scales
+        if trits is not None and scales is not None:
+            return trits, scales
+        assert self.codes is not None
+        assert self.scale_bits is not None
+        matrix = self._matrix_of(self.codes, self.scale_bits)
+        if trits is None:
+            parts = []
+            for begin, end in self._row_ranges():
+                rows, _ = unpack(matrix.rows_at(begin, end))
+                parts.append(pack_trits(rows.flatten(2)[..., : self.in_features]))
+            trits = torch.cat(parts, 1)
+        return trits, row_scales(matrix).contiguous() if scales is None else scales
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        with torch.no_grad():
+            trits, scales = self._stored()
+        destination[prefix + "trits"], destination[prefix + "scales"] = trits.detach(), scales.detach()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        if prefix + "trits" in state_dict or prefix + "scales" in state_dict:
+            self.trits, self.scales = self._stored()
+            self.codes = self.scale_bits = self._matrix = None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "TritLinear":
+        # Moved, but not cast: scales of less precision would be another weight.
+        scales = self.scales
+        if scales is None:
+            super()._apply(fn, recurse)
+            return self
+        self.scales = scales.view(_INTEGERS[scales.element_size()])
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            assert self.scales is not None
+            self.scales = self.scales.view(scales.dtype)
+        return self
+
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
