@@ -6,7 +6,7 @@ from typing import Any
 
 from hardy.core import Chain, Method, Ranking
 from hardy.hardware import AdditiveNoise, ProportionalNoise
-from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, LayerBits, RoundToNearest, TritPlanes
+from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, LayerBits, Pack, RoundToNearest, TritPlanes
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Case:
         reseeded: the same with another seed, or None if nothing is drawn.
         identity: the same at zero strength, or None if there is no such setting; then `no_identity` says why.
         control: the naive way at the same budget, which must be worse on the model; or None and `no_control`.
+        after: what is applied to the model beforehand, for a method that goes on where another stopped.
     """
 
     typical: Method
@@ -28,6 +29,7 @@ class Case:
     no_identity: str = ""
     control: Method | None = None
     no_control: str = ""
+    after: Method | None = None
 
 
 def _noise(kind: Callable[..., Method], **fields: Any) -> Case:
@@ -42,6 +44,7 @@ def _noise(kind: Callable[..., Method], **fields: Any) -> Case:
 
 
 _RTN = RoundToNearest(bits=3, group_size=16)
+_TRITS = TritPlanes(planes=2, group_size=16)
 _RTN_REFUSED = {"bits": [1, 9, 4.0, True, "4"], "group_size": [0, -1, 2.5, True], "symmetric": [0, None]}
 
 # tiny-llama's blocks by the increase of the loss without each, on calibration text.
@@ -77,7 +80,7 @@ CASES: dict[type[Method], Case] = {
         control=AbsmeanTrits(group_size=None),
     ),
     TritPlanes: Case(
-        typical=TritPlanes(planes=2, group_size=16),
+        typical=_TRITS,
         refused={
             "planes": [0, 4, 2.0, True, "2"],
             "group_size": [0, -1, 2.5, True],
@@ -99,6 +102,13 @@ CASES: dict[type[Method], Case] = {
         },
         no_identity="its levels have their own",
         control=_layer_bits(_BLOCKS.reversed()),
+    ),
+    Pack: Case(
+        typical=Pack(),
+        refused={},
+        no_identity="it changes where values are kept, and has no strength",
+        no_control="it has the weights of the quantizer before it, whose control that one has",
+        after=Chain(methods=(_TRITS, RoundToNearest(bits=4, select="mlp.down"))),
     ),
     AdditiveNoise: _noise(AdditiveNoise, relative_to="channel-std"),
     ProportionalNoise: _noise(ProportionalNoise),

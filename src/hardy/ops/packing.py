@@ -57,8 +57,9 @@ def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
     Raises:
         InputError: a code is out of range.
     """
-    if codes.numel() and (codes.min() < 0 or codes.max() >= 2**bits):
-        raise InputError(f"codes of {bits} bits are 0 to {2**bits - 1}, got {codes.min():g} to {codes.max():g}")
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if low < 0 or high >= 2**bits:
+        raise InputError(f"codes of {bits} bits are 0 to {2**bits - 1}, got {low} to {high}")
     flat = (codes.to(torch.uint8)[..., None] >> torch.arange(bits, dtype=torch.uint8, device=codes.device)) & 1
     filled = torch.nn.functional.pad(flat.flatten(-2), (0, -flat.shape[-2] * bits % 8)).unflatten(-1, (-1, 8))
     places = 2 ** torch.arange(8, dtype=torch.uint8, device=codes.device)

@@ -171,6 +171,11 @@ class TritLinear(nn.Module):
         return dequantize(self.matrix(), dtype)
 
     @property
+    def weight(self) -> torch.Tensor:
+        """The dense weight, made anew at every access: for models that read it instead of calling the layer."""
+        return self.dequantize(torch.float32 if self.bias is None else self.bias.dtype)
+
+    @property
     def bits_per_weight(self) -> float:
         """What the weight takes on disk: trits five to a byte and float16 scales."""
         trits, scales = self._stored_shapes()
@@ -189,11 +194,6 @@ class TritLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, planes={self.planes}, "
             f"group_size={self.group_size}, bias={self.bias is not None}"
         )
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "weight":
-            raise AttributeError("TritLinear has no dense weight; dequantize() makes one")
-        return super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_matrix": None}  # made again from the buffers, of which it would be a second copy
