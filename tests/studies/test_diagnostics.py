@@ -8,12 +8,12 @@ from hardy.core import Ranking
 from hardy.errors import InputError
 from hardy.quant import effective_rank, layer_importance
 from hardy.studies import locate
-from hardy.studies.measure import calibration_windows, settings_for
+from hardy.studies.measure import settings_for, windows_of
 
 
 def test_locate_runs_the_locator_on_the_calibration_text(micro_llama: Path) -> None:
     name = str(micro_llama)
-    windows = calibration_windows(settings_for(name, None, 128, 64))
+    windows = [ids[None] for ids in windows_of(settings_for(name, None, 128, 64), "calibration")]
     assert [window.shape for window in windows] == [(1, 64), (1, 64)]
     model, tokenizer = hardy.zoo.load(name)
     text = hardy.evaluate.encode(tokenizer, hardy.zoo.held_out_text("calibration"))

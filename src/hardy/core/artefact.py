@@ -53,8 +53,7 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
         InputError: the folder exists and is not an artefact of hardy, or a method cannot be recorded.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not an artefact of hardy; choose another folder")
+    check_destination(folder)
     methods = [change.method.to_dict() for change in changes(model)]
     with contextlib.ExitStack() as suspended:
         for change in reversed(changes(model)):
@@ -87,6 +86,13 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def check_destination(folder: str | Path) -> None:
+    """Raise `InputError` unless `save` may write there: a new or empty folder, or an artefact of hardy."""
+    folder = Path(folder)
+    if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not an artefact of hardy; choose another folder")
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

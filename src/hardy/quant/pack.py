@@ -96,6 +96,8 @@ def unpack(model: nn.Module) -> nn.Module:
         linear.bias = layer.bias
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, linear.train(layer.training))
-    if hasattr(model, "config") and hasattr(whole.config, "quantization_config"):
+    if hasattr(whole, "hf_quantizer"):
+        whole.hf_quantizer.remove_quantization_config(model)
+    elif hasattr(getattr(whole, "config", None), "quantization_config"):
         del whole.config.quantization_config
     return model

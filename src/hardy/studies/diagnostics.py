@@ -11,8 +11,7 @@ from hardy.core.select import Selector, select
 from hardy.errors import InputError
 from hardy.quant import effective_rank, energy_gain, layer_importance, perplexity_drop
 from hardy.quant.units import Unit
-from hardy.studies.measure import calibration_windows, settings_for
-from hardy.zoo import load
+from hardy.studies.measure import load_dense, settings_for, windows_of
 
 DIAGNOSTICS = ("effective-rank", "energy-gain", "perplexity-drop", "lieq-v1")
 """By the effective rank or the top energy of outputs against random weights, by the loss without a block, by all."""
@@ -38,9 +37,9 @@ def diagnose(
     """
     if unit != "block" and by in BLOCKS_ONLY:
         raise InputError(f"{by} ranks whole blocks: unit must be block, got {unit!r}")
-    loaded, _ = load(model)
+    loaded, _ = load_dense(model)
     select(loaded, where)  # nothing long begins for a selection that matches nothing
-    batches = calibration_windows(settings_for(model, text, tokens, window))
+    batches = [ids[None] for ids in windows_of(settings_for(model, text, tokens, window), "calibration")]
     locators: dict[str, Callable[[PreTrainedModel, list[torch.Tensor]], Any]] = {
         "effective-rank": lambda m, b: effective_rank(m, b, where=where, unit=unit, seeds=seeds),
         "energy-gain": lambda m, b: energy_gain(m, b, where=where, unit=unit, seeds=seeds),

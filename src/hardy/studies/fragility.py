@@ -17,8 +17,7 @@ from hardy.hardware.noise import AdditiveNoise
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.units import Unit
 from hardy.studies.diagnostics import DIAGNOSTICS, diagnose
-from hardy.studies.measure import INTACT, measure, settings_for
-from hardy.zoo import load
+from hardy.studies.measure import INTACT, load_dense, measure, settings_for
 
 LOCATORS = ("rtn", "noise", "weight-error", *DIAGNOSTICS)
 """By perplexity at few bits, by perplexity under noise, by the rounding error of the weights, and by what is told
@@ -128,7 +127,7 @@ def locate(
     if by in DIAGNOSTICS:
         return diagnose(model, by, text=text, where=where, unit=unit, seeds=range(seeds), tokens=tokens, window=window)
     breaking(by, bits, strength, group_size, where)  # its fields are checked before anything long begins
-    loaded, _ = load(model)
+    loaded, _ = load_dense(model)
     sites = select(loaded, where)
     if by == "weight-error":
         return weight_error(loaded, sites, bits=bits, group_size=group_size)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy.core.artefact import state_hash
 from hardy.core.method import from_dict
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length, encode, token_losses
+from hardy.quant import unpack
 from hardy.zoo import held_out_text, load
 
 INTACT = "unmodified"
@@ -61,14 +62,14 @@ def settings_for(model: str, text: str | None, tokens: int, window: int | None) 
     Raises:
         InputError: model or text cannot be used, or the text is shorter than one window.
     """
-    loaded, tokenizer = load(model)
+    loaded, tokenizer = load_dense(model)
     limit = context_length(loaded)
     window = window or min(limit or 512, 512)
     if not 2 <= window <= (limit or window):
         raise InputError(f"window must be in 2..{limit} (the context of {model}), got {window}")
     if tokens < window:
         raise InputError(f"tokens must be at least one window of {window}, got {tokens}")
-    parts = _texts(text)
+    parts = texts_of(text)
     count = len(encode(tokenizer, "".join(parts)))
     if count < window:
         raise InputError(
@@ -98,19 +99,26 @@ def measure(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int
     """
     model, windows = _loaded(json.dumps(dict(settings)))
     if arguments["method"] is None:
-        return {"loss": _loss(model, windows[arguments["part"]])}
+        return {"loss": loss_on(model, windows[arguments["part"]])}
     record = arguments["method"]
     if "seed" in record["fields"]:
         record = {**record, "fields": {**record["fields"], "seed": seed}}
     with from_dict(record).apply(model) as change:
         facts = {row.metric: row.value for row in change.report.select(condition="all selected weights")}
-        return {"loss": _loss(model, windows[arguments["part"]]), **facts}
+        return {"loss": loss_on(model, windows[arguments["part"]]), **facts}
 
 
-def calibration_windows(settings: Mapping[str, Any]) -> list[torch.Tensor]:
-    """The windows of the calibration text that `settings` of `settings_for` describe, each (1, window) token ids."""
+def windows_of(settings: Mapping[str, Any], part: str) -> list[torch.Tensor]:
+    """The windows of a `part` of the text that `settings` of `settings_for` describe, each (window,) token ids."""
     _, windows = _loaded(json.dumps(dict(settings)))
-    return [window[None] for window in windows["calibration"]]
+    return windows[part]
+
+
+def load_dense(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """As `hardy.zoo.load`; a model of packed layers gets dense weights of the same values, to be worked on."""
+    model, tokenizer = load(name)
+    unpack(model)
+    return model, tokenizer
 
 
 def perplexity_of(loss: float) -> float:
@@ -118,7 +126,8 @@ def perplexity_of(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def _loss(model: PreTrainedModel, windows: list[torch.Tensor]) -> float:
+def loss_on(model: PreTrainedModel, windows: list[torch.Tensor]) -> float:
+    """Mean cross-entropy in nats per token, over all tokens of all windows but the first of each."""
     losses = torch.cat([token_losses(model, ids, window=len(ids)) for ids in windows])
     return losses.double().mean().item()
 
@@ -128,10 +137,10 @@ def _loaded(settings_json: str) -> tuple[PreTrainedModel, dict[str, list[torch.T
     """The model and the windows of both parts, once per process."""
     settings = json.loads(settings_json)
     text = None if settings["text"] == "held-out standard-library modules" else settings["text"]
-    parts = _texts(text)
+    parts = texts_of(text)
     if hashlib.sha256("\0".join(parts).encode()).hexdigest() != settings["text_sha256"]:
         raise InputError(f"text {settings['text']} has changed since the study began")
-    model, tokenizer = load(settings["model"])
+    model, tokenizer = load_dense(settings["model"])
     begin = None if tokenizer.bos_token_id is None else encode(tokenizer, parts[0])[:1]
     windows = {
         part: _spread_windows(encode(tokenizer, words), settings["window"], settings["tokens"], begin)
@@ -140,7 +149,7 @@ def _loaded(settings_json: str) -> tuple[PreTrainedModel, dict[str, list[torch.T
     return model, windows
 
 
-def _texts(path: str | None) -> tuple[str, str]:
+def texts_of(path: str | None) -> tuple[str, str]:
     """Evaluation and calibration text."""
     if path is None:
         evaluation, calibration = (held_out_text(part) for part in PARTS)

@@ -25,8 +25,7 @@ from hardy.errors import InputError
 from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.studies import fragility, survival_report
-from hardy.studies.measure import INTACT, measure, perplexity_of, settings_for
-from hardy.zoo import load
+from hardy.studies.measure import INTACT, load_dense, measure, perplexity_of, settings_for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +164,7 @@ def survival(
     """
     plan = plan or Plan()
     settings = settings_for(model, text, tokens, window)
-    loaded, _ = load(model)
+    loaded, _ = load_dense(model)
     sites = select(loaded, plan.where)
     if len(sites) < 4:
         raise InputError(f"{model} has {len(sites)} layers to choose from; protecting some of them takes at least 4")
