@@ -13,7 +13,9 @@
 
 #ifdef _MSC_VER
 #define HARDY_INLINE __forceinline
+#define HARDY_UNROLL
 #else
+#define HARDY_UNROLL _Pragma("GCC unroll 8")
 #define HARDY_INLINE inline __attribute__((always_inline))
 #endif
 

@@ -16,7 +16,7 @@ struct Isa {
   using Floats = __m512;
 
   static constexpr int kFew = 4;
-  static constexpr int kMany = 8;
+  static constexpr int kMany = 16;
   static constexpr int kBlocks[3] = {4, 2, 1};
   static constexpr int kTile[3] = {6, 6, 8};
 
@@ -38,7 +38,15 @@ struct Isa {
     return _mm512_set1_epi32(four);
   }
   static HARDY_INLINE Sums no_sums() { return _mm512_setzero_si512(); }
-  static HARDY_INLINE Sums dot(Sums s, Bytes b, Quad q) { return _mm512_dpbusd_epi32(s, b, q); }
+  static HARDY_INLINE Sums dot(Sums s, Bytes b, Quad q) {
+#ifdef __GNUC__
+    // As _mm512_dpbusd_epi32, of whose result GCC 12 makes copies all over the innermost loop.
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(b), "v"(q));
+    return s;
+#else
+    return _mm512_dpbusd_epi32(s, b, q);
+#endif
+  }
   template <int F>
   static HARDY_INLINE Ints total(Sums s) {
     return _mm512_srai_epi32(s, 2 * F);

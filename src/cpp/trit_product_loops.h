@@ -61,47 +61,58 @@ void quantize(const TritMatrix& m, const float* x, int64_t token_begin, int64_t 
   }
 }
 
-// Dot products of R blocks and T tokens over `lines` lines that hold `Planes` planes each (1: four quads of inputs
-// in the fields; 2: two quads of two planes), added to total[][][First...].
-template <int Planes, int First, int R, int T, int All>
-HARDY_INLINE void add_lines(const uint8_t* const (&codes)[R], const int8_t* const (&activations)[T], int64_t lines,
-                            Isa::Ints (&total)[R][T][All]) {
+// Dot products of R blocks and T tokens over the lines `begin` to `end`, at most kLongest, that hold `Planes` planes
+// each: one has four quads of inputs in the fields, two have two quads.
+template <int Planes, int R, int T>
+HARDY_INLINE void sum_lines(const uint8_t* const (&codes)[R], const int8_t* const (&activations)[T], int64_t begin,
+                            int64_t end, Isa::Ints (&total)[R][T][Planes]) {
   constexpr int kQuads = 4 / Planes;
-  for (int64_t begin = 0; begin < lines; begin += kLongest) {
-    const int64_t end = begin + kLongest < lines ? begin + kLongest : lines;
-    Isa::Sums sums[R][T][4];
+  Isa::Sums sums[R][T][4];
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t)
+      for (int f = 0; f < 4; ++f) sums[r][t][f] = Isa::no_sums();
+  for (int64_t l = begin; l < end; ++l) {
+    Isa::Quad quads[T][kQuads];
+    for (int t = 0; t < T; ++t)
+      for (int q = 0; q < kQuads; ++q) quads[t][q] = Isa::quad(activations[t] + (l * kQuads + q) * 4);
+    for (int r = 0; r < R; ++r) {
+      Isa::prefetch(codes[r] + l * kLine);
+      const Isa::Line line = Isa::line(codes[r] + l * kLine);
+      const Isa::Bytes f0 = Isa::field<0>(line), f1 = Isa::field<1>(line);
+      const Isa::Bytes f2 = Isa::field<2>(line), f3 = Isa::field<3>(line);
+      for (int t = 0; t < T; ++t) {
+        sums[r][t][0] = Isa::dot(sums[r][t][0], f0, quads[t][0]);
+        sums[r][t][1] = Isa::dot(sums[r][t][1], f1, quads[t][1 / Planes]);
+        sums[r][t][2] = Isa::dot(sums[r][t][2], f2, quads[t][2 / Planes]);
+        sums[r][t][3] = Isa::dot(sums[r][t][3], f3, quads[t][3 / Planes]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int t = 0; t < T; ++t) {
+      const Isa::Ints even = Isa::add(Isa::total<0>(sums[r][t][0]), Isa::total<2>(sums[r][t][2]));
+      const Isa::Ints odd = Isa::add(Isa::total<1>(sums[r][t][1]), Isa::total<3>(sums[r][t][3]));
+      if constexpr (Planes == 2) {
+        total[r][t][0] = even;
+        total[r][t][1] = odd;
+      } else {
+        total[r][t][0] = Isa::add(even, odd);
+      }
+    }
+  }
+}
+
+// The same over any number of lines.
+template <int Planes, int R, int T>
+HARDY_INLINE void sum_all_lines(const uint8_t* const (&codes)[R], const int8_t* const (&activations)[T], int64_t lines,
+                                Isa::Ints (&total)[R][T][Planes]) {
+  sum_lines<Planes>(codes, activations, 0, lines < kLongest ? lines : kLongest, total);
+  for (int64_t begin = kLongest; begin < lines; begin += kLongest) {
+    Isa::Ints more[R][T][Planes];
+    sum_lines<Planes>(codes, activations, begin, begin + kLongest < lines ? begin + kLongest : lines, more);
     for (int r = 0; r < R; ++r)
       for (int t = 0; t < T; ++t)
-        for (int f = 0; f < 4; ++f) sums[r][t][f] = Isa::no_sums();
-    for (int64_t l = begin; l < end; ++l) {
-      Isa::Quad quads[T][kQuads];
-      for (int t = 0; t < T; ++t)
-        for (int q = 0; q < kQuads; ++q) quads[t][q] = Isa::quad(activations[t] + (l * kQuads + q) * 4);
-      for (int r = 0; r < R; ++r) {
-        Isa::prefetch(codes[r] + l * kLine);
-        const Isa::Line line = Isa::line(codes[r] + l * kLine);
-        const Isa::Bytes f0 = Isa::field<0>(line), f1 = Isa::field<1>(line);
-        const Isa::Bytes f2 = Isa::field<2>(line), f3 = Isa::field<3>(line);
-        for (int t = 0; t < T; ++t) {
-          sums[r][t][0] = Isa::dot(sums[r][t][0], f0, quads[t][0]);
-          sums[r][t][1] = Isa::dot(sums[r][t][1], f1, quads[t][1 / Planes]);
-          sums[r][t][2] = Isa::dot(sums[r][t][2], f2, quads[t][2 / Planes]);
-          sums[r][t][3] = Isa::dot(sums[r][t][3], f3, quads[t][3 / Planes]);
-        }
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      for (int t = 0; t < T; ++t) {
-        const Isa::Ints even = Isa::add(Isa::total<0>(sums[r][t][0]), Isa::total<2>(sums[r][t][2]));
-        const Isa::Ints odd = Isa::add(Isa::total<1>(sums[r][t][1]), Isa::total<3>(sums[r][t][3]));
-        if constexpr (Planes == 2) {
-          total[r][t][First] = Isa::add(total[r][t][First], even);
-          total[r][t][First + 1] = Isa::add(total[r][t][First + 1], odd);
-        } else {
-          total[r][t][First] = Isa::add(total[r][t][First], Isa::add(even, odd));
-        }
-      }
-    }
+        for (int p = 0; p < Planes; ++p) total[r][t][p] = Isa::add(total[r][t][p], more[r][t][p]);
   }
 }
 
@@ -139,22 +150,25 @@ void few(const TritMatrix& m, const Activations& a, int64_t token, int64_t block
     const int8_t* activations[T];
     for (int r = 0; r < R; ++r) codes[r] = m.codes + ((block + r) * groups + g) * lines * kLine;
     for (int t = 0; t < T; ++t) activations[t] = a.codes + ((token + t) * groups + g) * padded;
-    Isa::Ints total[R][T][Planes];
-    for (int r = 0; r < R; ++r)
-      for (int t = 0; t < T; ++t)
-        for (int p = 0; p < Planes; ++p) total[r][t][p] = Isa::ints(0);
+    Isa::Ints pair[R][T][2], single[R][T][1];
     if constexpr (Planes > 1) {
-      add_lines<2, 0>(codes, activations, pairs, total);
+      sum_all_lines<2>(codes, activations, pairs, pair);
       for (int r = 0; r < R; ++r) codes[r] += pairs * kLine;
     }
-    if constexpr (Planes != 2) add_lines<1, Planes - 1>(codes, activations, m.single_lines(), total);
+    if constexpr (Planes != 2) sum_all_lines<1>(codes, activations, lines - pairs, single);
     for (int r = 0; r < R; ++r) {
       Isa::Floats scales[Planes];
       for (int p = 0; p < Planes; ++p)
         scales[p] = Isa::halves(m.scales + (((block + r) * groups + g) * Planes + p) * kRows);
       for (int t = 0; t < T; ++t) {
         const int64_t at = (token + t) * groups + g;
-        result[r][t] = add_group<Planes>(result[r][t], total[r][t], scales, a.scales[at], a.sums[at]);
+        Isa::Ints total[Planes];
+        if constexpr (Planes > 1) {
+          total[0] = pair[r][t][0];
+          total[1] = pair[r][t][1];
+        }
+        if constexpr (Planes != 2) total[Planes - 1] = single[r][t][0];
+        result[r][t] = add_group<Planes>(result[r][t], total, scales, a.scales[at], a.sums[at]);
       }
     }
   }
@@ -215,17 +229,25 @@ void unpack(const TritMatrix& m, int64_t block, int64_t group, int64_t first, in
   }
 }
 
-// What one stretch of a group adds for many tokens, and where it is kept in the meantime.
+// What is worked on of a group at a time: its quads `first` to `first + quads`, for many tokens.
 struct Stretch {
   const uint8_t* codes;  // as `unpack` leaves them
   int64_t group, first, quads;
   bool opens, closes;  // the group
 };
 
-template <int Planes, int R, int T>
+// What a tile of tokens adds to. `totals` keep the sums of a group that takes several stretches; all that follow are
+// of the tile's first token.
+template <int Planes, int R>
+struct Results {
+  const Isa::Floats (&scales)[R][Planes];
+  Isa::Ints (*totals)[R][Planes];
+  Isa::Floats (*sums)[R];
+};
+
+template <int Planes, int R, int T, bool Whole>
 HARDY_INLINE void tile(const TritMatrix& m, const Activations& a, int64_t token, const Stretch& stretch,
-                       const Isa::Floats (&scales)[R][Planes], Isa::Ints (*totals)[R][Planes],
-                       Isa::Floats (*results)[R]) {
+                       const Results<Planes, R>& results) {
   const int64_t groups = m.groups(), padded = m.padded_group();
   const int8_t* activations[T];
   for (int t = 0; t < T; ++t)
@@ -244,56 +266,74 @@ HARDY_INLINE void tile(const TritMatrix& m, const Activations& a, int64_t token,
         for (int p = 0; p < Planes; ++p) sums[r][t][p] = Isa::dot(sums[r][t][p], codes[r][p], quad);
     }
   }
+  HARDY_UNROLL
   for (int t = 0; t < T; ++t) {
     const int64_t at = (token + t) * groups + stretch.group;
+    HARDY_UNROLL
     for (int r = 0; r < R; ++r) {
       Isa::Ints total[Planes];
       for (int p = 0; p < Planes; ++p) {
         total[p] = Isa::plain(sums[r][t][p]);
-        if (!stretch.opens) total[p] = Isa::add(total[p], totals[t][r][p]);
-        if (!stretch.closes) totals[t][r][p] = total[p];
+        if constexpr (!Whole) {
+          if (!stretch.opens) total[p] = Isa::add(total[p], results.totals[t][r][p]);
+          results.totals[t][r][p] = total[p];
+        }
       }
-      if (stretch.closes)
-        results[t][r] = add_group<Planes>(results[t][r], total, scales[r], a.scales[at], a.sums[at]);
+      if (Whole || stretch.closes)
+        results.sums[t][r] = add_group<Planes>(results.sums[t][r], total, results.scales[r], a.scales[at], a.sums[at]);
     }
   }
+}
+
+template <int Planes, int R, bool Whole>
+void tiles(const TritMatrix& m, const Activations& a, int64_t token, int64_t count, const Stretch& stretch,
+           Results<Planes, R> results) {
+  constexpr int kTile = Isa::kTile[Planes - 1];
+  const int64_t end = token + count;
+  const auto step = [&](int64_t tokens) {
+    token += tokens;
+    results.totals += tokens;
+    results.sums += tokens;
+  };
+  for (; token + kTile <= end; step(kTile)) tile<Planes, R, kTile, Whole>(m, a, token, stretch, results);
+  if constexpr (kTile > 4)
+    for (; token + 4 <= end; step(4)) tile<Planes, R, 4, Whole>(m, a, token, stretch, results);
+  if constexpr (kTile > 2)
+    for (; token + 2 <= end; step(2)) tile<Planes, R, 2, Whole>(m, a, token, stretch, results);
+  for (; token < end; step(1)) tile<Planes, R, 1, Whole>(m, a, token, stretch, results);
 }
 
 // R blocks from `block` on, all tokens, from codes that are unpacked once for many tokens.
 template <int Planes, int R>
 void many(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t block, float* output) {
-  constexpr int kTile = Isa::kTile[Planes - 1];
   alignas(64) uint8_t codes[kLongest * R * Planes * kLine];
-  Isa::Floats results[kTokensAtOnce][R];
+  Isa::Floats sums[kTokensAtOnce][R];
   Isa::Ints totals[kTokensAtOnce][R][Planes];
+  Isa::Floats scales[R][Planes];
+  const Results<Planes, R> results{scales, totals, sums};
   const int64_t groups = m.groups(), quads = m.padded_group() / 4;
   for (int64_t begin = 0; begin < tokens; begin += kTokensAtOnce) {
     const int64_t count = tokens - begin < kTokensAtOnce ? tokens - begin : kTokensAtOnce;
     for (int64_t t = 0; t < count; ++t)
-      for (int r = 0; r < R; ++r) results[t][r] = Isa::floats(0.0f);
+      for (int r = 0; r < R; ++r) sums[t][r] = Isa::floats(0.0f);
     for (int64_t g = 0; g < groups; ++g) {
-      Isa::Floats scales[R][Planes];
       for (int r = 0; r < R; ++r)
         for (int p = 0; p < Planes; ++p)
           scales[r][p] = Isa::halves(m.scales + (((block + r) * groups + g) * Planes + p) * kRows);
+      if (quads <= kLongest) {
+        unpack<Planes, R>(m, block, g, 0, quads, codes);
+        tiles<Planes, R, true>(m, a, begin, count, {codes, g, 0, quads, true, true}, results);
+        continue;
+      }
       for (int64_t first = 0; first < quads; first += kLongest) {
         const int64_t here = quads - first < kLongest ? quads - first : kLongest;
         unpack<Planes, R>(m, block, g, first, here, codes);
         const Stretch stretch{codes, g, first, here, first == 0, first + here == quads};
-        int64_t t = 0;
-        for (; t + kTile <= count; t += kTile)
-          tile<Planes, R, kTile>(m, a, begin + t, stretch, scales, totals + t, results + t);
-        if constexpr (kTile > 4)
-          for (; t + 4 <= count; t += 4)
-            tile<Planes, R, 4>(m, a, begin + t, stretch, scales, totals + t, results + t);
-        if constexpr (kTile > 2)
-          for (; t + 2 <= count; t += 2)
-            tile<Planes, R, 2>(m, a, begin + t, stretch, scales, totals + t, results + t);
-        for (; t < count; ++t) tile<Planes, R, 1>(m, a, begin + t, stretch, scales, totals + t, results + t);
+        tiles<Planes, R, false>(m, a, begin, count, stretch, results);
       }
     }
     for (int64_t t = 0; t < count; ++t)
-      for (int r = 0; r < R; ++r) store_rows(m, output, begin + t, block + r, results[t][r]);
+      for (int r = 0; r < R; ++r) store_rows(m, output, begin + t, block + r, sums[t][r]);
   }
 }
 
