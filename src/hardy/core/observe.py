@@ -120,7 +120,7 @@ def observe(
             handles.append(module.register_forward_hook(hook, with_kwargs=True))
         count = 0
         for count, batch in enumerate(batches, start=1):  # noqa: B007
-            _run(model, batch)
+            run(model, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -132,7 +132,12 @@ def observe(
     return gathered
 
 
-def _run(model: nn.Module, batch: Any) -> None:
+def run(model: nn.Module, batch: Any) -> None:
+    """Give one batch to `model`, as `observe` does.
+
+    Raises:
+        InputError: it is neither a tensor, nor a tuple, nor a mapping.
+    """
     if isinstance(batch, Mapping):
         model(**batch)
     elif isinstance(batch, tuple):

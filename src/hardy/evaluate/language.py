@@ -46,6 +46,41 @@ def windows(length: int, window: int, stride: int) -> list[tuple[int, int, int]]
     return cuts
 
 
+def batches(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, window: int = 512, tokens: int = 32768, batch_size: int = 8
+) -> list[torch.Tensor]:
+    """Calibration batches (at most batch_size, window) int64: windows of token ids, spread evenly over `text`.
+
+    Each window begins with the beginning-of-sequence token, if the tokenizer has one.
+
+    Args:
+        tokenizer: the model's.
+        text: at least one window long.
+        window: tokens per window, at most the model's context.
+        tokens: at most so many in all; windows do not overlap as long as the text has more.
+        batch_size: windows in a batch.
+
+    Raises:
+        InputError: window, tokens or batch_size is out of range, or the text is shorter than a window.
+    """
+    ids = encode(tokenizer, text)
+    begins = [] if tokenizer.bos_token_id is None else ids[:1].tolist()
+    body = window - len(begins)
+    if body < 1:
+        raise InputError(f"window must be at least 2 tokens, got {window}")
+    if tokens < window:
+        raise InputError(f"tokens must be at least one window of {window}, got {tokens}")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    ids = ids[len(begins) :]
+    if len(ids) < body:
+        raise InputError(f"the text has {len(ids)} tokens, less than one window of {window}; give more")
+    count = min(tokens // window, len(ids) // body)
+    starts = [round(i * (len(ids) - body) / max(1, count - 1)) for i in range(count)]
+    rows = torch.stack([torch.tensor([*begins, *ids[start : start + body].tolist()]) for start in starts])
+    return list(rows.split(batch_size))
+
+
 @torch.inference_mode()
 def token_losses(
     model: PreTrainedModel, ids: torch.Tensor, *, window: int, stride: int | None = None, batch_tokens: int = 4096

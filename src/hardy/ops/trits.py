@@ -61,6 +61,36 @@ def nearest_trits(groups: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return torch.stack([plane.gather(-1, choice) * signs for plane in upright])
 
 
+class SortedLevels:
+    """The numbers that some scales can stand for, sorted by magnitude, to look the nearest of them up column by column.
+
+    `nearest_trits` for one weight of each group at a time: exhaustive too, but half way between two magnitudes the
+    smaller one is taken.
+
+    Args:
+        scales: (planes, groups), at least 0 and finite.
+    """
+
+    def __init__(self, scales: torch.Tensor) -> None:
+        self._candidates = torch.tensor(candidates(len(scales)), dtype=torch.int8, device=scales.device)
+        levels = sum(scale * column[:, None] for scale, column in zip(scales, self._candidates.T, strict=True))
+        assert isinstance(levels, torch.Tensor)
+        self._signs = levels.sign().to(torch.int8)
+        self.magnitudes, self._order = levels.abs().sort(dim=0, stable=True)  # (candidates, groups)
+        self._between = (self.magnitudes[1:] + self.magnitudes[:-1]) / 2
+
+    def nearest(self, magnitudes: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """The levels nearest to `magnitudes` (groups,), and in `out` (groups,) int64 their places among the sorted."""
+        torch.sum(magnitudes > self._between, 0, out=out)
+        return self.magnitudes.gather(0, out[None])[0]
+
+    def trits(self, choice: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+        """Trits (planes, weights, groups) of the places (weights, groups) that `nearest` found and the signs."""
+        candidate = self._order.gather(0, choice)
+        upright = self._signs.gather(0, candidate) * signs.to(torch.int8)
+        return torch.stack([plane[candidate] * upright for plane in self._candidates.T])
+
+
 def ridge_scales(groups: torch.Tensor, trits: torch.Tensor, ridge: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The scales a that minimise `|w - sum(a * trits)|^2 + ridge * |a|^2` in each group, and the ridge used.
 
@@ -73,7 +103,7 @@ def ridge_scales(groups: torch.Tensor, trits: torch.Tensor, ridge: torch.Tensor)
 
     Args:
         groups: (..., groups, group_size), float64.
-        trits: (planes, ..., groups, group_size), 1 to 3 planes.
+        trits: (planes, ..., groups, group_size), 1 to 3 planes; or anything else to be scaled and summed.
         ridge: (..., groups), above zero.
 
     Returns:

@@ -1,9 +1,12 @@
 """Few bits, and where to spend them."""
 
 from hardy.quant.absmean import AbsmeanTrits
+from hardy.quant.asymmetric_trits import AsymmetricTrits
 from hardy.quant.bit_budget import allocate
 from hardy.quant.block_removal import perplexity_drop
+from hardy.quant.calibrated_trit_planes import CalibratedTritPlanes
 from hardy.quant.clipped_round_to_nearest import ClippedRoundToNearest
+from hardy.quant.gptq import GPTQ
 from hardy.quant.grid_linear import GridLinear
 from hardy.quant.layer_bits import LayerBits
 from hardy.quant.layer_importance import combined, layer_importance
@@ -14,7 +17,10 @@ from hardy.quant.trit_linear import TritLinear
 from hardy.quant.trit_planes import TritPlanes
 
 __all__ = [
+    "GPTQ",
     "AbsmeanTrits",
+    "AsymmetricTrits",
+    "CalibratedTritPlanes",
     "ClippedRoundToNearest",
     "GridLinear",
     "LayerBits",

@@ -34,7 +34,7 @@ class Pack(Method):
 
     Trit-planes then compute with activations rounded to int8, group by group; layers on a grid compute as before. What
     has no packed layer stays dense and is reported as such: stacks of experts, parts of fused projections,
-    convolutions, embeddings.
+    convolutions, embeddings, and the forms of quantizers that are baselines only.
 
     A Hugging Face model stays loadable by `from_pretrained`, for whoever has imported `hardy.quant`.
     """
@@ -54,7 +54,8 @@ class Pack(Method):
             if not torch.equal(form.dequantize().to(current), current):
                 raise InputError(f"the weight of {site.name} is no longer what its quantizer left; quantize it again")
             linear: Any = model.get_submodule(site.module)
-            if site.rows is not None or not (isinstance(linear, nn.Linear) or type(linear).__name__ == "Conv1D"):
+            is_linear = isinstance(linear, nn.Linear) or type(linear).__name__ == "Conv1D"
+            if site.rows is not None or not is_linear or not isinstance(form, TritWeight | GridWeight):
                 dense += current.numel()
                 rows.append(
                     Row(metric="bits_per_weight", condition=f"{site.name}, dense", value=8.0 * current.itemsize)
@@ -72,13 +73,11 @@ class Pack(Method):
         return [Row(metric="bits_per_weight", condition=PACKED, value=bits / size, details=details), *rows]
 
 
-def packed(form: TritWeight | GridWeight | Any, bias: torch.Tensor | None) -> PackedLinear:
+def packed(form: TritWeight | GridWeight, bias: torch.Tensor | None) -> PackedLinear:
     """The layer that holds `form`, the stored form of a weight (out, in)."""
     if isinstance(form, TritWeight):
         return TritLinear.from_trits(form.trits, form.scales, form.width, bias)
-    if isinstance(form, GridWeight):
-        return GridLinear.from_grid(form, bias)
-    raise InputError(f"there is no packed layer for a {type(form).__name__}")
+    return GridLinear.from_grid(form, bias)
 
 
 def unpack(model: nn.Module) -> nn.Module:

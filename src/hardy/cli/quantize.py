@@ -1,0 +1,71 @@
+"""`hardy quantize` and `hardy export`: few bits on disk, and what they cost."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hardy.cli.options import GroupSize, Select, Text, Tokens, Window, numbers
+
+ModelArgument = Annotated[str, typer.Argument(help="Zoo name, Hugging Face folder, or hub id.")]
+
+
+def quantize(
+    model: ModelArgument,
+    out: Annotated[str, typer.Argument(help="Folder of the packed model and its report.")],
+    bits: Annotated[str, typer.Option(help="A grid of so many bits; two or more, as 2,4, with a budget.")] = "",
+    planes: Annotated[str, typer.Option(help="So many trit-planes, 1 to 3; two or more with a budget.")] = "",
+    budget: Annotated[
+        float | None, typer.Option(help="Most bits per weight, scales counted; more for layers that matter.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="How layers are ranked for the budget, as in hardy locate.")] = (
+        "effective-rank"
+    ),
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="UTF-8 file, or 'held-out': quantize with GPTQ or calibrated trit-planes on it."),
+    ] = None,
+    text: Text = None,
+    group_size: GroupSize = 128,
+    select: Select = "linear,!head,!router",
+    tokens: Tokens = 3072,
+    window: Window = None,
+    calibration_tokens: Annotated[int, typer.Option(help="Tokens of calibration text.")] = 32768,
+) -> None:
+    """Store a language model in few bits, loadable by transformers, with its true size, errors and perplexity."""
+    from rich.console import Console
+
+    from hardy.studies.quantize import SUMMARY
+    from hardy.studies.quantize import quantize as run
+
+    report = run(
+        model,
+        out,
+        bits=numbers(bits, int, "bits"),
+        planes=numbers(planes, int, "planes"),
+        budget=budget,
+        by=by,
+        calibration=calibration,
+        text=text,
+        group_size=group_size or None,
+        where=select,
+        tokens=tokens,
+        window=window,
+        calibration_tokens=calibration_tokens,
+    )
+    console = Console()
+    dataclasses.replace(report, rows=tuple(row for row in report.rows if row.condition in SUMMARY)).print(console)
+    console.print(f"Layer by layer: {out}/report.html  (hardy report open {out})", soft_wrap=True)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Folder of a model quantized with --planes.")],
+    out: Annotated[Path, typer.Argument(help="GGUF file to write.")],
+) -> None:
+    """Write packed trit-planes to a GGUF file, each plane as a TQ2_0 tensor."""
+    from hardy.quant.gguf_export import export_gguf
+    from hardy.zoo import load
+
+    planes = export_gguf(load(model)[0], out)
+    typer.echo(f"{len(planes)} planes and all other tensors: {out} ({out.stat().st_size / 1e6:.1f} MB)")
