@@ -1,5 +1,6 @@
 """Packing into bytes: trits five or four to a byte, and codes of any number of bits without gaps."""
 
+import functools
 from typing import Literal
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from hardy.errors import InputError
 
 _BASES = {5: 3, 4: 4}
+_DAMAGED = 2  # no trit
 
 
 def pack_trits(trits: torch.Tensor, per_byte: Literal[5, 4] = 5) -> torch.Tensor:
@@ -21,9 +23,12 @@ def pack_trits(trits: torch.Tensor, per_byte: Literal[5, 4] = 5) -> torch.Tensor
     base = _base(per_byte)
     if trits.numel() and (trits.min() < -1 or trits.max() > 1):
         raise InputError(f"trits are -1, 0 and 1, got values from {trits.min()} to {trits.max()}")
-    filled = torch.nn.functional.pad(trits.to(torch.int64), (0, -trits.shape[-1] % per_byte)) + 1
-    places = base ** torch.arange(per_byte, device=trits.device)
-    return (filled.unflatten(-1, (-1, per_byte)) * places).sum(-1).to(torch.uint8)
+    filled = torch.nn.functional.pad(trits.to(torch.int8), (0, -trits.shape[-1] % per_byte)) + 1
+    digits = filled.view(torch.uint8).unflatten(-1, (-1, per_byte)).unbind(-1)
+    packed = torch.zeros_like(digits[0])
+    for digit in reversed(digits):
+        packed = base * packed + digit
+    return packed
 
 
 def unpack_trits(packed: torch.Tensor, length: int, per_byte: Literal[5, 4] = 5) -> torch.Tensor:
@@ -32,17 +37,26 @@ def unpack_trits(packed: torch.Tensor, length: int, per_byte: Literal[5, 4] = 5)
     Raises:
         InputError: `length` trits do not take so many bytes, or a byte holds no trits.
     """
-    base = _base(per_byte)
+    table = _digits_of_bytes(per_byte).to(packed.device)
     if packed.shape[-1] != -(-length // per_byte):
         raise InputError(
             f"{length} trits take {-(-length // per_byte)} bytes at {per_byte} per byte, got {packed.shape[-1]}"
         )
-    places = base ** torch.arange(per_byte, device=packed.device)
-    codes = packed.to(torch.int64)[..., None] // places
-    digits = codes % base
-    if (digits > 2).any() or (codes[..., -1] >= base).any():
+    trits = table.index_select(0, packed.flatten().to(torch.int32)).view(*packed.shape, per_byte)
+    if (trits[..., 0] == _DAMAGED).any():
         raise InputError(f"damaged trits: a byte holds no {per_byte} digits from 0 to 2")
-    return (digits - 1).flatten(-2)[..., :length].to(torch.int8)
+    return trits.flatten(-2)[..., :length]
+
+
+@functools.cache
+def _digits_of_bytes(per_byte: int) -> torch.Tensor:
+    """(256, per_byte) int8: the trits of each byte, or `_DAMAGED` where it is none that `pack_trits` makes."""
+    base = _base(per_byte)
+    places = base ** torch.arange(per_byte, device="cpu")
+    codes = torch.arange(256, device="cpu")[:, None] // places
+    digits = codes % base
+    damaged = (digits > 2).any(-1, keepdim=True) | (codes[:, -1:] >= base)
+    return torch.where(damaged, _DAMAGED, digits - 1).to(torch.int8)
 
 
 def _base(per_byte: int) -> int:

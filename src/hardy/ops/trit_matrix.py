@@ -141,7 +141,7 @@ def unpack(matrix: TritMatrix) -> tuple[torch.Tensor, torch.Tensor]:
 
     The trits take eight bits each; `TritMatrix.parts` says how to do it in pieces.
     """
-    trits = _unpacked_codes(matrix.codes, matrix.planes).sub_(1).to(torch.int8)
+    trits = _unpacked_codes(matrix.codes, matrix.planes).sub_(1)
     return trits[:, : matrix.rows, :, : matrix.group_size], row_scales(matrix)[..., None]
 
 
@@ -164,34 +164,31 @@ def _packed_codes(trits: torch.Tensor, width: int) -> torch.Tensor:
     planes, rows, groups, group_size = trits.shape
     inside = torch.arange(groups * group_size, device=trits.device).view(groups, group_size) < width
     filled = torch.nn.functional.pad(
-        (trits * inside), (0, padded_group(group_size, planes) - group_size, 0, 0, 0, -rows % ROWS)
+        trits * inside, (0, padded_group(group_size, planes) - group_size, 0, 0, 0, -rows % ROWS)
     )
-    codes = (filled + 1).to(torch.uint8).unflatten(1, (-1, ROWS))  # (planes, blocks, 16, groups, inputs)
+    # Four codes at a time, one in each byte of an int32: shifts by up to six bits stay in their bytes.
+    quads = filled.add_(1).view(torch.int32).unflatten(1, (-1, ROWS))  # (plane, block, row, group, quad)
     lines = []
     if planes > 1:
-        pairs = codes[:2].unflatten(-1, (-1, 2, 4))  # (plane, block, row, group, line, quad, input)
-        lines.append(pairs.permute(1, 3, 4, 2, 6, 5, 0).flatten(-2))
+        pair = quads[:2].unflatten(-1, (-1, 2))
+        lines.append(pair[0, ..., 0] | pair[1, ..., 0] << 2 | pair[0, ..., 1] << 4 | pair[1, ..., 1] << 6)
     if planes != 2:
-        single = codes[-1].unflatten(-1, (-1, 4, 4))  # (block, row, group, line, quad, input)
-        lines.append(single.permute(0, 2, 3, 1, 5, 4))
-    fields = torch.cat(lines, 2)  # (block, group, line, row, input, field)
-    packed = fields[..., 0] | fields[..., 1] << 2 | fields[..., 2] << 4 | fields[..., 3] << 6
-    return packed.flatten(-2)
+        four = quads[-1].unflatten(-1, (-1, 4))
+        lines.append(four[..., 0] | four[..., 1] << 2 | four[..., 2] << 4 | four[..., 3] << 6)
+    return torch.cat(lines, -1).permute(0, 2, 3, 1).contiguous().view(torch.uint8)
 
 
 def _unpacked_codes(codes: torch.Tensor, planes: int) -> torch.Tensor:
-    """(blocks, groups, lines, 64) uint8 -> codes (planes, rows, groups, inputs), rows and inputs with their padding."""
-    lines = codes.unflatten(-1, (ROWS, 4))
-    fields = torch.stack([(lines >> shift) & 3 for shift in (0, 2, 4, 6)], -1)  # (.., line, row, input, field)
-    pairs = {1: 0, 2: lines.shape[2], 3: lines.shape[2] // 3 * 2}[planes]
+    """(blocks, groups, lines, 64) uint8 -> codes (planes, rows, groups, inputs) int8, with the padding of both."""
+    lines = codes.view(torch.int32).permute(0, 3, 1, 2)  # (block, row, group, line), four codes in each of four fields
+    fields = [(lines >> shift) & 0x03030303 for shift in (0, 2, 4, 6)]
+    pairs = {1: 0, 2: lines.shape[-1], 3: lines.shape[-1] // 3 * 2}[planes]
     found = []
     if planes > 1:
-        two = fields[:, :, :pairs].unflatten(-1, (2, 2))  # (block, group, line, row, input, quad, plane)
-        found.append(two.permute(6, 0, 3, 1, 2, 5, 4).flatten(4).flatten(1, 2))
+        found += [torch.stack([fields[plane], fields[plane + 2]], -1)[..., :pairs, :].flatten(-2) for plane in (0, 1)]
     if planes != 2:
-        one = fields[:, :, pairs:]  # (block, group, line, row, input, quad)
-        found.append(one.permute(0, 3, 1, 2, 5, 4).flatten(3).flatten(0, 1)[None])
-    return torch.cat(found)
+        found.append(torch.stack(fields, -1)[..., pairs:, :].flatten(-2))
+    return torch.stack(found).flatten(1, 2).view(torch.int8)
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ def compiled(x: torch.Tensor, matrix: TritMatrix, path: str) -> torch.Tensor:
     module = kernels.extension()
     assert module is not None
     x = x.contiguous()
-    output = torch.empty(len(x), matrix.rows)
+    output = torch.empty(len(x), matrix.rows, dtype=torch.float32, device=x.device)
     module.trit_product(
         path,
         x.data_ptr(),
