@@ -6,7 +6,15 @@ from typing import Any
 
 from hardy.core import Chain, Method
 from hardy.hardware import AdditiveNoise, ProportionalNoise
-from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, RoundToNearest, TritPlanes
+from hardy.quant import (
+    GPTQ,
+    AbsmeanTrits,
+    AsymmetricTrits,
+    CalibratedTritPlanes,
+    ClippedRoundToNearest,
+    RoundToNearest,
+    TritPlanes,
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,7 @@ class Case:
         reseeded: the same with another seed, or None if nothing is drawn.
         identity: the same at zero strength, or None if there is no such setting; then `no_identity` says why.
         control: the naive way at the same budget, which must be worse on the model; or None and `no_control`.
+        lower_error: whether it is also nearer to the weights than its control; not what calibration is for.
     """
 
     typical: Method
@@ -28,6 +37,7 @@ class Case:
     no_identity: str = ""
     control: Method | None = None
     no_control: str = ""
+    lower_error: bool = True
 
 
 def _noise(kind: Callable[..., Method], **fields: Any) -> Case:
@@ -43,6 +53,12 @@ def _noise(kind: Callable[..., Method], **fields: Any) -> Case:
 
 _RTN = RoundToNearest(bits=3, group_size=16)
 _RTN_REFUSED = {"bits": [1, 9, 4.0, True, "4"], "group_size": [0, -1, 2.5, True], "symmetric": [0, None]}
+
+_CALIBRATED_REFUSED = {
+    "group_size": [0, -1, 2.5, True],
+    "damping": [-0.1, 1.5, float("nan"), "0.1", True],
+    "order": ["random", None, 1],
+}
 
 CASES: dict[type[Method], Case] = {
     RoundToNearest: Case(
@@ -74,6 +90,27 @@ CASES: dict[type[Method], Case] = {
         },
         no_identity="three planes are the most it has, and they still round",
         control=TritPlanes(planes=2, group_size=16, starts=("sign",), iterations=1),  # the mean |w|, halved, as scales
+    ),
+    GPTQ: Case(
+        typical=GPTQ(bits=3, group_size=64),
+        refused=_RTN_REFUSED | _CALIBRATED_REFUSED | {"range": ["half", None, 1]},
+        no_identity="8 bits are the most it has, and they still round",
+        control=ClippedRoundToNearest(bits=3, group_size=64),
+        lower_error=False,
+    ),
+    CalibratedTritPlanes: Case(
+        typical=CalibratedTritPlanes(planes=1, group_size=64, iterations=2),
+        refused=_CALIBRATED_REFUSED | {"planes": [0, 4, 2.0, True, "2"], "iterations": [0, 2.5, True, None]},
+        no_identity="three planes are the most it has, and they still round",
+        control=TritPlanes(planes=1, group_size=64),
+        lower_error=False,
+    ),
+    AsymmetricTrits: Case(
+        typical=AsymmetricTrits(group_size=64),
+        refused=_CALIBRATED_REFUSED,
+        no_identity="it has one strength",
+        control=TritPlanes(planes=1, group_size=64),
+        lower_error=False,
     ),
     AdditiveNoise: _noise(AdditiveNoise, relative_to="channel-std"),
     ProportionalNoise: _noise(ProportionalNoise),
