@@ -6,7 +6,17 @@ from typing import Any
 
 from hardy.core import Chain, Method, Ranking
 from hardy.hardware import AdditiveNoise, ProportionalNoise
-from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, LayerBits, Pack, RoundToNearest, TritPlanes
+from hardy.quant import (
+    GPTQ,
+    AbsmeanTrits,
+    AsymmetricTrits,
+    CalibratedTritPlanes,
+    ClippedRoundToNearest,
+    LayerBits,
+    Pack,
+    RoundToNearest,
+    TritPlanes,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,7 @@ class Case:
         identity: the same at zero strength, or None if there is no such setting; then `no_identity` says why.
         control: the naive way at the same budget, which must be worse on the model; or None and `no_control`.
         after: what is applied to the model beforehand, for a method that goes on where another stopped.
+        lower_error: whether it is also nearer to the weights than its control; not what calibration is for.
     """
 
     typical: Method
@@ -30,6 +41,7 @@ class Case:
     control: Method | None = None
     no_control: str = ""
     after: Method | None = None
+    lower_error: bool = True
 
 
 def _noise(kind: Callable[..., Method], **fields: Any) -> Case:
@@ -59,6 +71,12 @@ _BLOCKS = Ranking(
 def _layer_bits(ranking: Ranking) -> LayerBits:
     return LayerBits(budget=2.7, low=RoundToNearest(bits=2), high=RoundToNearest(bits=4), ranking=ranking)
 
+
+_CALIBRATED_REFUSED = {
+    "group_size": [0, -1, 2.5, True],
+    "damping": [-0.1, 1.5, float("nan"), "0.1", True],
+    "order": ["random", None, 1],
+}
 
 CASES: dict[type[Method], Case] = {
     RoundToNearest: Case(
@@ -109,6 +127,27 @@ CASES: dict[type[Method], Case] = {
         no_identity="it changes where values are kept, and has no strength",
         no_control="it has the weights of the quantizer before it, whose control that one has",
         after=Chain(methods=(_TRITS, RoundToNearest(bits=4, select="mlp.down"))),
+    ),
+    GPTQ: Case(
+        typical=GPTQ(bits=3, group_size=64),
+        refused=_RTN_REFUSED | _CALIBRATED_REFUSED | {"range": ["half", None, 1]},
+        no_identity="8 bits are the most it has, and they still round",
+        control=ClippedRoundToNearest(bits=3, group_size=64),
+        lower_error=False,
+    ),
+    CalibratedTritPlanes: Case(
+        typical=CalibratedTritPlanes(planes=1, group_size=64, iterations=2),
+        refused=_CALIBRATED_REFUSED | {"planes": [0, 4, 2.0, True, "2"], "iterations": [0, 2.5, True, None]},
+        no_identity="three planes are the most it has, and they still round",
+        control=TritPlanes(planes=1, group_size=64),
+        lower_error=False,
+    ),
+    AsymmetricTrits: Case(
+        typical=AsymmetricTrits(group_size=64),
+        refused=_CALIBRATED_REFUSED,
+        no_identity="it has one strength",
+        control=TritPlanes(planes=1, group_size=64),
+        lower_error=False,
     ),
     AdditiveNoise: _noise(AdditiveNoise, relative_to="channel-std"),
     ProportionalNoise: _noise(ProportionalNoise),

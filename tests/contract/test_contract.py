@@ -1,6 +1,7 @@
 """What every method promises, checked for every method there is."""
 
 import copy
+import functools
 import importlib
 import inspect
 import json
@@ -17,6 +18,7 @@ from torch import nn
 import hardy
 from hardy.core import InputError, Method
 from hardy.core.method import from_dict
+from hardy.zoo.text import training_documents
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -70,6 +72,14 @@ def tokens() -> torch.Tensor:
     return hardy.evaluate.encode(tokenizer, hardy.zoo.held_out_text("calibration"))[: 2 * 64].reshape(2, 64)
 
 
+@functools.cache
+def calibration() -> list[torch.Tensor]:
+    """Batches for the methods that need data: of text the zoo's model was trained on, which nothing is judged on."""
+    tokenizer = hardy.zoo.load("tiny-llama")[1]
+    text = "\n\n".join(training_documents()[0][:20])
+    return hardy.evaluate.batches(tokenizer, text, window=256, tokens=4096)
+
+
 def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
         return model(tokens).logits
@@ -77,7 +87,7 @@ def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 def weights(method: Method, model: nn.Module) -> dict[str, torch.Tensor]:
     """The state of `model` with `method` applied; the model itself is left as it was."""
-    with method.apply(model):
+    with method.apply(model, calibration()):
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -108,7 +118,7 @@ def test_every_case_is_a_method_of_the_package_and_gives_reasons() -> None:
 @with_dtype
 def test_it_changes_the_model_and_undo_restores_it(kind: type[Method], model: nn.Module) -> None:
     before = snapshot(model)
-    with CASES[kind].typical.apply(model) as change:
+    with CASES[kind].typical.apply(model, calibration()) as change:
         now = {name: tensor for name, (_, tensor) in snapshot(model).items()}
         assert any(name not in before or not same_bytes(tensor, before[name][1]) for name, tensor in now.items())
         assert all(tensor.dtype == before[name][1].dtype for name, tensor in now.items() if name in before)
@@ -135,7 +145,7 @@ def test_the_same_seed_gives_the_same_model(kind: type[Method], model: nn.Module
 @every
 def test_the_global_generator_is_left_alone(kind: type[Method], model: nn.Module) -> None:
     state = torch.get_rng_state()
-    CASES[kind].typical.apply(model)
+    CASES[kind].typical.apply(model, calibration())
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -154,7 +164,7 @@ def test_what_is_saved_is_what_is_loaded(
     kind: type[Method], model: nn.Module, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     case = CASES[kind]
-    case.typical.apply(model)
+    case.typical.apply(model, calibration())
     expected = logits(model, tokens)
     hardy.save(model, tmp_path / "edited")
     assert same_bytes(expected, logits(hardy.load(tmp_path / "edited"), tokens))
@@ -211,7 +221,7 @@ def test_it_is_better_than_its_naive_control(kind: type[Method], model: nn.Modul
     references = [logits(model, window).log_softmax(-1) for window in windows]
 
     def harm(method: Method) -> tuple[float, float]:
-        with method.apply(model) as change:
+        with method.apply(model, calibration()) as change:
             divergence = sum(
                 torch.nn.functional.kl_div(
                     logits(model, window).log_softmax(-1), reference, log_target=True, reduction="sum"
@@ -222,4 +232,4 @@ def test_it_is_better_than_its_naive_control(kind: type[Method], model: nn.Modul
 
     ours, control = harm(case.typical), harm(case.control)
     assert ours[0] < control[0]
-    assert ours[1] < control[1]
+    assert ours[1] < control[1] or not case.lower_error

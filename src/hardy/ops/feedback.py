@@ -39,7 +39,9 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
     diagonal += damping * diagonal.sum() / max(1, live)
     diagonal[dead] = 1
     lower, failed = torch.linalg.cholesky_ex(damped.flip(-2, -1))
-    if failed.any():
+    pivots = lower.diagonal().square()
+    # A singular matrix may pass with pivots of rounding errors.
+    if failed.any() or pivots.min() <= len(hessian) * torch.finfo(torch.float64).eps * pivots.max():
         raise InputError(
             f"the Gram matrix of {len(hessian)} inputs is singular at damping {damping:g}; "
             "give more calibration tokens than inputs, or a larger damping"
@@ -120,10 +122,21 @@ def quantize_groups(
 
     Returns:
         For each group, as stored: what the weights became, inputs in the stored order too; and whatever else.
+
+    Raises:
+        InputError: a weight or an entry of `gram` is NaN or infinite, they do not fit each other, or `gram` is singular
+            and `damping` zero.
     """
+    if gram.shape != (weight.shape[1], weight.shape[1]):
+        raise InputError(
+            f"a weight of {weight.shape[1]} inputs needs a Gram matrix of as many, got {tuple(gram.shape)}"
+        )
+    for name, values in (("weights", weight), ("entries of the Gram matrix", gram)):
+        if not torch.isfinite(values).all():
+            raise InputError(f"{int((~torch.isfinite(values)).sum())} {name} of {values.numel()} are NaN or infinite")
     groups = visits(gram.diagonal(), size, order)
     inputs = torch.cat([members for _, members in groups])
-    columns = weight.T[inputs].contiguous()
+    columns = weight.T[inputs].to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
     factor = inverse_factor(gram[inputs][:, inputs], damping).to(columns.dtype)
     errors = torch.empty_like(columns)
     found: dict[int, tuple[torch.Tensor, Any]] = {}

@@ -5,9 +5,9 @@ Source: ours; the planes of PTQTP (arXiv 2509.16989), which needs no data, with 
 turn trits, input by input with feedback, and scales, by regression under the group's Hessian with all inputs after it
 free to make up for it.
 
-Two refinements were measured and left out, `python benchmarks/calibrated.py`: fitting all scales of a row once more
-under the whole Hessian, and improving single trits after that, lower the error on the calibration inputs by some
-percent and do nothing for the perplexity of other text.
+Two refinements were measured and left out: fitting all scales of a row once more under the whole Hessian, and improving
+single trits after that. With two planes on tiny-llama they lower the error of the outputs on the calibration inputs,
+from 0.106 to 0.105 and 0.101, and leave the loss on other text where it was, 2.786.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def fit_group(
         if iteration + 1 < iterations:
             exact, _ = ridge_scales(target, trits.mT.double() @ root, ridge)
             scales = float16_scale(exact.abs().float())[..., 0].to(columns.dtype)
-    return best_trits, best_errors, (best_scales, ~better)
+    return best_trits, best_errors, (best_scales.float(), ~better)
 
 
 def _search(columns: torch.Tensor, factor: torch.Tensor, scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -46,8 +46,10 @@ def count_calls(model: nn.Module, batch: Any, sites: Sequence[Site]) -> dict[str
     """How often each module of `sites` runs in one batch.
 
     Raises:
-        InputError: none of them runs, or the batch is no batch.
+        InputError: a site is of a kind whose inputs are not seen, none of them runs, or the batch is no batch.
     """
+    for site in sites:
+        _inputs(model, site)
     calls = dict.fromkeys((site.module for site in sites), 0)
 
     def note(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -73,7 +75,7 @@ def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], call
         calls: of `count_calls`. A batch is left as soon as each module has run that often.
 
     Raises:
-        InputError: inputs hold NaN or infinity; or a site is of another kind.
+        InputError: inputs hold NaN or infinity, or a site is of another kind, or no batch reaches it.
     """
     grams = {place(site): _empty(model, site) for site in sites}
     watched = dict.fromkeys(name for name, _ in grams)
@@ -106,27 +108,37 @@ def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], call
             last[:] = [None, 0, None]
             with suppress(_Enough):
                 run(model, batch)
+    for site in sites:
+        if not grams[place(site)].tokens.any():
+            raise InputError(
+                f"{site.name} was not run on any of the {len(batches)} batches; give more data, leave it out with "
+                f'select="!{site.name}", or use a method that needs no data'
+            )
     return grams
 
 
-def _empty(model: nn.Module, site: Site) -> Gram:
-    """Zero, of the shape and on the device of the site's inputs; or a refusal."""
+def _inputs(model: nn.Module, site: Site) -> tuple[int, ...]:
+    """(inputs,), or (experts, inputs) of a stack of experts, of which a Gram matrix can be gathered; or a refusal."""
     module = model.get_submodule(site.module)
-    weight = getattr(module, site.parameter or "", None)
-    assert isinstance(weight, torch.Tensor)
+    shape = tuple(getattr(getattr(module, site.parameter or "", None), "shape", ()))
     if site.parameter == "weight" and isinstance(module, nn.Linear):
-        stack, inputs = (), weight.shape[1]
-    elif site.parameter == "weight" and type(module).__name__ == "Conv1D":
-        stack, inputs = (), weight.shape[0]
-    elif site.parameter in {"gate_up_proj", "down_proj"} and _is_plain_mixture(module):
-        stack, inputs = (weight.shape[0],), weight.shape[2]
-    else:
-        raise InputError(
-            f"{site.name} ({type(module).__name__}) cannot be calibrated, as its inputs are not seen from outside; "
-            f'leave it out with select="!{site.role or site.name}", or use a method that needs no data'
-        )
-    value = torch.zeros((*stack, inputs, inputs), dtype=torch.float64, device=weight.device)
-    return Gram(value, torch.zeros(stack, dtype=torch.int64, device=weight.device))
+        return (shape[1],)
+    if site.parameter == "weight" and type(module).__name__ == "Conv1D":
+        return (shape[0],)
+    if site.parameter in {"gate_up_proj", "down_proj"} and _is_plain_mixture(module):
+        return shape[0], shape[2]
+    raise InputError(
+        f"{site.name} ({type(module).__name__}) cannot be calibrated, as its inputs are not seen from outside; "
+        f'leave it out with select="!{site.role or site.name}", or use a method that needs no data'
+    )
+
+
+def _empty(model: nn.Module, site: Site) -> Gram:
+    """Zero, on the device of the site's weight."""
+    *stack, inputs = _inputs(model, site)
+    device = getattr(model.get_submodule(site.module), place(site)[1]).device
+    value = torch.zeros((*stack, inputs, inputs), dtype=torch.float64, device=device)
+    return Gram(value, torch.zeros(stack, dtype=torch.int64, device=device))
 
 
 def _is_plain_mixture(module: nn.Module) -> bool:
