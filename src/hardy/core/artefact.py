@@ -109,6 +109,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     record = read_json(folder / RECORD)
     try:
         kind, number, files = record["format"], record["version"], dict(record["files"])
+        methods = [dict(method) for method in record["methods"]]
         expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{folder / RECORD} is damaged: {error!r}") from None
@@ -116,7 +117,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"{folder / RECORD} is of format {kind!r}, not {FORMAT!r}")
     if number != VERSION:
         raise InputError(f"{folder / RECORD} is of version {number}; this hardy reads version {VERSION}")
-    for method in record.get("methods", ()):
+    for method in methods:
         from_dict(method)  # whoever wrote layers of its own reads them too, once its module is imported
     if not any(name.endswith(".safetensors") for name in expected):
         raise InputError(f"{folder / RECORD} is damaged: it names no weights")

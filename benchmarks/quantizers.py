@@ -1,0 +1,208 @@
+"""Perplexity at true bits per weight: rounding, GPTQ, hqq, PT2-LLM's rule, trit-planes plain and calibrated.
+
+Two trained models. tiny-llama (4.7 M parameters, groups of 128) is judged on its held-out evaluation modules and
+calibrated on text it was trained on. stories260K (0.26 M parameters, groups of 32 and 64; where the data is there) is
+judged on 40 stories that it wrote itself, sampled at temperature 1, and calibrated on others: the unmodified model is
+then the best possible one. Calibration is drawn anew for every seed; mean and standard deviation over seeds. Methods
+without data have no spread: nothing is drawn.
+
+    pip install -r benchmarks/requirements.txt && python benchmarks/quantizers.py
+"""
+
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from survival import processor
+from transformers import PreTrainedModel
+
+import hardy
+from hardy.core.files import write_json
+from hardy.core.method import ALL_SELECTED, Method, WeightMethod
+from hardy.core.select import Site
+from hardy.errors import InputError
+from hardy.evaluate import batches, token_losses
+from hardy.quant import (
+    GPTQ,
+    AbsmeanTrits,
+    AsymmetricTrits,
+    CalibratedTritPlanes,
+    ClippedRoundToNearest,
+    RoundToNearest,
+    TritPlanes,
+)
+from hardy.zoo.text import training_documents
+
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "quantizers.json"
+STORIES = HERE.parents[1] / "shared" / "data" / "lm"
+SEEDS = (0, 1, 2)
+KINDS = {
+    "round to nearest": "RoundToNearest",
+    "clipped rounding": "ClippedRoundToNearest",
+    "GPTQ": "GPTQ",
+    "hqq": "HQQ",
+    "absmean trits": "AbsmeanTrits",
+    "PT2-LLM": "AsymmetricTrits",
+    "trit-planes": "TritPlanes",
+    "calibrated trit-planes": "CalibratedTritPlanes",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HQQ(WeightMethod):
+    """The peer: half-quadratic quantization (hqq on PyPI), with its float16 scale and zero point per group."""
+
+    bits: int
+    group_size: int = 64
+
+    def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
+        from hqq.core.quantize import Quantizer
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            packed, meta = Quantizer.quantize(
+                weight.clone(), nbits=self.bits, group_size=self.group_size, axis=1, device="cpu",
+                compute_dtype=torch.float32,
+            )  # fmt: skip
+            meta = meta | {name: meta[name].half().float() for name in ("scale", "zero")}
+            new = Quantizer.dequantize(packed, meta)
+        return new.view(weight.shape), {"bits": self.bits * weight.numel() + 32 * meta["scale"].numel()}
+
+
+def methods(group: int, small: int, peers: bool) -> list[Method]:
+    """All of them: in groups of `group`, and those with codes also in groups of `small`, nearer to the planes' bits."""
+    found: list[Method] = []
+    for bits in (2, 3, 4):
+        for size in (group, small):
+            found += [RoundToNearest(bits=bits, group_size=size), ClippedRoundToNearest(bits=bits, group_size=size)]
+            found += [GPTQ(bits=bits, group_size=size)]
+        if peers:
+            found += [HQQ(bits=bits, group_size=64)]
+    found += [AbsmeanTrits(group_size=group), AsymmetricTrits(group_size=group)]
+    for planes in (1, 2, 3):
+        found += [TritPlanes(planes=planes, group_size=group), CalibratedTritPlanes(planes=planes, group_size=group)]
+    return [*found, ClippedRoundToNearest(bits=5, group_size=group), GPTQ(bits=5, group_size=group)]
+
+
+@dataclasses.dataclass
+class Subject:
+    """A model, the windows it is judged on, and calibration batches for each seed."""
+
+    model: PreTrainedModel
+    judged: list[torch.Tensor]
+    calibration: list[list[torch.Tensor]]
+    group: int
+    small: int
+
+    def loss(self) -> float:
+        return torch.cat([token_losses(self.model, ids, window=len(ids)) for ids in self.judged]).double().mean().item()
+
+
+def tiny_llama() -> Subject:
+    model, tokenizer = hardy.zoo.load("tiny-llama")
+    judged = [ids[0] for ids in batches(tokenizer, hardy.zoo.held_out_text(), tokens=10240, batch_size=1)]
+    training = "\n\n".join(training_documents()[0])
+    third = len(training) // 3
+    data = [batches(tokenizer, training[seed * third : (seed + 1) * third], tokens=16384) for seed in SEEDS]
+    return Subject(model, judged, data, 128, 43)
+
+
+def stories() -> Subject:
+    sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent / "tests" / "evaluate")]
+    from reference.stories import read_checkpoint
+    from test_stories260k import to_transformers
+
+    model = to_transformers(read_checkpoint(STORIES / "stories260K.bin"))
+
+    def written(seed: int, count: int) -> torch.Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            start = torch.ones(count, 1, dtype=torch.long)
+            return model.generate(
+                start, attention_mask=torch.ones_like(start), do_sample=True, top_k=0, min_new_tokens=255,
+                max_new_tokens=255, pad_token_id=1,
+            )  # fmt: skip
+
+    with torch.inference_mode():
+        judged = list(written(100, 40))
+        data = [list(written(seed, 32).split(8)) for seed in SEEDS]
+    return Subject(model, judged, data, 64, 32)
+
+
+def measured(subject: Subject, peers: bool) -> list[dict[str, Any]]:
+    rows = []
+    for method in methods(subject.group, subject.small, peers):
+        seeds = SEEDS if hasattr(method, "damping") else SEEDS[:1]
+        losses, bits = [], 0.0
+        for seed in seeds:
+            with method.apply(subject.model, subject.calibration[seed]) as change:
+                bits = change.report.value("bits_per_weight", ALL_SELECTED)
+                losses.append(subject.loss())
+        row = {
+            "kind": next(kind for kind, name in KINDS.items() if name == type(method).__name__),
+            "method": str(method),
+            "bits_per_weight": bits,
+            "loss": statistics.mean(losses),
+            "sd": statistics.stdev(losses) if len(losses) > 1 else None,
+            "perplexity": math.exp(statistics.mean(losses)),
+            "seeds": list(seeds),
+        }
+        rows.append(row)
+        spread = "" if row["sd"] is None else f" ± {row['sd']:.4f}"
+        print(f"{row['kind']:24}{bits:6.3f}  {row['perplexity']:9.2f}  {row['loss']:.4f}{spread}  {method}", flush=True)
+    return sorted(rows, key=lambda row: row["bits_per_weight"])
+
+
+def main() -> None:
+    begun, found = time.monotonic(), {}
+    notes = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import hqq.core.quantize  # noqa: F401
+
+            peers = True
+        except ImportError as error:
+            peers = False
+            notes.append(f"hqq: not measured ({error})")
+    for name, make in {"tiny-llama": tiny_llama, "stories260K": stories}.items():
+        try:
+            subject = make()
+        except (InputError, FileNotFoundError) as error:
+            notes.append(f"{name}: not measured ({error})")
+            continue
+        parameters = sum(parameter.numel() for parameter in subject.model.parameters())
+        intact = subject.loss()
+        print(f"\n{name}: {parameters / 1e6:.2f} M parameters; unmodified perplexity {math.exp(intact):.3f}")
+        found[name] = {
+            "parameters": parameters,
+            "tokens_judged": sum(len(ids) - 1 for ids in subject.judged),
+            "unmodified": {"loss": intact, "perplexity": math.exp(intact)},
+            "rows": measured(subject, peers),
+        }
+    print("\n".join(notes))
+    result = {
+        "command": "python benchmarks/quantizers.py",
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
+        "seconds": round(time.monotonic() - begun, 1),
+        "notes": notes,
+        "models": found,
+    }
+    write_json(RESULT, result)
+    print(f"{result['seconds']:.0f} s; written to {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
