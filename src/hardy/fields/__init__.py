@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from hardy.fields.descent import Fit, Schedule
     from hardy.fields.field import Field
     from hardy.fields.fitting import fit, fit_many
+    from hardy.fields.hadamard_quant import HadamardQuant
+    from hardy.fields.integer import IntegerField
     from hardy.fields.losses import GradientNorm, Loss, SharpnessAware, SquaredError, WeightPerturbation
     from hardy.fields.signals import Signal, audio, distance, grid_coordinates, image, sample_photo, video
 
@@ -17,6 +19,8 @@ _HOMES = {
     "descent": ("Fit", "Schedule"),
     "field": ("Field",),
     "fitting": ("fit", "fit_many"),
+    "hadamard_quant": ("HadamardQuant",),
+    "integer": ("IntegerField",),
     "losses": ("GradientNorm", "Loss", "SharpnessAware", "SquaredError", "WeightPerturbation"),
     "chips": ("noisy_psnr", "robustness"),
     "signals": ("Signal", "audio", "distance", "grid_coordinates", "image", "sample_photo", "video"),
@@ -30,6 +34,8 @@ __all__ = [
     "Fit",
     "Gauss",
     "GradientNorm",
+    "HadamardQuant",
+    "IntegerField",
     "Loss",
     "Quad",
     "Relu",
