@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hardy.fields.hadamard_quant import HadamardQuant
     from hardy.fields.integer import IntegerField
     from hardy.fields.losses import GradientNorm, Loss, SharpnessAware, SquaredError, WeightPerturbation
+    from hardy.fields.shared import SharedField, add_images, fit_shared
     from hardy.fields.signals import Signal, audio, distance, grid_coordinates, image, sample_photo, video
 
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "integer": ("IntegerField",),
     "losses": ("GradientNorm", "Loss", "SharpnessAware", "SquaredError", "WeightPerturbation"),
     "chips": ("noisy_psnr", "robustness"),
+    "shared": ("SharedField", "add_images", "fit_shared"),
     "signals": ("Signal", "audio", "distance", "grid_coordinates", "image", "sample_photo", "video"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -40,6 +42,7 @@ __all__ = [
     "Quad",
     "Relu",
     "Schedule",
+    "SharedField",
     "SharpnessAware",
     "Signal",
     "Sine",
@@ -47,10 +50,12 @@ __all__ = [
     "Triangle",
     "WeightPerturbation",
     "Wire",
+    "add_images",
     "audio",
     "distance",
     "fit",
     "fit_many",
+    "fit_shared",
     "grid_coordinates",
     "image",
     "noisy_psnr",
