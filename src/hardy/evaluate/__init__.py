@@ -1,5 +1,15 @@
 """Metrics, and nothing but metrics."""
 
 from hardy.evaluate.language import batches, bits_per_byte, context_length, encode, perplexity, token_losses
+from hardy.evaluate.signal import psnr, psnr_of_error
 
-__all__ = ["batches", "bits_per_byte", "context_length", "encode", "perplexity", "token_losses"]
+__all__ = [
+    "batches",
+    "bits_per_byte",
+    "context_length",
+    "encode",
+    "perplexity",
+    "psnr",
+    "psnr_of_error",
+    "token_losses",
+]

@@ -1,0 +1,126 @@
+"""Fits per minute: many SIRENs in one batch, one after the other, and siren-pytorch; writes results/fits.json.
+
+The same work for all: N photos, full-batch Adam, the same sizes and number of steps; random halves of the photographs
+that scikit-learn brings along. The three take turns in every round, on one thread, so that whatever else the machine
+does falls on all of them; rates are of the best round and of the median one. The batch exists for accelerators, where
+N small products cost what one costs; on a CPU it saves only the overhead of each operation.
+
+    pip install siren-pytorch && python benchmarks/fits.py
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from survival import processor
+
+import hardy
+from hardy.core.files import write_json
+from hardy.fields import Field, Schedule, Signal, Sine, fit, fit_many, sample_photo
+
+RESULT = Path(__file__).parent / "results" / "fits.json"
+ROUNDS = 5
+# Pixels on a side, units of a layer, photos, steps.
+SIZES = ((16, 16, 32, 100), (32, 32, 16, 60), (64, 48, 8, 40))
+RATE = 1e-3
+
+
+def photos(size: int, count: int) -> list[Signal]:
+    """Crops of `size` x `size` pixels, evenly over both photos."""
+    whole = [sample_photo(name).arranged() for name in ("china", "flower")]
+    starts = torch.linspace(0, 427 - size, (count + 1) // 2).long().tolist()
+    crops = [picture[start : start + size, start : start + size] for start in starts for picture in whole]
+    return [Signal.on_grid(crop) for crop in crops[:count]]
+
+
+def ways(size: int, width: int, count: int, steps: int) -> dict[str, Callable[[], float]]:
+    """What is compared: each fits all photos and gives their mean PSNR."""
+    from siren_pytorch import SirenNet
+
+    signals = photos(size, count)
+    schedule = Schedule(steps=steps, learning_rate=RATE, decay=1.0, check_every=steps)
+    kind = Sine(first_omega=30.0, hidden_omega=30.0)
+
+    def fields() -> list[Field]:
+        return [Field(2, 3, hidden_features=width, activation=kind, seed=seed) for seed in range(count)]
+
+    def batch() -> float:
+        return statistics.mean(result.psnr for result in fit_many(fields(), signals, schedule=schedule))
+
+    def loop() -> float:
+        pairs = zip(fields(), signals, strict=True)
+        return statistics.mean(fit(field, signal, schedule=schedule).psnr for field, signal in pairs)
+
+    def peer() -> float:
+        found = []
+        for seed, signal in enumerate(signals):
+            torch.manual_seed(seed)
+            net = SirenNet(dim_in=2, dim_hidden=width, dim_out=3, num_layers=3, w0=30.0, w0_initial=30.0)
+            adam = torch.optim.Adam(net.parameters(), lr=RATE)
+            for _ in range(steps):
+                adam.zero_grad()
+                torch.nn.functional.mse_loss(net(signal.coordinates), signal.values).backward()
+                adam.step()
+            with torch.no_grad():
+                found.append(signal.psnr(net(signal.coordinates)))
+        return statistics.mean(found)
+
+    return {"hardy, one batch": batch, "hardy, one by one": loop, "siren-pytorch, one by one": peer}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    begun, rows = time.monotonic(), []
+    for size, width, count, steps in SIZES:
+        compared = ways(size, width, count, steps)
+        seconds: dict[str, list[float]] = {name: [] for name in compared}
+        psnr: dict[str, float] = {}
+        for work in compared.values():
+            work()  # once for nothing: the first call of each product is slower
+        for _ in range(ROUNDS):
+            for name, work in compared.items():
+                start = time.perf_counter()
+                psnr[name] = work()
+                seconds[name].append(time.perf_counter() - start)
+        print(f"{count} photos of {size} x {size}, three layers of {width}, {steps} steps")
+        peer = seconds["siren-pytorch, one by one"]
+        for name, times in seconds.items():
+            row = {
+                "pixels": size,
+                "width": width,
+                "photos": count,
+                "steps": steps,
+                "way": name,
+                "fits_per_minute_best": 60 * count / min(times),
+                "fits_per_minute_median": 60 * count / statistics.median(times),
+                "times_siren_pytorch_best": min(peer) / min(times),
+                "times_siren_pytorch_median": statistics.median(peer) / statistics.median(times),
+                "psnr": psnr[name],
+                "seconds": times,
+            }
+            rows.append(row)
+            print(
+                f"  {name:28} {row['fits_per_minute_best']:7.1f} fits per minute, "
+                f"{row['times_siren_pytorch_best']:.2f} x (best), {row['times_siren_pytorch_median']:.2f} x (median), "
+                f"{row['psnr']:.2f} dB",
+                flush=True,
+            )
+    result = {
+        "command": "python benchmarks/fits.py",
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
+        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
+        "rounds": ROUNDS,
+        "load_average_at_the_end": os.getloadavg()[0],
+        "seconds": round(time.monotonic() - begun, 1),
+        "rows": rows,
+    }
+    write_json(RESULT, result)
+    print(f"{result['seconds']:.0f} s; written to {RESULT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Fit fields to signals: Adam with exponential decay, many fields of one shape in each product, resumable.
+
+Source: the protocol of FINER++'s benchmark (full batch, Adam, learning rate falling tenfold over the fit), which the
+papers compared here very likely share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from hardy.errors import InputError
+from hardy.fields.descent import Fit, Schedule, descend
+from hardy.fields.field import Field, stacked, unstack
+from hardy.fields.losses import Loss, SquaredError
+from hardy.fields.samples import Samples
+from hardy.fields.signals import Signal
+
+
+def fit(
+    field: Field,
+    signal: Signal,
+    *,
+    loss: Loss | None = None,
+    schedule: Schedule | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+) -> Fit:
+    """Fit `field` to `signal` in place.
+
+    Args:
+        field: on any device; the signal goes there.
+        signal: with as many coordinates and channels as the field has.
+        loss: what is minimised; the squared error by default.
+        schedule: steps, learning rate, target.
+        checkpoint: a file that is written at checks, and from which a fit that was broken off goes on.
+        progress: whether to show a progress bar.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        InputError: field and signal do not fit, the fit diverged (the field is then as it was), or the checkpoint is
+            damaged or of another fit.
+    """
+    result = fit_many([field], [signal], loss=loss, schedule=schedule, checkpoint=checkpoint, progress=progress)[0]
+    if math.isnan(result.psnr):
+        raise InputError(f"the fit diverged within {result.steps} steps; use a smaller learning_rate or a weaker loss")
+    return result
+
+
+def fit_many(
+    fields: Sequence[Field],
+    signals: Sequence[Signal],
+    *,
+    loss: Loss | None = None,
+    schedule: Schedule | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+) -> list[Fit]:
+    """Fit each of `fields` to the signal at its place, all in one batch; each as `fit` would alone, up to rounding.
+
+    Fields that reach the target or diverge leave the batch. One that diverged has the psnr NaN and is as it was.
+
+    Args:
+        fields: of one activation and one shape, on one device; their weights may differ.
+        signals: as many. Their sizes may differ, at the cost of the largest unless `points` are drawn.
+        loss: see `fit`.
+        schedule: see `fit`.
+        checkpoint: see `fit`.
+        progress: see `fit`.
+
+    Returns:
+        What came of each, in order.
+
+    Raises:
+        InputError: fields and signals do not fit each other, or the checkpoint is damaged or of another fit.
+    """
+    parameters = stacked(fields)
+    first = fields[0]
+    samples = Samples.of(signals, parameters["layers.0.weight"].device)
+    samples.check(first.in_features, first.out_features, len(fields))
+    fitted, fits = descend(
+        parameters,
+        first.evaluate,
+        samples,
+        loss=loss or SquaredError(),
+        schedule=schedule or Schedule(),
+        learning_rate=first.activation.learning_rate,
+        checkpoint_file=checkpoint,
+        progress=progress,
+    )
+    unstack(fitted, fields)
+    return fits
