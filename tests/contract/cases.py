@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hardy.core import Chain, Method
-from hardy.hardware import AdditiveNoise, ProportionalNoise
+from hardy.hardware import AdditiveNoise, LogNormalNoise, ProportionalNoise
 from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, RoundToNearest, TritPlanes
 
 
@@ -30,11 +30,12 @@ class Case:
     no_control: str = ""
 
 
-def _noise(kind: Callable[..., Method], **fields: Any) -> Case:
+def _noise(kind: Callable[..., Method], **values_and_refused: tuple[Any, list[Any]]) -> Case:
+    fields = {name: value for name, (value, _) in values_and_refused.items()}
     return Case(
         typical=kind(strength=0.05, seed=1, **fields),
         refused={"strength": [-0.1, float("nan"), float("inf"), "0.1", True], "seed": [1.5, True, None]}
-        | {name: ["largest", 3] for name in fields},
+        | {name: bad for name, (_, bad) in values_and_refused.items()},
         reseeded=kind(strength=0.05, seed=2, **fields),
         identity=kind(strength=0.0, seed=1, **fields),
         no_control="it describes what a chip does to weights; doing it naively is not something one could choose",
@@ -75,8 +76,9 @@ CASES: dict[type[Method], Case] = {
         no_identity="three planes are the most it has, and they still round",
         control=TritPlanes(planes=2, group_size=16, starts=("sign",), iterations=1),  # the mean |w|, halved, as scales
     ),
-    AdditiveNoise: _noise(AdditiveNoise, relative_to="channel-std"),
+    AdditiveNoise: _noise(AdditiveNoise, relative_to=("tile-std", ["largest", 3]), tile_size=(64, [0, -1, 2.5, True])),
     ProportionalNoise: _noise(ProportionalNoise),
+    LogNormalNoise: _noise(LogNormalNoise),
     Chain: Case(
         typical=Chain(methods=(AdditiveNoise(strength=0.02, seed=1), _RTN)),
         refused={"methods": [(), ("mlp",)]},
