@@ -3,7 +3,7 @@
 Locate what breaks first (a `Ranking`), steer the model there (a `Method` gives a `Change`), improve it so that it
 holds: on few bits, on noisy analog hardware, on endless streams, on small chips.
 
-Rooms are imported when they are used: `hardy.zoo`, `hardy.quant`, `hardy.hardware`, `hardy.evaluate`,
+Rooms are imported when they are used: `hardy.zoo`, `hardy.quant`, `hardy.analog`, `hardy.hardware`, `hardy.evaluate`,
 `hardy.studies`, `hardy.core`.
 """
 
@@ -11,13 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardy import core, evaluate, hardware, ops, quant, studies, zoo
+    from hardy import analog, core, evaluate, hardware, ops, quant, studies, zoo
     from hardy.core.artefact import load, save
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "core", "evaluate", "hardware", "load", "ops", "quant", "save", "studies", "zoo"]
+__all__ = ["__version__", "analog", "core", "evaluate", "hardware", "load", "ops", "quant", "save", "studies", "zoo"]
 
-_ROOMS = {"core", "evaluate", "hardware", "ops", "quant", "studies", "zoo"}
+_ROOMS = {"analog", "core", "evaluate", "hardware", "ops", "quant", "studies", "zoo"}
 
 
 def __getattr__(name: str) -> Any:

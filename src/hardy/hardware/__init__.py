@@ -1,5 +1,6 @@
 """The chip: weight noise, each kind with its scale named; memory cells; crossbar tiles and what they compute."""
 
+from hardy.hardware import wires
 from hardy.hardware.chip import Chip
 from hardy.hardware.crossbar import Held, hold
 from hardy.hardware.device import AdditiveDevice, Device, FittedDevice, LogNormalDevice, ProportionalDevice
@@ -43,4 +44,5 @@ __all__ = [
     "log_normal",
     "noise_scale",
     "proportional",
+    "wires",
 ]
