@@ -1,7 +1,8 @@
-"""The chip: weight noise, each kind with its scale named; memory cells; crossbar tiles and what they compute."""
+"""The chip: weight noise, each kind with its scale named; memory cells; crossbar tiles, what they compute and cost."""
 
 from hardy.hardware import wires
 from hardy.hardware.chip import Chip
+from hardy.hardware.cost import Cost, Parts, lossless_adc_bits, matrix_cost, model_cost
 from hardy.hardware.crossbar import Held, hold
 from hardy.hardware.device import AdditiveDevice, Device, FittedDevice, LogNormalDevice, ProportionalDevice
 from hardy.hardware.flash import Sonos
@@ -24,6 +25,7 @@ __all__ = [
     "AdditiveDevice",
     "AdditiveNoise",
     "Chip",
+    "Cost",
     "Device",
     "FittedDevice",
     "FoundationPCM",
@@ -31,6 +33,7 @@ __all__ = [
     "HermesPCM",
     "LogNormalDevice",
     "LogNormalNoise",
+    "Parts",
     "Periphery",
     "ProportionalDevice",
     "ProportionalNoise",
@@ -42,6 +45,9 @@ __all__ = [
     "analog_product",
     "hold",
     "log_normal",
+    "lossless_adc_bits",
+    "matrix_cost",
+    "model_cost",
     "noise_scale",
     "proportional",
     "wires",
