@@ -9,6 +9,7 @@ from rich.console import Console
 import hardy
 from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tokens, Window, Workers, numbers
 from hardy.cli.report import app as report_app
+from hardy.cli.simulate import simulate
 from hardy.cli.zoo import app as zoo_app
 from hardy.errors import InputError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(report_app, name="report")
+app.command()(simulate)
 
 
 def main() -> None:

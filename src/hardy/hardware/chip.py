@@ -15,6 +15,7 @@ from hardy.hardware.device import AdditiveDevice, Device, FittedDevice, device_f
 from hardy.hardware.flash import Sonos
 from hardy.hardware.pcm import PCM, FoundationPCM, HermesPCM
 from hardy.hardware.reram import ReramCMO, ReramWan
+from hardy.hardware.table import TableDevice
 
 WeightRange = Literal["tensor", "channel", "tile"]
 Compensation = Literal["none", "tensor", "channel"]
@@ -134,6 +135,20 @@ class Chip:
         if name not in _PRESETS:
             raise InputError(f"no chip {name!r}{near_misses(name, _PRESETS)}; there are: {', '.join(_PRESETS)}")
         return _PRESETS[name]
+
+    @staticmethod
+    def named(name: str) -> "Chip":
+        """A preset; the chip in a `.json` file; or measured cells in a `.csv` table (`TableDevice.from_csv`), with the
+        arrays and converters of "reram-wan".
+
+        Raises:
+            InputError: there is no such preset or file, or the file is damaged.
+        """
+        if name.endswith(".json"):
+            return Chip.load(name)
+        if name.endswith(".csv"):
+            return dataclasses.replace(Chip.preset("reram-wan"), device=TableDevice.from_csv(name))
+        return Chip.preset(name)
 
     @staticmethod
     def presets() -> tuple[str, ...]:
