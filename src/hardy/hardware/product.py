@@ -108,34 +108,33 @@ def _forward(
     periphery: Periphery,
     random: torch.Generator,
 ) -> torch.Tensor:
-    # u: what is on the rows, in units of `step_in`; without a converter those of x itself.
+    # u: what is on the rows, in units of `step_in`; `full_u` is the full scale in the same units.
     full: torch.Tensor | float = 1.0
     if periphery.dac_levels or periphery.adc_levels or periphery.output_noise:
         full = _full_input(x, periphery.dac_range)
     if periphery.dac_levels is not None:
-        u, step_in = quantize(x, periphery.dac_levels, full), full / periphery.dac_levels
+        u, step_in, full_u = quantize(x, periphery.dac_levels, full), full / periphery.dac_levels, periphery.dac_levels
     else:
-        u, step_in = x, 1.0
+        u, step_in, full_u = x, 1.0, full
     if periphery.adc_levels is None:
         y = u @ weight.mT
         if read_variance is not None:
-            y.add_(_read_noise(u, read_variance, random))
+            y.add_(_read_noise(u, read_variance.mT, random))
         if periphery.output_noise:  # of all tiles together
-            std = (periphery.output_noise * scale.square().sum(1).sqrt()) * (full / step_in)
-            y.add_(std * _normal(y, random))
+            y.add_(_normal(y, random).mul_(periphery.output_noise * scale.square().sum(1).sqrt() * full_u))
         return y.mul_(step_in)
-    tiles = _tiled(u, weight, periphery.tile_rows)
-    y = torch.bmm(*tiles)  # (tiles, vectors, out)
+    u = _input_tiles(u, periphery.tile_rows)
+    y = torch.bmm(u, _weight_tiles(weight, periphery.tile_rows))  # (tiles, vectors, out)
     if read_variance is not None:
-        y.add_(_tiled_read_noise(tiles[0], read_variance, periphery.tile_rows, random))
-    per_tile = scale.mT[:, None, :]  # (tiles, 1, out)
+        constant = read_variance.shape[1] == 1
+        variance = read_variance.mT if constant else _weight_tiles(read_variance, periphery.tile_rows)
+        y.add_(_read_noise(u, variance, random))
     shared = bool((scale == scale[:, :1]).all())
-    if shared:
-        per_tile = per_tile[:1]
-    full_output = per_tile * (full / step_in)  # one cell, in the units of y
+    per_tile = scale.mT[: 1 if shared else None, None, :]  # (1 or tiles, 1, out)
+    one = per_tile * full_u  # one cell, in the units of y
     if periphery.output_noise:
-        y.add_(periphery.output_noise * full_output * _normal(y, random))
-    step_out = full_output * (periphery.adc_range / periphery.adc_levels)
+        y.add_(_normal(y, random).mul_(periphery.output_noise * one))
+    step_out = one * (periphery.adc_range / periphery.adc_levels)
     codes = y.mul_(1 / step_out).round_().clamp_(-periphery.adc_levels, periphery.adc_levels)
     total = codes.sum(0).mul_(step_out[0]) if shared else codes.mul_(step_out).sum(0)
     return total.mul_(step_in)
@@ -143,7 +142,8 @@ def _forward(
 
 def largest_tile_output(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, periphery: Periphery) -> float:
     """The largest sum of one tile for the inputs `x`, in cells: what a calibrated ADC has to hold."""
-    y = torch.bmm(*_tiled(x / _full_input(x, periphery.dac_range), weight, periphery.tile_rows))
+    u = _input_tiles(x / _full_input(x, periphery.dac_range), periphery.tile_rows)
+    y = torch.bmm(u, _weight_tiles(weight, periphery.tile_rows))
     return (y / scale.mT[:, None, :]).abs().max().item()
 
 
@@ -154,17 +154,24 @@ def _full_input(x: torch.Tensor, dac_range: float | Literal["vector"]) -> torch.
     return torch.where(largest == 0, torch.ones_like(largest), largest)
 
 
-def _tiled(x: torch.Tensor, weight: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tiles, vectors, rows) and (tiles, rows, out); the last tile is filled up with zeros."""
-    width = x.shape[-1]
+def _input_tiles(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """(vectors, in) as (tiles, vectors, rows); the last tile is filled up with zeros."""
+    return _filled(x, rows).transpose(0, 1)
+
+
+def _weight_tiles(weight: torch.Tensor, rows: int) -> torch.Tensor:
+    """(out, in) as (tiles, rows, out), likewise."""
+    return _filled(weight, rows).permute(1, 2, 0)
+
+
+def _filled(values: torch.Tensor, rows: int) -> torch.Tensor:
+    """(n, in) as (n, tiles, rows)."""
+    width = values.shape[-1]
     rows = min(rows, width)
     count = -(-width // rows)
     if missing := count * rows - width:
-        x, weight = nn.functional.pad(x, (0, missing)), nn.functional.pad(weight, (0, missing))
-    return (
-        x.reshape(len(x), count, rows).transpose(0, 1),
-        weight.reshape(len(weight), count, rows).permute(1, 2, 0),
-    )
+        values = nn.functional.pad(values, (0, missing))
+    return values.reshape(len(values), count, rows)
 
 
 def _normal(like: torch.Tensor, random: torch.Generator) -> torch.Tensor:
@@ -172,22 +179,10 @@ def _normal(like: torch.Tensor, random: torch.Generator) -> torch.Tensor:
 
 
 def _read_noise(u: torch.Tensor, variance: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """(vectors, out): the noise of all cells of a column together."""
-    if variance.shape[1] == 1:
-        return (
-            _normal(u.new_empty(len(u), len(variance)), random)
-            .mul_(u.norm(dim=1, keepdim=True))
-            .mul_(variance.mT.sqrt())
-        )
-    std = (u.square() @ variance.mT).sqrt_()
-    return std.mul_(_normal(std, random))
+    """The noise of all cells of a column together, (..., vectors, out).
 
-
-def _tiled_read_noise(u: torch.Tensor, variance: torch.Tensor, rows: int, random: torch.Generator) -> torch.Tensor:
-    """(tiles, vectors, out), `u` being (tiles, vectors, rows)."""
-    if variance.shape[1] == 1:
-        noise = _normal(u.new_empty(*u.shape[:2], len(variance)), random)
-        return noise.mul_(u.norm(dim=2, keepdim=True)).mul_(variance.mT.sqrt())
-    flat = u.transpose(0, 1).reshape(u.shape[1], -1)[:, : variance.shape[1]]
-    std = torch.bmm(*_tiled(flat.square(), variance, rows)).sqrt_()
+    `u` is (..., vectors, rows), `variance` (..., rows, out), or (1, out) where all cells of a column have the same.
+    """
+    constant = variance.shape[-2] == 1
+    std = u.norm(dim=-1, keepdim=True) * variance.sqrt() if constant else (u.square() @ variance).sqrt_()
     return std.mul_(_normal(std, random))

@@ -27,7 +27,8 @@ from hardy.studies.measure import INTACT, measure, perplexity_of, settings_for
 from hardy.zoo import load
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31557600.0}
-_PERFECT = "perfect cells, the chip's converters"
+_PERFECT = "perfect cells"
+"""Condition in which only the converters of the chip are left."""
 
 
 def seconds_of(time: str | float) -> float:
@@ -153,7 +154,7 @@ def _sentences(rows: dict[str, Row], methods: dict[str, Deploy]) -> list[str]:
         if (row := rows.get(name)) is not None:
             spread = "" if row.spread is None else f" ± {row.spread:.3g} over {row.n} chip instances"
             times = f"{row.value / intact:.3g} times that of the unmodified model ({intact:.4g})"
-            sentences.append(f"Perplexity {row.value:.4g}{spread} with {name}, {times}.")
+            sentences.append(f"{name.capitalize()}: perplexity {row.value:.4g}{spread}, {times}.")
     return sentences
 
 
