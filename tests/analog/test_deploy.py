@@ -300,6 +300,12 @@ def test_with_other_methods(llama: nn.Module) -> None:
     with both.apply(llama), AdditiveNoise(strength=0.1, select="mlp").apply(llama):
         pass
     assert_same(before, llama)
+    with both.apply(llama) as change:
+        drift(llama, 60)
+        assert change.method == chain(
+            AdditiveNoise(strength=0.1), Deploy(chip=WEIGHTS_ONLY, select="mlp", seconds=60.0)
+        )
+    assert_same(before, llama)
     first = Deploy(chip=PCM, select="mlp").apply(llama)
     with pytest.raises(InputError, match="mlp.gate_proj is on a chip already"):
         Deploy(chip=PCM).apply(llama)

@@ -84,6 +84,26 @@ def test_a_record_of_no_chip_is_refused(change: dict[str, object], message: str)
         Chip.from_dict({**IDEAL.to_dict(), **change})
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(st.sampled_from(Chip.presets()), st.data())
+def test_a_record_with_anything_in_it_is_a_chip_or_refused(name: str, data: st.DataObject) -> None:
+    record = json.loads(json.dumps(Chip.preset(name).to_dict()))
+    of_device = data.draw(st.booleans())
+    place = record["device"]["fields"] if of_device else record
+    place[data.draw(st.sampled_from(sorted(place)))] = data.draw(JSON)
+    try:
+        chip = Chip.from_dict(record)
+    except InputError:
+        return
+    assert Chip.from_dict(chip.to_dict()) == chip
+
+
 def test_presets_and_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no chip 'reram_wan'; did you mean reram-wan"):
         Chip.preset("reram_wan")

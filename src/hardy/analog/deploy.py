@@ -6,14 +6,14 @@ an argument rather than a history.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear, Array, OnChip
-from hardy.core.method import Method, changes
+from hardy.core.method import Chain, Method, changes
 from hardy.core.observe import AbsMax, observe
 from hardy.core.report import Row
 from hardy.core.select import LINEAR, Selector, Site, select
@@ -141,24 +141,36 @@ def drift(model: nn.Module, seconds: float) -> None:
 
 
 def _reprogram(model: nn.Module, **change: Any) -> None:
-    deployments = [item for item in changes(model) if isinstance(item.method, Deploy)]
+    found = {item: list(_deployments(item.method)) for item in changes(model)}
     layers = [module for module in model.modules() if isinstance(module, OnChip)]
-    if not deployments or not layers:
+    if not any(found.values()) or not layers:
         raise InputError(f"no layer of this {type(model).__name__} is on a chip: apply Deploy first")
-    methods = [dataclasses.replace(item.method, **change) for item in deployments if isinstance(item.method, Deploy)]
-    experts = [
-        site.name
-        for method in methods
-        for site in select(model, method.select, layers=method.layers)
-        if site.parameter not in {None, "weight"}
-    ]
-    if experts:
-        raise InputError(f"{experts[0]} is a stack of experts: undo the change and apply Deploy anew")
+    for method in (method for methods in found.values() for method in methods):
+        for site in select(model, method.select, layers=method.layers):
+            if site.parameter not in {None, "weight"}:
+                raise InputError(f"{site.name} is a stack of experts: undo the change and apply Deploy anew")
     fresh = [layer.reprogrammed(**change) for layer in layers]  # all of them, before any is taken
     for layer, arrays in zip(layers, fresh, strict=True):
         layer.take(arrays)
-    for item, method in zip(deployments, methods, strict=True):
-        item.method = method
+    for item in found:
+        item.method = _replaced(item.method, change)
+
+
+def _deployments(method: Method) -> Iterator[Deploy]:
+    if isinstance(method, Deploy):
+        yield method
+    elif isinstance(method, Chain):
+        for member in method.methods:
+            yield from _deployments(member)
+
+
+def _replaced(method: Method, change: Mapping[str, Any]) -> Method:
+    """`method` as it would have to be applied for the model to be as it is now: what a stored model records."""
+    if isinstance(method, Deploy):
+        return dataclasses.replace(method, **change)
+    if isinstance(method, Chain):
+        return Chain(methods=tuple(_replaced(member, change) for member in method.methods))
+    return method
 
 
 def _on_chip(module: nn.Module, name: str, arrays: list[Array]) -> OnChip:

@@ -9,6 +9,7 @@ whole column exactly Gaussian too.
 
 import abc
 import dataclasses
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -222,8 +223,6 @@ def device_from_dict(record: Mapping[str, Any]) -> Device:
     Raises:
         InputError: it is not a device of hardy, or a field is unknown or out of range.
     """
-    import importlib
-
     module_name, _, class_name = str(record.get("device")).rpartition(".")
     kind = None
     if module_name.startswith("hardy.hardware."):
@@ -235,7 +234,9 @@ def device_from_dict(record: Mapping[str, Any]) -> Device:
         raise InputError(f"{record.get('device')!r} is not a device of hardy")
     try:
         return kind(**_tuples(record.get("fields", {})))
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"device {class_name}: {error}") from None
 
 
