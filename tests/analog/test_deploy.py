@@ -145,6 +145,16 @@ def test_a_whole_network_of_convolutions(conv: nn.Module, images: torch.Tensor) 
     assert_same(before, conv)
 
 
+def test_weights_in_channels_last_order_are_written_to(conv: nn.Module, images: torch.Tensor) -> None:
+    deployments = []
+    for model in (conv, copy.deepcopy(conv).to(memory_format=torch.channels_last)):
+        Deploy(chip=WEIGHTS_ONLY, select="conv").apply(model)
+        deployments.append(model)
+    first, second = (model.features[0].weight.detach() for model in deployments)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(deployments[0](images), deployments[1](images), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("architecture", ["mixtral", "olmoe"])
 def test_stacks_of_experts(architecture: str, ids: torch.Tensor) -> None:
     model = build(architecture)

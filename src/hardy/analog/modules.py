@@ -92,7 +92,9 @@ class OnChip(nn.Module):
         for name, parameter in original._parameters.items():
             self.register_parameter(name, parameter)
         old: Any = original.weight
-        self.weight = nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad)
+        # Contiguous, so that `matrix` is a view of it, which a channels-last image weight would not give.
+        own = old.detach().clone(memory_format=torch.contiguous_format)
+        self.weight = nn.Parameter(own, requires_grad=old.requires_grad)
         self.arrays = arrays
         self.write()
 
