@@ -3,21 +3,34 @@
 Locate what breaks first (a `Ranking`), steer the model there (a `Method` gives a `Change`), improve it so that it
 holds: on few bits, on noisy analog hardware, on endless streams, on small chips.
 
-Rooms are imported when they are used: `hardy.zoo`, `hardy.quant`, `hardy.fields`, `hardy.hardware`,
-`hardy.evaluate`, `hardy.studies`, `hardy.core`.
+Rooms are imported when they are used: `hardy.zoo`, `hardy.quant`, `hardy.analog`, `hardy.fields`,
+`hardy.hardware`, `hardy.evaluate`, `hardy.studies`, `hardy.core`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardy import core, evaluate, fields, hardware, ops, quant, studies, zoo
+    from hardy import analog, core, evaluate, fields, hardware, ops, quant, studies, zoo
     from hardy.core.artefact import load, save
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "core", "evaluate", "fields", "hardware", "load", "ops", "quant", "save", "studies", "zoo"]
+__all__ = [
+    "__version__",
+    "analog",
+    "core",
+    "evaluate",
+    "fields",
+    "hardware",
+    "load",
+    "ops",
+    "quant",
+    "save",
+    "studies",
+    "zoo",
+]
 
-_ROOMS = {"core", "evaluate", "fields", "hardware", "ops", "quant", "studies", "zoo"}
+_ROOMS = {"analog", "core", "evaluate", "fields", "hardware", "ops", "quant", "studies", "zoo"}
 
 
 def __getattr__(name: str) -> Any:

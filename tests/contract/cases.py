@@ -1,11 +1,13 @@
 """One entry per method: how the contract matrix builds it. A new method gets its entry here and nowhere else."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hardy.analog import Deploy
 from hardy.core import Chain, Method, Ranking
-from hardy.hardware import AdditiveNoise, ProportionalNoise
+from hardy.hardware import AdditiveNoise, Chip, LogNormalNoise, ProportionalNoise
 from hardy.quant import (
     GPTQ,
     AbsmeanTrits,
@@ -44,15 +46,21 @@ class Case:
     lower_error: bool = True
 
 
-def _noise(kind: Callable[..., Method], **fields: Any) -> Case:
+def _noise(kind: Callable[..., Method], **values_and_refused: tuple[Any, list[Any]]) -> Case:
+    fields = {name: value for name, (value, _) in values_and_refused.items()}
     return Case(
         typical=kind(strength=0.05, seed=1, **fields),
         refused={"strength": [-0.1, float("nan"), float("inf"), "0.1", True], "seed": [1.5, True, None]}
-        | {name: ["largest", 3] for name in fields},
+        | {name: bad for name, (_, bad) in values_and_refused.items()},
         reseeded=kind(strength=0.05, seed=2, **fields),
         identity=kind(strength=0.0, seed=1, **fields),
         no_control="it describes what a chip does to weights; doing it naively is not something one could choose",
     )
+
+
+def _deploy(chip: str, **fields: Any) -> Deploy:
+    # Converters and read noise are not part of what is saved, so the matrix looks at the arrays alone.
+    return Deploy(chip=Chip.preset(chip).without_periphery(), **fields)
 
 
 _RTN = RoundToNearest(bits=3, group_size=16)
@@ -149,8 +157,26 @@ CASES: dict[type[Method], Case] = {
         control=TritPlanes(planes=1, group_size=64),
         lower_error=False,
     ),
-    AdditiveNoise: _noise(AdditiveNoise, relative_to="channel-std"),
+    AdditiveNoise: _noise(AdditiveNoise, relative_to=("tile-std", ["largest", 3]), tile_size=(64, [0, -1, 2.5, True])),
     ProportionalNoise: _noise(ProportionalNoise),
+    LogNormalNoise: _noise(LogNormalNoise),
+    Deploy: Case(
+        typical=_deploy("pcm", seed=1, seconds=3600.0),
+        refused={
+            "chip": ["no-such-chip", 3],
+            "seed": [1.5, True, None],
+            "seconds": [-1.0, float("nan"), float("inf"), "1 h", True],
+        },
+        reseeded=_deploy("pcm", seed=2, seconds=3600.0),
+        identity=_deploy("ideal", seed=1),
+        control=Deploy(
+            chip=dataclasses.replace(
+                Chip.preset("pcm").without_periphery(), weight_range="tensor", compensation="none"
+            ),
+            seed=1,
+            seconds=3600.0,
+        ),
+    ),
     Chain: Case(
         typical=Chain(methods=(AdditiveNoise(strength=0.02, seed=1), _RTN)),
         refused={"methods": [(), ("mlp",)]},

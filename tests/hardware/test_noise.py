@@ -13,7 +13,15 @@ from models import build
 from torch import nn
 
 from hardy.core import InputError, select, weight_of
-from hardy.hardware import AdditiveNoise, ProportionalNoise, additive, noise_scale, proportional
+from hardy.hardware import (
+    AdditiveNoise,
+    LogNormalNoise,
+    ProportionalNoise,
+    additive,
+    log_normal,
+    noise_scale,
+    proportional,
+)
 from hardy.hardware.noise import Scale
 
 MILLION = (1000, 1000)
@@ -40,8 +48,11 @@ def test_scales_against_their_definitions() -> None:
     stack = torch.stack([weight, 10 * weight])
     for relative_to in get_args(Scale):
         if relative_to != "absolute":
-            each = torch.stack([noise_scale(matrix, relative_to).expand(2, 1) for matrix in stack])
-            torch.testing.assert_close(noise_scale(stack, relative_to).expand(2, 2, 1), each)
+            each = torch.stack([noise_scale(matrix, relative_to, 2).expand(2, 3) for matrix in stack])
+            torch.testing.assert_close(noise_scale(stack, relative_to, 2).expand(2, 2, 3), each)
+    assert noise_scale(weight, "tile-absmax", 2).tolist() == [[3.0, 3.0, 2.0], [3.0, 3.0, 2.0]]
+    assert noise_scale(weight, "tile-absmax", 1).tolist() == weight.abs().tolist()
+    torch.testing.assert_close(noise_scale(weight, "tile-std", 8)[0, 0], noise_scale(weight, "tensor-std")[0, 0])
 
 
 @pytest.mark.parametrize("relative_to", get_args(Scale))
@@ -61,7 +72,7 @@ def test_additive_noise_has_the_moments_of_its_formula(relative_to: Scale) -> No
     first, last = noise[:100].std().item(), noise[-100:].std().item()
     expected = sigma[-100:].square().mean().sqrt() / sigma[:100].square().mean().sqrt()
     assert last / first == pytest.approx(expected.item(), rel=0.01)
-    assert (last / first > 2) == relative_to.startswith("channel")
+    assert (last / first > 2) == relative_to.startswith(("channel", "tile"))
 
 
 def test_proportional_noise_has_the_moments_of_its_formula() -> None:
@@ -81,6 +92,15 @@ def test_proportional_noise_has_the_moments_of_its_formula() -> None:
         assert noise[level].std().item() == pytest.approx(expected, rel=0.02)
 
 
+def test_log_normal_noise_has_the_moments_of_its_formula() -> None:
+    weight, strength = rows_of_growing_size(), 0.3
+    noisy = log_normal(weight, strength, seeded())
+    assert torch.equal(noisy.sign(), weight.sign())
+    logarithm = (noisy.double() / weight.double()).log()
+    assert abs(logarithm.mean().item()) < 5e-3 * strength
+    assert logarithm.std().item() == pytest.approx(strength, rel=0.01)
+
+
 def draws(model: nn.Module, method: AdditiveNoise | ProportionalNoise, where: object) -> dict[str, torch.Tensor]:
     sites = select(model, where)
     clean = {site.name: weight_of(model, site).clone() for site in sites}
@@ -88,7 +108,7 @@ def draws(model: nn.Module, method: AdditiveNoise | ProportionalNoise, where: ob
         return {site.name: weight_of(model, site) - clean[site.name] for site in sites}
 
 
-@pytest.mark.parametrize("kind", [AdditiveNoise, ProportionalNoise])
+@pytest.mark.parametrize("kind", [AdditiveNoise, ProportionalNoise, LogNormalNoise])
 def test_a_draw_depends_on_seed_and_site_only(kind: type, llama: nn.Module) -> None:
     everywhere = draws(llama, kind(strength=0.1, seed=7), "linear,!head")
     downs = draws(llama, kind(strength=0.1, seed=7, select="mlp.down"), "mlp.down")
@@ -141,7 +161,7 @@ def test_relative_noise_scales_with_the_weights(strength: float, factor: float) 
 def test_zero_strength_keeps_the_sign_of_zero() -> None:
     model = nn.Sequential(nn.Linear(2, 1, bias=False))
     model[0].weight.data = torch.tensor([[-0.0, 1.0]])
-    for noise in (AdditiveNoise(strength=0), ProportionalNoise(strength=0)):
+    for noise in (AdditiveNoise(strength=0), ProportionalNoise(strength=0), LogNormalNoise(strength=0)):
         noise.apply(model)
         assert torch.signbit(model[0].weight).tolist() == [[True, False]]
 

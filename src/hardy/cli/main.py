@@ -10,6 +10,7 @@ import hardy
 from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tokens, Window, Workers, numbers
 from hardy.cli.quantize import export, quantize
 from hardy.cli.report import app as report_app
+from hardy.cli.simulate import simulate
 from hardy.cli.zoo import app as zoo_app
 from hardy.errors import InputError
 
@@ -26,6 +27,7 @@ app.add_typer(zoo_app, name="zoo")
 app.add_typer(report_app, name="report")
 app.command()(quantize)
 app.command()(export)
+app.command()(simulate)
 
 
 def main() -> None:

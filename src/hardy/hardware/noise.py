@@ -1,4 +1,4 @@
-"""Weight noise of an analog chip, drawn once per chip instance: additive with a named scale, and proportional.
+"""Weight noise of an analog chip, drawn once per chip instance: additive with a named scale, proportional, log-normal.
 
 Sources: IBM's analog-foundation-models (additive, relative to each output channel's absmax) and CrossSim
 (proportional); the equations are theirs, the seeding by site and the explicit scales are ours, because papers that
@@ -18,31 +18,48 @@ from hardy.core.rng import generator
 from hardy.core.select import Site
 from hardy.errors import InputError
 
-Scale = Literal["absolute", "tensor-absmax", "tensor-std", "channel-absmax", "channel-std"]
+Scale = Literal[
+    "absolute", "tensor-absmax", "tensor-std", "channel-absmax", "channel-std", "tile-absmax", "tile-std"
+]  # fmt: skip
 
 
-def noise_scale(weight: torch.Tensor, relative_to: Scale) -> torch.Tensor:
+def noise_scale(weight: torch.Tensor, relative_to: Scale, tile_size: int = 256) -> torch.Tensor:
     """What a noise strength of 1 means for `weight`, (..., out, in): broadcastable to it, in its units.
 
     "absolute" is 1; "tensor-*" one number for the matrix (for each of them in a stack); "channel-*" one number for
-    each output channel, (..., out, 1). Standard deviations are those of the population.
+    each output channel, (..., out, 1); "tile-*" one number for each block of `tile_size` outputs and inputs, the last
+    ones smaller, (..., out, in). Standard deviations are those of the population.
     """
     if relative_to == "absolute":
         return weight.new_ones(())
+    if relative_to.startswith("tile"):
+        scale, within = torch.empty_like(weight), "tensor-absmax" if relative_to == "tile-absmax" else "tensor-std"
+        for row in range(0, weight.shape[-2], tile_size):
+            for column in range(0, weight.shape[-1], tile_size):
+                block = (..., slice(row, row + tile_size), slice(column, column + tile_size))
+                scale[block] = noise_scale(weight[block], within)
+        return scale
     over = (-1,) if relative_to.startswith("channel") else (-2, -1)
     if relative_to.endswith("absmax"):
         return weight.abs().amax(over, keepdim=True)
     return weight.std(over, correction=0, keepdim=True)
 
 
-def additive(weight: torch.Tensor, strength: float, relative_to: Scale, random: torch.Generator) -> torch.Tensor:
+def additive(
+    weight: torch.Tensor, strength: float, relative_to: Scale, random: torch.Generator, tile_size: int = 256
+) -> torch.Tensor:
     """`weight + strength * scale * xi` with xi ~ N(0, 1) for each element; shapes as in `noise_scale`."""
-    return weight + strength * noise_scale(weight, relative_to) * _normal(weight, random)
+    return weight + strength * noise_scale(weight, relative_to, tile_size) * _normal(weight, random)
 
 
 def proportional(weight: torch.Tensor, strength: float, random: torch.Generator) -> torch.Tensor:
     """`weight * (1 + strength * xi)` with xi ~ N(0, 1) for each element: zeros stay exact."""
     return weight * (1 + strength * _normal(weight, random))
+
+
+def log_normal(weight: torch.Tensor, strength: float, random: torch.Generator) -> torch.Tensor:
+    """`weight * exp(strength * xi)` with xi ~ N(0, 1) for each element: signs and zeros stay, the median is exact."""
+    return weight * (strength * _normal(weight, random)).exp()
 
 
 def _normal(weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
@@ -86,18 +103,22 @@ class AdditiveNoise(ChipNoise):
 
     Args:
         relative_to: what `strength` is measured in: "absolute" (the weight's own unit), "tensor-absmax",
-            "tensor-std", "channel-absmax" or "channel-std" (of each output channel).
+            "tensor-std", "channel-absmax" or "channel-std" (of each output channel), "tile-absmax" or "tile-std".
+        tile_size: outputs and inputs of a tile, for the last two.
     """
 
     relative_to: Scale = "channel-absmax"
+    tile_size: int = 256
 
     def check(self) -> None:
         super().check()
         if self.relative_to not in get_args(Scale):
             raise InputError(f"relative_to must be one of {', '.join(get_args(Scale))}, got {self.relative_to!r}")
+        if type(self.tile_size) is not int or self.tile_size < 1:
+            raise InputError(f"tile_size must be a positive integer, got {self.tile_size!r}")
 
     def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-        return additive(weight, self.strength, self.relative_to, random)
+        return additive(weight, self.strength, self.relative_to, random, self.tile_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,3 +127,11 @@ class ProportionalNoise(ChipNoise):
 
     def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         return proportional(weight, self.strength, random)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogNormalNoise(ChipNoise):
+    """Programming noise that multiplies each weight by a log-normal factor of median 1."""
+
+    def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        return log_normal(weight, self.strength, random)

@@ -91,7 +91,8 @@ def measure(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int
 
     Args:
         settings: of `settings_for`.
-        arguments: "part" of the text, and "method" (a `Method.to_dict`) or None for the unmodified model.
+        arguments: "part" of the text, and "method" (a `Method.to_dict`) or None for the unmodified model. A method
+            that takes data is given the windows of the calibration text.
         seed: takes the place of the method's `seed`, if it has one.
 
     Returns:
@@ -103,7 +104,8 @@ def measure(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int
     record = arguments["method"]
     if "seed" in record["fields"]:
         record = {**record, "fields": {**record["fields"], "seed": seed}}
-    with from_dict(record).apply(model) as change:
+    calibration = [ids[None] for ids in windows["calibration"]]
+    with from_dict(record).apply(model, calibration) as change:
         facts = {row.metric: row.value for row in change.report.select(condition="all selected weights")}
         return {"loss": loss_on(model, windows[arguments["part"]]), **facts}
 

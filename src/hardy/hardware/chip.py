@@ -1,0 +1,224 @@
+"""A crossbar chip as plain data: its cells, the size of its tiles, its converters, faults, wires and compensation.
+
+Presets put published cells into published arrays; where a source says nothing of the periphery, ours is 8-bit
+converters with the input scaled to each vector's largest value, and the docstring of `Chip.preset` says so.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hardy.core.files import read_json, write_json
+from hardy.errors import InputError, near_misses
+from hardy.hardware.device import AdditiveDevice, Device, FittedDevice, device_from_dict, require_number
+from hardy.hardware.flash import Sonos
+from hardy.hardware.pcm import PCM, FoundationPCM, HermesPCM
+from hardy.hardware.reram import ReramCMO, ReramWan
+from hardy.hardware.table import TableDevice
+
+WeightRange = Literal["tensor", "channel", "tile"]
+Compensation = Literal["none", "tensor", "channel"]
+Wires = Literal["first-order", "exact"]
+
+FORMAT, VERSION = "hardy-chip", 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """A kind of chip. A chip instance is a kind and a seed.
+
+    Each weight is a pair of cells: `g+ = g_min + max(w, 0) * s`, `g- = g_min + max(-w, 0) * s`, with
+    `s = (g_max - g_min) / range of the weight`. A matrix (out, in) is cut into tiles; the partial sums of the tiles
+    along the inputs are converted one by one and added digitally.
+
+    Args:
+        device: the cells.
+        tile_rows: inputs of a tile.
+        tile_columns: outputs of a tile.
+        weight_range: the largest magnitude of what becomes g_max: of the whole "tensor", of each output "channel", or
+            of each output channel within each "tile".
+        dac_bits: of the input converters, symmetric around zero (8 bits are 255 values); None for exact inputs.
+        dac_range: the input that is full scale: a number in the units of the activations, "vector" for the largest
+            magnitude of each input vector, or "calibrated" for the largest one in calibration data.
+        adc_bits: of the output converters, likewise; None for exact outputs.
+        adc_range: the sum that is full scale, where 1 is one cell pair at full range times an input at full scale:
+            a number, or "calibrated" for the largest one of each layer in calibration data.
+        output_noise: standard deviation of each output before it is converted, in the units of `adc_range`.
+        read_noise: factor on the cells' read noise; 0 turns it off.
+        stuck_low: probability that a cell is stuck at g_min.
+        stuck_high: probability that a cell is stuck at g_max.
+        wire_resistance: ohm of each segment of row and column wires between cells, and to driver and converter.
+        wires: how the drop along the wires is found: "first-order", or "exact" by solving the network of every tile.
+        compensation: drift is undone by one digital factor per "tensor" or per output "channel": the sum of
+            magnitudes right after programming over the sum now. "none" leaves it.
+    """
+
+    device: Device
+    tile_rows: int = 512
+    tile_columns: int = 512
+    weight_range: WeightRange = "channel"
+    dac_bits: int | None = None
+    dac_range: float | Literal["vector", "calibrated"] = "vector"
+    adc_bits: int | None = None
+    adc_range: float | Literal["calibrated"] = 12.0
+    output_noise: float = 0.0
+    read_noise: float = 1.0
+    stuck_low: float = 0.0
+    stuck_high: float = 0.0
+    wire_resistance: float = 0.0
+    wires: Wires = "first-order"
+    compensation: Compensation = "none"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.device, Device):
+            raise InputError(f"device must be a Device, got {self.device!r}")
+        for name in ("tile_rows", "tile_columns"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} must be a positive integer, got {value!r}")
+        for name in ("dac_bits", "adc_bits"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or not 2 <= value <= 16):
+                raise InputError(f"{name} must be an integer from 2 to 16 or None, got {value!r}")
+        for name, kind in (("weight_range", WeightRange), ("compensation", Compensation), ("wires", Wires)):
+            if getattr(self, name) not in get_args(kind):
+                raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        for name, words in (("dac_range", ("vector", "calibrated")), ("adc_range", ("calibrated",))):
+            value = getattr(self, name)
+            if isinstance(value, str) and value not in words:
+                raise InputError(f"{name} must be a number or {' or '.join(words)}, got {value!r}")
+            if not isinstance(value, str):
+                require_number(name, value, above=0)
+        for name in ("output_noise", "read_noise", "wire_resistance", "stuck_low", "stuck_high"):
+            require_number(name, getattr(self, name), at_least=0)
+        if self.stuck_low + self.stuck_high > 1:
+            raise InputError(
+                f"stuck_low and stuck_high must add up to at most 1, got {self.stuck_low:g} and {self.stuck_high:g}"
+            )
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether a converter's range is found on calibration data."""
+        return (self.has_range and self.dac_range == "calibrated") or (
+            self.adc_bits is not None and self.adc_range == "calibrated"
+        )
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the input's full scale matters: to a converter, or to the noise at the output."""
+        return self.dac_bits is not None or self.adc_bits is not None or self.output_noise > 0
+
+    @property
+    def has_periphery(self) -> bool:
+        """Whether something happens at each use that cannot be written into the weights."""
+        return self.has_range or self.read_noise > 0
+
+    def without_periphery(self) -> "Chip":
+        """The same arrays read exactly: no converters, no output noise, no read noise."""
+        return dataclasses.replace(self, dac_bits=None, adc_bits=None, output_noise=0.0, read_noise=0.0)
+
+    @staticmethod
+    def preset(name: str) -> "Chip":
+        """A chip by name.
+
+        "ideal" adds nothing. "pcm" (Nandakumar's cells), "hermes" and "hermes-1" (two and one device to a cell,
+        256 x 256 arrays), "reram-wan" and "rram-wan" (256 x 256; aihwkit's and CrossSim's fit of the same data),
+        "reram-cmo" and "reram-cmo-0.2" (acceptance of 2 and 0.2 %), "rram-milo", "pcm-joshi" and "sonos" have 8-bit
+        converters with input vectors at full scale and outputs up to 12 cells; those with drift laws known as such
+        (pcm, hermes) compensate it per tensor. "afm-pcm" is the chip of the analog foundation models: 8-bit static
+        converters, inputs calibrated, outputs up to 14 cells, 512 x 512 tiles.
+
+        Raises:
+            InputError: there is no such preset.
+        """
+        if name not in _PRESETS:
+            raise InputError(f"no chip {name!r}{near_misses(name, _PRESETS)}; there are: {', '.join(_PRESETS)}")
+        return _PRESETS[name]
+
+    @staticmethod
+    def named(name: str) -> "Chip":
+        """A preset; the chip in a `.json` file; or measured cells in a `.csv` table (`TableDevice.from_csv`), with the
+        arrays and converters of "reram-wan".
+
+        Raises:
+            InputError: there is no such preset or file, or the file is damaged.
+        """
+        if name.endswith(".json"):
+            return Chip.load(name)
+        if name.endswith(".csv"):
+            return dataclasses.replace(Chip.preset("reram-wan"), device=TableDevice.from_csv(name))
+        return Chip.preset(name)
+
+    @staticmethod
+    def presets() -> tuple[str, ...]:
+        """The names that `preset` knows."""
+        return tuple(_PRESETS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"format": FORMAT, "version": VERSION, **fields, "device": self.device.to_dict()}
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> "Chip":
+        """The chip that `to_dict` described.
+
+        Raises:
+            InputError: it is not a chip, or a field is unknown or out of range.
+        """
+        if not isinstance(record, Mapping) or record.get("format") != FORMAT or record.get("version") != VERSION:
+            raise InputError(f"not a chip of hardy, version {VERSION}: {str(record)[:60]!r}")
+        fields = {name: value for name, value in record.items() if name not in {"format", "version"}}
+        known = [field.name for field in dataclasses.fields(Chip)]
+        for name in fields:
+            if name not in known:
+                raise InputError(
+                    f"a chip has no field {name!r}{near_misses(name, known)}; its fields are {', '.join(known)}"
+                )
+        if not isinstance(fields.get("device"), Mapping):
+            raise InputError(f"the device of a chip must be a mapping, got {fields.get('device')!r}")
+        return Chip(**{**fields, "device": device_from_dict(fields["device"])})
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        write_json(path, self.to_dict())
+
+    @staticmethod
+    def load(path: str | Path) -> "Chip":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is missing, damaged or not a chip.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"chip file {path} does not exist")
+        return Chip.from_dict(read_json(path))
+
+
+def _eight_bits(device: Device, size: int = 256, **fields: Any) -> Chip:
+    return Chip(device=device, tile_rows=size, tile_columns=size, dac_bits=8, adc_bits=8, **fields)
+
+
+_PRESETS: dict[str, Chip] = {
+    "ideal": Chip(device=AdditiveDevice(), read_noise=0.0),
+    "pcm": _eight_bits(PCM(), compensation="tensor"),
+    "hermes": _eight_bits(HermesPCM(), compensation="tensor"),
+    "hermes-1": _eight_bits(HermesPCM(devices=1, g_max=10.35), compensation="tensor"),
+    "afm-pcm": _eight_bits(FoundationPCM(), 512, dac_range="calibrated", adc_range=14.0),
+    "pcm-joshi": _eight_bits(
+        FittedDevice(coefficients=(0.28638599, 0.07585724, -0.00178767), fitted=(0.0, 25.0), g_min=0.25, g_max=25.0)
+    ),
+    "reram-wan": _eight_bits(ReramWan()),
+    "rram-wan": _eight_bits(
+        FittedDevice(
+            coefficients=(1.053, 0.2374, -0.01167, 0.0001536), fitted=(0.0, 39.26), g_max=39.26, truncated=False
+        )
+    ),
+    "rram-milo": _eight_bits(
+        FittedDevice(coefficients=(4.782321, -0.009107), fitted=(50.0, 225.0), g_min=50.0, g_max=225.0, truncated=False)
+    ),
+    "reram-cmo": _eight_bits(ReramCMO()),
+    "reram-cmo-0.2": _eight_bits(ReramCMO(acceptance=0.2)),
+    "sonos": _eight_bits(Sonos()),
+}

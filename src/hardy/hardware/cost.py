@@ -1,0 +1,264 @@
+"""What a model costs on a chip: arrays, cycles, energy and the share of the ADCs, in closed form.
+
+Sources: cell and ADC figures are those of MNSIM 2.0's tables (8-bit ADC: ISAAC, 2 mW at 1.28 GS/s); driver and
+shift-and-add are ISAAC's (Shafiee et al., ISCA 2016, table of one in-situ unit: 1024 one-bit drivers take 4 mW over
+cycles of 100 ns, four shift-and-add units 0.2 mW for eight ADCs); digital additions and multiplications are Horowitz,
+ISSCC 2014 (45 nm, 32-bit integer addition, 16-bit floating-point multiplication and addition). These are figures of
+different technologies put together: they order designs and show what dominates, and are no forecast for a product.
+Buffers, interconnect and memory are not counted, on either side.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import nn
+
+from hardy.core.report import Report, Row
+from hardy.core.select import LINEAR, Selector, Site, select
+from hardy.core.surgery import weight_of
+from hardy.errors import InputError
+from hardy.hardware.chip import Chip
+from hardy.hardware.device import require_number
+
+# Bits -> (energy of a conversion in pJ, rate in conversions per ns, area in um^2 or None where the table has none).
+_ADC = {4: (0.70, 1.0, 500.0), 6: (1.26, 1.0, 580.0), 8: (1.6, 1.28, 1200.0), 10: (4.6, 1.5, None)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Energies in pJ and times in ns of the parts of a chip; the defaults are those of the sources above.
+
+    Args:
+        driver_bits: bits of the input that are on the rows at once; the rest follows, bit by bit.
+        columns_per_adc: outputs that take turns at one ADC.
+        cell: energy of reading one cell once.
+        driver: energy of one row driver for one cycle.
+        shift_add: energy of taking one conversion into the running sum.
+        add: energy of one digital addition of partial sums.
+        multiply_add: energy of one digital multiplication and addition, for what stays digital.
+        read_time: of the cells, before the ADC begins.
+    """
+
+    driver_bits: int = 1
+    columns_per_adc: int = 128
+    cell: float = 1.12e-3
+    driver: float = 0.39
+    shift_add: float = 0.02
+    add: float = 0.1
+    multiply_add: float = 1.5
+    read_time: float = 3.16
+
+    def __post_init__(self) -> None:
+        for name in ("driver_bits", "columns_per_adc"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} must be a positive integer, got {value!r}")
+        for name in ("cell", "driver", "shift_add", "add", "multiply_add", "read_time"):
+            require_number(name, getattr(self, name), at_least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one product of a matrix with a vector costs.
+
+    Attributes:
+        arrays: tiles, each of tile_rows x tile_columns pairs of cells.
+        utilisation: share of their pairs that hold a weight.
+        cycles: conversions one after the other.
+        nanoseconds: for all of them; tiles work side by side.
+        cell, driver, adc, digital: energy in pJ: of reading the cells, driving the rows, converting, and of shifting,
+            adding and whatever is digital besides.
+    """
+
+    arrays: int
+    utilisation: float
+    cycles: int
+    nanoseconds: float
+    cell: float
+    driver: float
+    adc: float
+    digital: float
+
+    @property
+    def energy(self) -> float:
+        """All of it, pJ."""
+        return self.cell + self.driver + self.adc + self.digital
+
+    @property
+    def adc_share(self) -> float:
+        """Share of the ADCs in the energy."""
+        return self.adc / self.energy if self.energy else 0.0
+
+
+def lossless_adc_bits(rows: int, driver_bits: int, cell_bits: int, coding: Literal["pair", "offset"] = "pair") -> int:
+    """Bits with which an ADC loses nothing of a column's sum.
+
+    `ceil(log2(rows)) + driver_bits - 1 + cell_bits - 1`, and one more where negative weights are coded by an offset.
+
+    Raises:
+        InputError: a count below 1, or an unknown coding.
+    """
+    for name, value in (("rows", rows), ("driver_bits", driver_bits), ("cell_bits", cell_bits)):
+        if type(value) is not int or value < 1:
+            raise InputError(f"{name} must be a positive integer, got {value!r}")
+    if coding not in {"pair", "offset"}:
+        raise InputError(f"coding must be pair or offset, got {coding!r}")
+    return (rows - 1).bit_length() + driver_bits + cell_bits - 2 + (coding == "offset")
+
+
+def adc_energy(bits: int) -> float:
+    """Energy of one conversion in pJ: the table's, geometrically interpolated between its 4, 6, 8 and 10 bits.
+
+    Raises:
+        InputError: beyond the table.
+    """
+    energy, _ = _adc(bits)
+    return energy
+
+
+def adc_area(bits: int) -> float:
+    """Area of an ADC in um^2.
+
+    Raises:
+        InputError: the table has no area for so many bits.
+    """
+    area = _ADC[bits][2] if bits in _ADC else None
+    if area is None:
+        raise InputError(f"the area of an ADC is known for 4, 6 and 8 bits, got {bits!r}")
+    return area
+
+
+def _adc(bits: int) -> tuple[float, float]:
+    """Energy in pJ and time in ns of one conversion."""
+    if type(bits) is not int or not 4 <= bits <= 10:
+        raise InputError(f"the cost of an ADC is known from 4 to 10 bits, got {bits!r}")
+    low = bits - bits % 2
+    (energy, rate, _), (above, above_rate, _) = _ADC[low], _ADC[min(low + 2, 10)]
+    way = (bits - low) / 2
+    return energy * (above / energy) ** way, 1 / (rate + way * (above_rate - rate))
+
+
+def matrix_cost(inputs: int, outputs: int, chip: Chip, *, parts: Parts | None = None, copies: int = 1) -> Cost:
+    """What one product of an (outputs, inputs) matrix with a vector costs on `chip`.
+
+    With a = `chip.dac_bits` (8 where inputs are exact) in steps of `parts.driver_bits`:
+    arrays = ceil(inputs / tile_rows) * ceil(outputs / tile_columns); every step reads all cells, drives all rows of
+    every tile, and converts every output of every tile along the inputs.
+
+    Args:
+        inputs, outputs: size of the matrix.
+        chip: its tiles and converters.
+        parts: energies and times.
+        copies: how many times the matrix is on the chip, their outputs added (module redundancy).
+
+    Raises:
+        InputError: a size below 1, or an ADC whose cost is not known.
+    """
+    parts = parts or Parts()
+    for name, value in (("inputs", inputs), ("outputs", outputs), ("copies", copies)):
+        if type(value) is not int or value < 1:
+            raise InputError(f"{name} must be a positive integer, got {value!r}")
+    if chip.adc_bits is None:
+        raise InputError("a chip without ADC (adc_bits=None) has no cost; give adc_bits from 4 to 10")
+    energy, time = _adc(chip.adc_bits)
+    tall, wide = -(-inputs // chip.tile_rows), -(-outputs // chip.tile_columns)
+    steps = -(-(chip.dac_bits or 8) // parts.driver_bits)
+    turns = min(outputs, chip.tile_columns, parts.columns_per_adc)
+    conversions = copies * steps * tall * outputs
+    arrays = copies * tall * wide
+    return Cost(
+        arrays=arrays,
+        utilisation=copies * inputs * outputs / (arrays * chip.tile_rows * chip.tile_columns),
+        cycles=steps * turns,
+        nanoseconds=steps * (parts.read_time + turns * time),
+        cell=copies * steps * 2 * inputs * outputs * parts.cell,
+        driver=copies * steps * wide * inputs * parts.driver,
+        adc=conversions * energy,
+        digital=conversions * parts.shift_add + (copies * tall - 1) * outputs * parts.add,
+    )
+
+
+def model_cost(
+    model: nn.Module,
+    chip: Chip,
+    *,
+    where: Selector = LINEAR,
+    layers: str | int | None = None,
+    parts: Parts | None = None,
+    copies: Mapping[str, int] | None = None,
+    digital_products: int = 0,
+) -> Report:
+    """What one token (or one patch of an image) costs in the matrices `where` of `model`.
+
+    Of a stack of experts all are on arrays and as many work for a token as the model's configuration says.
+
+    Args:
+        model: any module.
+        chip: the chip.
+        where, layers: which matrices, as in `hardy.core.select.select`.
+        parts: energies and times.
+        copies: site name -> how many times it is on the chip; once where it is not named.
+        digital_products: multiplications and additions per token that a method keeps digital (the V^T of a hybrid
+            projection, the adapters of HaLoRA).
+
+    Returns:
+        Rows "arrays", "energy" (pJ), "adc_share", "time" (ns) and "cycles" for "all selected weights" and each site;
+        "energy" also for the condition "digital", the control: as many multiplications and additions done digitally.
+        Time and cycles of all are sums: layers work one after the other.
+
+    Raises:
+        InputError: a selection that matches nothing, a name in `copies` that was not selected, an unknown cost.
+    """
+    parts = parts or Parts()
+    copies = copies or {}
+    sites = select(model, where, layers=layers)
+    unknown = set(copies) - {site.name for site in sites}
+    if unknown:
+        raise InputError(f"copies names {min(unknown)!r}, which is not among the {len(sites)} selected sites")
+    if type(digital_products) is not int or digital_products < 0:
+        raise InputError(f"digital_products must be an integer of at least 0, got {digital_products!r}")
+    rows: list[Row] = []
+    costs: list[tuple[Cost, int, int]] = []
+    products = digital_products
+    for site in sites:
+        shape = weight_of(model, site).shape
+        cost = matrix_cost(shape[-1], shape[-2], chip, parts=parts, copies=copies.get(site.name, 1))
+        stored, used = (1, 1) if len(shape) == 2 else (shape[0], _experts_used(model, site))
+        costs.append((cost, stored, used))
+        products += used * shape[-1] * shape[-2]
+        rows += _rows(site.name, cost.arrays * stored, cost.energy * used, cost.adc * used, cost)
+    energy = sum(cost.energy * used for cost, _, used in costs) + digital_products * parts.multiply_add
+    total = _rows(
+        "all selected weights",
+        sum(cost.arrays * stored for cost, stored, _ in costs),
+        energy,
+        sum(cost.adc * used for cost, _, used in costs),
+        *(cost for cost, _, _ in costs),
+    )
+    digital = Row(metric="energy", condition="digital", value=products * parts.multiply_add, unit="pJ/token")
+    return Report(
+        title=f"Cost on {type(chip.device).__name__} in tiles of {chip.tile_rows} x {chip.tile_columns}",
+        rows=(*total, digital, *rows),
+        settings={"chip": chip.to_dict(), "parts": dataclasses.asdict(parts), "digital_products": digital_products},
+        notes=("Closed-form figures of published parts; buffers, interconnect and memory are not counted.",),
+    )
+
+
+def _rows(condition: str, arrays: int, energy: float, adc: float, *costs: Cost) -> list[Row]:
+    return [
+        Row(metric="arrays", condition=condition, value=arrays),
+        Row(metric="energy", condition=condition, value=energy, unit="pJ/token"),
+        Row(metric="adc_share", condition=condition, value=adc / energy if energy else 0.0),
+        Row(metric="time", condition=condition, value=math.fsum(cost.nanoseconds for cost in costs), unit="ns/token"),
+        Row(metric="cycles", condition=condition, value=sum(cost.cycles for cost in costs)),
+    ]
+
+
+def _experts_used(model: nn.Module, site: Site) -> int:
+    config = getattr(model, "config", None)
+    for name in ("num_experts_per_tok", "num_experts_per_token", "moe_topk"):
+        if type(used := getattr(config, name, None)) is int:
+            return used
+    raise InputError(f"{site.name}: the model's configuration does not say how many experts a token uses")

@@ -1,0 +1,134 @@
+"""A weight matrix on the tiles of one chip instance: mapped to pairs of cells, programmed, aged, read out again.
+
+Everything is a function of (weight, chip, seed, name, time), drawn anew for each tile from its own stream: the same
+chip comes out on one process or many, whatever else is programmed and in whatever order.
+"""
+
+import dataclasses
+
+import torch
+
+from hardy.core.rng import generator
+from hardy.errors import InputError
+from hardy.hardware import wires
+from hardy.hardware.chip import Chip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a chip instance holds of a matrix (out, in), at some time.
+
+    Attributes:
+        weight: as read back and compensated, (out, in) float32.
+        scale: what a pair of cells at full range counts, in units of the weight, for each output and each tile along
+            the inputs, (out, tiles); after compensation.
+        read_variance: of one read of each weight, (out, in); (out, 1) where it is the same for all weights of an
+            output; None without read noise.
+    """
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+    read_variance: torch.Tensor | None
+
+
+def full_scale(weight: torch.Tensor, chip: Chip) -> torch.Tensor:
+    """The magnitude that becomes g_max, (out, tiles along the inputs); 1 where all weights are zero."""
+    parts = weight.abs().split(chip.tile_rows, dim=1)
+    largest = torch.stack([part.amax(1) for part in parts], dim=1)
+    if chip.weight_range == "channel":
+        largest = largest.amax(1, keepdim=True).expand_as(largest)
+    elif chip.weight_range == "tensor":
+        largest = largest.amax().expand_as(largest)
+    return torch.where(largest == 0, torch.ones_like(largest), largest).contiguous()
+
+
+def hold(weight: torch.Tensor, chip: Chip, *, seed: int, name: str, seconds: float = 0.0) -> Held:
+    """Program `weight` on the chip instance `seed` and read it back `seconds` later.
+
+    Args:
+        weight: (out, in) float32, finite; not written to.
+        chip: what kind of chip.
+        seed: which instance.
+        name: of the site: the same matrix elsewhere meets other cells.
+        seconds: since programming.
+
+    Raises:
+        InputError: the cells are not known at that time, or a tile is too large for the exact solution of its wires.
+    """
+    rows, columns = min(chip.tile_rows, weight.shape[1]), min(chip.tile_columns, weight.shape[0])
+    if chip.wire_resistance and chip.wires == "exact" and rows * columns > wires.LARGEST_EXACT:
+        raise InputError(
+            f"{name}: a tile of {rows} x {columns} cells is too large for wires='exact' "
+            f"(at most {wires.LARGEST_EXACT} cells); use smaller tiles or wires='first-order'"
+        )
+    scale = full_scale(weight, chip)
+    held, fresh = torch.empty_like(weight), torch.empty_like(weight)
+    variance = torch.zeros_like(weight) if chip.read_noise else None
+    compensated = chip.compensation != "none" and seconds > 0
+    for i, left in enumerate(range(0, weight.shape[1], chip.tile_rows)):
+        for j, top in enumerate(range(0, weight.shape[0], chip.tile_columns)):
+            block = (slice(top, top + chip.tile_columns), slice(left, left + chip.tile_rows))
+            unit = scale[block[0], i : i + 1] / (chip.device.g_max - chip.device.g_min)
+            tile = _Tile(weight[block], unit, chip, seed, name, i, j)
+            programmed = tile.cells(0.0) if seconds == 0 or compensated or variance is not None else None
+            now = tile.cells(seconds) if seconds or programmed is None else programmed
+            held[block] = tile.weight(now)
+            if compensated and programmed is not None:
+                fresh[block] = tile.weight(programmed)
+            if variance is not None and programmed is not None:
+                std = chip.device.read_std(programmed, now, seconds)
+                if std is not None:
+                    variance[block] = (chip.read_noise * unit).square() * std.square().sum(0)
+    if compensated:
+        over = (1,) if chip.compensation == "channel" else (0, 1)
+        now, before = held.abs().sum(over, keepdim=True), fresh.abs().sum(over, keepdim=True)
+        factor = torch.where(now > 0, before / now, torch.ones_like(now))
+        held, scale = held * factor, scale * factor
+        variance = None if variance is None else variance * factor.square()
+    return Held(weight=held, scale=scale, read_variance=_compact(variance))
+
+
+class _Tile:
+    """One tile: its target, its draws, and what it holds at any time."""
+
+    def __init__(
+        self, weight: torch.Tensor, unit: torch.Tensor, chip: Chip, seed: int, name: str, i: int, j: int
+    ) -> None:
+        self.clean, self.unit, self.chip = weight, unit, chip
+        device = chip.device
+        self.target = device.g_min + torch.stack([weight, -weight]).clamp(min=0) / unit
+        self.target = self.target.clamp(max=device.g_max)  # the largest weight, a rounding error above
+        # Drawn on the CPU, so that a chip instance is the same whatever device the model is on.
+        random = generator(seed, "chip", name, i, j, "cells")
+        self.normals = torch.randn(device.normals, *self.target.shape, generator=random).to(weight.device)
+        self.luck: torch.Tensor | None = None
+        if chip.stuck_low or chip.stuck_high:
+            random = generator(seed, "chip", name, i, j, "faults")
+            self.luck = torch.rand(self.target.shape, generator=random, dtype=torch.float64).to(weight.device)
+
+    def cells(self, seconds: float) -> torch.Tensor:
+        """Conductances of the pairs, (2, out, in) uS."""
+        chip, device = self.chip, self.chip.device
+        held = device.conductance(self.target, self.normals, seconds)
+        if self.luck is not None:
+            held = torch.where(self.luck < chip.stuck_low, device.g_min, held)
+            held = torch.where(self.luck >= 1 - chip.stuck_high, device.g_max, held)
+        return held
+
+    def weight(self, cells: torch.Tensor) -> torch.Tensor:
+        """The weights that `cells` look like from outside, (out, in)."""
+        if self.chip.wire_resistance:
+            solve = wires.exact if self.chip.wires == "exact" else wires.first_order
+            # A model that lets noise carry a cell below zero has no network; a real cell ends at zero.
+            cells = torch.stack([solve(side.clamp(min=0).mT, self.chip.wire_resistance).mT for side in cells])
+        off = cells - self.target
+        change = (off[0] - off[1]) * self.unit
+        return torch.where(change == 0, self.clean, self.clean + change)  # not `+ 0`, which turns -0.0 into 0.0
+
+
+def _compact(variance: torch.Tensor | None) -> torch.Tensor | None:
+    """One number per output where that is all there is to know: its noise then needs no matrix product."""
+    if variance is None or not bool(variance.any()):
+        return None
+    first = variance[:, :1]
+    return first.clone() if bool((variance == first).all()) else variance

@@ -1,0 +1,248 @@
+"""A memory cell of a crossbar: what conductance it holds when it was told to hold another one, and for how long.
+
+Generic cells whose noise is a plain formula, and cells known by a polynomial fit of their programming error (CrossSim's
+fits of published data). Cells with drift have files of their own: `pcm`, `reram`, `flash`, and `table` for measured
+ones. Conductances are in uS, times in seconds after programming. Read noise is that of a single read: Gaussian
+around the conductance and not truncated at zero, because it is a noise of the current; only so is the noise of a
+whole column exactly Gaussian too.
+"""
+
+import abc
+import dataclasses
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from hardy.errors import InputError
+
+
+def polynomial(coefficients: Sequence[float], x: torch.Tensor) -> torch.Tensor:
+    """`sum_i coefficients[i] * x ** i`, lowest order first."""
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = value * x + coefficient
+    return value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Device(abc.ABC):
+    """A kind of memory cell.
+
+    A chip instance is a set of standard normal numbers, `normals` for each cell, drawn once. Given those, the
+    conductance is a function of time alone, so that a chip ages the same way however often it is looked at.
+
+    Args:
+        g_max: the largest conductance it is programmed to, in uS.
+        g_min: the smallest, in uS; what stands for a weight of zero.
+    """
+
+    g_max: float
+    g_min: float = 0.0
+
+    normals: ClassVar[int] = 1
+    """How many standard normal numbers make one cell."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(value))
+        self.check()
+
+    def check(self) -> None:
+        """Raise `InputError` for a field out of range."""
+        require_number("g_min", self.g_min, at_least=0)
+        require_number("g_max", self.g_max, above=self.g_min)
+
+    @abc.abstractmethod
+    def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
+        """What the cells hold.
+
+        Args:
+            target: what they were told to hold, uS, any shape.
+            normals: standard normal numbers, (self.normals, *target.shape): which cells these are.
+            seconds: time since programming; 0 is right after it.
+
+        Returns:
+            Conductances in uS, the shape of `target`.
+
+        Raises:
+            InputError: nothing is known about these cells at that time.
+        """
+
+    def read_std(self, programmed: torch.Tensor, held: torch.Tensor, seconds: float) -> torch.Tensor | None:
+        """Standard deviation of one read, uS; None for a cell without read noise.
+
+        Args:
+            programmed: conductances right after programming, uS.
+            held: conductances now.
+            seconds: time since programming.
+        """
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its kind and fields, as plain data for JSON."""
+        return {"device": f"{type(self).__module__}.{type(self).__qualname__}", "fields": dataclasses.asdict(self)}
+
+
+def require_number(name: str, value: object, *, at_least: float = -math.inf, above: float = -math.inf) -> None:
+    """Raise `InputError` unless `value` is a finite number within its bounds."""
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and number >= at_least and number > above):
+        bound = f"above {above:g}" if above > -math.inf else f"of at least {at_least:g}"
+        raise InputError(f"{name} must be a finite number {bound}, got {value!r}")
+
+
+def require_seconds(seconds: float, latest: float = math.inf, whose: str = "") -> None:
+    """Raise `InputError` unless `seconds` is a time at which the cell is known.
+
+    A cell whose drift nobody measured is known at 0 only: holding it still would be a claim.
+    """
+    require_number("seconds since programming", seconds, at_least=0)
+    if seconds > latest:
+        known = "right after programming only (0 s)" if latest == 0 else f"up to {latest:g} s after programming"
+        raise InputError(f"{whose} is known {known}, got {seconds:g} s")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdditiveDevice(Device):
+    """Gaussian programming and read noise of one size for all levels; no drift.
+
+    With the weight's scale of the chip it is additive noise relative to the largest weight of the tensor, the
+    output channel or the tile. Each weight is a pair of cells, so the noise of a weight is larger by sqrt(2).
+
+    Args:
+        program: standard deviation of programming, as a share of g_max - g_min.
+        read: standard deviation of one read, likewise.
+    """
+
+    g_max: float = 25.0
+    program: float = 0.0
+    read: float = 0.0
+
+    def check(self) -> None:
+        super().check()
+        require_number("program", self.program, at_least=0)
+        require_number("read", self.read, at_least=0)
+
+    def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
+        require_seconds(seconds)
+        return target + self.program * (self.g_max - self.g_min) * normals[0]
+
+    def read_std(self, programmed: torch.Tensor, held: torch.Tensor, seconds: float) -> torch.Tensor | None:
+        return torch.full_like(held, self.read * (self.g_max - self.g_min)) if self.read else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProportionalDevice(Device):
+    """Gaussian programming and read noise in proportion to the conductance; no drift.
+
+    Source: CrossSim's proportional error and NeuroSim's read noise (equation only).
+
+    Args:
+        program: standard deviation of programming, as a share of the target.
+        read: standard deviation of one read, as a share of what is held.
+    """
+
+    g_max: float = 25.0
+    program: float = 0.0
+    read: float = 0.0
+
+    def check(self) -> None:
+        super().check()
+        require_number("program", self.program, at_least=0)
+        require_number("read", self.read, at_least=0)
+
+    def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
+        require_seconds(seconds)
+        return target * (1 + self.program * normals[0])
+
+    def read_std(self, programmed: torch.Tensor, held: torch.Tensor, seconds: float) -> torch.Tensor | None:
+        return self.read * held.abs() if self.read else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogNormalDevice(Device):
+    """Log-normal programming noise, `target * exp(sigma * xi)`: the median is the target; no drift.
+
+    Args:
+        sigma: standard deviation of the logarithm.
+    """
+
+    g_max: float = 25.0
+    sigma: float = 0.0
+
+    def check(self) -> None:
+        super().check()
+        require_number("sigma", self.sigma, at_least=0)
+
+    def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
+        require_seconds(seconds)
+        return target * (self.sigma * normals[0]).exp()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FittedDevice(Device):
+    """Gaussian programming error whose size is a polynomial in the conductance; what happens later is not known.
+
+    Args:
+        coefficients: of the standard deviation in uS over the conductance in uS, lowest order first.
+        fitted: range of conductances of the fit, uS; g_min and g_max must lie in it.
+        truncated: whether a conductance below zero becomes zero. False for fits whose source lets it pass.
+    """
+
+    coefficients: tuple[float, ...]
+    fitted: tuple[float, float]
+    truncated: bool = True
+
+    def check(self) -> None:
+        super().check()
+        if not self.coefficients:
+            raise InputError("coefficients must hold at least one number, got none")
+        for coefficient in self.coefficients:
+            require_number("coefficients", coefficient)
+        low, high = self.fitted
+        if not low <= self.g_min < self.g_max <= high:
+            raise InputError(
+                f"g_min and g_max must lie in the fit's {low:g} to {high:g} uS, got {self.g_min:g}, {self.g_max:g}"
+            )
+        if not isinstance(self.truncated, bool):
+            raise InputError(f"truncated must be True or False, got {self.truncated!r}")
+
+    def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
+        require_seconds(seconds, 0, "a cell known by its programming error")
+        held = target + polynomial(self.coefficients, target).clamp(min=0) * normals[0]
+        return held.clamp(min=0) if self.truncated else held
+
+
+def device_from_dict(record: Mapping[str, Any]) -> Device:
+    """The device that `Device.to_dict` described.
+
+    Raises:
+        InputError: it is not a device of hardy, or a field is unknown or out of range.
+    """
+    module_name, _, class_name = str(record.get("device")).rpartition(".")
+    kind = None
+    if module_name.startswith("hardy.hardware."):
+        try:
+            kind = getattr(importlib.import_module(module_name), class_name, None)
+        except ImportError:
+            kind = None
+    if not (isinstance(kind, type) and issubclass(kind, Device)):
+        raise InputError(f"{record.get('device')!r} is not a device of hardy")
+    try:
+        return kind(**_tuples(record.get("fields", {})))
+    except InputError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"device {class_name}: {error}") from None
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _tuple(value) for name, value in fields.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value

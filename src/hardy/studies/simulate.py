@@ -1,0 +1,194 @@
+"""A language model on a chip: perplexity over chip instances and over time, and what the converters alone cost.
+
+Controls: the unmodified model, and the same chip with perfect cells, which leaves its converters. Where a chip has
+calibrated ranges they are found on the calibration text; perplexity is measured on the evaluation text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hardy.analog.deploy import Deploy
+from hardy.core.report import Report, Row
+from hardy.core.report.figures import Lines, Series
+from hardy.core.select import LINEAR
+from hardy.core.study import Backend, Cell, Result, Study
+from hardy.errors import InputError
+from hardy.hardware.chip import Chip
+from hardy.hardware.cost import model_cost
+from hardy.hardware.device import AdditiveDevice
+from hardy.studies.measure import INTACT, measure, perplexity_of, settings_for
+from hardy.zoo import load
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31557600.0}
+_PERFECT = "perfect cells"
+"""Condition in which only the converters of the chip are left."""
+
+
+def seconds_of(time: str | float) -> float:
+    """Seconds from "90", "90s", "15min", "2h", "1d", "1w" or "1y" (365.25 days).
+
+    Raises:
+        InputError: it is no such time.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([a-z]*)\s*", str(time).lower())
+    if found is None or found[2] not in _UNITS or not math.isfinite(float(found[1])):
+        raise InputError(f"time must be a number of at least 0 with s, m, h, d, w or y, such as 1d, got {time!r}")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def simulate(
+    model: str = "tiny-llama",
+    *,
+    chip: str | Chip = "reram-wan",
+    times: Sequence[str | float] = ("0",),
+    seeds: int = 10,
+    where: str = LINEAR,
+    text: str | None = None,
+    out: str | Path | None = None,
+    tokens: int = 3072,
+    window: int | None = None,
+    backend: Backend = "local",
+    workers: int | None = None,
+) -> Report:
+    """Perplexity of `model` on chip instances at several times after programming.
+
+    Args:
+        model: a zoo name, a Hugging Face folder or a hub id.
+        chip: a chip, or what `Chip.named` takes: a preset, a JSON file, or a CSV table of measured cells.
+        times: since programming, as `seconds_of` takes them.
+        seeds: chip instances at each time.
+        where: the layers on the chip, as in `hardy.core.select.select`.
+        text: a UTF-8 file; its second half is measured on, its first calibrates. By default held-out
+            standard-library modules.
+        out: folder of the study and its report; finished cells are kept there and the same call resumes. None keeps
+            nothing.
+        tokens, window: how much text, and how much of it the model sees at once.
+        backend, workers: where the cells run, as in `Study.results`.
+
+    Raises:
+        InputError: any of these cannot be used; a time at which nothing is known about the cells among them.
+    """
+    chip = Chip.named(chip) if isinstance(chip, str) else chip
+    if type(seeds) is not int or seeds < 1:
+        raise InputError(f"seeds must be at least 1, got {seeds!r}")
+    moments = {str(time): seconds_of(time) for time in times}
+    if not moments:
+        raise InputError("times must hold at least one time, got none")
+    methods = {f"after {time}": Deploy(chip=chip, seconds=moment, select=where) for time, moment in moments.items()}
+    loaded, _ = load(model)
+    for moment in moments.values():  # before anything long begins
+        _check_time(chip, moment)
+    settings = settings_for(model, text, tokens, window) | {"chip": chip.to_dict(), "select": where}
+    grid = {INTACT: [Cell(condition=INTACT, arguments={"part": "evaluation", "method": None})]}
+    if chip.has_range:
+        perfect = dataclasses.replace(
+            chip, device=AdditiveDevice(), output_noise=0.0, stuck_low=0.0, stuck_high=0.0, wire_resistance=0.0
+        )
+        grid[_PERFECT] = _cells(_PERFECT, Deploy(chip=perfect, select=where), 1)
+    for name, method in methods.items():
+        grid[name] = _cells(name, method, seeds)
+    study = Study(name="simulate", run=measure, settings=settings, out=None if out is None else Path(out))
+    cells = [cell for group in grid.values() for cell in group]
+    results = study.results(cells, backend=backend, workers=workers, title=f"{model} on a chip")
+    found = {result.cell.key: result for result in results}
+    rows = [_row(name, [found[cell.key] for cell in group]) for name, group in grid.items()]
+    rows = [row for row in rows if row is not None]
+    if not any(row.condition == INTACT for row in rows):
+        raise InputError(f"the unmodified model could not be measured: {results[0].error}")
+    report = Report(
+        title=f"{model} on {type(chip.device).__name__} cells",
+        summary=tuple(_sentences({row.condition: row for row in rows}, methods)),
+        rows=(*rows, *_costs(loaded, chip, where)),
+        figures=_figures(rows, methods),
+        settings=dict(study.settings),
+        notes=tuple(
+            f"{result.cell.condition}, seed {result.cell.seed}: {result.error}" for result in results if result.error
+        ),
+    )
+    if out is not None:
+        report.save(out)
+    return report
+
+
+def _cells(name: str, method: Deploy, seeds: int) -> list[Cell]:
+    arguments = {"part": "evaluation", "method": method.to_dict()}
+    return [Cell(condition=name, arguments=arguments, seed=seed) for seed in range(seeds)]
+
+
+def _check_time(chip: Chip, seconds: float) -> None:
+    import torch
+
+    chip.device.conductance(torch.full((1,), chip.device.g_max), torch.zeros(chip.device.normals, 1), seconds)
+
+
+def _row(name: str, results: Sequence[Result]) -> Row | None:
+    values = [result.values for result in results if result.values]
+    if not values:
+        return None
+    perplexities = [perplexity_of(value["loss"]) for value in values]
+    errors = [value["relative_error"] for value in values if "relative_error" in value]
+    several = len(values) > 1 and max(perplexities) < math.inf
+    return Row(
+        metric="perplexity",
+        condition=name,
+        value=statistics.fmean(perplexities),
+        spread=statistics.stdev(perplexities) if several else None,
+        n=len(values),
+        seeds=tuple(result.cell.seed for result in results if result.values),
+        baseline=None if name == INTACT else INTACT,
+        details={"relative_error": statistics.fmean(errors)} if errors else {},
+    )
+
+
+def _sentences(rows: dict[str, Row], methods: dict[str, Deploy]) -> list[str]:
+    intact = rows[INTACT].value
+    sentences = []
+    for name in (_PERFECT, *methods):
+        if (row := rows.get(name)) is not None:
+            spread = "" if row.spread is None else f" ± {row.spread:.3g} over {row.n} chip instances"
+            times = f"{row.value / intact:.3g} times that of the unmodified model ({intact:.4g})"
+            sentences.append(f"{name.capitalize()}: perplexity {row.value:.4g}{spread}, {times}.")
+    return sentences
+
+
+def _figures(rows: Sequence[Row], methods: dict[str, Deploy]) -> tuple[Lines, ...]:
+    at = [(methods[row.condition].seconds, row) for row in rows if row.condition in methods]
+    if len(at) < 2:
+        return ()
+    at.sort(key=lambda pair: pair[0])
+    x = tuple(moment for moment, _ in at)
+    flat = [row for row in rows if row.condition in {INTACT, _PERFECT}]
+    return (
+        Lines(
+            title="Perplexity after programming",
+            caption="Mean and standard deviation over chip instances.",
+            x_label="seconds since programming",
+            y_label="perplexity",
+            series=(
+                Series(
+                    label="on the chip",
+                    x=x,
+                    y=tuple(row.value for _, row in at),
+                    spread=tuple(row.spread or 0.0 for _, row in at),
+                ),
+                *(Series(label=row.condition, x=x, y=(row.value,) * len(x), style="dashed") for row in flat),
+            ),
+            log_x=True,
+            log_y=True,
+        ),
+    )
+
+
+def _costs(model: Any, chip: Chip, where: str) -> tuple[Row, ...]:
+    """Arrays, energy and time for a token, where the cost of the chip's ADC is known."""
+    if chip.adc_bits is None or not 4 <= chip.adc_bits <= 10:
+        return ()
+    cost = model_cost(model, chip, where=where)
+    return (*cost.select(condition="all selected weights"), *cost.select(condition="digital"))

@@ -1,0 +1,82 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from hardy.analog import Deploy
+from hardy.core.report import Report
+from hardy.errors import InputError
+from hardy.hardware import Chip
+from hardy.studies import simulate
+from hardy.studies.measure import INTACT, measure, settings_for
+from hardy.studies.simulate import seconds_of
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_text("def add(first, second):\n    return first + second\n\n" * 60)
+    return str(path)
+
+
+def test_times() -> None:
+    times = {"0": 0, "90": 90, "90 s": 90, "15min": 900, "2h": 7200, "1.5d": 129600, "1w": 604800, "1e3s": 1000}
+    for time, seconds in times.items():
+        assert seconds_of(time) == seconds
+    assert seconds_of("1y") == 365.25 * 86400
+    assert seconds_of(3600) == 3600
+    for bad in ("", "-1", "1 fortnight", "nan", "inf", "1e999"):
+        with pytest.raises(InputError, match="time must be a number of at least 0"):
+            seconds_of(bad)
+
+
+def test_perplexities_are_those_of_each_chip_instance(micro_llama: Path, text: str, tmp_path: Path) -> None:
+    run = {"chip": "pcm", "times": ["0", "1d"], "seeds": 2, "text": text, "tokens": 64, "window": 32, "workers": 1}
+    report = simulate(str(micro_llama), out=tmp_path / "study", **run)
+    settings = settings_for(str(micro_llama), text, 64, 32)
+    for condition, seconds in (("after 0", 0.0), ("after 1d", 86400.0)):
+        arguments = {"part": "evaluation", "method": Deploy(chip="pcm", seconds=seconds).to_dict()}
+        values = [math.exp(measure(settings, arguments, seed)["loss"]) for seed in (0, 1)]
+        row = report.select("perplexity", condition)[0]
+        assert row.value == pytest.approx(sum(values) / 2)
+        assert row.spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+        assert (row.n, row.seeds, row.baseline) == (2, (0, 1), INTACT)
+    assert len(report.figures) == 1
+    assert len(report.summary) == 3
+    assert report.value("arrays", "all selected weights") == 14
+    assert Report.load(tmp_path / "study").rows == report.rows
+    assert simulate(str(micro_llama), out=tmp_path / "study", **run).rows == report.rows
+    with pytest.raises(InputError, match="holds a different study"):
+        simulate(str(micro_llama), out=tmp_path / "study", **{**run, "chip": "hermes"})
+
+
+def test_a_calibrated_chip_is_calibrated_on_the_calibration_text(micro_llama: Path, text: str) -> None:
+    report = simulate(str(micro_llama), chip="afm-pcm", seeds=1, text=text, tokens=64, window=32, workers=1)
+    assert not report.notes
+    assert report.select("perplexity", "after 0")[0].value > 0
+    assert not report.figures
+
+
+def test_an_ideal_chip_is_the_unmodified_model(micro_llama: Path, text: str, tmp_path: Path) -> None:
+    dataclasses.replace(Chip.preset("ideal"), tile_rows=8).save(tmp_path / "chip.json")
+    run = {"text": text, "tokens": 64, "window": 32, "seeds": 1, "workers": 1}
+    report = simulate(str(micro_llama), chip=str(tmp_path / "chip.json"), **run)
+    assert report.value("perplexity", "after 0") == report.value("perplexity", INTACT)
+    assert [row.condition for row in report.rows] == [INTACT, "after 0"]
+
+
+def test_a_table_of_measured_cells(micro_llama: Path, text: str, tmp_path: Path) -> None:
+    (tmp_path / "cells.csv").write_text("level,mean,std\n0,0.2,0.1\n20,20,0.4\n40,39,0.6\n")
+    run = {"text": text, "tokens": 64, "window": 32, "seeds": 1, "workers": 1}
+    report = simulate(str(micro_llama), chip=str(tmp_path / "cells.csv"), **run)
+    assert report.settings["chip"]["device"]["fields"]["means"] == (0.2, 20.0, 39.0)
+    with pytest.raises(InputError, match="a cell from a table is known right after programming only"):
+        simulate(str(micro_llama), chip=str(tmp_path / "cells.csv"), times=["1d"], **run)
+
+
+def test_bad_inputs() -> None:
+    with pytest.raises(InputError, match="times must hold at least one time, got none"):
+        simulate("tiny-llama", times=[])
+    with pytest.raises(InputError, match="seeds must be at least 1, got 1.5"):
+        simulate("tiny-llama", seeds=1.5)
