@@ -5,7 +5,8 @@ calibration text, 20 windows of 512 tokens of each. Calibrated on 8,192 tokens o
 another quarter of it for every seed; mean and standard deviation over seeds. Methods without data need no seeds.
 
 Seconds per million weights on one thread, for a Gaussian 1024 x 1024 weight and inputs that depend on each other, the
-Gram matrix given: methods in turn, five times; best and median. hqq is measured where it can be imported.
+Gram matrix given: methods in turn, five times; best and median. hqq and llm-compressor are
+measured where they can be imported.
 
     python benchmarks/calibrated.py [quality] [speed]
 """
@@ -29,6 +30,7 @@ import hardy
 from hardy.core.files import read_json, write_json
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.evaluate import batches, token_losses
+from hardy.ops.rounding import grouped, uniform_grid
 from hardy.quant import (
     GPTQ,
     AsymmetricTrits,
@@ -119,6 +121,29 @@ def hqq_fit(weight: torch.Tensor) -> Callable[[], object]:
     )
 
 
+def llm_compressor_fit(weight: torch.Tensor, gram: torch.Tensor) -> Callable[[], object]:
+    """Its GPTQ with scales to the full range, which it takes as given; making them is part of what is measured."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from compressed_tensors.quantization import QuantizationArgs
+        from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
+    settings = QuantizationArgs(num_bits=3, symmetric=False, strategy="group", group_size=128)
+
+    def act() -> object:
+        scale, zero_point = uniform_grid(grouped(weight, 128), 3)
+        codes_from = torch.tensor(4.0)  # its codes are signed
+        return quantize_weight(
+            weight[None].clone(),
+            gram[None].float(),
+            scale[None, ..., 0],
+            (zero_point - codes_from)[None, ..., 0],
+            None,
+            settings,
+        )
+
+    return act
+
+
 def speed() -> dict[str, Any]:
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(0)
@@ -135,10 +160,15 @@ def speed() -> dict[str, Any]:
         "GPTQ(bits=3, range='full')": lambda: gptq.fit(weight, gram, 3, range="full"),
     }
     notes = []
-    try:
-        work["hqq, 3 bits in groups of 64"] = hqq_fit(weight)
-    except ImportError as error:
-        notes.append(f"hqq: not measured ({error})")
+    peers: dict[str, Callable[[], Callable[[], object]]] = {
+        "hqq, 3 bits in groups of 64": lambda: hqq_fit(weight),
+        "llm-compressor's GPTQ, 3 bits in groups of 128": lambda: llm_compressor_fit(weight, gram),
+    }
+    for name, fit in peers.items():
+        try:
+            work[name] = fit()
+        except ImportError as error:
+            notes.append(f"{name}: not measured ({error})")
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(5):
         for name, act in work.items():

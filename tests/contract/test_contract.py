@@ -77,7 +77,7 @@ def calibration() -> list[torch.Tensor]:
     """Batches for the methods that need data: of text the zoo's model was trained on, which nothing is judged on."""
     tokenizer = hardy.zoo.load("tiny-llama")[1]
     text = "\n\n".join(training_documents()[0][:20])
-    return hardy.evaluate.batches(tokenizer, text, window=256, tokens=4096)
+    return hardy.evaluate.batches(tokenizer, text, window=256, tokens=2048)
 
 
 def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:

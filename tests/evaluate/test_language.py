@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from hardy.core import InputError
-from hardy.evaluate import bits_per_byte, context_length, encode, perplexity
+from hardy.evaluate import batches, bits_per_byte, context_length, encode, perplexity
 from hardy.evaluate.language import token_losses, windows
 
 TEXT = "the cat sat on the mat; the dog, too, sat: äöü"
@@ -137,3 +137,29 @@ def test_texts_too_short_are_refused(llama: nn.Module) -> None:
     with pytest.raises(InputError, match="perplexity needs at least 2 tokens, got 1"):
         perplexity(llama, tokenizer(), "t")
     assert perplexity(llama, tokenizer(bos=True), "t") > 1
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_batches_are_windows_spread_over_the_text(bos: bool) -> None:
+    ids = encode(tokenizer(bos), TEXT)
+    body = 7 if bos else 8
+    found = batches(tokenizer(bos), TEXT, window=8, tokens=30, batch_size=2)
+    assert [tuple(batch.shape) for batch in found] == [(2, 8), (1, 8)]
+    rows = torch.cat(found)
+    assert not bos or not rows[:, 0].any(), "each begins with the beginning-of-sequence token"
+    text = ids[8 - body :]
+    assert rows[0, 8 - body :].tolist() == text[:body].tolist()
+    assert rows[-1, 8 - body :].tolist() == text[-body:].tolist()
+    everything = batches(tokenizer(bos), TEXT, window=8, tokens=10**6, batch_size=100)
+    assert everything[0].shape == (len(text) // body, 8)
+
+
+def test_batches_refuse_what_does_not_fit() -> None:
+    with pytest.raises(InputError, match="window must be at least 2 tokens, got 1"):
+        batches(tokenizer(True), TEXT, window=1)
+    with pytest.raises(InputError, match="tokens must be at least one window of 16, got 8"):
+        batches(tokenizer(), TEXT, window=16, tokens=8)
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        batches(tokenizer(), TEXT, window=16, batch_size=0)
+    with pytest.raises(InputError, match="the text has [0-9]+ tokens, less than one window of 512; give more"):
+        batches(tokenizer(), TEXT)

@@ -120,7 +120,7 @@ def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], call
 def _inputs(model: nn.Module, site: Site) -> tuple[int, ...]:
     """(inputs,), or (experts, inputs) of a stack of experts, of which a Gram matrix can be gathered; or a refusal."""
     module = model.get_submodule(site.module)
-    shape: tuple[int, ...] = tuple(getattr(getattr(module, site.parameter or "", None), "shape", ()))
+    shape: list[int] = [] if site.parameter is None else list(getattr(module, site.parameter).shape)
     if site.parameter == "weight" and isinstance(module, nn.Linear):
         return (shape[1],)
     if site.parameter == "weight" and type(module).__name__ == "Conv1D":
