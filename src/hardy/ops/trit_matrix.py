@@ -164,7 +164,7 @@ def _packed_codes(trits: torch.Tensor, width: int) -> torch.Tensor:
     planes, rows, groups, group_size = trits.shape
     inside = torch.arange(groups * group_size, device=trits.device).view(groups, group_size) < width
     filled = torch.nn.functional.pad(
-        trits * inside, (0, padded_group(group_size, planes) - group_size, 0, 0, 0, -rows % ROWS)
+        trits.contiguous() * inside, (0, padded_group(group_size, planes) - group_size, 0, 0, 0, -rows % ROWS)
     )
     # Four codes at a time, one in each byte of an int32: shifts by up to six bits stay in their bytes.
     quads = filled.add_(1).view(torch.int32).unflatten(1, (-1, ROWS))  # (plane, block, row, group, quad)

@@ -1,0 +1,91 @@
+"""Quantizing a model from end to end: what is stored is what was measured, and nothing is written for bad input."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import hardy
+from hardy.core.report import Report
+from hardy.errors import InputError
+from hardy.quant import GridLinear, TritLinear
+from hardy.studies.measure import load_dense, perplexity_of
+from hardy.studies.quantize import levels, quantize
+
+TEXT = {"tokens": 128, "window": 64, "group_size": 16}
+
+
+def test_the_folder_holds_what_the_report_says(micro_llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = quantize(str(micro_llama), out, planes=(2,), **TEXT)
+    assert report.value("perplexity", "quantized") != report.value("perplexity", "unmodified")
+    assert report.value("bits_per_weight", "all packed layers") == report.value(
+        "bits_per_weight", "all selected weights"
+    )
+    assert len(report.select("relative_error")) == 1 + 14
+    assert report.select("unconverged_per_weight", "all selected weights")
+    assert Report.load(out).rows == report.rows
+    model, tokenizer = hardy.zoo.load(str(out))
+    assert sum(isinstance(layer, TritLinear) for layer in model.modules()) == 14
+    text = hardy.zoo.held_out_text()
+    windows = [ids[0] for ids in hardy.evaluate.batches(tokenizer, text, window=64, tokens=128, batch_size=1)]
+    losses = [hardy.evaluate.token_losses(model, ids, window=64) for ids in windows]
+    loss = torch.cat(losses).double().mean().item()
+    assert perplexity_of(loss) == pytest.approx(report.value("perplexity", "packed"), rel=1e-6)
+
+
+def test_a_study_works_on_the_result(micro_llama: Path, tmp_path: Path) -> None:
+    quantize(str(micro_llama), tmp_path / "out", bits=(3,), **TEXT)
+    model, _ = load_dense(str(tmp_path / "out"))
+    assert not any(isinstance(layer, GridLinear) for layer in model.modules())
+    ranking = hardy.studies.locate(str(tmp_path / "out"), by="weight-error", bits=2, group_size=16)
+    assert len(ranking) == 14
+
+
+def test_calibrated_within_a_budget(micro_llama: Path, tmp_path: Path) -> None:
+    report = quantize(
+        str(micro_llama), tmp_path / "out", planes=(1, 2), budget=4.0, by="perplexity-drop",
+        calibration="held-out", calibration_tokens=256, **TEXT,
+    )  # fmt: skip
+    assert 0 < report.value("bits_per_weight", "all selected weights") <= 4.0
+    assert report.select("output_error")
+    planes = {
+        layer.planes for layer in hardy.zoo.load(str(tmp_path / "out"))[0].modules() if isinstance(layer, TritLinear)
+    }
+    assert planes == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "give either bits or planes, got bits none and planes none"),
+        ({"bits": (3,), "planes": (2,)}, "give either bits or planes"),
+        ({"bits": (2, 4)}, "several need one: got 2 kinds and a budget of None"),
+        ({"bits": (3,), "budget": 3.0}, "takes no budget"),
+        ({"bits": (9,)}, "bits must be an integer from 2 to 8, got 9"),
+        ({"planes": (4,)}, "planes must be 1, 2 or 3, got 4"),
+        ({"budget": 1.0}, "least"),
+        ({"planes": (2,), "group_size": 128}, "group_size 128 is larger than the 32 inputs"),
+        ({"planes": (2,), "calibration": "nowhere.txt"}, "nowhere.txt does not exist"),
+        ({"planes": (2,), "where": "experts"}, "matches nothing"),
+        ({"budget": 4.0, "by": "efective-rank"}, "did you mean effective-rank"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_is_written(
+    micro_llama: Path, tmp_path: Path, fields: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        quantize(str(micro_llama), tmp_path / "out", **{**TEXT, **fields})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="is not an artefact of hardy"):
+        quantize("tiny-llama", tmp_path, planes=(2,))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_levels_go_from_few_bits_to_many() -> None:
+    assert [method.bits for method in levels((4, 2), (), 16, calibrated=False)] == [2, 4]
+    assert [type(method).__name__ for method in levels((), (2,), 16, calibrated=True)] == ["CalibratedTritPlanes"]
