@@ -6,10 +6,11 @@ python benchmarks/readme.py
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from hardy.core.files import write_text
 from hardy.core.report import Report
-from hardy.core.report.figures import save_png
+from hardy.core.report.figures import Lines, Series, save_png
 from hardy.zoo import card
 
 ROOT = Path(__file__).parents[1]
@@ -50,9 +51,106 @@ def zoo_block() -> str:
     )
 
 
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def result_of(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def quantizers_block() -> str:
+    """Perplexity at true bits, a table for each model."""
+    lines = []
+    for name, model in result_of("quantizers")["models"].items():
+        lines += [
+            f"`{name}`, {model['parameters'] / 1e6:.2f} M parameters, unmodified perplexity "
+            f"{model['unmodified']['perplexity']:.2f}:",
+            "",
+            "| true bits per weight | method | perplexity | loss, nats/token (sd over calibration draws) |",
+            "|---:|---|---:|---:|",
+        ]
+        for row in model["rows"]:
+            spread = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
+            size = re.search(r"group_size=(\d+)", row["method"])
+            groups = int(size[1]) if size else 64 if row["kind"] == "hqq" else 128
+            label = f"{row['kind']}, groups of {groups}"
+            lines.append(
+                f"| {row['bits_per_weight']:.2f} | {label} | {row['perplexity']:.2f} | {row['loss']:.3f}{spread} |"
+            )
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+def quantizers_figure() -> Lines:
+    """Loss against true bits on tiny-llama, a line for each method in its larger groups."""
+    model = result_of("quantizers")["models"]["tiny-llama"]
+    series = []
+    for kind in ("round to nearest", "clipped rounding", "hqq", "GPTQ", "trit-planes", "calibrated trit-planes"):
+        rows = [row for row in model["rows"] if row["kind"] == kind]
+        if kind not in ("hqq", "trit-planes", "calibrated trit-planes"):
+            rows = [row for row in rows if "group_size=43" not in row["method"]]
+        if rows:
+            bits, losses = (tuple(row[field] for row in rows) for field in ("bits_per_weight", "loss"))
+            style = "dashed" if kind == "round to nearest" else "line"
+            series.append(Series(label=kind, x=bits, y=losses, style=style))
+    intact = model["unmodified"]["loss"]
+    series.append(Series(label="unmodified", x=(1.7, 5.3), y=(intact, intact), style="dashed"))
+    return Lines(
+        title="tiny-llama: loss against true bits per weight",
+        caption="scales and zero points counted; lower left is better",
+        x_label="true bits per weight",
+        y_label="loss [nats/token]",
+        series=tuple(series),
+    )
+
+
+def kernels_block() -> str:
+    """Products with packed trit-planes against the peers: one token, one thread."""
+    result = result_of("trit_kernels")
+    rows = [row for row in result["rows"] if row["batch"] == 1 and row["threads"] == 1]
+    lines = [
+        "| one token, one thread | 4096 x 4096 | 11008 x 4096, from memory | bandwidth | output error |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name in dict.fromkeys(row["peer"] for row in rows):
+        small, large = (row for row in rows if row["peer"] == name)
+        share = large["from_memory_gb_per_s"] / result["read_gb_per_s"]
+        lines.append(
+            f"| {name} | {small['repeated_us']['best']:.0f} us | {large['from_memory_us']['best']:.0f} us | "
+            f"{large['from_memory_gb_per_s']:.0f} GB/s, {100 * share:.0f} % | {small['error']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def decode_block() -> str:
+    """Tokens per second of `generate`, as ratios, and peak memory."""
+    result = result_of("decode")
+    lines = [
+        "| | threads | tokens per second | times float32 | times bfloat16 | weights, MB | peak memory, MB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['variant']} | {row['threads']} | {row['tokens_per_second']['median']:.1f} | "
+            f"{row['times_float32']:.2f} | {row['times_bfloat16']:.2f} | {row['weights_mb']:.0f} | "
+            f"{row['peak_mb']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+BLOCKS = {
+    "survival": survival_block,
+    "zoo": zoo_block,
+    "quantizers": quantizers_block,
+    "kernels": kernels_block,
+    "decode": decode_block,
+}
+
+
 def written(text: str) -> str:
     """`text` of the README with its generated blocks made anew."""
-    for name, content in (("survival", survival_block()), ("zoo", zoo_block())):
+    for name, make in BLOCKS.items():
+        content = make()
         pattern = rf"<!-- generated: {name} -->.*?<!-- end: {name} -->"
         text, count = re.subn(pattern, lambda _, n=name, c=content: block(n, c), text, flags=re.DOTALL)
         if count != 1:
@@ -66,6 +164,7 @@ def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     for name, figure in zip(PLOTS, Report.from_json(result["report"]).figures, strict=True):
         save_png(figure, IMAGES / f"{name}.png", dpi=110)
+    save_png(quantizers_figure(), IMAGES / "quantizers.png", dpi=110)
 
 
 if __name__ == "__main__":

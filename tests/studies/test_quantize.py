@@ -44,10 +44,10 @@ def test_a_study_works_on_the_result(micro_llama: Path, tmp_path: Path) -> None:
 
 def test_calibrated_within_a_budget(micro_llama: Path, tmp_path: Path) -> None:
     report = quantize(
-        str(micro_llama), tmp_path / "out", planes=(1, 2), budget=4.0, by="perplexity-drop",
+        str(micro_llama), tmp_path / "out", planes=(1, 2), budget=4.4, by="perplexity-drop",
         calibration="held-out", calibration_tokens=256, **TEXT,
     )  # fmt: skip
-    assert 0 < report.value("bits_per_weight", "all selected weights") <= 4.0
+    assert 0 < report.value("bits_per_weight", "all selected weights") <= 4.4
     assert report.select("output_error")
     planes = {
         layer.planes for layer in hardy.zoo.load(str(tmp_path / "out"))[0].modules() if isinstance(layer, TritLinear)
