@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "huge_pages.h"
 #include "trit_product.h"
 
 namespace nb = nanobind;
@@ -29,4 +30,7 @@ void bind_trit_product(nb::module_& module) {
 
 }  // namespace
 
-NB_MODULE(_kernels, module) { bind_trit_product(module); }
+NB_MODULE(_kernels, module) {
+  bind_trit_product(module);
+  module.def("advise_huge_pages", [](uintptr_t address, size_t bytes) { hardy::advise_huge_pages(address, bytes); });
+}

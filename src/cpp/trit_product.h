@@ -23,12 +23,12 @@ namespace hardy {
 
 constexpr int kRows = 16;        // of a block, side by side in a line
 constexpr int kLine = 64;        // bytes: 16 rows x 4 inputs, four codes of two bits in each
-constexpr int kSuperblock = 4;   // blocks of rows that share what is loaded of the activations
+constexpr int kSuperblock = 4;   // blocks whose lines take turns in memory; the last may have fewer
 constexpr int kTokensAtOnce = 48;  // that unpacked codes serve; 6 and 8 divide it
 
 struct TritMatrix {
-  const uint8_t* codes;    // (blocks, groups, lines, 64)
-  const uint16_t* scales;  // (blocks, groups, planes, 16), float16
+  const uint8_t* codes;    // for each superblock (groups, lines, blocks, 64)
+  const uint16_t* scales;  // for each superblock (groups, blocks, planes, 16), float16
   int64_t rows, width, group_size;
   int planes;
 
@@ -41,6 +41,23 @@ struct TritMatrix {
   int64_t pair_lines() const { return planes == 1 ? 0 : padded_group() / 8; }
   int64_t single_lines() const { return planes == 2 ? 0 : padded_group() / 16; }
   int64_t lines() const { return pair_lines() + single_lines(); }
+
+  // Blocks in the superblock of `block`, which are also the lines from one line of a block to its next.
+  int64_t neighbours(int64_t block) const {
+    const int64_t rest = blocks() - first_of(block);
+    return rest < kSuperblock ? rest : kSuperblock;
+  }
+  const uint8_t* codes_at(int64_t block, int64_t group) const {
+    const int64_t first = first_of(block);
+    return codes + ((first * groups() + group * neighbours(block)) * lines() + block - first) * kLine;
+  }
+  const uint16_t* scales_at(int64_t block, int64_t group) const {
+    const int64_t first = first_of(block);
+    return scales + (first * groups() + group * neighbours(block) + block - first) * planes * kRows;
+  }
+
+ private:
+  static int64_t first_of(int64_t block) { return block / kSuperblock * kSuperblock; }
 };
 
 struct Activations {

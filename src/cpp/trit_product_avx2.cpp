@@ -24,13 +24,14 @@ struct Isa {
     __m256 low, high;
   };
 
+  static constexpr int64_t kFetched = 2048;  // bytes ahead
   static constexpr int kFew = 1;
   static constexpr int kMany = 4;
   static constexpr int kBlocks[3] = {1, 1, 1};
   static constexpr int kTile[3] = {4, 2, 1};
 
   static HARDY_INLINE const __m256i* at(const void* p) { return static_cast<const __m256i*>(p); }
-  static HARDY_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p + 2048), _MM_HINT_T0); }
+  static HARDY_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
   static HARDY_INLINE Line line(const uint8_t* p) { return {_mm256_loadu_si256(at(p)), _mm256_loadu_si256(at(p + 32))}; }
   static HARDY_INLINE Bytes bytes(const uint8_t* p) { return {_mm256_load_si256(at(p)), _mm256_load_si256(at(p + 32))}; }
   static HARDY_INLINE void store(uint8_t* p, Bytes v) {

@@ -15,12 +15,13 @@ struct Isa {
   using Ints = __m512i;
   using Floats = __m512;
 
+  static constexpr int64_t kFetched = 4096;  // bytes ahead
   static constexpr int kFew = 4;
   static constexpr int kMany = 16;
   static constexpr int kBlocks[3] = {4, 2, 1};
   static constexpr int kTile[3] = {6, 6, 8};
 
-  static HARDY_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p + 2048), _MM_HINT_T0); }
+  static HARDY_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_NTA); }
   static HARDY_INLINE Line line(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static HARDY_INLINE Bytes bytes(const uint8_t* p) { return _mm512_load_si512(p); }
   static HARDY_INLINE void store(uint8_t* p, Bytes v) { _mm512_store_si512(p, v); }

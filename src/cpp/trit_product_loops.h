@@ -62,9 +62,9 @@ void quantize(const TritMatrix& m, const float* x, int64_t token_begin, int64_t 
 }
 
 // Dot products of R blocks and T tokens over the lines `begin` to `end`, at most kLongest, that hold `Planes` planes
-// each: one has four quads of inputs in the fields, two have two quads.
+// each: one has four quads of inputs in the fields, two have two quads. A block's lines are `stride` bytes apart.
 template <int Planes, int R, int T>
-HARDY_INLINE void sum_lines(const uint8_t* const (&codes)[R], const int8_t* const (&activations)[T], int64_t begin,
+HARDY_INLINE void sum_lines(const uint8_t* codes, int64_t stride, const int8_t* const (&activations)[T], int64_t begin,
                             int64_t end, Isa::Ints (&total)[R][T][Planes]) {
   constexpr int kQuads = 4 / Planes;
   Isa::Sums sums[R][T][4];
@@ -76,8 +76,9 @@ HARDY_INLINE void sum_lines(const uint8_t* const (&codes)[R], const int8_t* cons
     for (int t = 0; t < T; ++t)
       for (int q = 0; q < kQuads; ++q) quads[t][q] = Isa::quad(activations[t] + (l * kQuads + q) * 4);
     for (int r = 0; r < R; ++r) {
-      Isa::prefetch(codes[r] + l * kLine);
-      const Isa::Line line = Isa::line(codes[r] + l * kLine);
+      const uint8_t* at = codes + l * stride + r * kLine;
+      Isa::prefetch(at + Isa::kFetched);
+      const Isa::Line line = Isa::line(at);
       const Isa::Bytes f0 = Isa::field<0>(line), f1 = Isa::field<1>(line);
       const Isa::Bytes f2 = Isa::field<2>(line), f3 = Isa::field<3>(line);
       for (int t = 0; t < T; ++t) {
@@ -104,12 +105,12 @@ HARDY_INLINE void sum_lines(const uint8_t* const (&codes)[R], const int8_t* cons
 
 // The same over any number of lines.
 template <int Planes, int R, int T>
-HARDY_INLINE void sum_all_lines(const uint8_t* const (&codes)[R], const int8_t* const (&activations)[T], int64_t lines,
-                                Isa::Ints (&total)[R][T][Planes]) {
-  sum_lines<Planes>(codes, activations, 0, lines < kLongest ? lines : kLongest, total);
+HARDY_INLINE void sum_all_lines(const uint8_t* codes, int64_t stride, const int8_t* const (&activations)[T],
+                                int64_t lines, Isa::Ints (&total)[R][T][Planes]) {
+  sum_lines<Planes>(codes, stride, activations, 0, lines < kLongest ? lines : kLongest, total);
   for (int64_t begin = kLongest; begin < lines; begin += kLongest) {
     Isa::Ints more[R][T][Planes];
-    sum_lines<Planes>(codes, activations, begin, begin + kLongest < lines ? begin + kLongest : lines, more);
+    sum_lines<Planes>(codes, stride, activations, begin, begin + kLongest < lines ? begin + kLongest : lines, more);
     for (int r = 0; r < R; ++r)
       for (int t = 0; t < T; ++t)
         for (int p = 0; p < Planes; ++p) total[r][t][p] = Isa::add(total[r][t][p], more[r][t][p]);
@@ -142,24 +143,21 @@ HARDY_INLINE void store_rows(const TritMatrix& m, float* output, int64_t token, 
 template <int Planes, int R, int T>
 void few(const TritMatrix& m, const Activations& a, int64_t token, int64_t block, float* output) {
   const int64_t groups = m.groups(), padded = m.padded_group(), lines = m.lines(), pairs = m.pair_lines();
+  const int64_t stride = m.neighbours(block) * kLine;
   Isa::Floats result[R][T];
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < T; ++t) result[r][t] = Isa::floats(0.0f);
   for (int64_t g = 0; g < groups; ++g) {
-    const uint8_t* codes[R];
+    const uint8_t* codes = m.codes_at(block, g);
     const int8_t* activations[T];
-    for (int r = 0; r < R; ++r) codes[r] = m.codes + ((block + r) * groups + g) * lines * kLine;
     for (int t = 0; t < T; ++t) activations[t] = a.codes + ((token + t) * groups + g) * padded;
     Isa::Ints pair[R][T][2], single[R][T][1];
-    if constexpr (Planes > 1) {
-      sum_all_lines<2>(codes, activations, pairs, pair);
-      for (int r = 0; r < R; ++r) codes[r] += pairs * kLine;
-    }
-    if constexpr (Planes != 2) sum_all_lines<1>(codes, activations, lines - pairs, single);
+    if constexpr (Planes > 1) sum_all_lines<2>(codes, stride, activations, pairs, pair);
+    if constexpr (Planes != 2) sum_all_lines<1>(codes + pairs * stride, stride, activations, lines - pairs, single);
+    const uint16_t* halves = m.scales_at(block, g);
     for (int r = 0; r < R; ++r) {
       Isa::Floats scales[Planes];
-      for (int p = 0; p < Planes; ++p)
-        scales[p] = Isa::halves(m.scales + (((block + r) * groups + g) * Planes + p) * kRows);
+      for (int p = 0; p < Planes; ++p) scales[p] = Isa::halves(halves + (r * Planes + p) * kRows);
       for (int t = 0; t < T; ++t) {
         const int64_t at = (token + t) * groups + g;
         Isa::Ints total[Planes];
@@ -200,12 +198,12 @@ void few_tokens(const TritMatrix& m, const Activations& a, int64_t tokens, int64
 // the group, `quads` are multiples of four.
 template <int Planes, int R>
 void unpack(const TritMatrix& m, int64_t block, int64_t group, int64_t first, int64_t quads, uint8_t* codes) {
-  const int64_t lines = m.lines();
+  const int64_t stride = m.neighbours(block) * kLine;
   for (int r = 0; r < R; ++r) {
-    const uint8_t* from = m.codes + ((block + r) * m.groups() + group) * lines * kLine;
+    const uint8_t* from = m.codes_at(block, group) + r * kLine;
     if constexpr (Planes > 1) {
       for (int64_t q = 0; q < quads; q += 2) {
-        const Isa::Line line = Isa::line(from + (first + q) / 2 * kLine);
+        const Isa::Line line = Isa::line(from + (first + q) / 2 * stride);
         uint8_t* to = codes + (q * R + r) * Planes * kLine;
         Isa::store(to, Isa::codes<0>(line));
         Isa::store(to + kLine, Isa::codes<1>(line));
@@ -213,11 +211,11 @@ void unpack(const TritMatrix& m, int64_t block, int64_t group, int64_t first, in
         Isa::store(to, Isa::codes<2>(line));
         Isa::store(to + kLine, Isa::codes<3>(line));
       }
-      from += m.pair_lines() * kLine;
+      from += m.pair_lines() * stride;
     }
     if constexpr (Planes != 2) {
       for (int64_t q = 0; q < quads; q += 4) {
-        const Isa::Line line = Isa::line(from + (first + q) / 4 * kLine);
+        const Isa::Line line = Isa::line(from + (first + q) / 4 * stride);
         uint8_t* to = codes + ((q * R + r) * Planes + Planes - 1) * kLine;
         constexpr int64_t kStep = R * Planes * kLine;
         Isa::store(to, Isa::codes<0>(line));
@@ -317,9 +315,9 @@ void many(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t blo
     for (int64_t t = 0; t < count; ++t)
       for (int r = 0; r < R; ++r) sums[t][r] = Isa::floats(0.0f);
     for (int64_t g = 0; g < groups; ++g) {
+      const uint16_t* halves = m.scales_at(block, g);
       for (int r = 0; r < R; ++r)
-        for (int p = 0; p < Planes; ++p)
-          scales[r][p] = Isa::halves(m.scales + (((block + r) * groups + g) * Planes + p) * kRows);
+        for (int p = 0; p < Planes; ++p) scales[r][p] = Isa::halves(halves + (r * Planes + p) * kRows);
       if (quads <= kLongest) {
         unpack<Planes, R>(m, block, g, 0, quads, codes);
         tiles<Planes, R, true>(m, a, begin, count, {codes, g, 0, quads, true, true}, results);
@@ -337,19 +335,24 @@ void many(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t blo
   }
 }
 
+// All tokens and all blocks of a superblock.
 template <int Planes>
-void product_of(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
-                float* output) {
+void many_tokens(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
+                 float* output) {
   constexpr int kTogether = Isa::kBlocks[Planes - 1];
-  if (tokens < Isa::kMany) {
-    for (int64_t block = begin; block < end; block += kSuperblock)
-      few_tokens<Planes>(m, a, tokens, block, block + kSuperblock < end ? block + kSuperblock : end, output);
-    return;
-  }
   int64_t block = begin;
   for (; block + kTogether <= end; block += kTogether) many<Planes, kTogether>(m, a, tokens, block, output);
   if constexpr (kTogether > 1)
     for (; block < end; ++block) many<Planes, 1>(m, a, tokens, block, output);
+}
+
+// `begin` is the first of a superblock, and `end` one behind the last.
+template <int Planes>
+void product_of(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
+                float* output) {
+  const auto work = tokens < Isa::kMany ? few_tokens<Planes> : many_tokens<Planes>;
+  for (int64_t block = begin; block < end; block += kSuperblock)
+    work(m, a, tokens, block, block + m.neighbours(block), output);
 }
 
 void product(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end, float* output) {

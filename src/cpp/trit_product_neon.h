@@ -9,6 +9,7 @@ struct Registers {
   using Floats = float32x4x4_t;
   using Quad = int8x16_t;
 
+  static constexpr int64_t kFetched = 1024;  // bytes ahead
   static constexpr int kFew = 1;
   static constexpr int kMany = 4;
   static constexpr int kBlocks[3] = {1, 1, 1};
@@ -19,7 +20,7 @@ struct Registers {
     return {{work(0), work(1), work(2), work(3)}};
   }
 
-  static HARDY_INLINE void prefetch(const uint8_t* p) { __builtin_prefetch(p + 1024); }
+  static HARDY_INLINE void prefetch(const uint8_t* p) { __builtin_prefetch(p); }
   static HARDY_INLINE Line line(const uint8_t* p) {
     return each<Line>([&](int i) { return vld1q_u8(p + 16 * i); });
   }

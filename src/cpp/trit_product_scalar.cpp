@@ -20,6 +20,7 @@ struct Isa {
   using Line = Bytes;
   using Sums = Ints;
 
+  static constexpr int64_t kFetched = 0;
   static constexpr int kFew = 1;
   static constexpr int kMany = 8;
   static constexpr int kBlocks[3] = {1, 1, 1};

@@ -9,7 +9,7 @@ from trit_matrices import random_trits
 
 from hardy.errors import InputError
 from hardy.ops import trit_matrix
-from hardy.ops.trit_matrix import TritMatrix, dequantize, pack, unpack
+from hardy.ops.trit_matrix import TritMatrix, dequantize, lines_per_group, pack, unpack
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70), st.integers(1, 50))
 
@@ -29,19 +29,22 @@ def test_packing_loses_nothing(size: tuple[int, int, int, int], seed: int) -> No
 @pytest.mark.parametrize("planes", [1, 2, 3])
 @pytest.mark.parametrize("group_size", [4, 42, 64])
 def test_every_byte_is_where_the_layout_says(planes: int, group_size: int) -> None:
-    trits, scales = random_trits(planes, 18, 100, group_size)
+    trits, scales = random_trits(planes, 82, 100, group_size)
     matrix = pack(trits, scales, 100)
-    _, groups, lines, _ = matrix.codes.shape
+    blocks, groups, lines = 6, -(-100 // group_size), lines_per_group(group_size, planes)
     pairs = {1: 0, 2: lines, 3: lines * 2 // 3}[planes]
-    for row in range(32):
+    stored, stored_scales = matrix.codes.tolist(), matrix.scales.tolist()
+    for row in range(16 * blocks):
+        block, first = row // 16, row // 64 * 4
+        here = min(4, blocks - first)
         for group in range(groups):
             for line in range(lines):
-                found = matrix.codes[row // 16, group, line].view(16, 4)[row % 16].tolist()
+                at = first * groups * lines + (group * lines + line) * here + block - first
+                found = stored[64 * at + 4 * (row % 16) :][:4]
                 assert found == packed_line(trits[:, :, group].numpy(), row, line, pairs)
-    for plane in range(planes):
-        found = matrix.scales[:, :, plane].transpose(1, 2).flatten(0, 1)
-        assert torch.equal(found[:18], scales[plane, ..., 0])
-        assert not found[18:].any()
+            for plane in range(planes):
+                at = (first * groups + group * here + block - first) * planes + plane
+                assert stored_scales[16 * at + row % 16] == (scales[plane, row, group].item() if row < 82 else 0)
 
 
 def test_the_padding_of_the_last_group_is_ignored() -> None:
@@ -52,16 +55,20 @@ def test_the_padding_of_the_last_group_is_ignored() -> None:
 
 
 def test_packing_in_parts_is_packing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    trits, scales = random_trits(3, 100, 64, 16)
+    trits, scales = random_trits(3, 300, 64, 16)
     whole = pack(trits, scales, 64)
-    monkeypatch.setattr(trit_matrix, "AT_A_TIME", 32 * 64 * 3)
+    monkeypatch.setattr(trit_matrix, "AT_A_TIME", 128 * 64 * 3)
     parts = pack(trits, scales, 64)
-    assert parts.parts() == [(0, 32), (32, 64), (64, 96), (96, 100)]
+    assert parts.parts() == [(0, 128), (128, 256), (256, 300)]
     assert torch.equal(parts.codes, whole.codes)
     assert torch.equal(dequantize(parts), dequantize(whole))
-    part = unpack(parts.rows_at(32, 64))
-    assert torch.equal(part[0], trits[:, 32:64])
-    assert torch.equal(part[1], scales[:, 32:64])
+    for begin, end in ((0, 64), (128, 256), (192, 300)):
+        part = unpack(parts.rows_at(begin, end))
+        assert torch.equal(part[0], trits[:, begin:end])
+        assert torch.equal(part[1], scales[:, begin:end])
+    for begin, end in ((16, 64), (0, 32), (64, 64), (256, 301), (-64, 64)):
+        with pytest.raises(InputError, match=f"rows come in 64s of 300, got {begin} to {end}"):
+            parts.rows_at(begin, end)
 
 
 @pytest.mark.parametrize(("planes", "bits"), [(1, 2.125), (2, 4.25), (3, 6.375)])
@@ -83,9 +90,15 @@ def test_refuses_what_does_not_fit() -> None:
         (lambda: pack(trits, scales * torch.inf, 12), "scales must be finite float16 numbers"),
         (lambda: pack(trits.repeat(2, 1, 1, 1), scales.repeat(2, 1, 1, 1), 12), "planes must be 1, 2 or 3, got 4"),
         (lambda: pack(trits[:, :0], scales[:, :0], 12), "rows, width and group_size must be at least 1, got 0, 12"),
-        (lambda: TritMatrix(**vars(matrix) | {"rows": 17}), r"codes must be contiguous torch.uint8 of shape \(2, 3"),
+        (
+            lambda: TritMatrix(**vars(matrix) | {"rows": 17}),
+            "codes must be 384 contiguous torch.uint8, got torch.uint8",
+        ),
         (lambda: TritMatrix(**vars(matrix) | {"codes": matrix.codes.int()}), "got torch.int32"),
-        (lambda: TritMatrix(**vars(matrix) | {"scales": matrix.scales.float()}), "scales must be contiguous"),
+        (
+            lambda: TritMatrix(**vars(matrix) | {"scales": matrix.scales.float()}),
+            "scales must be 96 contiguous torch.float16, got torch.float32",
+        ),
         (lambda: TritMatrix(**vars(matrix) | {"codes": matrix.codes.to("meta")}), "codes are on meta and scales on"),
     ):
         with pytest.raises(InputError, match=message):

@@ -15,11 +15,12 @@ from hardy.ops.rounding import grouped
 from hardy.ops.trit_matrix import (
     TritMatrix,
     dequantize,
+    empty_codes,
     float16_exactly,
     pack,
     row_ranges,
     row_scales,
-    shapes,
+    sizes,
     unpack,
 )
 from hardy.ops.trit_product import trit_product
@@ -69,7 +70,7 @@ class TritLinear(nn.Module):
         self.planes = planes
         self.group_size = in_features if group_size is None else group_size
         self._matrix: TritMatrix | None = None
-        shapes(out_features, in_features, self.group_size, planes)  # refuses what there is no such matrix of
+        sizes(out_features, in_features, self.group_size, planes)  # refuses what there is no such matrix of
         trits, scales = self._stored_shapes()
         self.register_buffer("trits", torch.zeros(trits, dtype=torch.uint8, device=device))
         self.register_buffer("scales", torch.zeros(scales, dtype=torch.float16, device=device))
@@ -155,16 +156,15 @@ class TritLinear(nn.Module):
                 raise InputError("the layer's trits and scales are on the meta device: nothing was loaded into it")
             halves = float16_exactly(scales)
             # A few rows at a time: trits of a byte each would take four times the memory of what is made.
-            parts = []
+            size, _ = sizes(self.out_features, self.in_features, self.group_size, self.planes)
+            codes, filled, scale_bits = empty_codes(size, trits.device), 0, []
             for begin, end in self._row_ranges():
-                rows = unpack_trits(trits[:, begin:end], self.in_features)
-                parts.append(pack(grouped(rows, self.group_size), halves[:, begin:end], self.in_features))
-            self._keep(
-                self._matrix_of(
-                    torch.cat([part.codes for part in parts]),
-                    torch.cat([part.scales for part in parts]).view(torch.int16),
-                )
-            )
+                rows = grouped(unpack_trits(trits[:, begin:end], self.in_features), self.group_size)
+                part = pack(rows, halves[:, begin:end], self.in_features)
+                codes[filled : filled + len(part.codes)] = part.codes
+                filled += len(part.codes)
+                scale_bits.append(part.scales.view(torch.int16))
+            self._keep(self._matrix_of(codes, torch.cat(scale_bits)))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The dense weight (out, in), summed over the planes in float32."""
@@ -185,9 +185,8 @@ class TritLinear(nn.Module):
     @property
     def bits_per_weight_in_memory(self) -> float:
         """What the weight takes in the form for products: two bits per trit, float16 scales, and padding."""
-        codes, scales = shapes(self.out_features, self.in_features, self.group_size, self.planes)
-        bits = 8 * torch.Size(codes).numel() + 16 * torch.Size(scales).numel()
-        return bits / (self.in_features * self.out_features)
+        codes, scales = sizes(self.out_features, self.in_features, self.group_size, self.planes)
+        return (8 * codes + 16 * scales) / (self.in_features * self.out_features)
 
     def extra_repr(self) -> str:
         return (
