@@ -62,8 +62,8 @@ import sys, torch
 from hardy.quant import TritLinear
 from hardy.quant.trit_planes import fit
 weight = torch.linspace(-1, 1, 40 * 300).sin().view(40, 300)
-trits, scales, _ = fit(weight, 2, 128)
-layer = TritLinear.from_trits(trits, scales, 300)
+found = fit(weight, 2, 128)
+layer = TritLinear.from_trits(found.trits, found.scales, 300)
 sys.stdout.buffer.write(layer(torch.linspace(-2, 2, 900).view(3, 300)).numpy().tobytes())
 """
 

@@ -41,7 +41,8 @@ def in_memory(layer: TritLinear) -> set[str]:
 def test_is_the_product_with_the_weight_that_trit_planes_give() -> None:
     model = nn.Sequential(nn.Linear(100, 30))
     weight = model[0].weight.detach().clone()
-    trits, scales, _ = fit(weight, 2, 32)
+    found = fit(weight, 2, 32)
+    trits, scales = found.trits, found.scales
     layer = TritLinear.from_trits(trits, scales, 100, model[0].bias)
     with TritPlanes(planes=2, group_size=32, select="*").apply(model) as change:
         x = activations(7, 100)
@@ -62,7 +63,7 @@ def test_what_is_stored_is_five_trits_to_a_byte_and_float16_scales() -> None:
     assert torch.equal(state["scales"], scales[..., 0])
     assert torch.equal(state["bias"], BIAS)
     bits = 8 * state["trits"].numel() + 16 * state["scales"].numel()
-    assert bits == stored_bits(20, 52, 2, 20 * 4)
+    assert bits == stored_bits((20, 52), 2, 4)
     assert layer.bits_per_weight == bits / (20 * 52)
     memory = 8 * sum(buffer.numel() * buffer.element_size() for buffer in layer.buffers())
     assert layer.bits_per_weight_in_memory == memory / (20 * 52)
@@ -202,12 +203,11 @@ def test_first_used_in_inference_mode_it_can_still_be_trained_through() -> None:
     assert x.grad is not None
 
 
-def test_says_what_it_is_and_that_it_has_no_weight() -> None:
+def test_says_what_it_is_and_makes_its_weight_when_it_is_read() -> None:
     layer = layer_of()
     assert repr(layer) == "TritLinear(in_features=52, out_features=20, planes=2, group_size=16, bias=True)"
-    assert not hasattr(layer, "weight")
-    with pytest.raises(AttributeError, match=r"TritLinear has no dense weight; dequantize\(\) makes one"):
-        layer.weight  # noqa: B018
+    assert torch.equal(layer.weight, layer.dequantize())
+    assert "weight" not in dict(layer.named_parameters())
     with pytest.raises(AttributeError, match="'TritLinear' object has no attribute 'wieght'"):
         layer.wieght  # noqa: B018
     assert TritLinear(52, 20, 2, None).group_size == 52

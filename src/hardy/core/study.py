@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -156,7 +157,11 @@ class Study:
             with joblib.parallel_config("loky", n_jobs=workers or -1, inner_max_num_threads=1):
                 options: dict[str, Any] = {"batch_size": 1, "pre_dispatch": "2*n_jobs"}
                 parallel: Any = joblib.Parallel(return_as="generator_unordered", **options)
-                yield from parallel(joblib.delayed(_measure_job)(job) for job in jobs)
+                # Loky restarts a worker that grew by 300 MB, which loading a model does: expected, and no loss. Where
+                # warnings are errors, saying so would kill the thread that hands out the work.
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+                    yield from parallel(joblib.delayed(_measure_job)(job) for job in jobs)
 
 
 def _measure_job(job: tuple[Callable[..., Mapping[str, float]], Mapping[str, Any], Cell]) -> Result:
