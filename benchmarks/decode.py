@@ -35,7 +35,7 @@ GROUP = 128
 PROMPT, NEW = 16, 48
 VARIANTS = ("float32", "bfloat16", "1 plane", "2 planes", "3 planes")
 THREADS = (1, 2)
-ROUNDS = 3
+ROUNDS = 2
 
 
 def random_model(planes: int, layers: int, hidden: int, intermediate: int) -> LlamaForCausalLM:

@@ -1,9 +1,9 @@
-"""Products with packed trit-planes against low-bit kernels of onnxruntime, ggml and torch; writes results/trit_kernels.json.
+"""Products with packed trit-planes against kernels of onnxruntime, ggml and torch; writes results/trit_kernels.json.
 
 Every time includes the rounding of the activations and the call from Python. Peers take turns in short blocks of calls,
-so that all see the same state of the machine. "repeated" is the time of a call right after another of its kind, when the
-weight may still be in the cache; "from memory" is that of a call after 256 MB of other memory were read, as in a model
-larger than the cache. ggml is the build in xllamacpp's wheel (AVX2), onnxruntime's and torch's are their wheels'.
+so that all see the same state of the machine. "repeated" is the time of a call right after another of its kind, when
+the weight may still be in the cache; "from memory" is that of a call after 256 MB of other memory were read, as in a
+model larger than the cache. ggml is the build in xllamacpp's wheel (AVX2), onnxruntime's and torch's are their wheels'.
 
 The error is that of the output against float64 with the peer's own rounded weight: what its rounding of activations
 costs. The read bandwidth is measured by read_bandwidth.c, compiled here, in turns with everything else.
@@ -42,7 +42,7 @@ CHECKED_ROWS = 256  # of which the error is measured
 
 
 def ours(trits: np.ndarray, scales: np.ndarray, x: np.ndarray) -> Peer:
-    planes, rows, groups, group_size = trits.shape
+    planes, _, groups, group_size = trits.shape
     matrix = pack(torch.from_numpy(trits), torch.from_numpy(scales), groups * group_size)
     activations = torch.from_numpy(x)
     found: list[torch.Tensor] = []
@@ -157,10 +157,11 @@ def goals(rows: list[dict], bandwidth: float) -> list[dict[str, object]]:
 
     small, large = SHAPES
     two = next(r for r in rows if (r["peer"], tuple(r["shape"]), r["threads"]) == ("hardy, 2 planes", large, 1))
+    one, pair = of("hardy, 1 plane", small), of("hardy, 2 planes", small)
     listed = [
-        ("two planes, times onnxruntime 4 bit", of("onnxruntime MatMulNBits 4 bit", small) / of("hardy, 2 planes", small), 1.0),
-        ("two planes, times two TQ2_0", of("2 x ggml TQ2_0", small) / of("hardy, 2 planes", small), 1.7),
-        ("one plane, times onnxruntime 2 bit", of("onnxruntime MatMulNBits 2 bit", small) / of("hardy, 1 plane", small), 1.0),
+        ("two planes, times onnxruntime 4 bit", of("onnxruntime MatMulNBits 4 bit", small) / pair, 1.0),
+        ("two planes, times two TQ2_0", of("2 x ggml TQ2_0", small) / pair, 1.7),
+        ("one plane, times onnxruntime 2 bit", of("onnxruntime MatMulNBits 2 bit", small) / one, 1.0),
         ("two planes of 11008 x 4096, share of the read bandwidth", two["from_memory_gb_per_s"] / bandwidth, 0.85),
     ]  # fmt: skip
     return [
