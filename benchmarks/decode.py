@@ -97,7 +97,7 @@ def peak_memory() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=1536)
     parser.add_argument("--intermediate", type=int, default=4096)
     parser.add_argument("--decode", nargs=3, help=argparse.SUPPRESS)
