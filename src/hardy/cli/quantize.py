@@ -20,7 +20,7 @@ def quantize(
         float | None, typer.Option(help="Most bits per weight, scales counted; more for layers that matter.")
     ] = None,
     by: Annotated[str, typer.Option(help="How layers are ranked for the budget, as in hardy locate.")] = (
-        "effective-rank"
+        "perplexity-drop"
     ),
     calibration: Annotated[
         str | None,

@@ -60,7 +60,7 @@ def quantize(
     bits: tuple[int, ...] = (),
     planes: tuple[int, ...] = (),
     budget: float | None = None,
-    by: str = "effective-rank",
+    by: str = "perplexity-drop",
     calibration: str | None = None,
     text: str | None = None,
     group_size: int | None = 128,
@@ -77,7 +77,8 @@ def quantize(
         bits: a grid of so many bits; with a budget, two or more to choose from, layer by layer.
         planes: likewise, numbers of trit-planes. With a budget and neither, 2 and 4 bits.
         budget: the most bits per weight, scales counted.
-        by: how layers are ranked for the budget, one of `hardy.studies.fragility.LOCATORS`.
+        by: how layers are ranked for the budget, one of `hardy.studies.fragility.LOCATORS`; "effective-rank" is LieQ's,
+            and measured worse (docs/locate.md).
         calibration: a UTF-8 file, or "held-out" for held-out standard-library modules; the quantizers then look at
             how the model treats it. Without, none needs data.
         text: a UTF-8 file, on whose second half perplexity is measured (its first ranks layers, unless there is a
