@@ -1,17 +1,20 @@
-"""Products with packed trit-planes against kernels of onnxruntime, ggml and torch; writes results/trit_kernels.json.
+"""Products with packed trit-planes against low-bit kernels of onnxruntime, ggml and torch.
 
 Every time includes the rounding of the activations and the call from Python. Peers take turns in short blocks of calls,
-so that all see the same state of the machine. "repeated" is the time of a call right after another of its kind, when
-the weight may still be in the cache; "from memory" is that of a call after 256 MB of other memory were read, as in a
-model larger than the cache. ggml is the build in xllamacpp's wheel (AVX2), onnxruntime's and torch's are their wheels'.
+so that all see the same state of the machine. "repeated" is the time of a call right after another with the same
+weight, which may still be in the cache; "from memory" is that of a call in a row of calls with copies of the weight
+that take 128 MB together, as the layers of a model do. ggml is the build in xllamacpp's wheel (AVX2); onnxruntime and
+torch are their wheels.
 
 The error is that of the output against float64 with the peer's own rounded weight: what its rounding of activations
-costs. The read bandwidth is measured by read_bandwidth.c, compiled here, in turns with everything else.
+costs. The read bandwidth is measured by read_bandwidth.c, compiled here, in turns with everything else. Writes
+results/trit_kernels.json.
 
     pip install -r benchmarks/requirements.txt && python benchmarks/trit_kernels.py
 """
 
 import ctypes
+import functools
 import importlib.metadata
 import os
 import platform
@@ -26,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from survival import processor
-from trit_kernels_peers import Peer, with_ggml, with_onnxruntime, with_torch
+from trit_kernels_peers import Peer, copies, with_ggml, with_onnxruntime, with_torch
 
 import hardy
 from hardy.core.files import write_json
@@ -38,38 +41,41 @@ RESULT = Path(__file__).parent / "results" / "trit_kernels.json"
 SHAPES = [(4096, 4096), (11008, 4096)]
 BATCHES = [4, 16, 64, 512]
 GROUP = 128
+MEMORY = 2**27  # bytes, four times the cache of the machine that this was written on
 CHECKED_ROWS = 256  # of which the error is measured
 
 
-def ours(trits: np.ndarray, scales: np.ndarray, x: np.ndarray) -> Peer:
+def ours(trits: np.ndarray, scales: np.ndarray, x: np.ndarray, memory: int) -> Peer:
     planes, _, groups, group_size = trits.shape
-    matrix = pack(torch.from_numpy(trits), torch.from_numpy(scales), groups * group_size)
+    weight = torch.from_numpy(trits), torch.from_numpy(scales), groups * group_size
+    matrices = [pack(*weight)]
+    size = matrices[0].codes.nbytes + matrices[0].scales.nbytes
+    matrices += [pack(*weight) for _ in range(copies(size, memory) - 1)]
     activations = torch.from_numpy(x)
-    found: list[torch.Tensor] = []
-
-    def run() -> None:
-        found[:] = [trit_product(activations, matrix)]
-
-    kept, kept_scales = unpack(matrix.rows_at(0, CHECKED_ROWS))
+    kept, kept_scales = unpack(matrices[0].rows_at(0, CHECKED_ROWS))
     dense = (kept * kept_scales.float()).sum(0).flatten(1).numpy()
     name = f"hardy, {planes} plane{'s' if planes > 1 else ''}"
-    return Peer(name, run, lambda: found[0].numpy(), dense, matrix.codes.nbytes + matrix.scales.nbytes)
+    runs = [functools.partial(trit_product, activations, matrix) for matrix in matrices]
+    return Peer(name, list(runs), lambda: runs[0]().numpy(), dense, size)
 
 
-def peers_of(rows: int, width: int, batch: int, threads: int) -> list[Peer]:
-    rng = np.random.default_rng(0)
+def peers_of(shape: tuple[int, int], x: np.ndarray, threads: int, memory: int) -> list[Peer]:
+    """Everybody, with weights that each can hold exactly, or nearly so."""
+    rows, width = shape
+    rng = np.random.default_rng(1)
     trits = rng.integers(-1, 2, (3, rows, width // GROUP, GROUP), dtype=np.int8)
     scales = rng.uniform(0.5, 1, (3, rows, width // GROUP, 1)).astype(np.float16).astype(np.float32)
     scales *= np.float32([1, 1 / 2, 1 / 4])[:, None, None, None]
     weight = (trits[:2] * scales[:2]).sum(0).reshape(rows, width)
-    one = (trits[0] * scales[0, :, ::2].repeat(2, 1)).reshape(rows, width)  # TQ2_0 has a scale for 256 weights
-    other = (trits[1] * scales[1, :, ::2].repeat(2, 1)).reshape(rows, width)
-    x = rng.standard_normal((batch, width)).astype(np.float32)
-    found = [ours(trits[:planes], scales[:planes], x) for planes in (1, 2, 3)]
-    found += [with_onnxruntime(weight, x, threads, bits) for bits in (2, 4)]
+    one, other = ((trits[i] * scales[i, :, ::2].repeat(2, 1)).reshape(rows, width) for i in (0, 1))  # a scale for 256
+    found = [ours(trits[:planes], scales[:planes], x, memory) for planes in (1, 2, 3)]
+    found += [with_onnxruntime(weight, x, threads, bits, memory) for bits in (2, 4)]
     if threads == 1:  # with more its threads wait in busy loops, which nothing else on the machine survives
-        found += [with_ggml([one], x, "TQ2_0"), with_ggml([one, other], x, "TQ2_0"), with_ggml([weight], x, "Q4_0")]
-    found += [with_torch(weight, x, torch.float32), with_torch(weight, x, torch.bfloat16)]
+        found += [
+            with_ggml(weights, x, kind, memory)
+            for weights, kind in (([one], "TQ2_0"), ([one, other], "TQ2_0"), ([weight], "Q4_0"))
+        ]
+    found += [with_torch(weight, x, dtype, memory) for dtype in (torch.float32, torch.bfloat16)]
     for peer in found:
         peer.weight = peer.weight[:CHECKED_ROWS].astype(np.float64)
     return found
@@ -81,7 +87,7 @@ def error_of(peer: Peer, x: np.ndarray) -> float:
 
 
 class Reader:
-    """Reads 256 MB: evicts what was in the cache, and says at what bandwidth."""
+    """Reads 256 MB, and keeps the best bandwidth."""
 
     def __init__(self, folder: str) -> None:
         library = Path(folder) / "read_bandwidth.so"
@@ -109,26 +115,25 @@ def measure(
     shape: tuple[int, int], batch: int, threads: int, reader: Reader, seconds: float
 ) -> list[dict[str, object]]:
     torch.set_num_threads(threads)
-    peers = peers_of(*shape, batch, threads)
-    x = np.random.default_rng(0)  # the same numbers as in `peers_of` come last; the error needs them
-    x.integers(-1, 2, (3, shape[0], shape[1] // GROUP, GROUP), dtype=np.int8)
-    x.uniform(0.5, 1, (3, shape[0], shape[1] // GROUP, 1))
-    activations = x.standard_normal((batch, shape[1])).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((batch, shape[1])).astype(np.float32)
+    in_rows = batch == 1 and threads == 1
+    peers = peers_of(shape, x, threads, MEMORY if in_rows else 0)
     repeated: list[list[float]] = [[] for _ in peers]
     from_memory: list[list[float]] = [[] for _ in peers]
     for peer in peers:
-        peer.run()
+        for run in peer.runs:
+            run()
     begun, rounds = time.monotonic(), 0
     while time.monotonic() - begun < seconds or rounds < 3:
         rounds += 1
+        reader.read()
         for index, peer in enumerate(peers):
             if threads > 1:
                 time.sleep(0.02)  # until the threads of the one before have stopped waiting in busy loops
             calls = 12 if batch == 1 else 2
-            repeated[index] += [timed(peer.run) for _ in range(calls)][1:]
-            if batch == 1:
-                reader.read()
-                from_memory[index].append(timed(peer.run))
+            repeated[index] += [timed(peer.runs[0]) for _ in range(calls)][1:]
+            if in_rows:
+                from_memory[index] += [timed(run) for run in peer.runs[1:]]
     rows = []
     for peer, again, cold in zip(peers, repeated, from_memory, strict=True):
         row: dict[str, object] = {
@@ -137,13 +142,16 @@ def measure(
             "batch": batch,
             "threads": threads,
             "bytes": peer.bytes,
-            "error": error_of(peer, activations),
+            "error": error_of(peer, x),
             "calls": len(again),
             "repeated_us": {"best": 1e6 * min(again), "median": 1e6 * statistics.median(again)},
         }
         if cold:
             row["from_memory_us"] = {"best": 1e6 * min(cold), "median": 1e6 * statistics.median(cold)}
-            row["from_memory_gb_per_s"] = peer.bytes / min(cold) / 1e9
+            row["from_memory_gb_per_s"] = {
+                "best": peer.bytes / min(cold) / 1e9,
+                "median": peer.bytes / statistics.median(cold) / 1e9,
+            }
         rows.append(row)
     return rows
 
@@ -157,13 +165,15 @@ def goals(rows: list[dict], bandwidth: float) -> list[dict[str, object]]:
 
     small, large = SHAPES
     two = next(r for r in rows if (r["peer"], tuple(r["shape"]), r["threads"]) == ("hardy, 2 planes", large, 1))
-    one, pair = of("hardy, 1 plane", small), of("hardy, 2 planes", small)
+    ort = "onnxruntime MatMulNBits"
+    one, two_planes = of("hardy, 1 plane", small), of("hardy, 2 planes", small)
+    share = two["from_memory_gb_per_s"]["median"] / bandwidth  # the best calls found parts in a cache
     listed = [
-        ("two planes, times onnxruntime 4 bit", of("onnxruntime MatMulNBits 4 bit", small) / pair, 1.0),
-        ("two planes, times two TQ2_0", of("2 x ggml TQ2_0", small) / pair, 1.7),
-        ("one plane, times onnxruntime 2 bit", of("onnxruntime MatMulNBits 2 bit", small) / one, 1.0),
-        ("two planes of 11008 x 4096, share of the read bandwidth", two["from_memory_gb_per_s"] / bandwidth, 0.85),
-    ]  # fmt: skip
+        ("two planes, times onnxruntime 4 bit", of(f"{ort} 4 bit", small) / two_planes, 1.0),
+        ("two planes, times two TQ2_0", of("2 x ggml TQ2_0", small) / two_planes, 1.7),
+        ("one plane, times onnxruntime 2 bit", of(f"{ort} 2 bit", small) / one, 1.0),
+        ("two planes of 11008 x 4096, share of the read bandwidth", share, 0.85),
+    ]
     return [
         {"goal": goal, "at_least": least, "measured": round(value, 3), "reached": value >= least}
         for goal, value, least in listed
@@ -177,10 +187,8 @@ def show(rows: list[dict], bandwidth: float) -> None:
         line = f"{row['peer']:30}{shape:>14}{row['batch']:5}{row['threads']:3}"
         line += f"{again['best']:11.0f} /{again['median']:9.0f}"
         if cold:
-            share = row["from_memory_gb_per_s"] / bandwidth
-            line += (
-                f"{cold['best']:9.0f} /{cold['median']:8.0f} us {row['from_memory_gb_per_s']:6.1f} GB/s {share:5.0%}"
-            )
+            speed = row["from_memory_gb_per_s"]["best"]
+            line += f"{cold['best']:9.0f} /{cold['median']:8.0f} us {speed:6.1f} GB/s {speed / bandwidth:5.0%}"
         print(f"{line}   error {row['error']:.2e}")
 
 
@@ -193,7 +201,6 @@ def main() -> None:
                 rows += measure(shape, 1, threads, reader, seconds=8)
         for batch in BATCHES:
             rows += measure(SHAPES[0], batch, 1, reader, seconds=4)
-    show(rows, reader.best)
     result = {
         "command": "python benchmarks/trit_kernels.py",
         "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
@@ -206,6 +213,7 @@ def main() -> None:
         "goals": goals(rows, reader.best),
         "rows": rows,
     }
+    show(rows, reader.best)
     for goal in result["goals"]:
         print(f"{goal['goal']}: {goal['measured']} (at least {goal['at_least']})")
     write_json(RESULT, result)

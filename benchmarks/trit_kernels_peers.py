@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +18,19 @@ import torch
 class Peer:
     """One way to compute `x @ weight.T` on one thread count.
 
-    `run()` computes for the activations that were given; `output()` is what it found; `weight` is the dense weight
-    that it stands for, its first rows at least; `bytes` is what it reads of the weight.
+    Each of `runs` computes it for the activations that were given, with a copy of the weight of its own; `output()` is
+    what the first one found; `weight` is the dense weight that it stands for, its first rows at least; `bytes` is what
+    it reads of the weight.
     """
 
     name: str
-    run: Callable[[], object]
+    runs: list[Callable[[], object]]
     output: Callable[[], np.ndarray]
     weight: np.ndarray
     bytes: int
 
 
-def with_onnxruntime(weight: np.ndarray, x: np.ndarray, threads: int, bits: int) -> Peer:
+def with_onnxruntime(weight: np.ndarray, x: np.ndarray, threads: int, bits: int, memory: int) -> Peer:
     """MatMulNBits with blocks of 128 and int8 activations (accuracy level 4); `weight` is rounded to nearest."""
     rows, width = weight.shape
     middle = 2 ** (bits - 1)
@@ -55,31 +57,38 @@ def with_onnxruntime(weight: np.ndarray, x: np.ndarray, threads: int, bits: int)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x))
     found = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((len(x), rows), np.float32))
-    binding.bind_ortvalue_output("y", found)
+    runs = []
+    for _ in range(copies(packed.nbytes + scales.nbytes, memory)):
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x))
+        binding.bind_ortvalue_output("y", found)
+        runs.append(functools.partial(session.run_with_iobinding, binding))
     dense = ((codes.astype(np.float32) - middle) * scales[..., None]).reshape(rows, width)
     return Peer(
         f"onnxruntime MatMulNBits {bits} bit",
-        lambda: session.run_with_iobinding(binding),
+        runs,
         found.numpy,
         dense,
         packed.nbytes + scales.nbytes,
     )
 
 
-def with_torch(weight: np.ndarray, x: np.ndarray, dtype: torch.dtype) -> Peer:
+def with_torch(weight: np.ndarray, x: np.ndarray, dtype: torch.dtype, memory: int) -> Peer:
     dense, activations = torch.from_numpy(weight).to(dtype), torch.from_numpy(x).to(dtype)
+    bytes_read = dense.numel() * dense.element_size()
     output = torch.empty(len(x), len(weight), dtype=dtype)
     name = {torch.float32: "float32", torch.bfloat16: "bfloat16"}[dtype]
     return Peer(
         f"torch {name}",
-        lambda: torch.mm(activations, dense.T, out=output),
+        [
+            functools.partial(torch.mm, activations, dense.clone().T, out=output)
+            for _ in range(copies(bytes_read, memory))
+        ],
         lambda: output.float().numpy(),
         dense.float().numpy(),
-        dense.numel() * dense.element_size(),
+        bytes_read,
     )
 
 
@@ -126,8 +135,24 @@ def ggml() -> ctypes.CDLL:
     return library
 
 
-def with_ggml(weights: list[np.ndarray], x: np.ndarray, kind: str) -> Peer:
-    """A graph of ggml on one thread: the products of the activations with each of `weights`, added."""
+def copies(size: int, memory: int) -> int:
+    """One of `size` bytes, and as many more as fill `memory` bytes."""
+    return 1 + -(-memory // size)
+
+
+def with_ggml(weights: list[np.ndarray], x: np.ndarray, kind: str, memory: int) -> Peer:
+    """As many graphs of ggml as `memory` takes; see `_ggml_graph`."""
+    _, block, block_bytes = TYPES[kind]
+    size = len(weights) * weights[0].size // block * block_bytes
+    graphs = [_ggml_graph(weights, x, kind) for _ in range(copies(size, memory))]
+    times = "" if len(weights) == 1 else f"{len(weights)} x "
+    return Peer(f"{times}ggml {kind}", [run for run, _, _ in graphs], graphs[0][1], graphs[0][2], size)
+
+
+def _ggml_graph(
+    weights: list[np.ndarray], x: np.ndarray, kind: str
+) -> tuple[Callable[[], object], Callable[[], np.ndarray], np.ndarray]:
+    """A graph on one thread, the products of the activations with each of `weights`, added; its result and weight."""
     library = ggml()
     number, block, block_bytes = TYPES[kind]
     rows, width = weights[0].shape
@@ -159,5 +184,4 @@ def with_ggml(weights: list[np.ndarray], x: np.ndarray, kind: str) -> Peer:
     def run(held: object = work) -> None:
         assert library.ggml_graph_compute(graph, ctypes.byref(plan)) == 0
 
-    times = "" if len(weights) == 1 else f"{len(weights)} x "
-    return Peer(f"{times}ggml {kind}", run, found.copy, dense, packed_bytes * len(weights))
+    return run, found.copy, dense

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
@@ -20,7 +21,18 @@ namespace {
 
 using Work = std::function<void(int64_t, int64_t)>;
 
-// Threads that wait on a condition variable, never in a busy loop, which would take the cores from torch's threads.
+// How long a thread that has finished stays awake for the next call: waking it takes about as long as a small product,
+// and the layers of a model follow each other faster. It gives its core to whoever else wants it meanwhile, torch's
+// threads above all, and sleeps after that. On two cores a product of 4096 x 4096 with two planes takes 55 microseconds
+// with it, 101 without.
+constexpr std::chrono::microseconds kAwake{50};
+
+template <class Condition>
+void stay_awake_until(const Condition& condition) {
+  const auto end = std::chrono::steady_clock::now() + kAwake;
+  while (!condition() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+}
+
 class Pool {
  public:
   const int owner = process_id();
@@ -29,6 +41,7 @@ class Pool {
   bool try_run(int64_t count, int64_t grain, int threads, const Work& work) {
     std::unique_lock<std::mutex> only(busy_, std::try_to_lock);
     if (!only.owns_lock()) return false;
+    int helpers;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       grow(threads - 1);
@@ -36,22 +49,23 @@ class Pool {
       count_ = count;
       grain_ = grain;
       next_.store(0, std::memory_order_relaxed);
-      places_ = std::min(threads - 1, started_);
-      ++job_;
+      places_ = helpers = std::min(threads - 1, started_);
+      job_.fetch_add(1, std::memory_order_release);
     }
-    for (int i = 0; i < places_at_start(threads); ++i) wake_.notify_one();
+    for (int i = 0; i < helpers; ++i) wake_.notify_one();
     take_parts();
     // Nobody may join any more; those who did are waited for.
     std::unique_lock<std::mutex> lock(mutex_);
     places_ = 0;
-    done_.wait(lock, [this] { return working_ == 0; });
+    lock.unlock();
+    stay_awake_until([this] { return working_.load(std::memory_order_acquire) == 0; });
+    lock.lock();
+    done_.wait(lock, [this] { return working_.load(std::memory_order_relaxed) == 0; });
     work_ = nullptr;
     return true;
   }
 
  private:
-  int places_at_start(int threads) const { return std::min(threads - 1, started_); }
-
   void grow(int threads) {
     while (started_ < threads) {
       try {
@@ -64,17 +78,19 @@ class Pool {
   }
 
   void serve() {
-    std::unique_lock<std::mutex> lock(mutex_);
     uint64_t seen = 0;
     for (;;) {
-      wake_.wait(lock, [&] { return places_ > 0 && job_ != seen; });
-      seen = job_;
-      --places_;
-      ++working_;
-      lock.unlock();
+      stay_awake_until([&] { return job_.load(std::memory_order_acquire) != seen; });
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return places_ > 0 && job_.load(std::memory_order_relaxed) != seen; });
+        seen = job_.load(std::memory_order_relaxed);
+        --places_;
+        working_.fetch_add(1, std::memory_order_relaxed);
+      }
       take_parts();
-      lock.lock();
-      if (--working_ == 0) done_.notify_one();
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (working_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
     }
   }
 
@@ -89,8 +105,9 @@ class Pool {
   std::mutex busy_;   // held by the caller that is served
   std::mutex mutex_;  // guards what follows
   std::condition_variable wake_, done_;
-  int started_ = 0, places_ = 0, working_ = 0;
-  uint64_t job_ = 0;
+  int started_ = 0, places_ = 0;
+  std::atomic<int> working_{0};  // changed under the lock, looked at without it
+  std::atomic<uint64_t> job_{0};
   const Work* work_ = nullptr;
   int64_t count_ = 0, grain_ = 1;
   std::atomic<int64_t> next_{0};

@@ -12,7 +12,7 @@ from trit_matrices import activations, matrix_of
 
 from hardy.errors import InputError
 from hardy.ops import kernels
-from hardy.ops.trit_product import trit_product, trit_product_reference
+from hardy.ops.trit_product import _triton, trit_product, trit_product_reference
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,15 @@ def test_without_the_extension_the_reference_runs_and_says_so_once(monkeypatch: 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(trit_product(x, matrix), found)
+
+
+def test_without_triton_says_what_to_install_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hardy.ops.trit_product_triton", None)
+    _triton.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r'without its Triton kernels.*pip install "hardy\[cuda\]"'):
+        assert _triton() is None
+    assert _triton() is None
+    _triton.cache_clear()
 
 
 _SAME_BITS = """

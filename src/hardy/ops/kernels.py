@@ -1,7 +1,7 @@
 """The compiled kernels: which of their paths runs on this processor, and what to do where they were not built.
 
 The environment variable HARDY_KERNELS picks a path by name (avx512, avx2, neon-dot, neon, scalar), or "torch" for the
-torch references, which need no compiled code. Unset, the fastest path of this processor runs.
+torch references, on any device, which need no compiled code. Unset, the fastest path of this processor runs.
 """
 
 import functools
@@ -36,13 +36,18 @@ def paths() -> list[str]:
     return [] if module is None else list(module.trit_product_paths())
 
 
+def wanted() -> str:
+    """What HARDY_KERNELS asks for; empty if nothing."""
+    return os.environ.get(VARIABLE, "")
+
+
 def path() -> str | None:
     """The compiled path to take, or None for the torch reference; warns, once, if the kernels are missing.
 
     Raises:
         InputError: HARDY_KERNELS names no path of this processor.
     """
-    return _path(os.environ.get(VARIABLE, ""))
+    return _path(wanted())
 
 
 @functools.cache

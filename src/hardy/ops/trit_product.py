@@ -13,7 +13,9 @@ So the one approximation is the rounding of the activations (about 6e-3 of the o
 with an activation that is NaN or infinite gives NaN.
 """
 
+import functools
 import importlib
+import warnings
 from typing import Any
 
 import torch
@@ -65,7 +67,7 @@ def _forward(x: torch.Tensor, matrix: TritMatrix) -> torch.Tensor:
     if x.device.type == "cpu":
         path = kernels.path()
         result = trit_product_reference(tokens, matrix) if path is None else compiled(tokens, matrix, path)
-    elif x.device.type == "cuda" and (triton := _triton()) is not None:
+    elif x.device.type == "cuda" and kernels.wanted() != "torch" and (triton := _triton()) is not None:
         result = triton.trit_product_triton(tokens, matrix)
     else:
         result = trit_product_reference(tokens, matrix)
@@ -143,8 +145,15 @@ def transposed_product(y: torch.Tensor, matrix: TritMatrix) -> torch.Tensor:
     return result.to(y.dtype)
 
 
+@functools.cache
 def _triton() -> Any:
+    """The Triton version, or None where Triton is not installed, which is said once."""
     try:
         return importlib.import_module("hardy.ops.trit_product_triton")
     except ImportError:
+        warnings.warn(
+            'hardy multiplies on CUDA without its Triton kernels, many times slower: pip install "hardy[cuda]"',
+            RuntimeWarning,
+            stacklevel=5,
+        )
         return None
