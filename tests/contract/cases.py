@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hardy.analog import Deploy
+from hardy.analog import Deploy, NoiseAware
 from hardy.core import Chain, Method, Ranking
 from hardy.hardware import AdditiveNoise, Chip, LogNormalNoise, ProportionalNoise
 from hardy.quant import (
@@ -33,6 +33,7 @@ class Case:
         control: the naive way at the same budget, which must be worse on the model; or None and `no_control`.
         after: what is applied to the model beforehand, for a method that goes on where another stopped.
         lower_error: whether it is also nearer to the weights than its control; not what calibration is for.
+        in_training: whether it acts in training mode only; weights, and outputs in evaluation mode, then stay.
     """
 
     typical: Method
@@ -44,6 +45,7 @@ class Case:
     no_control: str = ""
     after: Method | None = None
     lower_error: bool = True
+    in_training: bool = False
 
 
 def _noise(kind: Callable[..., Method], **values_and_refused: tuple[Any, list[Any]]) -> Case:
@@ -176,6 +178,23 @@ CASES: dict[type[Method], Case] = {
             seed=1,
             seconds=3600.0,
         ),
+    ),
+    NoiseAware: Case(
+        typical=NoiseAware(chip=AdditiveNoise(strength=0.05), resample=2, seed=1, layers="0:2"),
+        refused={
+            "chip": ["no-such-chip", 3, None, AdditiveNoise(strength=0.1, seed=3)],
+            "gradient": ["straight", None],
+            "input_gradient": ["both", None],
+            "resample": [0, -1, 1.5, True, "batch"],
+            "warmup_steps": [-1, 1.5, True],
+            "clip": [0, -1.0, float("nan"), "2.5", True],
+            "seed": [1.5, True, None],
+            "seconds": [-1.0, float("nan"), 60],
+        },
+        reseeded=NoiseAware(chip=AdditiveNoise(strength=0.05), seed=2, layers="0:2"),
+        identity=NoiseAware(chip=AdditiveNoise(strength=0.0), seed=1, layers="0:2"),
+        no_control="what it is better than is training without noise, which benchmarks/noise_aware.py measures",
+        in_training=True,
     ),
     Chain: Case(
         typical=Chain(methods=(AdditiveNoise(strength=0.02, seed=1), _RTN)),

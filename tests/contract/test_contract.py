@@ -86,9 +86,22 @@ def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def weights(method: Method, model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state of `model` with `method` applied; the model itself is left as it was."""
+    """The state of `model` with `method` applied, and what it computes in training mode if that is where `method` acts.
+
+    The model itself is left as it was.
+    """
     with method.apply(model, calibration()):
-        return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        return state | outputs_in_training(method, model)
+
+
+def outputs_in_training(method: Method, model: nn.Module) -> dict[str, torch.Tensor]:
+    if not CASES[type(method)].in_training:
+        return {}
+    model.train()
+    outputs = logits(model, torch.arange(64)[None])
+    model.eval()
+    return {"outputs in training mode": outputs}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -117,10 +130,14 @@ def test_every_case_is_a_method_of_the_package_and_gives_reasons() -> None:
 @every
 @with_dtype
 def test_it_changes_the_model_and_undo_restores_it(kind: type[Method], model: nn.Module) -> None:
-    before = snapshot(model)
-    with CASES[kind].typical.apply(model, calibration()) as change:
+    method = CASES[kind].typical
+    before, outputs = snapshot(model), outputs_in_training(method, model)
+    with method.apply(model, calibration()) as change:
         now = {name: tensor for name, (_, tensor) in snapshot(model).items()}
-        assert any(name not in before or not same_bytes(tensor, before[name][1]) for name, tensor in now.items())
+        changed = [
+            name for name, tensor in now.items() if name not in before or not same_bytes(tensor, before[name][1])
+        ]
+        assert changed or not same(outputs, outputs_in_training(method, model))
         assert all(tensor.dtype == before[name][1].dtype for name, tensor in now.items() if name in before)
         assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
         assert change.report.rows, "the report says what was done where"
@@ -154,8 +171,9 @@ def test_the_global_generator_is_left_alone(kind: type[Method], model: nn.Module
 def test_zero_strength_is_the_identity(kind: type[Method], model: nn.Module) -> None:
     if CASES[kind].identity is None:
         pytest.skip(CASES[kind].no_identity)
+    method = CASES[kind].identity
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert same(before, weights(CASES[kind].identity, model))
+    assert same(before | outputs_in_training(method, model), weights(method, model))
 
 
 @every

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear, Array, OnChip
 from hardy.core.method import Chain, Method, changes
 from hardy.core.observe import AbsMax, observe
@@ -32,6 +33,8 @@ class Deploy(Method):
     Linear layers, GPT-2's Conv1D and 2-D convolutions become `AnalogLinear`, `AnalogConv1D` and `AnalogConv2d`. The
     weights of a stack of experts are given the values that the arrays hold; their products are computed by the model
     itself, so a chip with converters or read noise is refused for them (`chip.without_periphery()` is not).
+
+    Under PEFT adapters the base layers go on the chip; the adapters stay digital, and merging them is refused.
 
     A saved model holds the weights as the arrays held them, and is a digital model when it is loaded: converters and
     read noise are not part of it.
@@ -76,6 +79,7 @@ class Deploy(Method):
         if self.chip.needs_data and data is None:
             raise InputError("this chip has calibrated converter ranges: give apply calibration batches")
         sites = select(model, self.select, layers=self.layers)
+        keep_adapters_digital(model, sites, edits)
         by_module: dict[str, list[Site]] = {}
         for site in sites:
             by_module.setdefault(site.module, []).append(site)
@@ -88,11 +92,11 @@ class Deploy(Method):
                     errors[site.name] = self._experts(model, edits, site)
                 continue
             arrays = [self._array(model, site) for site in group]
-            layers[name] = _on_chip(module, name, arrays)
+            layers[name] = on_chip(module, name, arrays)
             errors |= {array.site.name: _error(array.clean, array.held.weight) for array in arrays}
         if self.chip.needs_data and layers:
             assert data is not None
-            _calibrate(model, layers, data)
+            calibrate(model, layers, data)
         replaced = {id(model.get_submodule(name)): layer for name, layer in layers.items()}
         for name, module in list(model.named_modules(remove_duplicate=False)):
             if id(module) in replaced:  # a module that stands in two places is replaced in both
@@ -173,7 +177,12 @@ def _replaced(method: Method, change: Mapping[str, Any]) -> Method:
     return method
 
 
-def _on_chip(module: nn.Module, name: str, arrays: list[Array]) -> OnChip:
+def on_chip(module: nn.Module, name: str, arrays: list[Array]) -> OnChip:
+    """The layer that takes the place of `module`, called `name`, and computes on `arrays`.
+
+    Raises:
+        InputError: there is none for this kind of layer, or it is on a chip already.
+    """
     if isinstance(module, OnChip):
         raise InputError(f"{name} is on a chip already; undo that change first")
     if isinstance(module, nn.Linear):
@@ -190,7 +199,7 @@ def _on_chip(module: nn.Module, name: str, arrays: list[Array]) -> OnChip:
 _SAMPLE = 1024  # input vectors of each layer that its ADC range is found on
 
 
-def _calibrate(model: nn.Module, layers: dict[str, OnChip], data: Iterable[Any]) -> None:
+def calibrate(model: nn.Module, layers: dict[str, OnChip], data: Iterable[Any]) -> None:
     """Set the calibrated ranges of `layers`, which are about to take their places in the still digital `model`."""
     samples: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
     handles = []

@@ -87,7 +87,8 @@ class OnChip(nn.Module):
     def attach(self, original: nn.Module, arrays: list[Array]) -> None:
         """Take the place of `original`: its attributes, its bias, and a weight of one's own."""
         for name, value in vars(original).items():
-            if name not in {"_parameters", "_modules", "_buffers"}:
+            # A forward that was put on the original, by NoiseAware or accelerate, is of a layer that is not on a chip.
+            if name not in {"_parameters", "_modules", "_buffers", "forward"}:
                 setattr(self, name, value)
         for name, parameter in original._parameters.items():
             self.register_parameter(name, parameter)

@@ -46,7 +46,7 @@ def role_of(model: nn.Module, name: str, module: nn.Module) -> str | None:
         return "head"
     if not any(True for _ in module.parameters(recurse=False)):
         return None
-    *path, leaf = name.split(".")
+    *path, leaf = name.removesuffix(".base_layer").split(".")  # what PEFT calls the layer under an adapter
     blocks = set(path)
     if leaf in _ROUTERS and blocks & _MLP_BLOCKS and "experts" not in blocks:
         return "router"

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
@@ -160,7 +160,11 @@ def _matches(pattern: Pattern, sites: list[Site], modules: dict[str, nn.Module])
         return {s.name for s in sites if expression.fullmatch(s.name)}
     if pattern == "linear":
         fused = {s.module for s in sites if s.rows is not None}
-        return {s.name for s in sites if _is_linear(s, modules) and not (s.rows is None and s.name in fused)}
+        return {
+            s.name
+            for s in sites
+            if _is_linear(s, modules) and not (s.rows is None and s.name in fused) and not in_adapter(s.module, modules)
+        }
     if pattern == "conv":
         return {s.name for s in sites if isinstance(modules.get(s.name), nn.modules.conv._ConvNd)}
     # "attention" names the parts of a fused projection; only its own role, "attention.qkv", names the whole.
@@ -178,6 +182,14 @@ def _is_linear(site: Site, modules: dict[str, nn.Module]) -> bool:
         return True
     module = modules[site.module]
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def in_adapter(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the module called `name` belongs to a PEFT adapter, rather than to the layer under it."""
+    path = name.split(".")
+    return any(
+        path[i] != "base_layer" and "base_layer" in modules[".".join(path[:i])]._modules for i in range(1, len(path))
+    )
 
 
 def _layer(name: str) -> int | None:

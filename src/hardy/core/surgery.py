@@ -4,6 +4,7 @@ Nothing is overwritten: a new parameter or module takes the place of the old one
 the old object back, so it restores every byte by construction, tied weights and their ties included.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -55,6 +56,13 @@ class Absent:
     """Stands for an attribute that an edit set where there was none; a class, so that copies of it are itself."""
 
 
+def _own(owner: Any, attribute: str) -> Any:
+    """What `owner` has there, or `Absent`; a method that only its class has is not its own."""
+    if inspect.isroutine(getattr(type(owner), attribute, None)) and attribute not in vars(owner):
+        return Absent
+    return getattr(owner, attribute, Absent)
+
+
 class Edits:
     """The replacements made in one model, in order; `undo` and `redo` swap all of them back and forth."""
 
@@ -98,7 +106,7 @@ class Edits:
 
     def swap(self, owner: Any, attribute: str, new: Any) -> None:
         """Set `owner.attribute`, remembering what was there, if anything."""
-        self._swaps.append((owner, attribute, getattr(owner, attribute, Absent), new))
+        self._swaps.append((owner, attribute, _own(owner, attribute), new))
         setattr(owner, attribute, new)
 
     def settle(self) -> None:
@@ -139,7 +147,7 @@ class Edits:
                 continue
             seen.add((id(owner), attribute))
             replaced = isinstance(owner, nn.Module) and id(owner) not in reachable
-            if replaced or getattr(owner, attribute, Absent) is not swap[expected]:
+            if replaced or _own(owner, attribute) is not swap[expected]:
                 raise InputError(
                     f"{type(owner).__name__}.{attribute} was changed again since; undo the later change first"
                 )

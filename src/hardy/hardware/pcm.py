@@ -88,7 +88,8 @@ class PCM(DriftingPCM):
         return (-0.0155 * log + 0.0244).clamp(0.049, 0.1), (-0.0125 * log - 0.0059).clamp(0.008, 0.045)
 
     def read_strength(self, share: torch.Tensor) -> torch.Tensor:
-        return (0.0088 / share.pow(0.65).clamp(min=1e-3)).clamp(max=0.2)
+        # Far below the share where 0.2 is reached; a power of zero has no gradient.
+        return (0.0088 / share.clamp(min=1e-5).pow(0.65)).clamp(max=0.2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,185 @@
+"""HaLoRA against LoRA and LoRA + noise: low-rank adapters for a second task on a frozen base in noisy arrays.
+
+The base is tiny-llama, which knows Python; the task is generated: read a list of one-digit numbers, say the largest.
+All three are the same class: LoRA has neither noise nor penalty in training, LoRA + noise no penalty. Steps, data,
+learning rate and first adapters are the same. Accuracy is on problems that neither training nor any choice of a
+setting saw, on chip instances that training did not draw, over noise levels including none; the whole base is noisy.
+
+The factor of the penalty was chosen on other problems, other chip instances and a training seed of its own
+(--choose). Writes results/halora.json.
+
+    python benchmarks/halora.py
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from survival import processor
+from torch import nn
+
+import hardy
+from hardy.analog import HaLoRA
+from hardy.core.files import write_json
+from hardy.core.rng import generator
+from hardy.hardware import AdditiveNoise
+
+RESULT = Path(__file__).parent / "results" / "halora.json"
+RELATIVE_TO = "tensor-absmax"
+TRAINED_AT = 0.04
+LEVELS = (0.0, 0.02, 0.04, 0.06)
+RANK, ALPHA = 8, 16.0
+SELECT = "attention.q,attention.k,attention.v,mlp.up,mlp.down"
+NUMBERS = 5
+STEPS, BATCH, LEARNING_RATE = 150, 32, 3e-3
+PENALTY = 1e-3
+PENALTIES = (1e-4, 1e-3, 1e-2)
+SEEDS = (0, 1, 2)
+JUDGED, INSTANCES = 200, 10
+
+
+def problems(tokenizer: Any, count: int, seed: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """`max([3, 7, 1, 5, 2]) == ` as ids (count, tokens), and the id of the digit that follows."""
+    digits = torch.randint(0, 10, (count, NUMBERS), generator=generator(seed, name)).tolist()
+    texts = [f"assert max([{', '.join(map(str, row))}]) == " for row in digits]
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts])
+    answers = torch.tensor([tokenizer(str(max(row)), add_special_tokens=False)["input_ids"] for row in digits])
+    assert answers.shape == (count, 1)
+    return ids, answers[:, 0]
+
+
+def method(arm: str, seed: int, penalty: float = PENALTY, **fields: Any) -> HaLoRA:
+    noise = None if arm == "LoRA" else AdditiveNoise(strength=TRAINED_AT, relative_to=RELATIVE_TO)
+    return HaLoRA(
+        chip=noise, penalty_weight=penalty if arm == "HaLoRA" else 0.0, rank=RANK, alpha=ALPHA, select=SELECT,
+        seed=seed, **fields,
+    )  # fmt: skip
+
+
+def trained(halora: HaLoRA, seed: int, steps: int = STEPS, rate: float = LEARNING_RATE) -> tuple[nn.Module, float]:
+    """tiny-llama with adapters trained on the task, and the mean loss of the last 20 steps."""
+    model, tokenizer = hardy.zoo.load("tiny-llama")
+    adapted = halora.adapt(model).train()
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
+    )
+    losses = []
+    for step in range(steps):
+        ids, answers = problems(tokenizer, BATCH, seed, f"training {step}")
+        logits = adapted(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+        loss = nn.functional.cross_entropy(logits, answers)
+        (loss + halora.penalty(adapted)).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        losses.append(loss.item())
+    return adapted.eval(), statistics.mean(losses[-20:])
+
+
+@torch.inference_mode()
+def accuracy(model: Any, ids: torch.Tensor, answers: torch.Tensor) -> float:
+    found = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].argmax(-1)
+    return (found == answers).double().mean().item()
+
+
+def noisy_accuracy(
+    model: nn.Module, strength: float, data: tuple[torch.Tensor, torch.Tensor], first: int
+) -> list[float]:
+    """Accuracy on each chip instance; one number without noise."""
+    if strength == 0:
+        return [accuracy(model, *data)]
+    values = []
+    for instance in range(INSTANCES):
+        with AdditiveNoise(strength=strength, relative_to=RELATIVE_TO, seed=first + instance).apply(model):
+            values.append(accuracy(model, *data))
+    return values
+
+
+ARMS = ("LoRA", "LoRA + noise", "HaLoRA")
+
+
+def choose() -> None:
+    """Print what each factor of the penalty gives, on problems, chip instances and a seed for choosing."""
+    _, tokenizer = hardy.zoo.load("tiny-llama")
+    data = problems(tokenizer, JUDGED, 99, "validation")
+    for arm, penalty in (("LoRA + noise", 0.0), *(("HaLoRA", mu) for mu in PENALTIES)):
+        model, loss = trained(method(arm, 50, penalty), 50)
+        found = [statistics.mean(noisy_accuracy(model, level, data, 5000)) for level in LEVELS[::2]]
+        print(arm, penalty, f"loss {loss:.3f}", [round(value, 3) for value in found], flush=True)
+
+
+def compare() -> list[dict[str, Any]]:
+    """Every way, seed and level: mean over seeds and chip instances, and both spreads."""
+    _, tokenizer = hardy.zoo.load("tiny-llama")
+    data = problems(tokenizer, JUDGED, 0, "judged")
+    found: dict[tuple[str, float], list[list[float]]] = {}
+    for arm in ARMS:
+        for seed in SEEDS:
+            model, _ = trained(method(arm, seed), seed)
+            for level in LEVELS:
+                found.setdefault((arm, level), []).append(noisy_accuracy(model, level, data, 1000))
+        means = {level: statistics.mean(map(statistics.mean, found[arm, level])) for level in LEVELS}
+        print(f"{arm:14}" + "  ".join(f"{level:g}: {value:.3f}" for level, value in means.items()), flush=True)
+    rows = []
+    for (arm, level), values in found.items():
+        means_of_seeds = [statistics.mean(instances) for instances in values]
+        within = [statistics.stdev(instances) for instances in values if len(instances) > 1]
+        rows.append(
+            {
+                "way": arm,
+                "noise": level,
+                "accuracy": statistics.mean(means_of_seeds),
+                "sd_over_seeds": statistics.stdev(means_of_seeds),
+                "sd_over_instances": statistics.mean(within) if within else None,
+                "values": values,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--choose", action="store_true", help="try factors on data for choosing, and write nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.choose:
+        choose()
+        return
+    begun = time.monotonic()
+    result = {
+        "command": "python benchmarks/halora.py",
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
+        "versions": {
+            "hardy": hardy.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "peft": importlib.metadata.version("peft"),
+        },
+        "noise": f"additive, relative to {RELATIVE_TO}",
+        "trained_at": TRAINED_AT,
+        "penalty_weight": PENALTY,
+        "rank": RANK,
+        "alpha": ALPHA,
+        "select": SELECT,
+        "steps": STEPS,
+        "batch": BATCH,
+        "learning_rate": LEARNING_RATE,
+        "problems": JUDGED,
+        "training_seeds": list(SEEDS),
+        "chip_seeds": [1000, 1000 + INSTANCES - 1],
+        "rows": compare(),
+    }
+    result["seconds"] = round(time.monotonic() - begun, 1)
+    write_json(RESULT, result)
+    print(f"{result['seconds']:.0f} s; written to {RESULT}")
+
+
+if __name__ == "__main__":
+    main()

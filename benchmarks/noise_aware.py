@@ -1,0 +1,389 @@
+"""Noise-aware training: straight through the noise against the full gradient, plain fine-tuning and none at all.
+
+vision: ResNet-20 on CIFAR-10, from its trained weights, on part of the training images; all convolutions and the head
+    on arrays. language: tiny-llama on its training text. Equal steps, data, learning rate and noise for all ways of
+    training; judged on test images and on the evaluation text over chip instances that training did not draw, at
+    several noise strengths including none. Learning rate and noise of training were chosen with --choose on training
+    images that no run trains on and on calibration text, for the full gradient, which so has the benefit of the doubt.
+cost: step time, interleaved in one process, and peak memory above the model's, each contender in a process of its
+    own, with noise that is one line and with the cells of a phase-change chip.
+
+Writes one part of results/noise_aware.json.
+
+    python benchmarks/noise_aware.py vision|language|cost
+"""
+
+import argparse
+import dataclasses
+import gc
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from survival import processor
+from torch import nn
+from torch.nn import functional as F
+
+import hardy
+from hardy.analog import NoiseAware
+from hardy.core.files import read_json, write_json
+from hardy.core.rng import generator
+from hardy.hardware import AdditiveNoise, Chip
+from hardy.zoo.text import training_documents
+
+RESULT = Path(__file__).parent / "results" / "noise_aware.json"
+DATA = Path(__file__).parents[2] / "shared" / "data" / "vision"
+SEEDS, INSTANCES = (0, 1, 2), 10
+RELATIVE_TO = "channel-absmax"
+
+WAYS: dict[str, dict[str, str] | None] = {
+    "plain fine-tuning": None,
+    "full gradient": {"gradient": "full"},
+    "straight-through, clean": {"gradient": "straight-through", "input_gradient": "clean"},
+    "straight-through, noisy": {"gradient": "straight-through", "input_gradient": "noisy"},
+}
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions with batch norm and a shortcut without parameters."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.stride, self.missing = stride, outside - inside
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.missing:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.missing // 2, self.missing // 2))
+        return F.relu(y + x)
+
+
+class ResNet20(nn.Module):
+    """He et al.'s ResNet-20 for 32 x 32 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        for stage, (inside, outside) in enumerate(((16, 16), (16, 32), (32, 64)), start=1):
+            first = Block(inside, outside, 1 if stage == 1 else 2)
+            blocks = nn.Sequential(first, Block(outside, outside, 1), Block(outside, outside, 1))
+            setattr(self, f"layer{stage}", blocks)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        return self.linear(x.mean((2, 3)))
+
+
+def images(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised images (count, 3, 32, 32) and labels."""
+    with np.load(DATA / name) as stored:
+        x = torch.from_numpy(stored["images"]).permute(0, 3, 1, 2).float() / 255
+        y = torch.from_numpy(stored["labels"])
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (x - mean) / std, y
+
+
+def noise(strength: float, seed: int = 0, select: Any = None) -> AdditiveNoise:
+    where = {} if select is None else {"select": select}
+    return AdditiveNoise(strength=strength, relative_to=RELATIVE_TO, seed=seed, **where)
+
+
+class Vision:
+    """ResNet-20 on CIFAR-10. The last 2,000 training images are for choosing, the rest for training."""
+
+    select, metric, better = "conv,linear", "accuracy", max
+    levels = (0.0, 0.05, 0.1)
+    trained_at, rate, steps, batch, choices = 0.1, 3e-3, 120, 64, ((0.1, 3e-3), (0.1, 1e-2), (0.1, 3e-2))
+
+    def __init__(self, judged: bool) -> None:
+        self.x, self.y = images("cifar10_train20k.npz")
+        held = (self.x[18000:], self.y[18000:])
+        self.judge = images("cifar10_test.npz") if judged else held
+        self.judge = tuple(part[:500] for part in self.judge)
+        self.x, self.y = self.x[:18000], self.y[:18000]
+
+    def model(self) -> nn.Module:
+        model = ResNet20()
+        model.load_state_dict(load_file(DATA / "resnet20.safetensors"), strict=False)
+        return model.eval()
+
+    def optimizer(self, model: nn.Module, rate: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
+
+    def loss(self, model: nn.Module, seed: int, step: int) -> torch.Tensor:
+        random = generator(seed, "batch", step)
+        rows = torch.randint(len(self.x), (self.batch,), generator=random)
+        x = F.pad(self.x[rows], (4, 4, 4, 4))
+        top, left = torch.randint(9, (2,), generator=random).tolist()
+        x = x[:, :, top : top + 32, left : left + 32]
+        mirrored = torch.rand(self.batch, generator=random) < 0.5
+        x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        return F.cross_entropy(model(x), self.y[rows])
+
+    @torch.inference_mode()
+    def score(self, model: nn.Module) -> float:
+        x, y = self.judge
+        return 100 * (model(x).argmax(1) == y).double().mean().item()
+
+
+class Language:
+    """tiny-llama on its own training text."""
+
+    select, metric, better = None, "perplexity", min
+    levels = (0.0, 0.05, 0.1)
+    trained_at, rate, steps, batch, choices = 0.1, 1e-4, 50, 4, ((0.1, 1e-4), (0.1, 3e-4))
+
+    def __init__(self, judged: bool) -> None:
+        _, self.tokenizer = hardy.zoo.load("tiny-llama")
+        text = hardy.zoo.held_out_text("evaluation" if judged else "calibration")
+        self.judge = torch.cat(hardy.evaluate.batches(self.tokenizer, text, window=256, tokens=2048))
+        library, _ = training_documents()
+        self.ids = hardy.evaluate.encode(self.tokenizer, "\n\n".join(library[::8]))
+
+    def model(self) -> nn.Module:
+        model, _ = hardy.zoo.load("tiny-llama")
+        model.set_attn_implementation("eager")  # faster to train on a CPU
+        return model
+
+    def optimizer(self, model: nn.Module, rate: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
+
+    def loss(self, model: nn.Module, seed: int, step: int) -> torch.Tensor:
+        begins = torch.randint(len(self.ids) - 257, (self.batch,), generator=generator(seed, "batch", step)).tolist()
+        rows = torch.stack([self.ids[begin : begin + 257] for begin in begins])
+        logits = model(input_ids=rows[:, :-1], use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+
+    @torch.inference_mode()
+    def score(self, model: nn.Module) -> float:
+        logits = model(input_ids=self.judge, use_cache=False).logits[:, :-1]
+        return F.cross_entropy(logits.flatten(0, 1), self.judge[:, 1:].flatten()).exp().item()
+
+
+Task = Vision | Language
+
+
+def trained(task: Task, way: dict[str, str] | None, seed: int, strength: float, rate: float) -> nn.Module:
+    model = task.model()
+    where = {} if task.select is None else {"select": task.select}
+    if way is not None:
+        NoiseAware(chip=noise(strength), seed=seed, warmup_steps=task.steps // 10, **way, **where).apply(model)
+    optimizer = task.optimizer(model, rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / (0.1 * task.steps), 1.5 * (1 - step / task.steps))
+    )
+    model.train()
+    for step in range(task.steps):
+        task.loss(model, seed, step).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+    return model.eval()
+
+
+def scores(task: Task, model: nn.Module, level: float, instances: int, first: int) -> list[float]:
+    """The metric on each chip instance; one number without noise."""
+    if level == 0:
+        return [task.score(model)]
+    values = []
+    for instance in range(instances):
+        with noise(level, first + instance, task.select).apply(model):
+            values.append(task.score(model))
+    return values
+
+
+def choose(task: Task) -> None:
+    """Print what each choice of noise and learning rate gives the full gradient, on data for choosing."""
+    for strength, rate in task.choices:
+        begun = time.monotonic()
+        model = trained(task, WAYS["full gradient"], 100, strength, rate)
+        found = [statistics.mean(scores(task, model, level, 4, 5000)) for level in task.levels]
+        print(strength, rate, [round(value, 2) for value in found], f"{time.monotonic() - begun:.0f} s", flush=True)
+
+
+def compare(task: Task) -> dict[str, Any]:
+    """Every way of training, every seed, every level: mean over seeds and instances, and both spreads."""
+    rows = []
+    for name, way in {"no fine-tuning": None, **WAYS}.items():
+        seeds = SEEDS[:1] if name == "no fine-tuning" else SEEDS
+        models = [
+            task.model() if name == "no fine-tuning" else trained(task, way, seed, task.trained_at, task.rate)
+            for seed in seeds
+        ]
+        for level in task.levels:
+            found = [scores(task, model, level, INSTANCES, 1000) for model in models]
+            means = [statistics.mean(values) for values in found]
+            within = [statistics.stdev(values) for values in found if len(values) > 1]
+            rows.append(
+                {
+                    "way": name,
+                    "noise": level,
+                    "mean": statistics.mean(means),
+                    "sd_over_seeds": statistics.stdev(means) if len(means) > 1 else None,
+                    "sd_over_instances": statistics.mean(within) if within else None,
+                    "values": found,
+                }
+            )
+        shown = "  ".join(f"{row['noise']:g}: {row['mean']:.2f}" for row in rows if row["way"] == name)
+        print(f"{name:26}{shown}", flush=True)
+    return {
+        "metric": task.metric,
+        "noise": f"additive, relative to {RELATIVE_TO}",
+        "trained_at": task.trained_at,
+        "learning_rate": task.rate,
+        "steps": task.steps,
+        "batch": task.batch,
+        "training_seeds": list(SEEDS),
+        "chip_seeds": [1000, 1000 + INSTANCES - 1],
+        "rows": rows,
+    }
+
+
+PCM_CELLS = dataclasses.replace(Chip.preset("pcm"), dac_bits=None, adc_bits=None)
+"""Phase-change cells on tiles of 256 with read noise: a simulator that autograd can follow, but no one-liner."""
+
+NOISES: dict[str, Any] = {
+    "additive": noise(0.04),
+    "PCM cells, tiles of 256": PCM_CELLS,
+    "PCM chip with converters": Chip.preset("pcm"),
+}
+ROUNDS = 7
+
+
+class Stack:
+    """Four 512 x 512 linear layers and few inputs: nothing but weights."""
+
+    select = None
+
+    def model(self) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return nn.Sequential(*[nn.Linear(512, 512) for _ in range(4)])
+
+    def loss(self, model: nn.Module, seed: int, step: int) -> torch.Tensor:
+        return model(torch.randn(32, 512, generator=generator(seed, "batch", step))).square().mean()
+
+
+COSTED: dict[str, Callable[[], Any]] = {
+    "four 512 x 512 layers, 32 vectors": Stack,
+    "ResNet-20, 64 images": lambda: Vision(judged=False),
+    "tiny-llama, 4 x 256 tokens": lambda: Language(judged=False),
+}
+
+
+def contenders() -> list[tuple[str | None, str]]:
+    """(noise, way) of every contender; converters have no full gradient."""
+    ways = [way for way in WAYS if way != "plain fine-tuning"]
+    noisy = [(kind, way) for kind in NOISES for way in ways if not ("converters" in kind and way == "full gradient")]
+    return [(None, "plain fine-tuning"), *noisy]
+
+
+def prepared(task: Any, kind: str | None, way: str) -> nn.Module:
+    model = task.model().train()
+    where = {} if task.select is None else {"select": task.select}
+    if kind is not None:
+        NoiseAware(chip=NOISES[kind], **(WAYS[way] or {}), **where).apply(model)
+    return model
+
+
+def memory(task_name: str, kind: str | None, way: str) -> float:
+    """Peak resident memory of three training steps above that before there was a model, MB; Linux only."""
+    task = COSTED[task_name]()
+    before = resident("VmRSS")
+    model = prepared(task, kind, way)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: `apply` itself draws once
+    for step in range(3):
+        model.zero_grad(set_to_none=True)
+        task.loss(model, 0, step).backward()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def measured_memory(task_name: str, kind: str | None, way: str) -> float:
+    """The same in a process of its own."""
+    arguments = [sys.executable, __file__, "memory", task_name, kind or "", way]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def cost() -> dict[str, Any]:
+    rows = []
+    for task_name, make in COSTED.items():
+        task = make()
+        models = {key: prepared(task, *key) for key in contenders()}
+        seconds: dict[Any, list[float]] = {key: [] for key in models}
+        for step in range(ROUNDS + 1):
+            for key, model in models.items():
+                model.zero_grad(set_to_none=True)
+                begun = time.thread_time()
+                task.loss(model, 0, step).backward()
+                if step:  # the first one warms up
+                    seconds[key].append(time.thread_time() - begun)
+        for (kind, way), times in seconds.items():
+            row = {
+                "task": task_name,
+                "noise": kind or "none",
+                "way": way,
+                "step_s": statistics.median(times),
+                "step_s_all": times,
+                "peak_mb": measured_memory(task_name, kind, way),
+            }
+            rows.append(row)
+            print(f"{task_name:36}{row['noise']:26}{way:26}{row['step_s']:8.3f} s{row['peak_mb']:9.0f} MB", flush=True)
+    return {"rounds": ROUNDS, "threads": 1, "load": os.getloadavg()[0], "rows": rows}
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "vision": lambda: compare(Vision(judged=True)),
+    "language": lambda: compare(Language(judged=True)),
+    "cost": cost,
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["memory"]:
+        task_name, kind, way = sys.argv[2:]
+        print(memory(task_name, kind or None, way))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--choose", action="store_true", help="try settings on data for choosing, and write nothing")
+    options = parser.parse_args()
+    if options.choose:
+        choose({"vision": Vision, "language": Language}[options.part](judged=False))
+        return
+    begun = time.monotonic()
+    part = PARTS[options.part]()
+    part |= {
+        "command": f"python benchmarks/noise_aware.py {options.part}",
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
+        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+    whole = read_json(RESULT) if RESULT.is_file() else {}
+    write_json(RESULT, {**whole, options.part: part})
+    print(f"{part['seconds']:.0f} s; written to {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
