@@ -145,7 +145,7 @@ class Language:
 
     select, metric, better = None, "perplexity", min
     levels = (0.0, 0.05, 0.1)
-    trained_at, rate, steps, batch, choices = 0.1, 1e-4, 50, 4, ((0.1, 1e-4), (0.1, 3e-4))
+    trained_at, rate, steps, batch, choices = 0.1, 1e-4, 40, 4, ((0.1, 1e-4), (0.1, 3e-4))
 
     def __init__(self, judged: bool) -> None:
         _, self.tokenizer = hardy.zoo.load("tiny-llama")
