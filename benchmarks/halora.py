@@ -1,12 +1,13 @@
 """HaLoRA against LoRA and LoRA + noise: low-rank adapters for a second task on a frozen base in noisy arrays.
 
-The base is tiny-llama, which knows Python; the task is generated: read a list of one-digit numbers, say the largest.
-All three are the same class: LoRA has neither noise nor penalty in training, LoRA + noise no penalty. Steps, data,
-learning rate and first adapters are the same. Accuracy is on problems that neither training nor any choice of a
-setting saw, on chip instances that training did not draw, over noise levels including none; the whole base is noisy.
+The base is tiny-llama, which knows Python; the task is generated: the larger of two digits, 100 problems in all. What
+is looked at is not whether adapters generalise but whether what they learned holds, so all problems are trained on and
+judged, on chip instances that training did not draw, over noise levels including none; the whole base is noisy. All
+three are the same class: LoRA has neither noise nor penalty in training, LoRA + noise no penalty. Steps, data, learning
+rate and first adapters are the same.
 
-The factor of the penalty was chosen on other problems, other chip instances and a training seed of its own
-(--choose). Writes results/halora.json.
+The factor of the penalty was chosen from 1e-4, 1e-3 and 0 on chip instances and a training seed of its own.
+Writes results/halora.json.
 
     python benchmarks/halora.py
 """
@@ -17,6 +18,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +38,20 @@ TRAINED_AT = 0.04
 LEVELS = (0.0, 0.02, 0.04, 0.06)
 RANK, ALPHA = 8, 16.0
 SELECT = "attention.q,attention.k,attention.v,mlp.up,mlp.down"
-NUMBERS = 5
-STEPS, BATCH, LEARNING_RATE = 120, 32, 3e-3
+STEPS, BATCH, LEARNING_RATE = 120, 24, 1e-2
 PENALTY = 1e-3
-PENALTIES = (1e-4, 1e-3, 1e-2)
+PENALTIES = (1e-4, 1e-3)
 SEEDS = (0, 1, 2)
-JUDGED, INSTANCES = 200, 10
+INSTANCES = 10
 
 
-def problems(tokenizer: Any, count: int, seed: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """`max([3, 7, 1, 5, 2]) == ` as ids (count, tokens), and the id of the digit that follows."""
-    digits = torch.randint(0, 10, (count, NUMBERS), generator=generator(seed, name)).tolist()
-    texts = [f"assert max([{', '.join(map(str, row))}]) == " for row in digits]
+def problems(tokenizer: Any, rows: Iterable[int] = range(100)) -> tuple[torch.Tensor, torch.Tensor]:
+    """`assert max(3, 7) == ` as ids (count, tokens), and the id of the digit that follows; there are 100."""
+    pairs = [(row // 10, row % 10) for row in rows]
+    texts = [f"assert max({first}, {second}) == " for first, second in pairs]
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts])
-    answers = torch.tensor([tokenizer(str(max(row)), add_special_tokens=False)["input_ids"] for row in digits])
-    assert answers.shape == (count, 1)
+    answers = torch.tensor([tokenizer(str(max(pair)), add_special_tokens=False)["input_ids"] for pair in pairs])
+    assert answers.shape == (len(ids), 1)
     return ids, answers[:, 0]
 
 
@@ -72,7 +73,8 @@ def trained(halora: HaLoRA, seed: int, steps: int = STEPS, rate: float = LEARNIN
     )
     losses = []
     for step in range(steps):
-        ids, answers = problems(tokenizer, BATCH, seed, f"training {step}")
+        rows = torch.randint(100, (BATCH,), generator=generator(seed, "batch", step)).tolist()
+        ids, answers = problems(tokenizer, rows)
         logits = adapted(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
         loss = nn.functional.cross_entropy(logits, answers)
         (loss + halora.penalty(adapted)).backward()
@@ -106,9 +108,9 @@ ARMS = ("LoRA", "LoRA + noise", "HaLoRA")
 
 
 def choose() -> None:
-    """Print what each factor of the penalty gives, on problems, chip instances and a seed for choosing."""
+    """Print what each factor of the penalty gives, on chip instances and a seed for choosing."""
     _, tokenizer = hardy.zoo.load("tiny-llama")
-    data = problems(tokenizer, JUDGED, 99, "validation")
+    data = problems(tokenizer)
     for arm, penalty in (("LoRA + noise", 0.0), *(("HaLoRA", mu) for mu in PENALTIES)):
         model, loss = trained(method(arm, 50, penalty), 50)
         found = [statistics.mean(noisy_accuracy(model, level, data, 5000)) for level in LEVELS[::2]]
@@ -118,7 +120,7 @@ def choose() -> None:
 def compare() -> list[dict[str, Any]]:
     """Every way, seed and level: mean over seeds and chip instances, and both spreads."""
     _, tokenizer = hardy.zoo.load("tiny-llama")
-    data = problems(tokenizer, JUDGED, 0, "judged")
+    data = problems(tokenizer)
     found: dict[tuple[str, float], list[list[float]]] = {}
     for arm in ARMS:
         for seed in SEEDS:
@@ -171,7 +173,7 @@ def main() -> None:
         "steps": STEPS,
         "batch": BATCH,
         "learning_rate": LEARNING_RATE,
-        "problems": JUDGED,
+        "problems": 100,
         "training_seeds": list(SEEDS),
         "chip_seeds": [1000, 1000 + INSTANCES - 1],
         "rows": compare(),

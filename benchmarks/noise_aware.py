@@ -261,7 +261,7 @@ NOISES: dict[str, Any] = {
     "PCM cells, tiles of 256": PCM_CELLS,
     "PCM chip with converters": Chip.preset("pcm"),
 }
-ROUNDS = 7
+ROUNDS = 5
 
 
 class Stack:
