@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hardy.analog import Deploy
+from hardy.analog import Deploy, HybridProjection
 from hardy.core import Chain, Method, Ranking
 from hardy.hardware import AdditiveNoise, Chip, LogNormalNoise, ProportionalNoise
 from hardy.quant import (
@@ -176,6 +176,12 @@ CASES: dict[type[Method], Case] = {
             seed=1,
             seconds=3600.0,
         ),
+    ),
+    HybridProjection: Case(
+        typical=HybridProjection(select="mlp.down", layers="last"),
+        refused={"rank": [0, -1, 2.5, True], "columns": ["none", 3, None], "noise": ["pcm", 3]},
+        no_identity="a matrix that was taken apart and put together again differs in its last bits",
+        no_control="it helps where there is noise: tests/analog/test_hybrid_projection.py, benchmarks/hpd.py",
     ),
     Chain: Case(
         typical=Chain(methods=(AdditiveNoise(strength=0.02, seed=1), _RTN)),

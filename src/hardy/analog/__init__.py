@@ -1,6 +1,17 @@
-"""Models on analog hardware: deployment on a chip."""
+"""Models on analog hardware: deployment on a chip, and repairs that need no training."""
 
 from hardy.analog.deploy import Deploy, drift, program
+from hardy.analog.hybrid_projection import HybridProjection
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear
+from hardy.analog.sensitivity import noise_sensitivity
 
-__all__ = ["AnalogConv1D", "AnalogConv2d", "AnalogLinear", "Deploy", "drift", "program"]
+__all__ = [
+    "AnalogConv1D",
+    "AnalogConv2d",
+    "AnalogLinear",
+    "Deploy",
+    "HybridProjection",
+    "drift",
+    "noise_sensitivity",
+    "program",
+]

@@ -47,6 +47,8 @@ def role_of(model: nn.Module, name: str, module: nn.Module) -> str | None:
     if not any(True for _ in module.parameters(recurse=False)):
         return None
     *path, leaf = name.split(".")
+    if leaf == "array" and path:  # the part of a projection that was put on a chip on its own
+        *path, leaf = path
     blocks = set(path)
     if leaf in _ROUTERS and blocks & _MLP_BLOCKS and "experts" not in blocks:
         return "router"
