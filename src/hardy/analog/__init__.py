@@ -3,6 +3,8 @@
 from hardy.analog.deploy import Deploy, drift, program
 from hardy.analog.hybrid_projection import HybridProjection
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear
+from hardy.analog.redundancy import Redundancy, equivalent_noise
+from hardy.analog.romer import ExpertReplacement, RandomReplacement, RouterCalibration
 from hardy.analog.sensitivity import noise_sensitivity
 
 __all__ = [
@@ -10,8 +12,13 @@ __all__ = [
     "AnalogConv2d",
     "AnalogLinear",
     "Deploy",
+    "ExpertReplacement",
     "HybridProjection",
+    "RandomReplacement",
+    "Redundancy",
+    "RouterCalibration",
     "drift",
+    "equivalent_noise",
     "noise_sensitivity",
     "program",
 ]
