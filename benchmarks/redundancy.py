@@ -64,4 +64,4 @@ def main(tokens: int) -> None:
 
 
 if __name__ == "__main__":
-    main(2048)
+    main(1024)
