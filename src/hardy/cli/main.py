@@ -9,6 +9,7 @@ from rich.console import Console
 import hardy
 from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tokens, Window, Workers, numbers
 from hardy.cli.quantize import export, quantize
+from hardy.cli.repair import repair
 from hardy.cli.report import app as report_app
 from hardy.cli.simulate import simulate
 from hardy.cli.zoo import app as zoo_app
@@ -28,6 +29,7 @@ app.add_typer(report_app, name="report")
 app.command()(quantize)
 app.command()(export)
 app.command()(simulate)
+app.command()(repair)
 
 
 def main() -> None:

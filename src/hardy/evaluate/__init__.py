@@ -1,6 +1,7 @@
 """Metrics, and nothing but metrics."""
 
 from hardy.evaluate.language import batches, bits_per_byte, context_length, encode, perplexity, token_losses
+from hardy.evaluate.loss import mean_loss
 from hardy.evaluate.signal import psnr, psnr_of_error
 
 __all__ = [
@@ -8,6 +9,7 @@ __all__ = [
     "bits_per_byte",
     "context_length",
     "encode",
+    "mean_loss",
     "perplexity",
     "psnr",
     "psnr_of_error",
