@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hardy.fields.fitting import fit, fit_many
     from hardy.fields.hadamard_quant import HadamardQuant
     from hardy.fields.integer import IntegerField
+    from hardy.fields.integer_model import IntegerModel
     from hardy.fields.losses import GradientNorm, Loss, SharpnessAware, SquaredError, WeightPerturbation
     from hardy.fields.shared import SharedField, add_images, fit_shared
     from hardy.fields.signals import Signal, audio, distance, grid_coordinates, image, sample_photo, video
@@ -22,6 +23,7 @@ _HOMES = {
     "fitting": ("fit", "fit_many"),
     "hadamard_quant": ("HadamardQuant",),
     "integer": ("IntegerField",),
+    "integer_model": ("IntegerModel",),
     "losses": ("GradientNorm", "Loss", "SharpnessAware", "SquaredError", "WeightPerturbation"),
     "chips": ("noisy_psnr", "robustness"),
     "shared": ("SharedField", "add_images", "fit_shared"),
@@ -38,6 +40,7 @@ __all__ = [
     "GradientNorm",
     "HadamardQuant",
     "IntegerField",
+    "IntegerModel",
     "Loss",
     "Quad",
     "Relu",
