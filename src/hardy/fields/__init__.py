@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hardy.fields.integer import IntegerField
     from hardy.fields.integer_model import IntegerModel
     from hardy.fields.losses import GradientNorm, Loss, SharpnessAware, SquaredError, WeightPerturbation
+    from hardy.fields.saving import load_field, save_field
     from hardy.fields.shared import SharedField, add_images, fit_shared
     from hardy.fields.signals import Signal, audio, distance, grid_coordinates, image, sample_photo, video
 
@@ -26,6 +27,7 @@ _HOMES = {
     "integer_model": ("IntegerModel",),
     "losses": ("GradientNorm", "Loss", "SharpnessAware", "SquaredError", "WeightPerturbation"),
     "chips": ("noisy_psnr", "robustness"),
+    "saving": ("load_field", "save_field"),
     "shared": ("SharedField", "add_images", "fit_shared"),
     "signals": ("Signal", "audio", "distance", "grid_coordinates", "image", "sample_photo", "video"),
 }
@@ -61,9 +63,11 @@ __all__ = [
     "fit_shared",
     "grid_coordinates",
     "image",
+    "load_field",
     "noisy_psnr",
     "robustness",
     "sample_photo",
+    "save_field",
     "video",
 ]
 
