@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 import hardy
+from hardy.cli.field import app as field_app
 from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tokens, Window, Workers, numbers
 from hardy.cli.quantize import export, quantize
 from hardy.cli.repair import repair
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(report_app, name="report")
+app.add_typer(field_app, name="field")
 app.command()(quantize)
 app.command()(export)
 app.command()(simulate)
