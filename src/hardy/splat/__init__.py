@@ -4,12 +4,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hardy.splat.ply import load_ply, save_ply
     from hardy.splat.rendering import rasterize
+    from hardy.splat.scene import Scene, View, load_scene
 
-_HOMES = {"rendering": ("rasterize",)}
+_HOMES = {
+    "ply": ("load_ply", "save_ply"),
+    "rendering": ("rasterize",),
+    "scene": ("Scene", "View", "load_scene"),
+}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["rasterize"]
+__all__ = ["Scene", "View", "load_ply", "load_scene", "rasterize", "save_ply"]
 
 
 def __getattr__(name: str) -> Any:
