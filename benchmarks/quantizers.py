@@ -1,16 +1,19 @@
-"""Perplexity at true bits per weight: rounding, GPTQ, hqq, PT2-LLM's rule, trit-planes plain and calibrated.
+"""Perplexity at true bits per weight: rounding, GPTQ, hqq, auto-round, PT2-LLM's rule, trit-planes.
 
 Two trained models. tiny-llama (4.7 M parameters, groups of 128) is judged on its held-out evaluation modules and
 calibrated on text it was trained on. stories260K (0.26 M parameters, groups of 32 and 64; where the data is there) is
 judged on 40 stories that it wrote itself, sampled at temperature 1, and calibrated on others: the unmodified model is
 then the best possible one. Calibration is drawn anew for every seed; mean and standard deviation over seeds. Methods
-without data have no spread: nothing is drawn.
+without data have no spread: nothing is drawn. auto-round, with its 200 steps of training for each layer, gets the first
+seed's calibration and no other, and only tiny-llama, all of whose rows its groups divide.
 
     pip install -r benchmarks/requirements.txt && python benchmarks/quantizers.py
 """
 
 import contextlib
+import copy
 import dataclasses
+import importlib
 import io
 import math
 import os
@@ -18,19 +21,23 @@ import platform
 import statistics
 import sys
 import time
+import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from survival import processor
+from torch import nn
 from transformers import PreTrainedModel
 
 import hardy
 from hardy.core.files import write_json
-from hardy.core.method import ALL_SELECTED, Method, WeightMethod
-from hardy.core.select import Site
+from hardy.core.method import ALL_SELECTED, Method, WeightLedger, WeightMethod
+from hardy.core.report import Row
+from hardy.core.select import LINEAR, Site, select
+from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate import batches, token_losses
 from hardy.quant import (
@@ -53,6 +60,7 @@ KINDS = {
     "clipped rounding": "ClippedRoundToNearest",
     "GPTQ": "GPTQ",
     "hqq": "HQQ",
+    "auto-round": "AutoRound",
     "absmean trits": "AbsmeanTrits",
     "PT2-LLM": "AsymmetricTrits",
     "trit-planes": "TritPlanes",
@@ -80,15 +88,46 @@ class HQQ(WeightMethod):
         return new.view(weight.shape), {"bits": self.bits * weight.numel() + 32 * meta["scale"].numel()}
 
 
-def methods(group: int, small: int, peers: bool) -> list[Method]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoRound(Method):
+    """The peer: rounding trained by signed gradients (auto-round on PyPI), all settings its own but for the bits,
+    groups and calibration; a float16 scale and a zero point of `bits` bits per group.
+    """
+
+    bits: int
+    group_size: int
+
+    def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
+        import auto_round
+
+        assert data is not None
+        calibration = list(data)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            tuner = auto_round.AutoRound(
+                copy.deepcopy(model), tokenizer=types.SimpleNamespace(), bits=self.bits, group_size=self.group_size,
+                sym=False, dataset=calibration, seqlen=calibration[0].shape[1], nsamples=sum(map(len, calibration)),
+                device_map="cpu", enable_torch_compile=False,
+            )  # fmt: skip
+            tuned = dict(tuner.quantize()[0].named_modules())
+        ledger = WeightLedger(model, edits)
+        for site in select(model, LINEAR):
+            weight, module = ledger.read(site), tuned[site.module]
+            bits = self.bits * weight.numel() + (16 + self.bits) * module.scale.numel()
+            ledger.write(site, weight, module.weight.detach().float(), {"bits": bits})
+        return ledger.rows()
+
+
+def methods(group: int, small: int, peers: set[str]) -> list[Method]:
     """All of them: in groups of `group`, and those with codes also in groups of `small`, nearer to the planes' bits."""
     found: list[Method] = []
     for bits in (2, 3, 4):
         for size in (group, small):
             found += [RoundToNearest(bits=bits, group_size=size), ClippedRoundToNearest(bits=bits, group_size=size)]
             found += [GPTQ(bits=bits, group_size=size)]
-        if peers:
+        if "hqq" in peers:
             found += [HQQ(bits=bits, group_size=64)]
+        if "auto-round" in peers and bits < 4:
+            found += [AutoRound(bits=bits, group_size=group)]
     found += [AbsmeanTrits(group_size=group), AsymmetricTrits(group_size=group)]
     for planes in (1, 2, 3):
         found += [TritPlanes(planes=planes, group_size=group), CalibratedTritPlanes(planes=planes, group_size=group)]
@@ -140,7 +179,7 @@ def stories() -> Subject:
     return Subject(model, judged, data, 64, 32)
 
 
-def measured(subject: Subject, peers: bool) -> list[dict[str, Any]]:
+def measured(subject: Subject, peers: set[str]) -> list[dict[str, Any]]:
     rows = []
     for method in methods(subject.group, subject.small, peers):
         seeds = SEEDS if hasattr(method, "damping") else SEEDS[:1]
@@ -167,15 +206,15 @@ def measured(subject: Subject, peers: bool) -> list[dict[str, Any]]:
 def main() -> None:
     begun, found = time.monotonic(), {}
     notes = []
-    with warnings.catch_warnings():
+    peers: set[str] = set()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        try:
-            import hqq.core.quantize  # noqa: F401
-
-            peers = True
-        except ImportError as error:
-            peers = False
-            notes.append(f"hqq: not measured ({error})")
+        for peer, module in (("hqq", "hqq.core.quantize"), ("auto-round", "auto_round")):
+            try:
+                importlib.import_module(module)
+                peers.add(peer)
+            except ImportError as error:
+                notes.append(f"{peer}: not measured ({error})")
     for name, make in {"tiny-llama": tiny_llama, "stories260K": stories}.items():
         try:
             subject = make()
@@ -189,7 +228,7 @@ def main() -> None:
             "parameters": parameters,
             "tokens_judged": sum(len(ids) - 1 for ids in subject.judged),
             "unmodified": {"loss": intact, "perplexity": math.exp(intact)},
-            "rows": measured(subject, peers),
+            "rows": measured(subject, peers if name == "tiny-llama" else peers - {"auto-round"}),
         }
     print("\n".join(notes))
     result = {

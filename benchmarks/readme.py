@@ -114,7 +114,7 @@ def kernels_block() -> str:
     ]
     for name in dict.fromkeys(row["peer"] for row in rows):
         small, large = (row for row in rows if row["peer"] == name)
-        share = large["from_memory_gb_per_s"]["median"] / result["read_gb_per_s"]
+        share = large["from_memory_gb_per_s"]["median"] / result["read_gb_per_s"]["median"]
         lines.append(
             f"| {name} | {small['repeated_us']['best']:.0f} us | {large['from_memory_us']['median']:.0f} us | "
             f"{large['from_memory_gb_per_s']['median']:.0f} GB/s, {100 * share:.0f} % | {small['error']:.1e} |"

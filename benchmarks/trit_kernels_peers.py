@@ -3,10 +3,9 @@
 import ctypes
 import dataclasses
 import functools
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 
+import ggml_library
 import gguf
 import numpy as np
 import onnx
@@ -109,12 +108,8 @@ TYPES = {"Q4_0": (2, 32, 18), "TQ2_0": (35, 256, 66)}  # number, weights and byt
 
 
 def ggml() -> ctypes.CDLL:
-    """ggml, as the wheel of xllamacpp exports it."""
-    spec = importlib.util.find_spec("xllamacpp")
-    assert spec is not None
-    assert spec.origin is not None
-    library = ctypes.CDLL(str(next(Path(spec.origin).parent.glob("xllamacpp*.so"))))
-    pointer, size, integer = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
+    library = ggml_library.load()
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
     for name, result, *arguments in (
         ("ggml_init", pointer, _Parameters),
         ("ggml_new_tensor_2d", pointer, pointer, ctypes.c_int, integer, integer),
@@ -125,7 +120,6 @@ def ggml() -> ctypes.CDLL:
         ("ggml_get_data", pointer, pointer),
         ("ggml_graph_plan", _Plan, pointer, ctypes.c_int, pointer),
         ("ggml_graph_compute", ctypes.c_int, pointer, ctypes.POINTER(_Plan)),
-        ("ggml_quantize_chunk", size, ctypes.c_int, pointer, pointer, integer, integer, integer, pointer),
         ("ggml_cpu_init", None),
         ("ggml_free", None, pointer),
     ):

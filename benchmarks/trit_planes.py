@@ -5,17 +5,25 @@ implementation of the same algorithms on the same distributions.
 
 Relative Frobenius error of 256 x 4096 weights, Gaussian and Student-t with 5 degrees of freedom, groups of 128 unless
 said; mean and standard deviation over seeds. Controls: round-to-nearest, to the full and to a clipped range, at the
-same and at neighbouring true bits per weight (groups of 42 take 3-bit codes to the bits of two planes).
+same and at neighbouring true bits per weight (groups of 42 take 3-bit codes to the bits of two planes), and ggml's
+types, quantized by ggml itself (of xllamacpp's wheel; left out with a note where that is not installed) with a flat
+importance matrix: without one it searches less for the K types, and q2_K has an error of 0.297.
 
-    python benchmarks/trit_planes.py
+    pip install -r benchmarks/requirements.txt && python benchmarks/trit_planes.py
 """
 
+import ctypes
+import dataclasses
+import importlib.metadata
+import importlib.util
 import os
 import platform
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import ggml_library
 import numpy as np
 import torch
 from survival import processor
@@ -30,6 +38,30 @@ RESULT = Path(__file__).parent / "results" / "trit_planes.json"
 SEEDS = (0, 1)
 SITE = Site("weight", "weight", "weight", None, None, None)
 SIGN = ("sign",)
+
+
+# ggml's number for a type, and its bytes for 256 weights.
+GGML_TYPES = {"q2_K": (10, 84), "q3_K": (11, 110), "q4_K": (12, 144), "iq2_xxs": (16, 66), "tq2_0": (35, 66)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GGML(WeightMethod):
+    """The peer: the weight as it comes out of one of ggml's types."""
+
+    type: str
+
+    def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
+        library, (number, block_bytes) = ggml_library.load(), GGML_TYPES[self.type]
+        dequantize = getattr(library, f"dequantize_row_{self.type}")
+        dequantize.restype, dequantize.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        source = np.ascontiguousarray(weight.numpy(), np.float32)
+        flat = np.ones(source.shape[1], np.float32)
+        packed = np.zeros(source.size // 256 * block_bytes, np.uint8)
+        library.ggml_quantize_chunk(number, source.ctypes.data, packed.ctypes.data, 0, *source.shape, flat.ctypes.data)
+        found = np.empty_like(source)
+        dequantize(packed.ctypes.data, found.ctypes.data, found.size)
+        return torch.from_numpy(found), {"bits": 8 * packed.nbytes}
+
 
 # Whose it is, the method, and the errors expected on Gaussian and on Student-t weights, where there are any.
 ROWS: list[tuple[str, WeightMethod, str, str]] = [
@@ -56,6 +88,11 @@ ROWS: list[tuple[str, WeightMethod, str, str]] = [
     ("control", RoundToNearest(bits=4), "0.101", "0.133"),
     ("control", ClippedRoundToNearest(bits=4), "0.095", "0.127"),
     ("control", RoundToNearest(bits=5), "", ""),
+    ("ggml", GGML(type="q2_K"), "0.269", ""),
+    ("ggml", GGML(type="q3_K"), "0.145", ""),
+    ("ggml", GGML(type="q4_K"), "0.071", ""),
+    ("ggml", GGML(type="iq2_xxs"), "0.344", ""),
+    ("ggml", GGML(type="tq2_0"), "0.808", ""),
 ]
 
 
@@ -86,7 +123,12 @@ def main() -> None:
     data = [weights(seed) for seed in SEEDS]
     begun, rows = time.monotonic(), []
     print(f"{'':8}{'method':62}{'bits':>6}  {'Gaussian':>14}  {'Student-t5':>14}  seconds   (expected / measured)")
+    has_ggml = importlib.util.find_spec("xllamacpp") is not None
+    if not has_ggml:
+        print("xllamacpp is not installed: no rows for ggml")
     for kind, method, gaussian, student in ROWS:
+        if kind == "ggml" and not has_ggml:
+            continue
         row = measured(method, data)
         rows.append({"kind": kind, "expected": {"gaussian": gaussian, "student-t5": student}, **row})
         here = [row[name]["error"] for name in ("gaussian", "student-t5")]
@@ -102,6 +144,7 @@ def main() -> None:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            "xllamacpp": importlib.metadata.version("xllamacpp") if has_ggml else None,
         },
         "seeds": list(SEEDS),
         "seconds": round(time.monotonic() - begun, 1),

@@ -63,11 +63,10 @@ class _Product(torch.autograd.Function):
 
 
 def _forward(x: torch.Tensor, matrix: TritMatrix) -> torch.Tensor:
+    if x.device.type == "cpu" and (path := kernels.path()) is not None:
+        return compiled(x, matrix, path)
     tokens = x.detach().reshape(-1, matrix.width).to(torch.float32)
-    if x.device.type == "cpu":
-        path = kernels.path()
-        result = trit_product_reference(tokens, matrix) if path is None else compiled(tokens, matrix, path)
-    elif x.device.type == "cuda" and kernels.wanted() != "torch" and (triton := _triton()) is not None:
+    if x.device.type == "cuda" and kernels.wanted() != "torch" and (triton := _triton()) is not None:
         result = triton.trit_product_triton(tokens, matrix)
     else:
         result = trit_product_reference(tokens, matrix)
@@ -75,15 +74,17 @@ def _forward(x: torch.Tensor, matrix: TritMatrix) -> torch.Tensor:
 
 
 def compiled(x: torch.Tensor, matrix: TritMatrix, path: str) -> torch.Tensor:
-    """(tokens, width) float32 on CPU times the matrix, on a path of `hardy.ops.kernels.paths()`."""
+    """`trit_product` on CPU, on a path of `hardy.ops.kernels.paths()`."""
     module = kernels.extension()
     assert module is not None
-    x = x.contiguous()
-    output = torch.empty(len(x), matrix.rows, dtype=torch.float32, device=x.device)
+    # Every call into torch that does nothing still takes a microsecond, and a product takes fifty.
+    is_float32 = x.dtype is torch.float32
+    activations = x if is_float32 and x.is_contiguous() else x.to(torch.float32).contiguous()
+    output = torch.empty((*x.shape[:-1], matrix.rows), dtype=torch.float32)
     module.trit_product(
         path,
-        x.data_ptr(),
-        len(x),
+        activations.data_ptr(),
+        x.numel() // matrix.width,
         matrix.codes.data_ptr(),
         matrix.scales.data_ptr(),
         matrix.rows,
@@ -93,7 +94,7 @@ def compiled(x: torch.Tensor, matrix: TritMatrix, path: str) -> torch.Tensor:
         output.data_ptr(),
         torch.get_num_threads(),
     )
-    return output
+    return output if is_float32 else output.to(x.dtype)
 
 
 def quantize_activations(x: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
