@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from scenes import known_scene
+from splat.scenes import known_scene
 
 from hardy.errors import InputError
 from hardy.splat import evaluate, load_ply, strategies, train

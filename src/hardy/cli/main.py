@@ -11,6 +11,7 @@ from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tok
 from hardy.cli.quantize import export, quantize
 from hardy.cli.report import app as report_app
 from hardy.cli.simulate import simulate
+from hardy.cli.splat import app as splat_app
 from hardy.cli.zoo import app as zoo_app
 from hardy.errors import InputError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(report_app, name="report")
+app.add_typer(splat_app, name="splat")
 app.command()(quantize)
 app.command()(export)
 app.command()(simulate)

@@ -100,9 +100,12 @@ class Training:
     seconds: float
 
 
-def render_view(parameters: Parameters, view: View, options: Options, degree: int | None = None) -> tuple[Any, ...]:
-    """`rasterize` for one view: images (1, height, width, 3), alphas, info."""
+def render_view(
+    parameters: Parameters, view: View, options: Options | None = None, degree: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """`rasterize` for one view: images (1, height, width, 3), alphas, info; by default at the degree that there is."""
     height, width = view.image.shape[:2]
+    options = options or Options(degree=_degree(parameters))
     degree = options.degree if degree is None else degree
     return rasterize(
         parameters["means"],
@@ -124,7 +127,7 @@ def evaluate(
     parameters: Parameters, views: tuple[View, ...], options: Options | None = None, degree: int | None = None
 ) -> Quality:
     """How close the renderings of `views` come to their photos."""
-    options = options or Options(degree=int((parameters["shN"].shape[1] + 1) ** 0.5) - 1)
+    options = options or Options(degree=_degree(parameters))
     if not views:
         raise InputError("evaluate needs at least one view")
     found = []
@@ -258,6 +261,11 @@ def _set_rate(optimizer: torch.optim.Optimizer, options: Options, extent: float,
     first, last = options.means_rates
     share = max(0, step - full_from) / max(1, options.steps - full_from)
     optimizer.param_groups[0]["lr"] = extent * first * (last / first) ** share
+
+
+def _degree(parameters: Parameters) -> int:
+    """Of the spherical harmonics that there are coefficients for."""
+    return round((parameters["shN"].shape[1] + 1) ** 0.5) - 1
 
 
 def _checked(begun: Parameters, options: Options, strategy: Densification) -> Parameters:
