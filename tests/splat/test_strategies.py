@@ -16,6 +16,7 @@ from hardy.splat.strategies import (
     DensityClone,
     EnergySchedule,
     ImportanceWeightedGradient,
+    Mcmc,
     MeanGradient,
     NeedlePerturbation,
     PixelWeightedGradient,
@@ -23,6 +24,7 @@ from hardy.splat.strategies import (
 )
 from hardy.splat.strategies.edits import duplicate, remove, reset_opacities, split
 from hardy.splat.strategies.energy import energy, factor_at
+from hardy.splat.strategies.mcmc import shared, tremble
 
 
 def trained(count: int, seed: int = 0) -> tuple[dict[str, torch.nn.Parameter], dict[str, Any], dict[str, Any]]:
@@ -310,3 +312,52 @@ def test_refuses_parameters_without_optimizers_and_schedules_without_photos() ->
         QuantilePrune(share=1.0)
     with pytest.raises(InputError, match="steps must be at least 1"):
         strategies.vanilla(0)
+
+
+def test_equal_gaussians_that_share_look_like_the_one() -> None:
+    """Equation 9 keeps the opacity in the centre and the sum over the image in one dimension."""
+    opacities, scales = torch.tensor([0.9, 0.3, 0.6]), torch.tensor([[0.5, 1.0, 2.0]]).expand(3, -1)
+    copies = torch.tensor([1, 2, 7])
+    made, sizes = shared(opacities, scales, copies)
+    torch.testing.assert_close(made[0], opacities[0])
+    torch.testing.assert_close(sizes[0], scales[0])
+    torch.testing.assert_close(1 - (1 - made) ** copies, opacities)
+    x = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    for i in range(3):
+        one = opacities[i] * torch.exp(-(x**2) / 2 / scales[i, 1] ** 2)
+        alpha = made[i].double() * torch.exp(-(x**2) / 2 / sizes[i, 1].double() ** 2)
+        assert (1 - (1 - alpha) ** copies[i]).sum().item() == pytest.approx(one.sum().item(), rel=1e-4)
+
+
+def test_mcmc_moves_the_dead_and_grows_to_its_budget() -> None:
+    params, optimizers, state = trained(40)
+    params["opacities"].data[:] = 2.0
+    params["opacities"].data[:5] = -8.0
+    means = params["means"].detach().clone()
+    strategy = Mcmc(start=0, stop=100, every=10, budget=41, noise=0.0)
+    strategy.step_post_backward(params, optimizers, state, 10, {})
+    consistent(params, optimizers, state, 41)
+    assert (params["opacities"].detach().sigmoid() > 0.005).all()
+    assert (params["means"].detach()[:5, None] == means[None, 5:]).all(-1).any(1).all()
+    assert torch.equal(params["means"].detach()[5:40], means[5:])
+    strategy.step_post_backward(params, optimizers, state, 20, {})
+    assert len(params["means"]) == 41
+    with pytest.raises(InputError, match="budget and every must be at least 1"):
+        Mcmc(budget=0)
+    with pytest.raises(InputError, match="dead must be in"):
+        Mcmc(dead=0.0)
+
+
+def test_only_faint_gaussians_tremble_and_as_wide_as_they_are() -> None:
+    params, _, _ = trained(3000)
+    params["opacities"].data[:] = 3.0
+    params["opacities"].data[1000:] = -12.0
+    params["scales"].data[:] = torch.tensor([0.5, 1.0, 2.0]).log()
+    params["quats"].data[:] = torch.tensor([1.0, 0, 0, 0])
+    before = params["means"].detach().clone()
+    tremble(params, 0.1, torch.Generator().manual_seed(0))
+    moved = params["means"].detach() - before
+    assert moved[:1000].abs().max() < 1e-6
+    faint = 1 / (1 + math.exp(-0.5))
+    expected = 0.1 * faint * torch.tensor([0.25, 1, 4])
+    torch.testing.assert_close(moved[1000:].std(0), expected, rtol=0.05, atol=0)

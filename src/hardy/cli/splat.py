@@ -7,7 +7,7 @@ import typer
 
 app = typer.Typer(help="Scenes of 3D Gaussians from posed photos, on a CPU.", no_args_is_help=True)
 
-Strategy = Literal["vanilla", "absgs", "pixelgs", "global-to-local", "reactivate", "global-to-local-reactivate"]
+Strategy = Literal["vanilla", "absgs", "pixelgs", "mcmc", "global-to-local", "reactivate", "global-to-local-reactivate"]
 SceneArgument = Annotated[Path, typer.Argument(help="COLMAP folder, or transforms.json or its folder.")]
 Gaussians = Annotated[Path, typer.Argument(help="PLY file of Gaussians.")]
 Downscale = Annotated[int, typer.Option(help="Whole factor by which photos are made smaller.")]

@@ -23,7 +23,7 @@ from hardy.splat.ply import NAMES, Parameters, load_ply, save_ply
 from hardy.splat.points import gaussians_from
 from hardy.splat.rendering import RasterizeMode, rasterize
 from hardy.splat.scene import Scene, View
-from hardy.splat.strategies import Densification, vanilla
+from hardy.splat.strategies import Densification, Mcmc, vanilla
 
 _RATES = {"scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
 
@@ -144,7 +144,7 @@ def evaluate(
 
 def train(
     scene: Scene,
-    strategy: Densification | None = None,
+    strategy: Densification | Mcmc | None = None,
     *,
     options: Options | None = None,
     start: Parameters | str | Path | None = None,
@@ -224,7 +224,7 @@ def train(
 def _step(
     params: dict[str, torch.nn.Parameter],
     optimizers: dict[str, torch.optim.Optimizer],
-    strategy: Densification,
+    strategy: Densification | Mcmc,
     state: dict[str, Any],
     step: int,
     view: View,
@@ -239,6 +239,7 @@ def _step(
     loss = (1 - options.ssim_share) * (image - photo).abs().mean()
     if options.ssim_share:
         loss = loss + options.ssim_share * (1 - ssim(image, photo))
+    loss = loss + strategy.penalty(params)
     if not bool(torch.isfinite(loss)):
         raise InputError(f"the loss at step {step} is {loss.item()}: a learning rate is too large for this scene")
     strategy.step_pre_backward(params, optimizers, state, step, info)
@@ -268,7 +269,7 @@ def _degree(parameters: Parameters) -> int:
     return round((parameters["shN"].shape[1] + 1) ** 0.5) - 1
 
 
-def _checked(begun: Parameters, options: Options, strategy: Densification) -> Parameters:
+def _checked(begun: Parameters, options: Options, strategy: Densification | Mcmc) -> Parameters:
     missing = [name for name in NAMES if name not in begun]
     if missing:
         raise InputError(f"the Gaussians to start from lack {', '.join(missing)}")

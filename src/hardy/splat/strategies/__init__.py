@@ -17,6 +17,7 @@ from hardy.splat.strategies.criteria import (
 )
 from hardy.splat.strategies.densification import Densification
 from hardy.splat.strategies.energy import EnergySchedule
+from hardy.splat.strategies.mcmc import Mcmc
 from hardy.splat.strategies.parts import (
     DensityClone,
     FixedPrune,
@@ -36,6 +37,7 @@ __all__ = [
     "EnergySchedule",
     "FixedPrune",
     "ImportanceWeightedGradient",
+    "Mcmc",
     "MeanGradient",
     "NeedlePerturbation",
     "PixelWeightedGradient",
@@ -45,6 +47,7 @@ __all__ = [
     "absgs",
     "global_to_local",
     "global_to_local_reactivate",
+    "mcmc",
     "pixelgs",
     "reactivate",
     "vanilla",
@@ -64,6 +67,14 @@ def absgs(steps: int = FULL, **changes: Any) -> Densification:
 def pixelgs(steps: int = FULL, **changes: Any) -> Densification:
     """Gradients weighted by pixels (Pixel-GS, arXiv 2403.15530)."""
     return _made(steps, {"criterion": PixelWeightedGradient()}, changes)
+
+
+def mcmc(steps: int = FULL, **changes: Any) -> Mcmc:
+    """Gaussians as samples, with gsplat's rule (3DGS-MCMC, arXiv 2404.09591); `changes` are those of `Mcmc`."""
+    made = vanilla(steps)
+    changes = {key: value for key, value in changes.items() if key != "budget" or value is not None}
+    schedule = {"start": made.start, "stop": round(25_000 / FULL * steps), "every": made.every}
+    return Mcmc(**{**schedule, **changes})
 
 
 def global_to_local(steps: int = FULL, **changes: Any) -> Densification:

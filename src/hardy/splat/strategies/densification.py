@@ -11,11 +11,9 @@ import torch
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.splat.strategies.criteria import Criterion, MeanGradient
-from hardy.splat.strategies.edits import Optimizers, Parameters, State, remove, reset_opacities
+from hardy.splat.strategies.edits import Optimizers, Parameters, State, check_optimizers, remove, reset_opacities
 from hardy.splat.strategies.energy import EnergySchedule, factor_at
 from hardy.splat.strategies.parts import Clone, FixedPrune, NeedlePerturbation, PlainClone, Prune, Split
-
-_NAMES = {"means", "scales", "quats", "opacities"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,13 +78,7 @@ class Densification:
 
     def check_sanity(self, params: Parameters, optimizers: Optimizers) -> None:
         """Raise InputError unless there is a parameter of every name with an optimizer of its own."""
-        for name in sorted(_NAMES):
-            if name not in params:
-                raise InputError(f"densification needs the parameter {name!r}, got {', '.join(params)}")
-        for name in params:
-            groups = optimizers[name].param_groups if name in optimizers else []
-            if len(groups) != 1 or len(groups[0]["params"]) != 1 or groups[0]["params"][0] is not params[name]:
-                raise InputError(f"parameter {name!r} needs an optimizer of its own, with nothing else in it")
+        check_optimizers(params, optimizers)
 
     def initialize_state(self, scene_scale: float = 1.0, images: Sequence[torch.Tensor] = ()) -> State:
         """The state to pass to every step.
@@ -122,6 +114,10 @@ class Densification:
     def full_size_from(self, state: State) -> int:
         """The first step at full size."""
         return state["ends"][1] if len(state["ends"]) > 1 else 0
+
+    def penalty(self, params: Parameters) -> torch.Tensor:
+        """What is added to the loss: nothing."""
+        return torch.zeros(())
 
     def step_pre_backward(
         self, params: Parameters, optimizers: Optimizers, state: State, step: int, info: dict[str, Any]

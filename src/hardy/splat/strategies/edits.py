@@ -9,11 +9,23 @@ from typing import Any
 
 import torch
 
+from hardy.errors import InputError
 from hardy.ops.projection import rotations
 
 Parameters = MutableMapping[str, torch.nn.Parameter]
 Optimizers = Mapping[str, torch.optim.Optimizer]
 State = MutableMapping[str, Any]
+
+
+def check_optimizers(params: Parameters, optimizers: Optimizers) -> None:
+    """Raise InputError unless there is a parameter of every name with an optimizer of its own."""
+    for name in ("means", "opacities", "quats", "scales"):
+        if name not in params:
+            raise InputError(f"densification needs the parameter {name!r}, got {', '.join(params)}")
+    for name in params:
+        groups = optimizers[name].param_groups if name in optimizers else []
+        if len(groups) != 1 or len(groups[0]["params"]) != 1 or groups[0]["params"][0] is not params[name]:
+            raise InputError(f"parameter {name!r} needs an optimizer of its own, with nothing else in it")
 
 
 def rebuild(
