@@ -1,5 +1,6 @@
 """Metrics, and nothing but metrics."""
 
+from hardy.evaluate.image import ssim
 from hardy.evaluate.language import batches, bits_per_byte, context_length, encode, perplexity, token_losses
 from hardy.evaluate.loss import mean_loss
 from hardy.evaluate.signal import psnr, psnr_of_error
@@ -13,5 +14,6 @@ __all__ = [
     "perplexity",
     "psnr",
     "psnr_of_error",
+    "ssim",
     "token_losses",
 ]
