@@ -3,7 +3,7 @@
     python benchmarks/redundancy.py
 
 Two of eight layers get three copies each, so every condition has as many extra arrays as the others; "all" spends
-half as many again on all layers (two copies of each). Ten chip instances, perplexity on the evaluation text.
+twice as many, two copies of every layer. Ten chip instances, perplexity on the evaluation text.
 """
 
 import statistics

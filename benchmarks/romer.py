@@ -4,8 +4,9 @@
 
 Each chip instance is repaired for itself, as one would a chip that was programmed: everything is counted and chosen
 on the calibration text under that instance, and measured on the evaluation text. Beside the two steps of ROMER and
-both: random replacement (the control), a digital router, digital experts of largest maximum neuron norm (as many in
-all as in arXiv 2603.02633: a quarter), and a bias that balances the load. Ten instances, two kinds of noise.
+both: random replacement (the control), a digital router, digital experts of largest maximum neuron norm (the
+criterion of arXiv 2603.02633; a quarter of them is our choice, and attention stays analog), and a bias that balances
+the load. Ten instances, three noises.
 """
 
 import statistics
