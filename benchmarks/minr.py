@@ -11,7 +11,7 @@ N = 4, 8, 16 photos: the central squares of Kodak 1-8 as in fields.py, for 16 th
 All have the same steps and learning rate, 2e-3 (of 1e-3, 2e-3, 5e-3 the one chosen for the codec on scikit-learn's
 photographs). PSNR, mean and spread over photos; and one more photo added with the shared part frozen.
 
-    python benchmarks/minr.py [--size 48] [--steps 300] [--width 24]
+    python benchmarks/minr.py [--size 48] [--steps 600] [--width 48]
 """
 
 import argparse
@@ -69,7 +69,7 @@ def separate(count: int, width: int) -> list[Field]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("size", 48), ("steps", 300), ("width", 24)):
+    for name, default in (("size", 48), ("steps", 600), ("width", 48)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(1)
