@@ -85,9 +85,17 @@ def quantizers_figure() -> Lines:
     """Loss against true bits on tiny-llama, a line for each method in its larger groups."""
     model = result_of("quantizers")["models"]["tiny-llama"]
     series = []
-    for kind in ("round to nearest", "clipped rounding", "hqq", "GPTQ", "trit-planes", "calibrated trit-planes"):
+    for kind in (
+        "round to nearest",
+        "clipped rounding",
+        "hqq",
+        "GPTQ",
+        "auto-round",
+        "trit-planes",
+        "calibrated trit-planes",
+    ):
         rows = [row for row in model["rows"] if row["kind"] == kind]
-        if kind not in ("hqq", "trit-planes", "calibrated trit-planes"):
+        if kind in ("round to nearest", "clipped rounding", "GPTQ"):
             rows = [row for row in rows if "group_size=43" not in row["method"]]
         if rows:
             bits, losses = (tuple(row[field] for row in rows) for field in ("bits_per_weight", "loss"))
