@@ -57,3 +57,53 @@ def test_one_line_for_what_is_no_scene(
         main()
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_compare_writes_one_page(folder: Path) -> None:
+    out = folder / "out"
+    line = ["splat", "compare", str(folder), str(out), "--strategies", "vanilla,global-to-local", "--steps", "45"]
+    done = CliRunner().invoke(app, [*line, "--degree", "0", "--random-points", "200"])
+    assert done.exit_code == 0, done.output
+    page = (out / "report.html").read_text()
+    assert "Where the errors are" in page
+    assert page.count("data:image/png;base64,") >= 12
+    assert (out / "global-to-local" / "gaussians.ply").is_file()
+
+
+def test_demo_trains_on_the_room(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["splat", "demo", str(tmp_path), "--steps", "12", "--budget", "3000"])
+    assert done.exit_code == 0, done.output
+    assert "step     12:" in done.output
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 5
+    with Image.open(tmp_path / "pictures" / "000.png") as picture:
+        assert picture.size == (256, 96)
+    assert (tmp_path / "gaussians.ply").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "room", "OUT", "--strategies", "vanilla,global-to-locl"], "did you mean global-to-local"),
+        (["compare", "room", "OUT", "--strategies", "vanilla"], "at least two"),
+        (["compare", "room", "OUT", "--strategies", "vanilla,vanilla"], "each once"),
+        (["compare", "nowhere", "OUT"], "there is no nowhere"),
+        (["train", "room", "OUT", "--downscale", "0"], "downscale is at least 1"),
+        (["train", "room", "OUT", "--masks", "masks"], "the room has no masks"),
+        (["demo", "OUT", "--steps", "0"], "steps must be at least 1, got 0"),
+    ],
+)
+def test_one_line_for_every_mistake(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["hardy", "splat", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

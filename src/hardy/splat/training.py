@@ -123,6 +123,18 @@ def render_view(
     )
 
 
+def view_loss(parameters: Parameters, view: View, options: Options, degree: int) -> tuple[torch.Tensor, dict[str, Any]]:
+    """What training lowers: mean absolute error and 1 - SSIM of one view in their shares; and what rasterize found."""
+    images, _, info = render_view(parameters, view, options, degree)
+    image, photo = images[0], view.image
+    if view.mask is not None:
+        image, photo = (torch.where(view.mask[..., None], each, 0) for each in (image, photo))
+    loss = (1 - options.ssim_share) * (image - photo).abs().mean()
+    if options.ssim_share:
+        loss = loss + options.ssim_share * (1 - ssim(image, photo))
+    return loss, info
+
+
 def evaluate(
     parameters: Parameters, views: tuple[View, ...], options: Options | None = None, degree: int | None = None
 ) -> Quality:
@@ -232,13 +244,7 @@ def _step(
     degree: int,
 ) -> int:
     """One view's step; the pairs of pixel and Gaussian that were looked at."""
-    images, _, info = render_view(params, view, options, degree)  # pyright: ignore[reportArgumentType]
-    image, photo = images[0], view.image
-    if view.mask is not None:
-        image, photo = (torch.where(view.mask[..., None], each, 0) for each in (image, photo))
-    loss = (1 - options.ssim_share) * (image - photo).abs().mean()
-    if options.ssim_share:
-        loss = loss + options.ssim_share * (1 - ssim(image, photo))
+    loss, info = view_loss(params, view, options, degree)  # pyright: ignore[reportArgumentType]
     loss = loss + strategy.penalty(params)
     if not bool(torch.isfinite(loss)):
         raise InputError(f"the loss at step {step} is {loss.item()}: a learning rate is too large for this scene")
