@@ -183,6 +183,60 @@ def fields_block() -> str:
     return "\n".join(lines)
 
 
+def _with_chips(row: dict[str, Any], value: str, digits: int) -> str:
+    """A mean, and its standard deviation over chip instances, if there was noise."""
+    spread = row["sd_over_instances"]
+    return f"{row[value]:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+def noise_aware_block() -> str:
+    """Training through noise on two models, with its spread over chip instances."""
+    parts = result_of("noise_aware")
+    vision, language = parts["vision"], parts["language"]
+    levels = list(dict.fromkeys(row["noise"] for row in vision["rows"]))
+    percents = [f"{100 * level:g} %" for level in levels]
+    lines = [
+        "| training | " + " | ".join(f"accuracy, {p}" for p in percents) + " | "
+        + " | ".join(f"perplexity, {p}" for p in percents) + " |",
+        "|---" + "|---:" * (2 * len(levels)) + "|",
+    ]  # fmt: skip
+    for way in dict.fromkeys(row["way"] for row in vision["rows"]):
+        cells = [
+            _with_chips(row, "mean", digits)
+            for part, digits in ((vision, 1), (language, 2))
+            for row in part["rows"]
+            if row["way"] == way
+        ]
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def halora_block() -> str:
+    """Adapters on a noisy base, with the spread over training seeds."""
+    result = result_of("halora")
+    levels = list(dict.fromkeys(row["noise"] for row in result["rows"]))
+    lines = [
+        "| adapters | " + " | ".join(f"noise {100 * level:g} %" for level in levels) + " |",
+        "|---" + "|---:" * len(levels) + "|",
+    ]
+    for way in dict.fromkeys(row["way"] for row in result["rows"]):
+        cells = [
+            f"{100 * row['accuracy']:.1f} ± {100 * row['sd_over_seeds']:.1f}"
+            for row in result["rows"]
+            if row["way"] == way
+        ]
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def chip_block() -> str:
+    """What an analog layer costs in time beside a digital one."""
+    speed = result_of("chip")["speed"]
+    lines = ["| forward and backward, one thread | times nn.Linear |", "|---|---:|"]
+    lines += [f"| {row['layer']} | {row['ratio_of_median']:.2f} |" for row in speed["rows"]]
+    return "\n".join(lines)
+
+
 BLOCKS = {
     "survival": survival_block,
     "zoo": zoo_block,
@@ -190,6 +244,9 @@ BLOCKS = {
     "kernels": kernels_block,
     "decode": decode_block,
     "fields": fields_block,
+    "chip": chip_block,
+    "noise-aware": noise_aware_block,
+    "halora": halora_block,
 }
 
 
