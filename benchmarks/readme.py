@@ -237,6 +237,49 @@ def chip_block() -> str:
     return "\n".join(lines)
 
 
+def splat_block() -> str:
+    """Strategies of densification on each scene, and the rasterizer's speed."""
+    lines = []
+    for file in sorted(RESULTS.glob("splat-*.json")):
+        result = result_of(file.stem)
+        scene, seeds = result["scene"], len(result["seeds"])
+        budget = f"at most {result['budget']} Gaussians" if result["budget"] else "no limit on Gaussians"
+        lines += [
+            f"{scene['name'].capitalize()}, {scene['width']} x {scene['height']}, {scene['views']} training views, "
+            f"{result['steps']} steps, {budget}; held-out views, mean ± standard deviation over {seeds} seeds. Work is "
+            "pairs of pixel and Gaussian, to the end and until vanilla's last PSNR was reached, as shares of vanilla's "
+            f"(`{result['command'].split(' --only')[0]}`):",
+            "",
+            "| strategy | PSNR, dB | SSIM | Gaussians | work | work to vanilla's PSNR |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        base = next(row for row in result["rows"] if row["strategy"] == "vanilla")
+        for row in result["rows"]:
+            spread = "" if row["psnr_spread"] is None else f" ± {row['psnr_spread']:.2f}"
+            share = row["pairs_to_vanilla"]
+            reached = f"{row['reached']} of {row['seeds']} did" if share is None else f"{share:.2f}"
+            lines.append(
+                f"| {row['strategy']} | {row['psnr']:.2f}{spread} | {row['ssim']:.3f} | {row['gaussians']:,.0f} | "
+                f"{row['pairs'] / base['pairs']:.2f} | {reached} |"
+            )
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+def rasterizer_block() -> str:
+    """Forward and backward of the rasterizer by instruction set and threads."""
+    lines = [
+        "| Gaussians, size | path | threads | forward, ms | backward, ms | million pairs per second |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['gaussians']:,}, {row['width']} x {row['height']} | {row['path']} | {row['threads']} | "
+        f"{row['forward_ms']:.0f} | {row['backward_ms']:.0f} | {row['million_pairs_per_second']:.0f} |"
+        for row in result_of("rasterize")["rows"]
+    ]
+    return "\n".join(lines)
+
+
 BLOCKS = {
     "survival": survival_block,
     "zoo": zoo_block,
@@ -247,6 +290,8 @@ BLOCKS = {
     "chip": chip_block,
     "noise-aware": noise_aware_block,
     "halora": halora_block,
+    "splat": splat_block,
+    "rasterizer": rasterizer_block,
 }
 
 
