@@ -211,6 +211,16 @@ def noise_aware_block() -> str:
     return "\n".join(lines)
 
 
+def noise_cost_block() -> str:
+    """Step time and peak memory of the gradients, by simulator."""
+    lines = ["| | simulator | gradient | step, s | peak memory, MB |", "|---|---|---|---:|---:|"]
+    lines += [
+        f"| {row['task']} | {row['noise']} | {row['way']} | {row['step_s']:.3f} | {row['peak_mb']:.0f} |"
+        for row in result_of("noise_aware")["cost"]["rows"]
+    ]
+    return "\n".join(lines)
+
+
 def halora_block() -> str:
     """Adapters on a noisy base, with the spread over training seeds."""
     result = result_of("halora")
@@ -289,6 +299,7 @@ BLOCKS = {
     "fields": fields_block,
     "chip": chip_block,
     "noise-aware": noise_aware_block,
+    "noise-cost": noise_cost_block,
     "halora": halora_block,
     "splat": splat_block,
     "rasterizer": rasterizer_block,
