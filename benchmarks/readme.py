@@ -252,16 +252,16 @@ def splat_block() -> str:
     lines = []
     for file in sorted(RESULTS.glob("splat-*.json")):
         result = result_of(file.stem)
-        scene, seeds = result["scene"], len(result["seeds"])
+        scene = result["scene"]
         budget = f"at most {result['budget']} Gaussians" if result["budget"] else "no limit on Gaussians"
         lines += [
             f"{scene['name'].capitalize()}, {scene['width']} x {scene['height']}, {scene['views']} training views, "
-            f"{result['steps']} steps, {budget}; held-out views, mean ± standard deviation over {seeds} seeds. Work is "
+            f"{result['steps']} steps, {budget}; held-out views, mean ± standard deviation over seeds. Work is "
             "pairs of pixel and Gaussian, to the end and until vanilla's last PSNR was reached, as shares of vanilla's "
             f"(`{result['command'].split(' --only')[0]}`):",
             "",
-            "| strategy | PSNR, dB | SSIM | Gaussians | work | work to vanilla's PSNR |",
-            "|---|---:|---:|---:|---:|---:|",
+            "| strategy | seeds | PSNR, dB | SSIM | Gaussians | work | work to vanilla's PSNR |",
+            "|---|---:|---:|---:|---:|---:|---:|",
         ]
         base = next(row for row in result["rows"] if row["strategy"] == "vanilla")
         for row in result["rows"]:
@@ -269,8 +269,8 @@ def splat_block() -> str:
             share = row["pairs_to_vanilla"]
             reached = f"{row['reached']} of {row['seeds']} did" if share is None else f"{share:.2f}"
             lines.append(
-                f"| {row['strategy']} | {row['psnr']:.2f}{spread} | {row['ssim']:.3f} | {row['gaussians']:,.0f} | "
-                f"{row['pairs'] / base['pairs']:.2f} | {reached} |"
+                f"| {row['strategy']} | {row['seeds']} | {row['psnr']:.2f}{spread} | {row['ssim']:.3f} | "
+                f"{row['gaussians']:,.0f} | {row['pairs'] / base['pairs']:.2f} | {reached} |"
             )
         lines.append("")
     return "\n".join(lines).strip()

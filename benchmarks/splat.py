@@ -55,7 +55,7 @@ def strategies(steps: int, **changes: Any) -> dict[str, Any]:
         "vanilla + importance": vanilla(steps, criterion=ImportanceWeightedGradient(), threshold=3e-4, **changes),
         "vanilla + density clone": vanilla(steps, clone=DensityClone(), **changes),
         "vanilla + needles": vanilla(steps, needles=NeedlePerturbation(), **changes),
-        "vanilla, densified longer": vanilla(steps, stop=later, **changes),
+        "vanilla + densified longer": vanilla(steps, stop=later, **changes),
     }
 
 
@@ -92,7 +92,7 @@ def main() -> None:
     }
     if file.is_file():
         earlier = json.loads(file.read_text(encoding="utf-8"))
-        if earlier["command"] == result["command"]:
+        if earlier["command"].partition(" --only")[0] == command:
             result["runs"] = earlier["runs"]
     runs = result["runs"]
     for seed in range(options.seeds):
