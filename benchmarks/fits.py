@@ -1,9 +1,10 @@
 """Fits per minute: many SIRENs in one batch, one after the other, and siren-pytorch; writes results/fits.json.
 
 The same work for all: N photos, full-batch Adam, the same sizes and number of steps; random halves of the photographs
-that scikit-learn brings along. The three take turns in every round, on one thread, so that whatever else the machine
-does falls on all of them; rates are of the best round and of the median one. The batch exists for accelerators, where
-N small products cost what one costs; on a CPU it saves only the overhead of each operation.
+that scikit-learn brings along; and the cost of a fit against N, at the smallest size. The three take turns in every
+round, on one thread, so that whatever else the machine does falls on all of them; rates are of the best round and of
+the median one. The batch exists for accelerators, where N small products cost what one costs; on a CPU it saves only
+the overhead of each operation.
 
     pip install siren-pytorch && python benchmarks/fits.py
 """
@@ -26,6 +27,7 @@ RESULT = Path(__file__).parent / "results" / "fits.json"
 ROUNDS = 5
 # Pixels on a side, units of a layer, photos, steps.
 SIZES = ((16, 16, 32, 100), (32, 32, 16, 60), (64, 48, 8, 40))
+COUNTS = (1, 2, 4, 8, 16, 64)  # photos of 16 x 16
 RATE = 1e-3
 
 
@@ -72,20 +74,32 @@ def ways(size: int, width: int, count: int, steps: int) -> dict[str, Callable[[]
     return {"hardy, one batch": batch, "hardy, one by one": loop, "siren-pytorch, one by one": peer}
 
 
+def in_turns(compared: dict[str, Callable[[], float]]) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds in every round, and PSNR."""
+    seconds: dict[str, list[float]] = {name: [] for name in compared}
+    psnr: dict[str, float] = {}
+    for work in compared.values():
+        work()  # once for nothing: the first call of each product is slower
+    for _ in range(ROUNDS):
+        for name, work in compared.items():
+            start = time.perf_counter()
+            psnr[name] = work()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds, psnr
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    begun, rows = time.monotonic(), []
+    begun, rows, curve = time.monotonic(), [], []
+    for count in COUNTS:
+        seconds, _ = in_turns(ways(16, 16, count, 50))
+        for name, times in seconds.items():
+            each = {"best": 1e3 * min(times) / count, "median": 1e3 * statistics.median(times) / count}
+            curve.append({"photos": count, "way": name, "steps": 50, "ms_per_fit": each})
+        shown = "  ".join(f"{name} {1e3 * min(times) / count:.0f}" for name, times in seconds.items())
+        print(f"{count} photos of 16 x 16, ms for a fit: {shown}", flush=True)
     for size, width, count, steps in SIZES:
-        compared = ways(size, width, count, steps)
-        seconds: dict[str, list[float]] = {name: [] for name in compared}
-        psnr: dict[str, float] = {}
-        for work in compared.values():
-            work()  # once for nothing: the first call of each product is slower
-        for _ in range(ROUNDS):
-            for name, work in compared.items():
-                start = time.perf_counter()
-                psnr[name] = work()
-                seconds[name].append(time.perf_counter() - start)
+        seconds, psnr = in_turns(ways(size, width, count, steps))
         print(f"{count} photos of {size} x {size}, three layers of {width}, {steps} steps")
         peer = seconds["siren-pytorch, one by one"]
         for name, times in seconds.items():
@@ -117,6 +131,7 @@ def main() -> None:
         "load_average_at_the_end": os.getloadavg()[0],
         "seconds": round(time.monotonic() - begun, 1),
         "rows": rows,
+        "cost_against_photos": curve,
     }
     write_json(RESULT, result)
     print(f"{result['seconds']:.0f} s; written to {RESULT}")

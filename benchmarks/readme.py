@@ -85,9 +85,17 @@ def quantizers_figure() -> Lines:
     """Loss against true bits on tiny-llama, a line for each method in its larger groups."""
     model = result_of("quantizers")["models"]["tiny-llama"]
     series = []
-    for kind in ("round to nearest", "clipped rounding", "hqq", "GPTQ", "trit-planes", "calibrated trit-planes"):
+    for kind in (
+        "round to nearest",
+        "clipped rounding",
+        "hqq",
+        "GPTQ",
+        "auto-round",
+        "trit-planes",
+        "calibrated trit-planes",
+    ):
         rows = [row for row in model["rows"] if row["kind"] == kind]
-        if kind not in ("hqq", "trit-planes", "calibrated trit-planes"):
+        if kind in ("round to nearest", "clipped rounding", "GPTQ"):
             rows = [row for row in rows if "group_size=43" not in row["method"]]
         if rows:
             bits, losses = (tuple(row[field] for row in rows) for field in ("bits_per_weight", "loss"))
@@ -138,12 +146,50 @@ def decode_block() -> str:
     return "\n".join(lines)
 
 
+def fields_block() -> str:
+    """Activations of fields on photographs, and the codec beside JPEG and WebP."""
+    result = result_of("fields")
+    lines = [
+        f"Fields of {len(result['photos'])} photographs, mean PSNR ± spread over photographs (`{result['command']}`):",
+        "",
+        "| activation | PSNR, dB | median steps to 30 dB |",
+        "|---|---:|---:|",
+    ]
+    best: dict[str, dict[str, Any]] = {}
+    for row in result["rows"]:
+        name = row["activation"].partition("(")[0].lower()
+        if row["omega_chosen"] is not False and row["psnr"] > best.get(name, {"psnr": 0})["psnr"]:
+            best[name] = row
+    for name, row in sorted(best.items(), key=lambda pair: -pair[1]["psnr"]):
+        steps = row["median_steps_to_30_db"]
+        shown = "-" if steps is None else f"{steps:.0f}"
+        lines.append(f"| {name} | {row['psnr']:.1f} ± {row['spread_over_photos']:.1f} | {shown} |")
+    codec = result_of("codec")
+    lines += [
+        "",
+        f"The codec on {len(codec['photos'])} photographs beside JPEG and WebP of the same size, all headers counted "
+        f"(`{codec['command']}`):",
+        "",
+        "| bits per pixel | PSNR, dB | JPEG | WebP | seconds to encode |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for row in codec["summary"]:
+        peers = (
+            f"{row[name]:.1f}" if row[f"{name}_photos"] == len(codec["photos"]) else "-" for name in ("jpeg", "webp")
+        )
+        lines.append(
+            f"| {row['bits_per_pixel']:.2f} | {row['psnr']:.1f} | {' | '.join(peers)} | {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 BLOCKS = {
     "survival": survival_block,
     "zoo": zoo_block,
     "quantizers": quantizers_block,
     "kernels": kernels_block,
     "decode": decode_block,
+    "fields": fields_block,
 }
 
 

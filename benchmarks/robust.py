@@ -4,7 +4,7 @@ SIRENs of three hidden layers on photographs as in fields.py. Noise on all weigh
 standard deviation of each matrix, and proportional to each weight; PSNR, mean over photos and chip instances, spread
 over instances (mean of the photos' standard deviations). Strengths of a loss were not tuned on these photos.
 
-    python benchmarks/robust.py [--size 48] [--steps 400] [--width 48] [--photos 4] [--instances 10]
+    python benchmarks/robust.py [--size 48] [--steps 400] [--width 48] [--photos 8] [--instances 10]
 """
 
 import argparse
@@ -52,7 +52,7 @@ NOISES = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("size", 48), ("steps", 400), ("width", 48), ("photos", 4), ("instances", 10)):
+    for name, default in (("size", 48), ("steps", 400), ("width", 48), ("photos", 8), ("instances", 10)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(1)

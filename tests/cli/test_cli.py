@@ -51,6 +51,7 @@ def test_every_command_has_help(run: Run) -> None:
         ("study",),
         ("locate",),
         ("simulate",),
+        ("repair",),
         ("zoo", "list"),
         ("zoo", "train"),
         ("zoo", "info"),

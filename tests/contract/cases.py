@@ -5,7 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hardy.analog import Deploy, NoiseAware
+from hardy.analog import (
+    Deploy,
+    ExpertReplacement,
+    HybridProjection,
+    NoiseAware,
+    RandomReplacement,
+    Redundancy,
+    RouterCalibration,
+)
 from hardy.core import Chain, Method, Ranking
 from hardy.hardware import AdditiveNoise, Chip, LogNormalNoise, ProportionalNoise
 from hardy.quant import (
@@ -32,6 +40,7 @@ class Case:
         identity: the same at zero strength, or None if there is no such setting; then `no_identity` says why.
         control: the naive way at the same budget, which must be worse on the model; or None and `no_control`.
         after: what is applied to the model beforehand, for a method that goes on where another stopped.
+        model: name of the zoo model it is applied to.
         lower_error: whether it is also nearer to the weights than its control; not what calibration is for.
         in_training: whether it acts in training mode only; weights, and outputs in evaluation mode, then stay.
     """
@@ -44,6 +53,7 @@ class Case:
     control: Method | None = None
     no_control: str = ""
     after: Method | None = None
+    model: str = "tiny-llama"
     lower_error: bool = True
     in_training: bool = False
 
@@ -87,6 +97,9 @@ _CALIBRATED_REFUSED = {
     "damping": [-0.1, 1.5, float("nan"), "0.1", True],
     "order": ["random", None, 1],
 }
+
+_EXPERT_NOISE = AdditiveNoise(strength=0.15, select="experts", seed=1)
+_GUARD_REFUSED = {"noise": ["pcm", None, _RTN], "seeds": [(), (1.5,), (True,), 3, None]}
 
 CASES: dict[type[Method], Case] = {
     RoundToNearest: Case(
@@ -195,6 +208,41 @@ CASES: dict[type[Method], Case] = {
         identity=NoiseAware(chip=AdditiveNoise(strength=0.0), seed=1, layers="0:2"),
         no_control="what it is better than is training without noise, which benchmarks/noise_aware.py measures",
         in_training=True,
+    ),
+    HybridProjection: Case(
+        typical=HybridProjection(select="mlp.down", layers="last"),
+        refused={"rank": [0, -1, 2.5, True], "columns": ["none", 3, None], "noise": ["pcm", 3]},
+        no_identity="a matrix that was taken apart and put together again differs in its last bits",
+        no_control="it helps where there is noise: tests/analog/test_hybrid_projection.py, benchmarks/hpd.py",
+    ),
+    Redundancy: Case(
+        typical=Redundancy(copies=2, select="mlp.down"),
+        refused={"copies": [0, -1, 2.0, True, "2", 65]},
+        identity=Redundancy(copies=1),
+        no_control="it helps where there is noise: tests/analog/test_redundancy.py, benchmarks/redundancy.py",
+    ),
+    ExpertReplacement: Case(
+        typical=ExpertReplacement(noise=_EXPERT_NOISE, threshold=1.0, share=0.07, seeds=(1,)),
+        refused=_GUARD_REFUSED
+        | {"mode": ["move", None], "threshold": [-0.1, 1.5, float("nan"), "1"], "share": [-0.1, 1.5, True]},
+        identity=ExpertReplacement(noise=_EXPERT_NOISE, share=0.0),
+        no_control="it helps where there is noise: tests/analog/test_romer.py, benchmarks/romer.py",
+        model="tiny-moe",
+    ),
+    RandomReplacement: Case(
+        typical=RandomReplacement(count=2, seed=1),
+        refused={"count": [0, -1, 2.0, True], "seed": [1.5, True, None], "mode": ["move", None]},
+        reseeded=RandomReplacement(count=2, seed=2),
+        no_identity="it replaces at least one expert",
+        no_control="it is a control",
+        model="tiny-moe",
+    ),
+    RouterCalibration: Case(
+        typical=RouterCalibration(noise=AdditiveNoise(strength=0.15, select="experts,router,attention"), seeds=(1,)),
+        refused=_GUARD_REFUSED | {"percentiles": [(5, 50), (50, 5, 95), (-1, 50, 95), (5, 50, 101), 50]},
+        identity=RouterCalibration(noise=AdditiveNoise(strength=0.0, select="experts")),
+        no_control="it helps where there is noise: tests/analog/test_romer.py, benchmarks/romer.py",
+        model="tiny-moe",
     ),
     Chain: Case(
         typical=Chain(methods=(AdditiveNoise(strength=0.02, seed=1), _RTN)),

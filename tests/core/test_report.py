@@ -20,6 +20,7 @@ import hardy.core.report as report_module
 from hardy.core.report import Report, Row
 from hardy.core.report.display import format_measurement, format_number, printable
 from hardy.core.report.figures import Bars, BarSeries, HeatMap, Lines, Series, save_png
+from hardy.core.report.pictures import Pictures
 from hardy.errors import InputError
 
 NASTY = """<script>alert("1")</script> | a_b * [c](https://example.org) & 'd' ]]> --> \x1b[31m `$x$`"""
@@ -55,7 +56,10 @@ HEAT_MAP = HeatMap(
     unit="rise of perplexity",
     log=True,
 )
-FIGURES = (LINES, BARS, HEAT_MAP)
+PICTURES = Pictures.of(
+    "Renderings", "Beside the photo.", ("view 1",), ("photo", "rendering"), [[np.zeros((4, 6, 3)), np.ones((4, 6, 3))]]
+)
+FIGURES = (LINES, BARS, HEAT_MAP, PICTURES)
 
 
 def example(**changes) -> Report:
@@ -117,7 +121,7 @@ def test_json_round_trip_keeps_figures_from_text_and_from_dict():
     assert repr(Report.from_json(text)) == repr(report)
     assert repr(Report.from_json(json.loads(text))) == repr(report)
     assert json.loads(text)["format"] == "hardy-report"
-    assert [figure["kind"] for figure in json.loads(text)["figures"]] == ["lines", "bars", "heat map"]
+    assert [figure["kind"] for figure in json.loads(text)["figures"]] == ["lines", "bars", "heat map", "pictures"]
 
 
 def test_numbers_of_numpy_become_plain_ones():
@@ -144,7 +148,11 @@ def test_numbers_of_numpy_become_plain_ones():
         (lambda: Series(label="a", x=(1,), y=(1,), style="bold"), "must be one of line, points, dashed, got 'bold'"),
         (lambda: Report(title="t", summary="one sentence"), "summary must be a list, got 'one sentence'"),
         (lambda: Report(title="t", rows=({"metric": "m"},)), "rows must hold Row only"),
-        (lambda: Report(title="t", figures=("plot.png",)), "figures must hold Lines, Bars or HeatMap"),
+        (lambda: Report(title="t", figures=("plot.png",)), "figures must hold Lines, Bars, HeatMap or Pictures"),
+        (lambda: Pictures.of("p", "", ("a",), ("b", "c"), [[np.zeros((2, 2, 3))]]), "'p' needs a picture for each"),
+        (lambda: Pictures.of("p", "", ("a",), ("b",), [[np.zeros((2, 2))]]), r"\(height, width, 3\), got \(2, 2\)"),
+        (lambda: Pictures.of("p", "", ("a",), ("b",), [[np.full((2, 2, 3), np.nan)]]), "not finite"),
+        (lambda: Pictures(title="p", caption="", rows=("a",), columns=("b",), images=(("AAAA",),)), "not a PNG file"),
         (lambda: Report(title="t", settings={"model": object()}), r"settings\['model'\] must be"),
         (lambda: HeatMap(title="h", caption="", rows=("a",), columns=("b",), values=((1, 2),)), "needs 1 values"),
         (lambda: HeatMap(title="h", caption="", rows=("a",), columns=("b",), values=()), "one row of values"),
@@ -341,6 +349,7 @@ def nasty_report() -> Report:
                 series=(BarSeries(label=NASTY, values=(1,)), BarSeries(label="困惑度", values=(1,))),
             ),
             HeatMap(title=NASTY, caption=NASTY, rows=(NASTY,), columns=(NASTY,), values=((1,),), unit=NASTY),
+            Pictures.of(NASTY, NASTY, (NASTY,), (NASTY,), [[np.zeros((2, 2, 3))]]),
         ),
         settings={NASTY: {NASTY: [NASTY]}},
         notes=(NASTY,),
@@ -361,9 +370,9 @@ def test_html_is_well_formed_and_complete():
     ):
         assert piece in page.text
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert [picture["role"] for picture in pictures] == ["img"] * 3
+    assert [picture["role"] for picture in pictures] == ["img"] * 4
     assert pictures[0]["aria-label"] == "Perplexity against bits. Round-to-nearest breaks."
-    assert sum(tag == "details" for tag, _ in page.tags) == 3
+    assert sum(tag == "details" for tag, _ in page.tags) == 4
 
 
 def test_html_ids_are_unique_and_every_reference_stays_inside_the_page():
@@ -410,7 +419,7 @@ def test_text_of_users_is_never_obeyed_in_markdown():
     assert "\x1b" not in text
     assert not re.search(r"(?<!\\)\]\(", text)
     blocks = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
@@ -545,6 +554,15 @@ def test_heat_map_writes_its_values_with_the_first_row_on_top():
     HEAT_MAP.draw(panel)
     assert [text.get_text() for text in panel.texts] == ["0.1", "", "∞", "", "0", "3"]
     assert panel.get_ylim() == (2, 0)
+
+
+def test_pictures_come_back_as_they_went_in() -> None:
+    random = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    figure = Pictures.of("p", "", ("a",), ("b",), [[random / 255]])
+    restored = Report.from_json(example(figures=(figure,)).to_json()).figures[0]
+    assert isinstance(restored, Pictures)
+    assert np.array_equal(restored.arrays()[0][0], random)
+    assert restored.data() == (("pixels", "b"), (("a", "7 x 5"),))
 
 
 def test_zero_is_drawn_on_a_logarithmic_x_axis():

@@ -12,7 +12,7 @@ from hardy.core import InputError
 from hardy.fields import Field, HadamardQuant, Schedule, Signal, fit, grid_coordinates, image, sample_photo
 from hardy.fields.activations import KINDS
 from hardy.fields.hadamard_quant import bounds, weight_codes
-from hardy.fields.integer import grid_numerators
+from hardy.fields.integer_model import grid_numerators
 from hardy.fields.unrolled import unrolled
 from hardy.ops.hadamard import hadamard_transform
 
@@ -78,7 +78,7 @@ def test_the_bits_do_not_depend_on_threads_or_on_the_block(fitted: dict[str, Fie
         assert torch.equal(made.render((200, 300)), expected)
     finally:
         torch.set_num_threads(threads)
-    pieces = [made.codes(piece, (200, 300)) for piece in grid_numerators((200, 300)).split(777)]
+    pieces = [made.codes(piece, (200, 300)) for piece in torch.from_numpy(grid_numerators((200, 300))).split(777)]
     assert torch.equal(torch.cat(pieces), expected.reshape(-1, 3))
 
 

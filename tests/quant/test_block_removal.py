@@ -8,8 +8,8 @@ from models import CONFIGS, ConvNet, build, same_bytes
 from torch import nn
 
 from hardy.core import InputError, Ranking, select
+from hardy.evaluate import mean_loss
 from hardy.quant import combined, effective_rank, energy_gain, layer_importance, perplexity_drop
-from hardy.quant.block_removal import mean_loss
 
 
 @pytest.fixture

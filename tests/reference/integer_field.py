@@ -30,7 +30,7 @@ def unit(module: Any, codes: list[int], bits: int) -> list[int]:
         return [quarter_wave(module.kind, code, bits) for code in codes]
     if name == "FinerUnit":
         clipped = [max(-module.limit, min(module.limit, code)) for code in codes]
-        bent = [half_up(half_up(x * abs(x), 2**8) * module.m, 2 ** (module.shift - 8)) for x in clipped]
+        bent = [half_up(half_up(x * abs(x), 2**8) * module.m, 2**module.shift) for x in clipped]
         return [quarter_wave("sine", x + y, bits) for x, y in zip(clipped, bent, strict=True)]
     if name == "TableUnit":
         table = module.table.tolist()
@@ -55,10 +55,10 @@ def value_at(field: IntegerField, numerators: list[int], denominators: list[int]
     """The output codes of `field` at one point."""
     bits, layers = field.fraction_bits, list(field.layers)
     first: Any = layers[0]
-    if field.frequencies:
+    if field.model.frequencies:
         one = 2**bits
         pairs = list(zip(numerators, denominators, strict=True))
-        phases = [half_up(c * 2**k * 2 * one, n) for c, n in pairs for k in range(field.frequencies)]
+        phases = [half_up(c * 2**k * 2 * one, n) for c, n in pairs for k in range(field.model.frequencies)]
         features = [half_up(c * one, n) for c, n in pairs]
         features += [quarter_wave("sine", p, bits) for p in phases] + [
             quarter_wave("sine", p + one, bits) for p in phases
@@ -72,11 +72,18 @@ def value_at(field: IntegerField, numerators: list[int], denominators: list[int]
             b + sum(half_up(w * c * m, n * 2**s) for w, c, n in zip(row, numerators, denominators, strict=True))
             for row, m, s, b in rows
         ]
-    for module, step, layer in zip(field.units, field.requantizers, layers[1:], strict=True):
+    for module, step, layer in zip(field.units, field.model.requantizations, layers[1:], strict=True):
         x = unit(module, x, bits)
         few: Any = step
         if few.rotated:
-            x = [sum(h * v for h, v in zip(row, x, strict=True)) for row in hadamard_matrix(len(x)).tolist()]
+            parts = 2 if type(module).__name__ == "WaveletUnit" else 1  # real and imaginary features are turned apart
+            half = len(x) // parts
+            matrix = hadamard_matrix(half).tolist()
+            x = [
+                sum(h * v for h, v in zip(row, x[start : start + half], strict=True))
+                for start in range(0, len(x), half)
+                for row in matrix
+            ]
         largest = 2 ** (few.bits - 1)
         codes = [half_up(v * few.m, 2**few.shift) - few.zero for v in x]
         x = linear(layer, [max(-largest, min(largest - 1, code)) + few.zero for code in codes])

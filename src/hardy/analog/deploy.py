@@ -87,9 +87,9 @@ class Deploy(Method):
         layers: dict[str, OnChip] = {}
         for name, group in by_module.items():
             module = model.get_submodule(name)
-            if group[0].parameter not in {None, "weight"}:
+            if _is_read_by_its_model(module, group[0]):
                 for site in group:
-                    errors[site.name] = self._experts(model, edits, site)
+                    errors[site.name] = self._held(model, edits, site)
                 continue
             arrays = [self._array(model, site) for site in group]
             layers[name] = on_chip(module, name, arrays)
@@ -108,28 +108,35 @@ class Deploy(Method):
         clean = weight_of(model, site).to(torch.float32, copy=True)
         return Array.program(site, self.chip, clean, self.seed, self.seconds, Periphery.of(self.chip))
 
-    def _experts(self, model: nn.Module, edits: Edits, site: Site) -> tuple[float, float, int]:
-        """Each expert of a stack on arrays of its own."""
+    def _held(self, model: nn.Module, edits: Edits, site: Site) -> tuple[float, float, int]:
+        """A router, or each expert of a stack on arrays of its own."""
+        clean = weight_of(model, site).float()
         if self.chip.has_periphery:
+            kind = "router" if clean.ndim == 2 else "stack of experts"
             raise InputError(
-                f"{site.name} is a stack of experts, whose products the model computes itself: converters and read "
+                f"{site.name} is a {kind}, whose products the model computes itself: converters and read "
                 "noise cannot be put there; give chip.without_periphery()"
             )
-        clean = weight_of(model, site).float()
-        held = torch.stack([
-            hold(matrix, self.chip, seed=self.seed, name=f"{site.name}.{i}", seconds=self.seconds).weight
-            for i, matrix in enumerate(clean)
-        ])  # fmt: skip
-        error = _error(clean, held)
-        edits.set_weight(site, held)
+        names = [site.name] if clean.ndim == 2 else [f"{site.name}.{i}" for i in range(len(clean))]
+        matrices = zip(names, clean.reshape(-1, *clean.shape[-2:]), strict=True)
+        held = [hold(m, self.chip, seed=self.seed, name=name, seconds=self.seconds).weight for name, m in matrices]
+        new = torch.stack(held).reshape(clean.shape)
+        error = _error(clean, new)
+        edits.set_weight(site, new)
         return error
+
+
+def _is_read_by_its_model(module: nn.Module, site: Site) -> bool:
+    """Whether the product with this weight is no module of its own: stacks of experts, and routers beside them."""
+    router = site.role == "router" and not isinstance(module, nn.Linear)
+    return router or site.parameter not in {None, "weight"}
 
 
 def program(model: nn.Module, seed: int) -> None:
     """Take another chip instance for all layers of `model` that are on a chip, at the time they are at.
 
     Raises:
-        InputError: none is, or a stack of experts is (undo the change and deploy it anew).
+        InputError: none is, or a stack of experts is (undo the change and apply Deploy anew).
     """
     _reprogram(model, seed=seed)
 
@@ -151,8 +158,10 @@ def _reprogram(model: nn.Module, **change: Any) -> None:
         raise InputError(f"no layer of this {type(model).__name__} is on a chip: apply Deploy first")
     for method in (method for methods in found.values() for method in methods):
         for site in select(model, method.select, layers=method.layers):
-            if site.parameter not in {None, "weight"}:
-                raise InputError(f"{site.name} is a stack of experts: undo the change and apply Deploy anew")
+            if _is_read_by_its_model(model.get_submodule(site.module), site):
+                raise InputError(
+                    f"{site.name} is a router or a stack of experts: undo the change and apply Deploy anew"
+                )
     fresh = [layer.reprogrammed(**change) for layer in layers]  # all of them, before any is taken
     for layer, arrays in zip(layers, fresh, strict=True):
         layer.take(arrays)

@@ -7,10 +7,13 @@ import typer
 from rich.console import Console
 
 import hardy
+from hardy.cli.field import app as field_app
 from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tokens, Window, Workers, numbers
 from hardy.cli.quantize import export, quantize
+from hardy.cli.repair import repair
 from hardy.cli.report import app as report_app
 from hardy.cli.simulate import simulate
+from hardy.cli.splat import app as splat_app
 from hardy.cli.zoo import app as zoo_app
 from hardy.errors import InputError
 
@@ -25,9 +28,12 @@ app = typer.Typer(
 )
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(report_app, name="report")
+app.add_typer(field_app, name="field")
+app.add_typer(splat_app, name="splat")
 app.command()(quantize)
 app.command()(export)
 app.command()(simulate)
+app.command()(repair)
 
 
 def main() -> None:

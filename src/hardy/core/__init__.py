@@ -6,6 +6,7 @@ from hardy.core.observe import AbsMax, Histogram, RoutingCounts, SecondMoment, S
 from hardy.core.ranking import Agreement, Ranking
 from hardy.core.report import Report, Row
 from hardy.core.report.figures import Bars, HeatMap, Lines, Series
+from hardy.core.report.pictures import Pictures
 from hardy.core.rng import derive, generator
 from hardy.core.select import LINEAR, Selector, Site, all_sites, select
 from hardy.core.study import Cell, Result, Study
@@ -26,6 +27,7 @@ __all__ = [
     "InputError",
     "Lines",
     "Method",
+    "Pictures",
     "Ranking",
     "Report",
     "Result",

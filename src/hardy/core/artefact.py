@@ -17,7 +17,7 @@ from torch import nn
 
 from hardy import __version__
 from hardy.core.files import read_json, write_json
-from hardy.core.method import changes, from_dict
+from hardy.core.method import Chain, changes, from_dict
 from hardy.errors import InputError
 
 FORMAT, VERSION = "hardy-artefact", 1
@@ -54,7 +54,11 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     """
     folder = Path(folder)
     check_destination(folder)
-    methods = [change.method.to_dict() for change in changes(model)]
+    applied = [change.method for change in changes(model)]
+    for method in (member for item in applied for member in (item.methods if isinstance(item, Chain) else (item,))):
+        if method.unsaved:
+            raise InputError(f"a model with {type(method).__name__} cannot be stored: {method.unsaved}; undo it first")
+    methods = [method.to_dict() for method in applied]
     with contextlib.ExitStack() as suspended:
         for change in reversed(changes(model)):
             change.suspend()
@@ -118,7 +122,10 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     if number != VERSION:
         raise InputError(f"{folder / RECORD} is of version {number}; this hardy reads version {VERSION}")
     for method in methods:
-        from_dict(method)  # whoever wrote layers of its own reads them too, once its module is imported
+        try:
+            from_dict(method)  # whoever wrote layers of its own reads them too, once its module is imported
+        except InputError as error:
+            raise InputError(f"{folder / RECORD}: {error}") from None
     if not any(name.endswith(".safetensors") for name in expected):
         raise InputError(f"{folder / RECORD} is damaged: it names no weights")
     there = {path.name: path for path in folder.iterdir() if path.is_file()}  # so no name can lead out of the folder

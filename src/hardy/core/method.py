@@ -9,7 +9,7 @@ import importlib
 import math
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -79,6 +79,9 @@ class Method(abc.ABC):
 
     A subclass declares its fields, checks them in `check`, and does its work in `edit`.
     """
+
+    unsaved: ClassVar[str] = ""
+    """Why a model with this method applied cannot be stored, if so: what it does has no place in the format."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

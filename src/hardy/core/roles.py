@@ -47,6 +47,11 @@ def role_of(model: nn.Module, name: str, module: nn.Module) -> str | None:
     if not any(True for _ in module.parameters(recurse=False)):
         return None
     *path, leaf = name.removesuffix(".base_layer").split(".")  # what PEFT calls the layer under an adapter
+    # What stands in for a projection on a chip: the array of a hybrid one, the copies of a redundant one.
+    if leaf.isdigit() and path[-1:] == ["copies"]:
+        *path, leaf = path[:-1]
+    if leaf == "array" and path:
+        *path, leaf = path
     blocks = set(path)
     if leaf in _ROUTERS and blocks & _MLP_BLOCKS and "experts" not in blocks:
         return "router"

@@ -1,6 +1,8 @@
 """Metrics, and nothing but metrics."""
 
+from hardy.evaluate.image import ssim
 from hardy.evaluate.language import batches, bits_per_byte, context_length, encode, perplexity, token_losses
+from hardy.evaluate.loss import mean_loss
 from hardy.evaluate.signal import psnr, psnr_of_error
 
 __all__ = [
@@ -8,8 +10,10 @@ __all__ = [
     "bits_per_byte",
     "context_length",
     "encode",
+    "mean_loss",
     "perplexity",
     "psnr",
     "psnr_of_error",
+    "ssim",
     "token_losses",
 ]

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from hardy.fields.fitting import fit, fit_many
     from hardy.fields.hadamard_quant import HadamardQuant
     from hardy.fields.integer import IntegerField
+    from hardy.fields.integer_model import IntegerModel
     from hardy.fields.losses import GradientNorm, Loss, SharpnessAware, SquaredError, WeightPerturbation
+    from hardy.fields.saving import load_field, save_field
     from hardy.fields.shared import SharedField, add_images, fit_shared
     from hardy.fields.signals import Signal, audio, distance, grid_coordinates, image, sample_photo, video
 
@@ -22,8 +24,10 @@ _HOMES = {
     "fitting": ("fit", "fit_many"),
     "hadamard_quant": ("HadamardQuant",),
     "integer": ("IntegerField",),
+    "integer_model": ("IntegerModel",),
     "losses": ("GradientNorm", "Loss", "SharpnessAware", "SquaredError", "WeightPerturbation"),
     "chips": ("noisy_psnr", "robustness"),
+    "saving": ("load_field", "save_field"),
     "shared": ("SharedField", "add_images", "fit_shared"),
     "signals": ("Signal", "audio", "distance", "grid_coordinates", "image", "sample_photo", "video"),
 }
@@ -38,6 +42,7 @@ __all__ = [
     "GradientNorm",
     "HadamardQuant",
     "IntegerField",
+    "IntegerModel",
     "Loss",
     "Quad",
     "Relu",
@@ -58,9 +63,11 @@ __all__ = [
     "fit_shared",
     "grid_coordinates",
     "image",
+    "load_field",
     "noisy_psnr",
     "robustness",
     "sample_photo",
+    "save_field",
     "video",
 ]
 

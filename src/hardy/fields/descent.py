@@ -132,12 +132,13 @@ def descend(
         InputError: the checkpoint is damaged or of another run.
     """
     run = Run(parameters, schedule.rate(0, learning_rate))
-    identity = {
-        "settings": f"{loss}; {schedule}; learning rate {learning_rate}; {networks.__name__}",
-        "signals": checkpoint.digest({"coordinates": samples.coordinates, "values": samples.values}),
-        "initial weights": checkpoint.digest(run.final),
-    }
+    identity: dict[str, str] = {}
     if checkpoint_file is not None:
+        identity = {
+            "settings": f"{loss}; {schedule}; learning rate {learning_rate}; {networks.__name__}",
+            "signals": checkpoint.digest({"coordinates": samples.coordinates, "values": samples.values}),
+            "initial weights": checkpoint.digest(run.final),
+        }
         checkpoint.resume(checkpoint_file, run, identity)
         samples = samples.rows(run.alive) if networks is separately else samples
     begun = time.perf_counter() - run.seconds
@@ -165,7 +166,7 @@ def descend(
 
             _, gradients = loss.gradients(reconstruction, run.leaves, run.step, run.step / schedule.steps)
             for name, leaf in run.leaves.items():
-                leaf.grad = gradients[name]
+                leaf.grad = gradients[name].contiguous()  # a fused step takes no notice of strides
             run.optimizer.param_groups[0]["lr"] = schedule.rate(run.step, learning_rate)
             run.optimizer.step()
             run.step += 1
@@ -180,7 +181,9 @@ class Run:
     def __init__(self, parameters: Parameters, learning_rate: float) -> None:
         self.final = {name: tensor.detach().clone() for name, tensor in parameters.items()}
         self.leaves = {name: tensor.clone().requires_grad_() for name, tensor in self.final.items()}
-        self.optimizer = torch.optim.Adam(self.leaves.values(), lr=learning_rate)
+        # One pass over all parameters instead of eight operations on each; complex ones it does not take.
+        fused = not any(leaf.is_complex() for leaf in self.leaves.values())
+        self.optimizer = torch.optim.Adam(self.leaves.values(), lr=learning_rate, fused=fused)
         networks = len(next(iter(self.final.values())))
         self.alive = list(range(networks))
         self.histories: list[list[tuple[int, float]]] = [[] for _ in range(networks)]

@@ -14,23 +14,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import nn
 
 from hardy.errors import InputError
 from hardy.evaluate import psnr
-from hardy.fields.integer import (
-    SCATTERED,
-    IntegerField,
-    IntegerLinear,
-    Requantize,
-    check_bits,
-    fractions,
-    grid_numerators,
-)
+from hardy.fields.field import check_count
+from hardy.fields.integer import IntegerField, fractions
+from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, LinearCodes, Requantization, grid_numerators
 from hardy.fields.signals import PEAK, Signal
-from hardy.fields.units import integer_unit
+from hardy.fields.units import described
 from hardy.fields.unrolled import Unrolled, unrolled
+from hardy.ops.fixed_point import multiplier
 from hardy.ops.hadamard import hadamard_transform, order
 
 Rotate = Literal["always", "auto", "never"]
@@ -40,6 +36,8 @@ Range = Literal["minmax", "mse", "percentile"]
 RATIOS = tuple(ratio / 100 for ratio in range(100, 30, -3))
 # Of all values, for "percentile": one in a thousand is outside.
 OUTSIDE = 1e-3
+# Of a code: a row that can add no more than this to an output is left out.
+_NOTHING = 2.0**-6
 # Ranges and rotations are chosen on at most so many points, evenly taken from the signal.
 CALIBRATION_POINTS = 16384
 
@@ -116,7 +114,9 @@ class HadamardQuant:
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
         for name in ("weight_bits", "activation_bits", "first_layer_bits"):
-            check_bits(name, getattr(self, name))
+            check_count(name, getattr(self, name), least=2)
+            if getattr(self, name) > 16:
+                raise InputError(f"{name} must be an integer from 2 to 16, got {getattr(self, name)!r}")
         if type(self.per_channel) is not bool:
             raise InputError(f"per_channel must be True or False, got {self.per_channel!r}")
         if type(self.fraction_bits) is not int or not 6 <= self.fraction_bits <= 14:
@@ -137,9 +137,12 @@ class HadamardQuant:
         layers = unrolled(model)
         _check_fit(layers, signal)
         if signal.grid is None:
-            numerators, denominators = fractions(signal.coordinates), (SCATTERED,) * signal.coordinates.shape[1]
+            numerators, denominators = (
+                fractions(signal.coordinates.cpu()),
+                (LARGEST_GRID,) * signal.coordinates.shape[1],
+            )
         else:
-            numerators, denominators = grid_numerators(signal.grid), signal.grid
+            numerators, denominators = torch.from_numpy(grid_numerators(signal.grid)), signal.grid
         some = slice(None, None, -(-len(numerators) // CALIBRATION_POINTS))
         numerators, target = numerators[some], signal.values[some].cpu()
         with torch.no_grad():
@@ -154,7 +157,7 @@ class HadamardQuant:
             return psnr(estimate.clamp(-1, 1), target.double(), PEAK)
 
         never = (False,) * len(values)
-        always = tuple(order(weight.shape[1]) > 1 for weight in layers.weights[1:])
+        always = tuple(order(weight.shape[1] // layers.parts) > 1 for weight in layers.weights[1:])
         if self.rotate != "auto":
             return built(always if self.rotate == "always" else never)
         tried = {flags: built(flags) for flags in (never, always)}
@@ -174,32 +177,54 @@ class HadamardQuant:
     ) -> IntegerField:
         """The integers for these rotations, given the activations at the calibration points."""
         bits = self.fraction_bits
-        units = [
-            integer_unit(kind, function, reach, bits)
-            for kind, function, reach in zip(layers.kinds, layers.functions, reaches, strict=True)
-        ]
-        out_steps = [*(unit.in_step for unit in units), 2.0**-bits]
+        found = zip(layers.kinds, layers.functions, reaches, strict=True)
+        units, in_steps, value_steps = zip(*(described(*each, bits) for each in found), strict=True)
+        out_steps = [*in_steps, 2.0**-bits]
         first_step = 2.0**-bits if layers.frequencies else 1.0  # coordinates are exact, encoded ones have F bits
         codes, steps = weight_codes(layers.weights[0], self.first_layer_bits, self.per_channel, self.range)
-        scales = steps * first_step / out_steps[0]
         largest = codes.shape[1] * 2.0 ** (self.first_layer_bits - 1) / first_step
-        made = [IntegerLinear(codes, scales, layers.biases[0] / out_steps[0], self.first_layer_bits, largest)]
-        requantizers = []
-        for index, (unit, value, turned) in enumerate(zip(units, values, rotated, strict=True), start=1):
+        bias = layers.biases[0] / out_steps[0]
+        made = [_layer(codes, steps * first_step / out_steps[0], bias, self.first_layer_bits, largest)]
+        requantizations = []
+        for index, (value_step, value, turned) in enumerate(zip(value_steps, values, rotated, strict=True), start=1):
             weight, length = layers.weights[index], 1.0
             if turned:
-                length = order(weight.shape[1]) ** 0.5
-                weight, value = hadamard_transform(weight) / length, hadamard_transform(value) / length
+                length = order(weight.shape[1] // layers.parts) ** 0.5
+                weight, value = (_turned(x, layers.parts) / length for x in (weight, value))
             low, high = (end.item() for end in bounds(value.reshape(1, -1), self.activation_bits, self.range))
             step = max((high - low) / (2**self.activation_bits - 1), abs(high) * 2.0**-20, 2.0**-30)
             zero = round(low / step) + 2 ** (self.activation_bits - 1)
-            requantizers.append(Requantize(unit.out_step / (length * step), zero, self.activation_bits, turned))
+            m, shift = multiplier(value_step / (length * step))
+            requantizations.append(
+                Requantization(m=m, shift=shift, zero=zero, bits=self.activation_bits, rotated=turned)
+            )
             codes, steps = weight_codes(weight, self.weight_bits, self.per_channel, self.range)
             bias = layers.biases[index] / out_steps[index]
             inputs = 2.0**self.activation_bits + abs(zero)
             largest = codes.shape[1] * 2.0 ** (self.weight_bits - 1) * inputs
-            made.append(IntegerLinear(codes, steps * step / out_steps[index], bias, self.weight_bits, largest))
-        return IntegerField(made, units, requantizers, layers.frequencies, bits)
+            made.append(_layer(codes, steps * step / out_steps[index], bias, self.weight_bits, largest))
+        model = IntegerModel(
+            layers=tuple(made),
+            units=units,
+            requantizations=tuple(requantizations),
+            frequencies=layers.frequencies,
+            fraction_bits=bits,
+        )
+        return IntegerField(model)
+
+
+def _turned(x: torch.Tensor, parts: int) -> torch.Tensor:
+    """The Hadamard transform of each of so many parts of the features: real and imaginary ones stay apart."""
+    return hadamard_transform(x.unflatten(-1, (parts, -1))).flatten(-2)
+
+
+def _layer(codes: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor, bits: int, largest: float) -> LinearCodes:
+    """A layer whose rows give `scales` (out,) codes of output per unit of `codes @ x`, which is at most `largest`."""
+    # A row so small that nothing comes of it could have a scale that no multiplier holds: it is left out.
+    pairs = [multiplier(scale) if scale * largest > _NOTHING else (0, 1) for scale in scales.tolist()]
+    factors, shifts = np.array(pairs, dtype=np.int64).T.copy()
+    whole = bias.round().to(torch.int64)
+    return LinearCodes(codes=codes.numpy(), factors=factors, shifts=shifts, bias=whole.numpy(), bits=bits)
 
 
 def _check_fit(layers: Unrolled, signal: Signal) -> None:

@@ -67,6 +67,7 @@ class SharedField(nn.Module):
             raise InputError(f"share must be middle or early, got {share!r}")
         self.in_features, self.out_features, self.hidden_features = in_features, out_features, hidden_features
         self.share, self.projections, self.seed = share, projections, seed
+        self.shared_layers = shared_layers
         self.activation = _activation(activation)
         width, entered = self.activation.width(hidden_features), self.activation.encoded_features(in_features)
         self.sizes = [entered, *[width] * (1 + projections + shared_layers), out_features]

@@ -192,18 +192,20 @@ def distance(function: Callable[[torch.Tensor], torch.Tensor], grid: Sequence[in
 
 def _pixels(source: Any) -> np.ndarray:
     """(height, width, channels) float32 in [0, 1]."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     if isinstance(source, str | Path):
         try:
             with Image.open(source) as opened:
-                return _pixels(opened)
-        except OSError as error:
+                return _pixels(ImageOps.exif_transpose(opened))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"cannot read the picture {source}: {error}") from None
     if isinstance(source, Image.Image):
-        source = source.convert("RGBA" if "transparency" in source.info else "RGB") if source.mode == "P" else source
-        source = np.asarray(source)
+        source = np.asarray(_plain(source))
     pixels = np.asarray(source)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("=")) if pixels.dtype.kind == "u" else pixels
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or not pixels.size or pixels.shape[-1] > 4:
         raise InputError(f"a picture is (height, width) or (height, width, 1 to 4 channels), got {pixels.shape}")
@@ -216,6 +218,19 @@ def _pixels(source: Any) -> np.ndarray:
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
         raise InputError(f"floating-point pixels must be in [0, 1], got {pixels.min():.4g} to {pixels.max():.4g}")
     return pixels.astype(np.float32)
+
+
+def _plain(picture: Any) -> Any:
+    """A Pillow image of one of the modes whose numbers are grey, grey and alpha, RGB, or RGB and alpha."""
+    if picture.mode == "I":  # 32 bits that hold 16
+        whole = np.asarray(picture)
+        if whole.min() < 0 or whole.max() > 65535:
+            raise InputError(f"a picture of integers must hold 0 to 65535, got {whole.min()} to {whole.max()}")
+        return whole.astype(np.uint16)
+    if picture.mode in ("1", "L", "LA", "RGB", "RGBA", "F") or picture.mode.startswith("I;16"):
+        return picture
+    transparent = "transparency" in picture.info or picture.mode in ("PA", "RGBa", "La")
+    return picture.convert("RGBA" if transparent else "RGB")
 
 
 def _frames(source: Any) -> list[Any]:

@@ -10,27 +10,24 @@ import abc
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
-from hardy.fields.activations import Activation, Finer, Gauss, Periodic, Quad, Sine, Wire
+from hardy.fields.activations import Activation, Finer, Gauss, Periodic, Relu, Sine, Wire
+from hardy.fields.integer_model import LARGEST_TURN, UnitCodes
+from hardy.fields.tables import GAUSS_REACH, TABLE_REACH, WAVELET_UNIT, gauss_table, relu_table, wavelet_tables
 from hardy.ops.fixed_point import multiplier, quad_quarter, rescale, sine_quarter_table, triangle_quarter, wave
-
-# An index of a table: 16 bits with the sign.
-_REACH = 2**15
 
 
 class Unit(nn.Module, abc.ABC):
     """One activation in integers.
 
-    Args:
-        in_step: what one code of its argument stands for.
-        out_step: what one code of its value stands for.
+    Attributes:
+        parts: 2 where the features are real parts and then imaginary ones, else 1.
     """
 
-    def __init__(self, in_step: float, out_step: float) -> None:
-        super().__init__()
-        self.in_step, self.out_step = in_step, out_step
+    parts = 1
 
     @abc.abstractmethod
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
@@ -40,19 +37,17 @@ class Unit(nn.Module, abc.ABC):
 class WaveUnit(Unit):
     """Sine, quadratic or triangle wave."""
 
-    def __init__(self, kind: Periodic, fraction_bits: int) -> None:
-        quarter = math.pi / 2 if isinstance(kind, Sine) else 1.0
-        super().__init__(quarter / 2**fraction_bits, 2.0**-fraction_bits)
-        self.kind, self.fraction_bits = kind.name, fraction_bits
-        if isinstance(kind, Sine):
+    def __init__(self, kind: str, fraction_bits: int) -> None:
+        super().__init__()
+        self.kind, self.fraction_bits = kind, fraction_bits
+        if kind == "sine":
             self.register_buffer("table", sine_quarter_table(fraction_bits))
-        self.quadratic = isinstance(kind, Quad)
 
     def quarter(self, distance: torch.Tensor) -> torch.Tensor:
         """The wave at `distance` from its top."""
         if self.kind == "sine":
             return self.get_buffer("table")[distance]
-        return (quad_quarter if self.quadratic else triangle_quarter)(distance, self.fraction_bits)
+        return (quad_quarter if self.kind == "quad" else triangle_quarter)(distance, self.fraction_bits)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         return wave(codes, self.fraction_bits, self.quarter)
@@ -61,35 +56,25 @@ class WaveUnit(Unit):
 class FinerUnit(WaveUnit):
     """`sin(x + x |x| / omega)`: one more product, then the sine. Beyond 512 quarter periods x saturates."""
 
-    def __init__(self, kind: Finer, fraction_bits: int) -> None:
-        super().__init__(Sine(), fraction_bits)
-        self.limit = 2 ** (fraction_bits + 9)
-        self.m, self.shift = multiplier(self.in_step / kind.omega)
+    def __init__(self, m: int, shift: int, fraction_bits: int) -> None:
+        super().__init__("sine", fraction_bits)
+        self.limit, self.m, self.shift = LARGEST_TURN << fraction_bits, m, shift
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         x = codes.clamp(-self.limit, self.limit)
         # In two halves, or three factors of 21, 21 and 23 bits would meet in one product.
-        square = rescale(x * x.abs(), 1, 8)
-        return super().forward(x + rescale(square, self.m, self.shift - 8))
+        return super().forward(x + rescale(rescale(x * x.abs(), 1, 8), self.m, self.shift))
 
 
 class TableUnit(Unit):
-    """Any function of one argument, tabulated at 2^16 arguments, beyond which its argument saturates.
+    """A function of one argument, tabulated (2^16,) at the codes from -2^15 up, beyond which its argument saturates."""
 
-    Args:
-        function: of float64 tensors, element by element.
-        reach: the argument saturates at -reach and reach.
-        fraction_bits: F; the largest value has a code of about 2^(F + 1).
-    """
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], reach: float, fraction_bits: int) -> None:
-        values = function(torch.arange(-_REACH, _REACH, dtype=torch.float64) * (reach / _REACH))
-        out_step = max(values.abs().max().item(), 1e-12) / 2 ** (fraction_bits + 1)
-        super().__init__(reach / _REACH, out_step)
-        self.register_buffer("table", (values / out_step).round().to(torch.int64))
+    def __init__(self, table: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.tensor(table))
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.get_buffer("table")[codes.clamp(-_REACH, _REACH - 1) + _REACH]
+        return self.get_buffer("table")[codes.clamp(-TABLE_REACH, TABLE_REACH - 1) + TABLE_REACH]
 
 
 class WaveletUnit(Unit):
@@ -98,18 +83,15 @@ class WaveletUnit(Unit):
     The real part of x gives the angle and a bump, the imaginary part a lopsided bump: three tables of one argument.
     """
 
-    def __init__(self, kind: Wire, fraction_bits: int) -> None:
-        narrow = (kind.scale / kind.omega) ** 2
-        # exp(-b - k b^2) is highest, exp(1 / 4k), at b = -1 / 2k; beyond this reach all is below 2^-26.
-        reach = 1 / (2 * narrow) + math.sqrt((18 + 1 / (4 * narrow)) / narrow)
-        step = math.pi / 2 / 2**fraction_bits
-        super().__init__(step, 2.0**-fraction_bits)
-        self.fraction_bits, self.last = fraction_bits, math.ceil(reach / step)
-        x = torch.arange(-self.last, self.last + 1, dtype=torch.float64) * step
-        one = 2**fraction_bits
+    parts = 2
+
+    def __init__(self, narrow: int, fraction_bits: int) -> None:
+        super().__init__()
+        bump, lopsided = wavelet_tables(narrow, fraction_bits)
+        self.fraction_bits, self.last = fraction_bits, len(bump) // 2
         self.register_buffer("sine", sine_quarter_table(fraction_bits))
-        self.register_buffer("bump", (one * torch.exp(-narrow * x**2)).round().to(torch.int64))
-        self.register_buffer("lopsided", (one * torch.exp(-x - narrow * x**2)).round().to(torch.int64))
+        self.register_buffer("bump", torch.tensor(bump))
+        self.register_buffer("lopsided", torch.tensor(lopsided))
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         real, imaginary = codes.chunk(2, -1)
@@ -121,14 +103,44 @@ class WaveletUnit(Unit):
         return torch.cat([rescale(size * part, 1, bits) for part in waves], -1)
 
 
-def integer_unit(
+def unit_of(unit: UnitCodes, fraction_bits: int) -> Unit:
+    """The module of a unit's description."""
+    if unit.kind == "finer":
+        return FinerUnit(unit.numbers[0], unit.numbers[1], fraction_bits)
+    if unit.kind == "wavelet":
+        return WaveletUnit(unit.numbers[0], fraction_bits)
+    if unit.kind == "gauss":
+        return TableUnit(gauss_table(fraction_bits))
+    if unit.kind == "relu":
+        return TableUnit(relu_table(fraction_bits))
+    if unit.table is not None:
+        return TableUnit(unit.table)
+    return WaveUnit(unit.kind, fraction_bits)
+
+
+def described(
     kind: Activation | None, function: Callable[[torch.Tensor], torch.Tensor], reach: float, fraction_bits: int
-) -> Unit:
-    """The unit of an activation of fields, or a table of any other `function` up to the argument `reach`."""
+) -> tuple[UnitCodes, float, float]:
+    """The unit of an activation of fields, or a table of any other `function` up to the argument `reach`.
+
+    Returns:
+        The unit, what one code of its argument stands for, and what one code of its value stands for.
+    """
+    value, quarter = 2.0**-fraction_bits, math.pi / 2 / 2**fraction_bits
     if isinstance(kind, Periodic):
-        return WaveUnit(kind, fraction_bits)
+        return UnitCodes(kind=kind.name), quarter if isinstance(kind, Sine) else value, value
     if isinstance(kind, Finer):
-        return FinerUnit(kind, fraction_bits)
+        m, shift = multiplier(quarter / kind.omega)
+        return UnitCodes(kind="finer", numbers=(m, shift - 8)), quarter, value
     if isinstance(kind, Wire):
-        return WaveletUnit(kind, fraction_bits)
-    return TableUnit(function, 4.0 if isinstance(kind, Gauss) else reach, fraction_bits)  # exp(-16) is no code
+        narrow = max(1, round((kind.scale / kind.omega) ** 2 * WAVELET_UNIT))
+        return UnitCodes(kind="wavelet", numbers=(narrow,)), quarter, value
+    if isinstance(kind, Gauss):
+        return UnitCodes(kind="gauss"), GAUSS_REACH / TABLE_REACH, value / 2
+    step = reach / TABLE_REACH
+    if isinstance(kind, Relu):
+        return UnitCodes(kind="relu"), step, step * (TABLE_REACH - 1) * value / 2
+    values = function(torch.arange(-TABLE_REACH, TABLE_REACH, dtype=torch.float64) * step)
+    out_step = max(values.abs().max().item(), 1e-12) * value / 2
+    table = (values / out_step).round().to(torch.int64).numpy()
+    return UnitCodes(kind="table", table=table), step, out_step

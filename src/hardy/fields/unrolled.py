@@ -23,6 +23,7 @@ class Unrolled:
         functions: between them, one fewer; of (points, features), float64.
         kinds: the fields' activation of each function, None for a function of its own.
         frequencies: of the encoding of coordinates as sines and cosines, 0 for none.
+        parts: 2 where features are real parts and then imaginary ones, else 1.
     """
 
     weights: list[torch.Tensor]
@@ -30,6 +31,7 @@ class Unrolled:
     functions: list[Callable[[torch.Tensor], torch.Tensor]]
     kinds: list[Activation | None]
     frequencies: int = 0
+    parts: int = 1
 
     def activations(self, coordinates: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
         """Arguments and values of each function at `coordinates` (points, d), and what comes out at the end."""
@@ -84,7 +86,7 @@ def _of_field(field: Field) -> Unrolled:
         return torch.cat([values.real, values.imag], -1)
 
     frequencies = kind.frequencies if isinstance(kind, Relu) else 0
-    return Unrolled(weights, biases, [function] * last, [kind] * last, frequencies)
+    return Unrolled(weights, biases, [function] * last, [kind] * last, frequencies, 2 if kind.dtype.is_complex else 1)
 
 
 def _of_sequence(model: nn.Module) -> Unrolled:

@@ -1,7 +1,8 @@
 """Jobs that cross rooms."""
 
 from hardy.studies.fragility import locate
+from hardy.studies.repair import repair
 from hardy.studies.simulate import simulate
 from hardy.studies.survival import Plan, survival
 
-__all__ = ["Plan", "locate", "simulate", "survival"]
+__all__ = ["Plan", "locate", "repair", "simulate", "survival"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from transformers import PreTrainedModel
 
@@ -26,6 +27,8 @@ class Recipe:
         other_lr: AdamW's, for embeddings, head, norms and everything that is not a matrix.
         weight_decay: of the matrices.
         seed: of initialisation and data order.
+        training: `training()` is a context in which the steps run, for an architecture that transformers computes in
+            a way too slow to train. It changes how long they take, not what they compute.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Recipe:
     other_lr: float = 3e-3
     weight_decay: float = 0.05
     seed: int = 0
+    training: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def learning_rate(self, step: int, steps: int) -> float:
         """The factor on both learning rates at `step` of `steps`: trapezoidal, ends at zero."""

@@ -1,10 +1,10 @@
 """The recipes of all zoo models."""
 
 from hardy.errors import InputError, near_misses
-from hardy.zoo import tiny_llama
+from hardy.zoo import tiny_llama, tiny_mamba, tiny_moe
 from hardy.zoo.recipe import Recipe
 
-RECIPES = {recipe.name: recipe for recipe in (tiny_llama.recipe,)}
+RECIPES = {recipe.name: recipe for recipe in (tiny_llama.recipe, tiny_moe.recipe, tiny_mamba.recipe)}
 
 
 def recipe(name: str) -> Recipe:

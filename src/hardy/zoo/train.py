@@ -72,10 +72,15 @@ def train(
     start, seconds = _resume(out, recipe, steps, model, optimizers)
     validation = encode(tokenizer, held_out_text("calibration"))
 
+    # A mixture of experts is also trained to spread its tokens over them.
+    balance = getattr(model.config, "router_aux_loss_coef", 0.0)
+    options = {"output_router_logits": True} if balance else {}
+
     def loss_of(windows: torch.Tensor) -> torch.Tensor:
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            logits = model(input_ids=windows[:, :-1], use_cache=False).logits
-        return cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+            output = model(input_ids=windows[:, :-1], use_cache=False, **options)
+        loss = cross_entropy(output.logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+        return loss + balance * output.aux_loss if balance else loss
 
     step_loss = torch.compile(loss_of) if compile else loss_of
     clock, running = time.monotonic(), 0.0
@@ -87,8 +92,9 @@ def train(
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
-            loss = step_loss(_batch(corpus, recipe, step, steps).to(device))
-            loss.backward()
+            with recipe.training():
+                loss = step_loss(_batch(corpus, recipe, step, steps).to(device))
+                loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
                 optimizer.step()
@@ -169,12 +175,15 @@ def _batch(corpus: _Corpus, recipe: Recipe, step: int, steps: int) -> torch.Tens
 
 
 def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the rest."""
+    """Muon for the matrices of linear layers but the head, AdamW for the rest.
+
+    What else has two dimensions is no map between features that orthogonal steps would suit: embeddings, a router's
+    rows, the decay rates of a state space. Muon takes no stacks, so experts go to AdamW too.
+    """
     if not hasattr(torch.optim, "Muon"):
         raise InputError(f"training uses torch.optim.Muon: torch >= 2.9 is needed, this is {torch.__version__}")
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    embeddings = {id(p) for end in ends if end is not None for p in end.parameters()}
-    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
+    head = model.get_output_embeddings()
+    matrices = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     muon = torch.optim.Muon(
@@ -189,7 +198,7 @@ def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Opti
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-    del values["build"], values["summary"], values["steps"]
+    del values["build"], values["summary"], values["steps"], values["training"]
     return values
 
 
@@ -253,7 +262,7 @@ def _finish(
     text = held_out_text("evaluation")
     size = len(text.encode())
     xz = 8 * len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)) / size
-    bits = bits_per_byte(model, tokenizer, text, stride=recipe.context // 2)
+    bits = bits_per_byte(model, tokenizer, text, window=recipe.context, stride=recipe.context // 2)
     lines = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
     card = {
         "name": recipe.name,

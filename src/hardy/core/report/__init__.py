@@ -2,6 +2,7 @@
 
 from hardy.core.report.display import format_number
 from hardy.core.report.figures import Bars, BarSeries, HeatMap, Lines, Series, save_png
+from hardy.core.report.pictures import Pictures
 from hardy.core.report.report import Report, Row
 
-__all__ = ["BarSeries", "Bars", "HeatMap", "Lines", "Report", "Row", "Series", "format_number", "save_png"]
+__all__ = ["BarSeries", "Bars", "HeatMap", "Lines", "Pictures", "Report", "Row", "Series", "format_number", "save_png"]

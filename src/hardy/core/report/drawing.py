@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 
 from hardy.core.report.display import format_number, printable
 from hardy.core.report.figures import Bars, BarSeries, HeatMap, Lines, Series
+from hardy.core.report.pictures import Pictures
 
 INK, GRID, CONTROL, PAPER = "#24292f", "#d8dee4", "#6e7781", "#ffffff"
 # Okabe and Ito's colours, which colour-blind readers tell apart; their yellow is too pale for a line on white.
@@ -178,6 +179,31 @@ def draw_heat_map(figure: HeatMap, axes: Axes) -> None:
         bar.ax.yaxis.set_minor_locator(ticker.NullLocator())
     bar.ax.tick_params(length=2)
     bar.set_label(printable(figure.unit))
+
+
+def draw_pictures(figure: Pictures, axes: Axes) -> None:
+    """Draw `figure` without title and caption into `axes`: every picture in a cell as large as the first."""
+    grid = figure.arrays()
+    high, wide = grid[0][0].shape[:2]
+    gap = 0.03 * wide
+    for row, line in enumerate(grid):
+        for column, picture in enumerate(line):
+            left, top = column * (wide + gap), row * (high + gap)
+            extent = (left, left + wide, top + high, top)
+            axes.imshow(picture, extent=extent, interpolation="none", aspect="equal")
+    axes.set_xlim(-0.5, len(figure.columns) * (wide + gap) - gap + 0.5)
+    axes.set_ylim(len(figure.rows) * (high + gap) - gap + 0.5, -0.5)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.xaxis.tick_top()
+    axes.set_xticks(
+        [i * (wide + gap) + wide / 2 for i in range(len(figure.columns))], list(map(_label, figure.columns))
+    )
+    turned = {"rotation": 90, "va": "center"}
+    axes.set_yticks(
+        [i * (high + gap) + high / 2 for i in range(len(figure.rows))], list(map(_label, figure.rows)), **turned
+    )
 
 
 def _styled(series: Sequence[Series] | Sequence[BarSeries]) -> Iterator[tuple]:

@@ -1,4 +1,4 @@
-"""Plots as data: lines, bars and heat maps that a report keeps, stores as JSON and draws with matplotlib."""
+"""Plots as data: lines, bars, heat maps and pictures that a report keeps, stores as JSON and draws with matplotlib."""
 
 import dataclasses
 import math
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from hardy.core.report import fields
+from hardy.core.report.pictures import Pictures
 from hardy.errors import InputError, near_misses
 
 if TYPE_CHECKING:
@@ -254,8 +255,13 @@ class HeatMap:
         return (self.unit, *self.columns), tuple((label, *cells) for label, cells in lines)
 
 
-Figure: TypeAlias = Lines | Bars | HeatMap
-KINDS: dict[str, type[Lines] | type[Bars] | type[HeatMap]] = {"lines": Lines, "bars": Bars, "heat map": HeatMap}
+Figure: TypeAlias = Lines | Bars | HeatMap | Pictures
+KINDS: dict[str, type[Lines] | type[Bars] | type[HeatMap] | type[Pictures]] = {
+    "lines": Lines,
+    "bars": Bars,
+    "heat map": HeatMap,
+    "pictures": Pictures,
+}
 _SERIES = {"lines": Series, "bars": BarSeries}
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hardy.core.report.display import format_cell, printable
 from hardy.core.report.figures import Cell, Figure, HeatMap
+from hardy.core.report.pictures import Pictures
 from hardy.core.report.tables import page_table
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def _figure(figure: Figure, number: int) -> str:
     from hardy.core.report import rendering  # imports matplotlib
 
     columns, rows = figure.data()
-    wide = ' class="wide"' if isinstance(figure, HeatMap) and len(figure.columns) > 20 else ""
+    large = isinstance(figure, Pictures) or (isinstance(figure, HeatMap) and len(figure.columns) > 20)
+    wide = ' class="wide"' if large else ""
     caption = f"<figcaption>{_text(figure.caption)}</figcaption>" if figure.caption else ""
     return (
         f"<figure{wide}><h3>{_text(figure.title)}</h3>\n{rendering.to_svg(figure, f'figure{number}-')}\n{caption}"

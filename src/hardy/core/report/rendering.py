@@ -18,6 +18,7 @@ from hardy.core.files import write_atomic
 from hardy.core.report.display import printable
 from hardy.core.report.drawing import CONTROL, GRID, INK, PALETTE, PAPER
 from hardy.core.report.figures import Figure, HeatMap
+from hardy.core.report.pictures import Pictures
 
 # In SVG these become CSS variables, so that a page may give them other values when it is dark.
 VARIABLES = {
@@ -87,6 +88,10 @@ def _drawn(figure: Figure) -> Iterator[Canvas]:
     if isinstance(figure, HeatMap):
         rows, columns = len(figure.rows), len(figure.columns)
         size = (min(5.2 + 0.22 * max(0, columns - 12), 11), min(max(3.4, 1.2 + 0.29 * rows), 9))
+    elif isinstance(figure, Pictures):
+        height, width = figure.arrays()[0][0].shape[:2]
+        each = min(2.6, 11 / len(figure.columns))
+        size = (0.6 + each * len(figure.columns), 0.4 + each * height / width * len(figure.rows))
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         for key, value in _STYLE.items():

@@ -97,7 +97,7 @@ class Report:
         title: what was asked or measured.
         summary: sentences, the answer first.
         rows: every value, controls included.
-        figures: `Lines`, `Bars`, `HeatMap`.
+        figures: `Lines`, `Bars`, `HeatMap`, `Pictures`.
         settings: how it was made (model, text, seeds, versions): numbers, texts, lists and mappings of them.
         notes: what a reader should know before trusting it.
 
@@ -128,7 +128,7 @@ class Report:
                 raise InputError(f"rows must hold Row only, got {row!r:.80}")
         for figure in checked["figures"]:
             if type(figure) not in KINDS.values():
-                raise InputError(f"figures must hold Lines, Bars or HeatMap, got {figure!r:.80}")
+                raise InputError(f"figures must hold Lines, Bars, HeatMap or Pictures, got {figure!r:.80}")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 

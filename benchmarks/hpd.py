@@ -1,0 +1,111 @@
+"""HPD on tiny-mamba: which parts noise hurts, and perplexity under three kinds of noise with and without the split.
+
+    python benchmarks/hpd.py
+
+Conditions: every projection on the chip as it is; the last output projection split (the paper's choice); the output
+projection split that the sensitivity scan ranks first; one of another, random layer, the control at equal cost; all of
+them. For each with the columns scaled (ours) and plain (the paper's). Ten chip instances each; figures on the
+evaluation text, the scan on the calibration text.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hardy
+from hardy.analog import Deploy, HybridProjection, noise_sensitivity
+from hardy.core import Ranking
+from hardy.core.files import write_json
+from hardy.evaluate import mean_loss
+from hardy.hardware import Chip
+from hardy.hardware.device import AdditiveDevice, ProportionalDevice
+
+RESULTS = Path(__file__).parent / "results" / "hpd.json"
+SEEDS = range(10)
+SCAN_SEEDS = range(100, 103)  # other chip instances than those measured
+NOISES = {
+    "proportional": [(s, Chip(device=ProportionalDevice(program=s))) for s in (0.1, 0.3, 0.6)],
+    "relative to the tensor's largest weight": [
+        (s, Chip(device=AdditiveDevice(program=s), weight_range="tensor")) for s in (0.02, 0.05)
+    ],
+    "relative to each output's largest weight": [(s, Chip(device=AdditiveDevice(program=s))) for s in (0.05, 0.1)],
+    "ReRAM (Wan et al.)": [(1.0, Chip.preset("reram-wan").without_periphery())],
+}
+
+
+def measured(model: Any, batches: list[torch.Tensor], chip: Chip, split: HybridProjection | None) -> dict[str, Any]:
+    """Perplexity over chip instances."""
+    values = []
+    for seed in SEEDS:
+        change = split.apply(model) if split is not None else None
+        with torch.inference_mode(), Deploy(chip=chip, seed=seed).apply(model):
+            values.append(mean_loss(model, batches).exp().item())
+        if change is not None:
+            change.undo()
+    return {"perplexity": statistics.fmean(values), "std": statistics.stdev(values), "instances": values}
+
+
+def scan(model: Any, batches: list[torch.Tensor], noise: Deploy) -> dict[str, Ranking]:
+    """By projection and by block."""
+    return {
+        unit: noise_sensitivity(model, batches, noise=noise, unit=unit, seeds=SCAN_SEEDS)
+        for unit in ("projection", "block")
+    }
+
+
+def main(tokens: int) -> None:
+    begin = time.monotonic()
+    torch.set_num_threads(1)
+    model, tokenizer = hardy.zoo.load("tiny-mamba")
+    parts = {
+        part: hardy.evaluate.batches(tokenizer, hardy.zoo.held_out_text(part), window=256, tokens=count)
+        for part, count in (("evaluation", tokens), ("calibration", 1024))
+    }
+    with torch.inference_mode():
+        intact = mean_loss(model, parts["evaluation"]).exp().item()
+    found: dict[str, Any] = {"unmodified": intact, "tokens": tokens, "noises": {}}
+    count = model.config.num_hidden_layers
+    for name, strengths in NOISES.items():
+        entry: dict[str, Any] = {}
+        chip = strengths[len(strengths) // 2][1]
+        rankings = scan(model, parts["calibration"], Deploy(chip=chip))
+        entry["sensitivity"] = {unit: ranking.to_dict() for unit, ranking in rankings.items()}
+        outputs = [part for part in rankings["projection"].order() if part.endswith("out_proj")]
+        by_scan, last = outputs[0], f"backbone.layers.{count - 1}.mixer.out_proj"
+        random = next(part for part in rankings["projection"].sample(len(rankings["projection"]), 0)
+                      if part.endswith("out_proj") and part not in {last, by_scan})  # fmt: skip
+        entry["chosen"] = {"last": last, "by sensitivity": by_scan, "random": random}
+        entry["strengths"] = {}
+        for strength, kind in strengths:
+            rows = {"noisy": measured(model, parts["evaluation"], kind, None)}
+            for where, site in entry["chosen"].items():
+                rows[f"HPD {where}"] = measured(
+                    model, parts["evaluation"], kind, HybridProjection(select=site, layers=None)
+                )
+            for columns in ("scaled", "plain"):
+                rows[f"HPD all output projections, {columns}"] = measured(
+                    model, parts["evaluation"], kind, HybridProjection(layers=None, columns=columns)
+                )
+            rows["HPD last, plain"] = measured(model, parts["evaluation"], kind, HybridProjection(columns="plain"))
+            rows["HPD every input and output projection, scaled"] = measured(
+                model, parts["evaluation"], kind, HybridProjection(select="ssm.in,ssm.out", layers=None)
+            )
+            for label, row in rows.items():
+                print(f"{name} {strength}: {label}: {row['perplexity']:.2f} ± {row['std']:.2f}", flush=True)
+            entry["strengths"][str(strength)] = rows
+        found["noises"][name] = entry
+    inputs = int(model.config.intermediate_size)
+    found["cost"] = {"digital MACs per token and layer": int(model.config.hidden_size) * inputs,
+                     "SRAM bits per layer": 16 * int(model.config.hidden_size) * inputs}  # fmt: skip
+    found["chips"] = {name: [kind.to_dict() for _, kind in entry] for name, entry in NOISES.items()}
+    found["versions"] = {"torch": torch.__version__, "hardy": hardy.__version__, "python": sys.version.split()[0]}
+    found["seconds"] = time.monotonic() - begin
+    write_json(RESULTS, found)
+
+
+if __name__ == "__main__":
+    main(2048)

@@ -1,0 +1,16 @@
+// Compositing with AVX2.
+#include "splat_path.h"
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#define HARDY_LANES 8
+
+namespace hardy {
+namespace {
+#include "splat_lanes.h"
+#include "splat_tiles.h"
+}  // namespace
+const SplatPath kSplatAvx2 = {"avx2", forward, backward};
+}  // namespace hardy

@@ -1,0 +1,215 @@
+"""Split a projection in two by its singular vectors: what amplifies goes on the array, the rotation stays digital.
+
+Source: hybrid projection decomposition (HPD, arXiv 2508.11935), which does so with the last output projection of a
+Mamba. Where we differ: each column of the array has a digital factor of its own, so that all columns use the whole
+range of the cells. Without it the columns of small singular values vanish beside the first one, and noise relative to
+the range of a tensor or an output makes the layer worse, not better; `columns="plain"` is the paper's.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from hardy.analog.modules import OnChip
+from hardy.core.method import ALL_SELECTED, Method
+from hardy.core.observe import SecondMoment, observe
+from hardy.core.report import Row
+from hardy.core.select import Selector, Site, select
+from hardy.core.surgery import Edits, weight_of
+from hardy.errors import InputError
+
+Columns = Literal["scaled", "plain"]
+
+
+def decompose(
+    weight: torch.Tensor, rank: int | None = None, columns: Columns = "scaled"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`weight = array @ diag(gain) @ rotation`, by the singular value decomposition of `weight`.
+
+    With noise in proportion to each element of the array, of standard deviation sigma, the error of the output y is
+    exactly `E |dy|^2 = sigma^2 |y|^2` whatever the input, because the rows of `rotation` are orthonormal: where the
+    inputs of a layer lie in directions of low gain, the plain layer's error is many times as large.
+
+    Args:
+        weight: (out, in), finite.
+        rank: singular values to keep; all of them by default.
+        columns: "scaled" gives every column of the array the largest magnitude of `weight`, and its digital `gain`
+            the rest; "plain" leaves the singular values on the array, and every gain is 1.
+
+    Returns:
+        array (out, rank), gain (rank,), rotation (rank, in), float32.
+
+    Raises:
+        InputError: `rank` is not in 1..min(out, in), or `columns` is unknown.
+    """
+    largest = min(weight.shape)
+    rank = largest if rank is None else rank
+    if type(rank) is not int or not 1 <= rank <= largest:
+        raise InputError(f"rank must be in 1..{largest}, the smaller side of the weight, or None, got {rank!r}")
+    if columns not in get_args(Columns):
+        raise InputError(f"columns must be one of {', '.join(get_args(Columns))}, got {columns!r}")
+    left, values, rotation = torch.linalg.svd(weight.double(), full_matrices=False)
+    array, rotation = (left * values)[:, :rank], rotation[:rank]
+    gain = torch.ones(rank, dtype=torch.float64)
+    range_of_weight = weight.abs().max().double()
+    if columns == "scaled" and range_of_weight > 0:
+        peaks = array.abs().amax(0)
+        gain = torch.where(peaks > 0, peaks / range_of_weight, gain)
+    return (array / gain).float(), gain.float(), rotation.float()
+
+
+class HybridLinear(nn.Module):
+    """A linear layer in two steps: a digital rotation and gain, then `array`, a linear layer for a chip.
+
+    `array` is an ordinary nn.Linear that `Deploy`, noise methods and quantizers act on. As long as it is one whose
+    products are exact, the layer multiplies with the product of the two, and it is stored as that: a plain weight.
+    """
+
+    def __init__(self, original: nn.Linear, rank: int | None, columns: Columns) -> None:
+        super().__init__()
+        self.train(original.training)
+        weight = original.weight.detach()
+        array, gain, rotation = decompose(weight.cpu(), rank, columns)
+        self.in_features, self.out_features = original.in_features, original.out_features
+        # On no device: nn.Linear would draw weights for nothing, from the global generator.
+        self.array = nn.Linear(array.shape[1], array.shape[0], bias=False, device="meta")
+        self.array.weight = nn.Parameter(array.to(weight), requires_grad=original.weight.requires_grad)
+        self.array.bias = original.bias
+        self.array.train(original.training)
+        self.gain: torch.Tensor
+        self.rotation: torch.Tensor
+        self.register_buffer("gain", gain.to(weight.device), persistent=False)
+        self.register_buffer("rotation", rotation.to(weight.device), persistent=False)
+        self._register_state_dict_hook(_stored_as_plain)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The whole matrix, (out, in), as the array holds its part."""
+        array: Any = self.array.weight
+        return ((array.float() * self.gain) @ self.rotation).to(array.dtype)
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """Added digitally."""
+        return self.array.bias  # pyright: ignore[reportReturnType]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        array = self.array
+        converts = isinstance(array, OnChip) and not all(part.reads_exactly for part in array.arrays)
+        if isinstance(array, nn.Linear) and not converts:
+            return nn.functional.linear(x, self.weight, self.bias)
+        rotated = (x.float() @ self.rotation.mT) * self.gain
+        return self.array(rotated.to(x.dtype))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "HybridLinear":
+        """Move the rotation along, but keep it in float32: it is digital, and no matter of the array's precision."""
+        kept = {name: getattr(self, name) for name in ("gain", "rotation")}
+        super()._apply(fn, recurse)
+        for name, tensor in kept.items():
+            setattr(self, name, tensor.to(getattr(self, name).device))
+        return self
+
+
+def _stored_as_plain(module: HybridLinear, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [key for key in state if key.startswith(f"{prefix}array.")]:
+        del state[name]
+    state[f"{prefix}weight"] = module.weight.detach()
+    if module.bias is not None:
+        state[f"{prefix}bias"] = module.bias.detach()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HybridProjection(Method):
+    """Replace each selected linear layer by `HybridLinear`; apply it before the model goes on a chip.
+
+    The cost is `rank * in` digital multiplications for each token and as many stored numbers, in the report as
+    "digital_macs" and "sram_bits" (of 16 bits each); the array has `out * rank` weights instead of `out * in`.
+
+    Args:
+        rank: singular values to keep; all by default, which changes nothing but rounding until there is noise.
+        columns: as in `decompose`.
+        noise: the `Deploy` or weight noise that the layer is going to meet. With it, `apply` warns where the split
+            makes the expected error larger than it is for the plain layer: for inputs like those of the calibration
+            data if there is any, else for inputs alike in all directions.
+        select: which layers, as in `hardy.core.select.select`; `ranking.top(k)` of a ranking is such a selection.
+        layers: in which layers of the model.
+    """
+
+    rank: int | None = None
+    columns: Columns = "scaled"
+    noise: Method | None = None
+    select: Selector = "ssm.out"
+    layers: str | int | None = "last"
+
+    def check(self) -> None:
+        if self.rank is not None and (type(self.rank) is not int or self.rank < 1):
+            raise InputError(f"rank must be a positive integer or None, got {self.rank!r}")
+        if self.columns not in get_args(Columns):
+            raise InputError(f"columns must be one of {', '.join(get_args(Columns))}, got {self.columns!r}")
+        if self.noise is not None and not (isinstance(self.noise, Method) and hasattr(self.noise, "select")):
+            raise InputError(f"noise must be Deploy or a noise of hardy.hardware, or None, got {self.noise!r}")
+
+    def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
+        sites = select(model, self.select, layers=self.layers)
+        for site in sites:
+            module = model.get_submodule(site.module)
+            if type(module) is not nn.Linear:
+                reason = "apply HybridProjection before it" if isinstance(module, OnChip) else "it takes nn.Linear"
+                raise InputError(f"{site.name} is a {type(module).__name__}; {reason}")
+        grams = observe(model, data, tuple(s.name for s in sites), [SecondMoment]) if data and self.noise else {}
+        rows, error, energy, macs, size = [], 0.0, 0.0, 0, 0
+        for site in sites:
+            old: Any = model.get_submodule(site.module)
+            weight = weight_of(model, site).float()
+            new = HybridLinear(old, self.rank, self.columns)
+            if self.noise is not None:
+                gram = grams[site.name][0].value.to(weight) if site.name in grams else None
+                rows += self._compare(old, new, site, gram)
+            difference = (new.weight.detach().double() - weight.double()).square().sum().item()
+            error, energy = error + difference, energy + weight.double().square().sum().item()
+            macs, size = macs + new.rotation.numel(), size + weight.numel()
+            edits.set_module(site.name, new)
+            rows.append(Row(metric="digital_macs", condition=site.name, value=new.rotation.numel()))
+        total = [
+            Row(metric="relative_error", condition=ALL_SELECTED, value=(error / energy) ** 0.5 if energy else 0.0),
+            Row(metric="digital_macs", condition=ALL_SELECTED, value=macs),
+            Row(metric="sram_bits", condition=ALL_SELECTED, value=16 * macs, unit="bit"),
+        ]
+        return total + rows
+
+    def _compare(self, old: nn.Linear, new: HybridLinear, site: Site, gram: torch.Tensor | None) -> list[Row]:
+        """How much larger the error of the output is with the split than without, over three draws."""
+        assert self.noise is not None
+        plain = _output_error(nn.ModuleDict({"layer": old}), "layer", self.noise, gram)
+        split = _output_error(nn.ModuleDict({"layer": new}), "layer.array", self.noise, gram)
+        ratio = split / plain if plain else 1.0
+        if ratio > _HARMFUL:
+            warnings.warn(
+                f"HybridProjection makes the error of {site.name} {ratio:.2g} times as large under {self.noise}; "
+                'leave this layer as it is, or use columns="scaled"',
+                stacklevel=5,
+            )
+        return [Row(metric="error_ratio", condition=site.name, value=ratio)]
+
+
+_HARMFUL = 1.15  # three draws of a thousand weights differ by a few per cent
+_DRAWS = 3
+
+
+def _output_error(holder: nn.ModuleDict, where: str, noise: Any, gram: torch.Tensor | None) -> float:
+    """Root of the expected squared error at the output; inputs of second moment `gram`, or alike in all directions."""
+    layer: Any = holder["layer"]
+    clean, total = layer.weight.detach().float(), 0.0
+    for seed in range(_DRAWS):
+        method = dataclasses.replace(noise, seed=seed, select=where, layers=None)
+        if hasattr(method, "chip"):  # the cells alone: converters treat both alike
+            method = dataclasses.replace(method, chip=method.chip.without_periphery())
+        with method.apply(holder):
+            noisy: Any = holder["layer"]
+            change = noisy.weight.detach().float() - clean
+        total += (change @ gram * change).sum().item() if gram is not None else change.square().sum().item()
+    return (total / _DRAWS) ** 0.5

@@ -1,0 +1,125 @@
+"""`hardy field`: pictures, videos and short sounds as small networks of integers in a file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hardy.errors import InputError
+
+app = typer.Typer(help="Store pictures as small networks that decode to the same pixels everywhere.")
+
+Steps = Annotated[int, typer.Option(help="Steps of each fit.")]
+Seed = Annotated[int, typer.Option(help="Of the fits: the same seed makes the same file on the same machine.")]
+
+
+def _aim(text: str) -> float | None:
+    number = text.strip().lower().removesuffix("db").strip()
+    if not number:
+        return None
+    try:
+        return float(number)
+    except ValueError:
+        raise InputError(f"--target takes a PSNR such as 35dB, got {text!r}") from None
+
+
+@app.command()
+def encode(
+    source: Annotated[
+        str,
+        typer.Argument(help="Picture, folder of frames, WAV file; or china or flower, photos that come along."),
+    ] = "flower",
+    out: Annotated[Path | None, typer.Argument(help="File to write; by default SOURCE.hardy.")] = None,
+    target: Annotated[str, typer.Option(help="PSNR to reach, such as 35dB: the smallest file that does.")] = "",
+    bpp: Annotated[float | None, typer.Option(help="Bits per pixel of the file: the best picture that fits.")] = None,
+    steps: Steps = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Encode a picture, a folder of frames or a short sound. Without an aim, 0.25 bits per pixel."""
+    from hardy.fields.codec import encode as run
+    from hardy.fields.codec import write_encoded
+    from hardy.fields.media import read_media
+
+    aim = _aim(target)
+    if aim is not None and bpp is not None:
+        raise InputError("--target and --bpp exclude each other")
+    signal, contents = read_media(source)
+    result = run(
+        signal,
+        contents,
+        target_psnr=aim,
+        bits_per_point=0.25 if aim is None and bpp is None else bpp,
+        steps=steps,
+        seed=seed,
+        report=lambda text: typer.echo(text, err=True),
+        progress=True,
+    )
+    path = Path(f"{Path(source).name}.hardy") if out is None else out
+    write_encoded(path, result)
+    typer.echo(
+        f"{path}: {len(result.data)} bytes, {result.bits_per_point:.3f} bits per pixel, {result.psnr[0]:.2f} dB "
+        f"(layers of {result.width}, {result.weight_bits} bits)"
+    )
+
+
+@app.command()
+def decode(
+    source: Annotated[Path, typer.Argument(help="File that hardy field wrote.")],
+    out: Annotated[Path, typer.Argument(help="Picture or WAV file to write; a folder for videos and albums.")],
+    scale: Annotated[float, typer.Option(help="So many times the size, rendered, not interpolated.")] = 1.0,
+) -> None:
+    """Decode a file to the same pixels on every machine, at any size."""
+    from hardy.fields.codec import decode as run
+    from hardy.fields.codec import scaled
+    from hardy.fields.container import read_fields
+    from hardy.fields.media import write_media
+
+    models, contents = read_fields(source)
+    if contents.kind == "field":
+        raise InputError(f"{source} holds a field that is no picture, video or sound")
+    axes = (1, 2) if contents.kind == "video" else (0, 1)
+    if contents.kind == "audio" and scale != 1:
+        raise InputError("--scale is for pictures and videos")
+    for index, (model, grid) in enumerate(zip(models, contents.grids, strict=True)):
+        samples = run(model, scaled(grid, scale, axes), contents.sample_bits)
+        path = out if len(models) == 1 else out / f"picture-{index:05}.png"
+        write_media(path, samples, contents)
+    typer.echo(f"{out}: {len(models)} {contents.kind}{'s' if len(models) > 1 else ''}")
+
+
+@app.command()
+def album(
+    files: Annotated[list[str], typer.Argument(help="Pictures, and last the file to write.")],
+    width: Annotated[int, typer.Option(help="Units of a hidden layer.")] = 48,
+    bits: Annotated[int, typer.Option(help="Bits of a weight before entropy coding.")] = 7,
+    steps: Steps = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Encode many pictures into one file; the middle layers of their networks are shared."""
+    from hardy.fields.codec import encode_album, write_encoded
+    from hardy.fields.container import Contents
+    from hardy.fields.media import read_media
+
+    *sources, out = files
+    if not sources or Path(out).suffix != ".hardy":
+        raise InputError(f"an album takes pictures and last a file ending in .hardy, got {' '.join(files)}")
+    pairs = [read_media(source) for source in sources]
+    if any(contents.kind != "image" for _, contents in pairs):
+        raise InputError("an album is made of pictures")
+    grids = tuple(contents.grids[0] for _, contents in pairs)
+    deep = max(contents.sample_bits for _, contents in pairs)
+    result = encode_album(
+        [signal for signal, _ in pairs],
+        Contents(kind="image", grids=grids, sample_bits=deep),
+        width=width,
+        weight_bits=bits,
+        steps=steps,
+        seed=seed,
+        progress=True,
+    )
+    write_encoded(out, result)
+    mean = sum(result.psnr) / len(result.psnr)
+    typer.echo(
+        f"{out}: {len(sources)} pictures, {len(result.data)} bytes, {result.bits_per_point:.3f} bits per pixel, "
+        f"{mean:.2f} dB on average, {min(result.psnr):.2f} dB at the least"
+    )

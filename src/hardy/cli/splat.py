@@ -1,0 +1,196 @@
+"""`hardy splat`: train, render and evaluate scenes of 3D Gaussians."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import typer
+
+from hardy.errors import InputError, near_misses
+
+if TYPE_CHECKING:
+    from hardy.splat import Scene, View
+    from hardy.splat.training import Options
+
+app = typer.Typer(help="Scenes of 3D Gaussians from posed photos, on a CPU.", no_args_is_help=True)
+
+Strategy = Literal["vanilla", "absgs", "pixelgs", "mcmc", "global-to-local", "reactivate", "global-to-local-reactivate"]
+SceneArgument = Annotated[
+    Path, typer.Argument(help='COLMAP folder, or transforms.json or its folder; "room" for a ray-traced room.')
+]
+Gaussians = Annotated[Path, typer.Argument(help="PLY file of Gaussians.")]
+Downscale = Annotated[int, typer.Option(help="Whole factor by which photos are made smaller.")]
+Steps = Annotated[int, typer.Option(help="One view each.")]
+Degree = Annotated[int, typer.Option(help="Of spherical harmonics, 0 to 3.")]
+Budget = Annotated[int | None, typer.Option(help="Most Gaussians.")]
+RandomPoints = Annotated[int, typer.Option(help="To start with in a scene without points.")]
+Seed = Annotated[int, typer.Option(help="Of the order of views and all that is drawn.")]
+Masks = Annotated[Path | None, typer.Option(help="Folder of masks, white where the photo counts.")]
+
+
+@app.command()
+def train(
+    scene: SceneArgument,
+    out: Annotated[Path, typer.Argument(help="Folder of the checkpoint and gaussians.ply; the same command resumes.")],
+    strategy: Annotated[Strategy, typer.Option(help="Of densification.")] = "vanilla",
+    steps: Steps = 3000,
+    downscale: Downscale = 1,
+    degree: Degree = 3,
+    budget: Budget = None,
+    random_points: RandomPoints = 5000,
+    start: Annotated[Path | None, typer.Option(help="PLY file of Gaussians to go on from.")] = None,
+    masks: Masks = None,
+    seed: Seed = 0,
+) -> None:
+    """Fit Gaussians to posed photos; every 8th is held out."""
+    from hardy.splat.training import Options
+
+    photos = _scene(scene, downscale, masks)
+    options = Options(
+        steps=steps, degree=degree, random_points=random_points, evaluate_every=max(1, steps // 10), seed=seed
+    )
+    _train(photos, strategy, options, budget, out, start)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder for Gaussians and pictures; the same command resumes.")],
+    strategy: Annotated[Strategy, typer.Option(help="Of densification.")] = "global-to-local",
+    steps: Steps = 1200,
+    budget: Budget = 8000,
+    seed: Seed = 0,
+) -> None:
+    """Trace a textured room ray by ray and train on it, in about a minute on two cores."""
+    from hardy.splat.room import room
+    from hardy.splat.training import Options
+
+    options = Options(steps=steps, degree=1, evaluate_every=max(1, steps // 6), seed=seed)
+    typer.echo("Tracing the room ...")
+    photos = room(width=128, height=96, points=3000)
+    parameters = _train(photos, strategy, options, budget, out)
+    _save_pictures(parameters, photos.held_out, out / "pictures")
+    typer.echo(f"{len(photos.held_out)} held-out views, rendered and photographed: {out / 'pictures'}")
+
+
+@app.command()
+def compare(
+    scene: SceneArgument,
+    out: Annotated[Path, typer.Argument(help="Folder of trainings and report.html; the same command resumes.")],
+    strategies: Annotated[str, typer.Option(help=f"Of {', '.join(get_args(Strategy))}.")] = (
+        "vanilla,global-to-local,reactivate,global-to-local-reactivate"
+    ),
+    steps: Steps = 3000,
+    downscale: Downscale = 1,
+    degree: Degree = 3,
+    budget: Budget = None,
+    random_points: RandomPoints = 5000,
+    masks: Masks = None,
+    seed: Seed = 0,
+) -> None:
+    """Train with several strategies and put them in one report: quality against time and size, crops, errors."""
+    from hardy.splat.comparison import compare as run
+    from hardy.splat.training import Options
+
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    for name in names:
+        if name not in get_args(Strategy):
+            hint = near_misses(name, get_args(Strategy))
+            raise InputError(f"there is no strategy {name!r}{hint or '; there are ' + ', '.join(get_args(Strategy))}")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise InputError(f"--strategies takes at least two, each once, separated by commas, got {strategies!r}")
+    photos = _scene(scene, downscale, masks)
+    made = {name: _strategy(name, steps, budget, seed) for name in names}
+    options = Options(
+        steps=steps, degree=degree, random_points=random_points, evaluate_every=max(1, steps // 15), seed=seed
+    )
+    try:
+        report = run(photos, made, options=options, out=out)
+    except KeyboardInterrupt:
+        typer.echo(f"\nInterrupted. The same command goes on from the last checkpoint in {out}.", err=True)
+        raise typer.Exit(130) from None
+    report.save(out)
+    report.print()
+    typer.echo(f"Report: {out / 'report.html'}  (hardy report open {out})")
+
+
+@app.command("eval")
+def evaluate(scene: SceneArgument, gaussians: Gaussians, downscale: Downscale = 1, masks: Masks = None) -> None:
+    """PSNR and SSIM of Gaussians on the held-out photos of a scene."""
+    from hardy.splat import evaluate as run
+    from hardy.splat import load_ply
+
+    photos = _scene(scene, downscale, masks)
+    found = run(load_ply(gaussians), photos.held_out or photos.views)
+    kind = "held-out" if photos.held_out else "training"
+    typer.echo(f"{found.psnr:.2f} dB, SSIM {found.ssim:.3f}: mean of {found.views} {kind} views")
+
+
+@app.command()
+def render(
+    scene: SceneArgument,
+    gaussians: Gaussians,
+    out: Annotated[Path, typer.Argument(help="Folder for one PNG per view.")],
+    downscale: Downscale = 1,
+) -> None:
+    """Render Gaussians as the held-out cameras of a scene see them, beside the photos."""
+    from hardy.splat import load_ply
+
+    photos, parameters = _scene(scene, downscale), load_ply(gaussians)
+    views = photos.held_out or photos.views
+    _save_pictures(parameters, views, out)
+    typer.echo(f"{len(views)} views, rendered and photographed: {out}")
+
+
+def _scene(path: Path, downscale: int, masks: Path | None = None) -> "Scene":
+    """The photos in a folder, or the traced room for its name."""
+    from hardy.splat import load_scene
+
+    if str(path) != "room" or path.exists():
+        return load_scene(path, downscale=downscale, masks=masks)
+    from hardy.splat.room import room
+
+    if masks is not None or downscale < 1:
+        raise InputError(f"the room has no masks and downscale is at least 1, got {masks} and {downscale}")
+    return room().smaller(downscale)
+
+
+def _strategy(name: str, steps: int, budget: int | None, seed: int) -> Any:
+    from hardy.splat import strategies
+
+    return getattr(strategies, name.replace("-", "_"))(steps, budget=budget, seed=seed)
+
+
+def _train(
+    photos: "Scene", strategy: str, options: "Options", budget: int | None, out: Path, start: Path | None = None
+) -> dict[str, Any]:
+    """Train, say how it went, and give the Gaussians."""
+    from hardy.splat import train as run
+
+    made = _strategy(strategy, options.steps, budget, options.seed)
+    try:
+        found = run(photos, made, options=options, start=start, out=out)
+    except KeyboardInterrupt:
+        typer.echo(f"\nInterrupted. The same command goes on from the last checkpoint in {out}.", err=True)
+        raise typer.Exit(130) from None
+    for row in found.history:
+        typer.echo(
+            f"step {row['step']:6}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}, {row['gaussians']} Gaussians, "
+            f"{row['seconds']:.0f} s"
+        )
+    typer.echo(f"Gaussians: {out / 'gaussians.ply'}")
+    return found.parameters
+
+
+def _save_pictures(parameters: dict[str, Any], views: "tuple[View, ...]", out: Path) -> None:
+    """One PNG for each view: the rendering, and the photo to its right."""
+    import torch
+    from PIL import Image
+
+    from hardy.core.files import write_atomic
+    from hardy.splat import render_view
+
+    for view in views:
+        with torch.no_grad():
+            image = render_view(parameters, view)[0][0].clamp(0, 1)
+        both = (torch.cat([image, view.image], 1) * 255).round().to(torch.uint8).numpy()
+        picture = Image.fromarray(both)
+        write_atomic(out / f"{Path(view.name).stem}.png", lambda path, made=picture: made.save(path, "PNG"))

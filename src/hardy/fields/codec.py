@@ -1,0 +1,270 @@
+"""A codec of pictures, videos and short sounds: a small field each, in integers, entropy-coded.
+
+Source: COIN (arXiv 2103.03123) for images as the weights of small networks, MINR (2508.13471) for albums. Where we
+differ: decoding is integer arithmetic only (`hardy.fields.integer_model`), so that all machines show the same pixels,
+and weights have 5 to 8 bits and a range coder instead of 16 bits. Activations keep 16 bits, which cost nothing here.
+
+The search is the same every time: fits have seeds, widths come from one ladder, and bits are tried in one order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hardy.errors import InputError
+from hardy.fields.activations import Quad
+from hardy.fields.container import Contents, packed
+from hardy.fields.descent import Schedule
+from hardy.fields.field import Field, check_count
+from hardy.fields.fitting import fit
+from hardy.fields.hadamard_quant import HadamardQuant
+from hardy.fields.integer import IntegerField
+from hardy.fields.integer_model import LARGEST_GRID, IntegerModel
+from hardy.fields.shared import SharedField, fit_shared
+from hardy.fields.signals import Signal
+
+WIDTHS = (6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256)
+WEIGHT_BITS = (8, 7, 6, 5)
+LAYERS = 3
+LEARNING_RATE = 2e-3
+"""On scikit-learn's photographs 5e-3 is as good in float, but its weights have longer tails: 2 dB less at 6 bits."""
+POINTS = 16384
+"""Drawn in each step of a signal that has more."""
+# Biases are multiples of 2^5 codes of phase, 1/128 of a quarter period, and those of values of 2^-9.
+_BIAS_STEP, _LAST_BIAS_STEP = 5, 3
+# What a file takes on top of its weights, which have about so many bits at weight_bits = 7: for the first guess only.
+_OVERHEAD, _BITS_PER_WEIGHT = 90, 6.2
+
+Report = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What came of encoding.
+
+    Attributes:
+        data: the file's bytes.
+        psnr: in dB, of each decoded signal before its samples are rounded to 8 or 16 bits.
+        bits_per_point: of the file, headers included: per pixel, or per sample of a sound.
+        width: units of a hidden layer.
+        weight_bits: of a weight before entropy coding.
+    """
+
+    data: bytes
+    psnr: tuple[float, ...]
+    bits_per_point: float
+    width: int
+    weight_bits: int
+
+
+def encode(
+    signal: Signal,
+    contents: Contents,
+    *,
+    target_psnr: float | None = None,
+    bits_per_point: float | None = None,
+    steps: int = 1000,
+    seed: int = 0,
+    report: Report | None = None,
+    progress: bool = False,
+) -> Encoded:
+    """The smallest field that reaches a PSNR, or the best one of a size.
+
+    For a target, widths of the ladder are fitted upwards, two at a time, until one reaches it; then the one between,
+    and the fewest bits that do. For a size, the widest field that should take it is fitted, and of the bits that do
+    the best are taken.
+
+    Args:
+        signal: on a grid.
+        contents: what it shows, with its grid.
+        target_psnr: in dB.
+        bits_per_point: per pixel, of the whole file. Exactly one of the two is wanted.
+        steps: of each fit.
+        seed: of the fits.
+        report: is told of every fit.
+        progress: whether to show each fit's progress bar.
+
+    Raises:
+        InputError: both or none of the aims are given, or it cannot be met; the message says what was reached.
+    """
+    check_count("steps", steps)
+    _check_grid(signal)
+    if (target_psnr is None) == (bits_per_point is None):
+        raise InputError("exactly one of a target in dB and bits per pixel is wanted")
+    for name, value in (("target", target_psnr), ("bits per pixel", bits_per_point)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a finite number above 0, got {value!r}")
+    points = len(signal.values)
+    fits: dict[int, list[Encoded]] = {}
+
+    def tried(width: int) -> list[Encoded]:
+        if width not in fits:
+            field = Field(
+                signal.coordinates.shape[1],
+                signal.values.shape[1],
+                hidden_features=width,
+                hidden_layers=LAYERS,
+                activation=Quad(),
+                seed=seed,
+            )
+            fit(field, signal, schedule=_schedule(steps, points, seed), progress=progress)
+            fits[width] = [_encoded([field], [signal], contents, width, bits) for bits in WEIGHT_BITS]
+            best = fits[width][0]
+            _say(report, f"width {width}: {best.psnr[0]:.2f} dB at {best.bits_per_point:.3f} bits per point")
+        return fits[width]
+
+    if target_psnr is not None:
+        return _for_target(tried, target_psnr, steps)
+    assert bits_per_point is not None
+    return _for_size(tried, bits_per_point * points / 8, signal)
+
+
+def _for_target(tried: Callable[[int], list[Encoded]], target: float, steps: int) -> Encoded:
+    reached = 0.0
+    for place in range(0, len(WIDTHS), 2):
+        reached = max(reached, tried(WIDTHS[place])[0].psnr[0])
+        if reached < target:
+            continue
+        widths = [WIDTHS[place - 1]] if place else []
+        results = [result for width in [*widths, WIDTHS[place]] for result in tried(width)]
+        return min((r for r in results if r.psnr[0] >= target), key=lambda result: len(result.data))
+    raise InputError(
+        f"{target:g} dB are not reached: {reached:.2f} dB at the most, with layers of up to {WIDTHS[-1]} units after "
+        f"{steps} steps; ask for less, or for more steps"
+    )
+
+
+def _for_size(tried: Callable[[int], list[Encoded]], budget: float, signal: Signal) -> Encoded:
+    ends = signal.coordinates.shape[1] + signal.values.shape[1]
+
+    def expected(width: int) -> float:
+        return _OVERHEAD + ((LAYERS - 1) * width**2 + (ends + LAYERS) * width) * _BITS_PER_WEIGHT / 8
+
+    place = max((i for i, width in enumerate(WIDTHS) if expected(width) <= budget), default=0)
+    smallest = math.inf
+    for width in reversed(WIDTHS[: place + 1]):
+        results = tried(width)
+        smallest = min(smallest, *(len(result.data) for result in results))
+        small = [result for result in results if len(result.data) <= budget]
+        if small:
+            return max(small, key=lambda result: result.psnr[0])
+    raise InputError(
+        f"{8 * budget / len(signal.values):g} bits per point are {budget:.0f} bytes here; the smallest field takes "
+        f"{smallest:.0f} bytes, {8 * smallest / len(signal.values):.3f} bits per point"
+    )
+
+
+def encode_album(
+    signals: Sequence[Signal],
+    contents: Contents,
+    *,
+    width: int = 48,
+    weight_bits: int = 7,
+    steps: int = 1000,
+    seed: int = 0,
+    progress: bool = False,
+) -> Encoded:
+    """Many pictures in one file, the middle layers of their fields stored once.
+
+    Args:
+        signals: pictures of any sizes with the same number of channels.
+        contents: with their grids.
+        width: units of a hidden layer.
+        weight_bits: 2 to 16.
+        steps: of the fit.
+        seed: of the fit.
+        progress: whether to show a progress bar.
+
+    Raises:
+        InputError: there are no pictures, they differ in channels, or a size is out of range.
+    """
+    if not signals:
+        raise InputError("an album has at least one picture")
+    for signal in signals:
+        _check_grid(signal)
+    album = SharedField(
+        len(signals),
+        signals[0].coordinates.shape[1],
+        signals[0].values.shape[1],
+        hidden_features=width,
+        shared_layers=LAYERS - 1,
+        activation=Quad(),
+        seed=seed,
+    )
+    schedule = _schedule(steps, max(len(signal.values) for signal in signals), seed)
+    fit_shared(album, signals, schedule=schedule, progress=progress)
+    fields = [album.field(image) for image in range(len(signals))]
+    return _encoded(fields, signals, contents, width, weight_bits)
+
+
+def decode(model: IntegerModel, grid: Sequence[int], sample_bits: int = 8) -> np.ndarray:
+    """The samples on a grid, (*grid, channels), uint8 or uint16; the same on every machine."""
+    return IntegerField(model).pixels(tuple(grid), sample_bits).numpy()
+
+
+def scaled(grid: Sequence[int], scale: float, axes: Sequence[int]) -> tuple[int, ...]:
+    """`grid` with some of its axes longer or shorter.
+
+    Raises:
+        InputError: `scale` is not above zero, or an axis would be longer than 32768.
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise InputError(f"scale must be a finite number above 0, got {scale!r}")
+    sizes = tuple(max(1, round(size * scale)) if axis in axes else size for axis, size in enumerate(grid))
+    if max(sizes) > LARGEST_GRID:
+        raise InputError(f"a grid of {' x '.join(map(str, sizes))} is too large: {LARGEST_GRID} per axis at most")
+    return sizes
+
+
+def write_encoded(path: str | Path, result: Encoded) -> None:
+    """Write the file, atomically."""
+    from hardy.core.files import write_atomic
+
+    write_atomic(path, lambda temporary: temporary.write_bytes(result.data))
+
+
+def _encoded(fields: Sequence[Field], signals: Sequence[Signal], contents: Contents, width: int, bits: int) -> Encoded:
+    method = HadamardQuant(rotate="never", weight_bits=bits, activation_bits=16, first_layer_bits=12, per_channel=False)
+    made = [
+        IntegerField(_coarse(method.quantize(field, signal).model))
+        for field, signal in zip(fields, signals, strict=True)
+    ]
+    data = packed([field.model for field in made], contents)
+    points = sum(len(signal.values) for signal in signals)
+    psnr = tuple(field.psnr(signal) for field, signal in zip(made, signals, strict=True))
+    return Encoded(data=data, psnr=psnr, bits_per_point=8 * len(data) / points, width=width, weight_bits=bits)
+
+
+def _coarse(model: IntegerModel) -> IntegerModel:
+    """The model with biases of fewer bits; phases lose whole periods, which changes nothing."""
+    layers, period = [], 4 << model.fraction_bits
+    for index, layer in enumerate(model.layers):
+        last = index == len(model.layers) - 1
+        step = _LAST_BIAS_STEP if last else _BIAS_STEP
+        bias = (layer.bias + (1 << (step - 1))) >> step << step
+        bias = bias if last else (bias + period // 2) % period - period // 2
+        layers.append(dataclasses.replace(layer, bias=bias))
+    return dataclasses.replace(model, layers=tuple(layers))
+
+
+def _schedule(steps: int, points: int, seed: int) -> Schedule:
+    drawn = POINTS if points > POINTS else None
+    return Schedule(steps=steps, learning_rate=LEARNING_RATE, points=drawn, check_every=steps, seed=seed)
+
+
+def _check_grid(signal: Signal) -> None:
+    if signal.grid is None or max(signal.grid) > LARGEST_GRID:
+        raise InputError(
+            f"a signal on a grid of at most {LARGEST_GRID} points per axis is wanted, got {signal.grid}; cut it into "
+            "pieces"
+        )
+
+
+def _say(report: Report | None, text: str) -> None:
+    if report is not None:
+        report(text)

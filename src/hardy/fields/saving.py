@@ -1,0 +1,73 @@
+"""Fields in floating point as files: safetensors with the settings beside the weights, versioned and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hardy.core.files import write_atomic
+from hardy.errors import InputError
+from hardy.fields import checkpoint
+from hardy.fields.activations import KINDS
+from hardy.fields.field import Field
+from hardy.fields.shared import SharedField
+
+FORMAT, VERSION = "hardy-field", 1
+
+
+def save_field(field: Field | SharedField, path: str | Path) -> None:
+    """Write a field, or many with shared layers, to one file, atomically.
+
+    Fields of integers have a `save` of their own.
+    """
+    shared = isinstance(field, SharedField)
+    names = ["in_features", "out_features", "hidden_features"]
+    names += ["shared_layers", "projections", "share", "seed"] if shared else ["hidden_layers"]
+    settings: dict[str, Any] = {name: getattr(field, name) for name in names}
+    if shared:
+        settings["images"] = len(field.own)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(field.state_dict().items())}
+    kind = field.activation
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "class": type(field).__name__,
+        "settings": json.dumps(settings),
+        "activation": json.dumps({"name": kind.name, **dataclasses.asdict(kind)}),
+        "digest": checkpoint.digest(tensors),
+    }
+    write_atomic(path, lambda temporary: save_file(tensors, str(temporary), metadata))
+
+
+def load_field(path: str | Path) -> Field | SharedField:
+    """What `save_field` wrote, bit for bit.
+
+    Raises:
+        InputError: the file is missing, damaged, of another program, or newer than this hardy.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read the field {path}: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path} is no field of hardy")
+    if metadata.get("version") != str(VERSION):
+        raise InputError(f"{path} is of version {metadata.get('version')}; this hardy reads version {VERSION}")
+    if metadata.get("digest") != checkpoint.digest(tensors):
+        raise InputError(f"{path} is damaged: its weights are not those that were saved")
+    try:
+        kind = json.loads(metadata["activation"])
+        settings = json.loads(metadata["settings"])
+        made = {"Field": Field, "SharedField": SharedField}[metadata["class"]]
+        field = made(**settings, activation=KINDS[kind.pop("name")](**kind))
+        field.load_state_dict(tensors)
+    except (InputError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    return field

@@ -1,0 +1,168 @@
+"""Sparse models of COLMAP, text and binary: cameras, images, points3D."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardy.errors import InputError
+from hardy.splat.scene import Posed
+
+# Number in binary files: name, how many parameters.
+_MODELS = {
+    0: ("SIMPLE_PINHOLE", 3),
+    1: ("PINHOLE", 4),
+    2: ("SIMPLE_RADIAL", 4),
+    3: ("RADIAL", 5),
+    4: ("OPENCV", 8),
+}
+_NUMBER_OF = {name: number for number, (name, _) in _MODELS.items()}
+_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", ".")
+
+
+def model_folder(path: Path) -> Path | None:
+    """Where below `path` the model lies, if anywhere."""
+    for folder in _FOLDERS:
+        if any((path / folder / f"cameras{kind}").is_file() for kind in (".bin", ".txt")):
+            return path / folder
+    return None
+
+
+def read(model: Path, images: Path) -> tuple[list[Posed], np.ndarray, np.ndarray]:
+    """The photos of a model, in the folder `images`, and its points and their colors (0 to 1).
+
+    Raises:
+        InputError: a file is missing, damaged or cut short, or a camera model is unknown.
+    """
+    binary = (model / "cameras.bin").is_file()
+    kind = ".bin" if binary else ".txt"
+    for name in ("images", "points3D"):
+        if not (model / f"{name}{kind}").is_file():
+            raise InputError(f"{model} lacks {name}{kind}")
+    readers = (_binary_cameras, _binary_images, _binary_points) if binary else (_cameras, _images, _points)
+    found: list[Any] = []
+    for name, reader in zip(("cameras", "images", "points3D"), readers, strict=True):
+        file = model / f"{name}{kind}"
+        try:
+            found.append(reader(file))
+        except (ValueError, IndexError, struct.error, KeyError, UnicodeDecodeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{file} is damaged or cut short: {error}") from None
+    cameras, placed, cloud = found
+    posed = []
+    for name, camera, quat, shift in placed:
+        if camera not in cameras:
+            raise InputError(f"{model}: image {name} was taken by camera {camera}, which is not listed")
+        k, distortion, width, height = cameras[camera]
+        viewmat = np.eye(4)
+        viewmat[:3, :3], viewmat[:3, 3] = _rotation(quat, name), shift
+        size = {"width": width, "height": height}
+        posed.append(Posed(file=images / name, name=name, viewmat=viewmat, k=k, distortion=distortion, **size))
+    points = np.array([point[:3] for point in cloud], dtype=float).reshape(-1, 3)
+    return posed, points, np.array([point[3:6] for point in cloud], dtype=float).reshape(-1, 3) / 255
+
+
+def _rotation(quat: np.ndarray, name: str) -> np.ndarray:
+    length = np.linalg.norm(quat)
+    if not length > 0:
+        raise InputError(f"the rotation of image {name} is zero")
+    w, x, y, z = quat / length
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + 2 * w * cross + 2 * cross @ cross
+
+
+def _camera(model: str, width: int, height: int, p: list[float]) -> tuple[np.ndarray, tuple[float, ...], int, int]:
+    two = model in ("PINHOLE", "OPENCV")
+    fx, fy = (p[0], p[1]) if two else (p[0], p[0])
+    cx, cy, *rest = p[2:] if two else p[1:]
+    k1, k2, p1, p2 = (*rest, 0.0, 0.0, 0.0, 0.0)[:4]
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (k1, k2, 0.0, p1, p2), width, height
+
+
+def _unknown(file: Path, model: object) -> InputError:
+    return InputError(
+        f"{file} has a camera of the model {model}; known are {', '.join(_NUMBER_OF)}; "
+        "colmap image_undistorter turns others into PINHOLE"
+    )
+
+
+def _lines(file: Path) -> Iterator[list[str]]:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            yield line.split()
+
+
+def _cameras(file: Path) -> dict[int, Any]:
+    cameras = {}
+    for words in filter(None, _lines(file)):
+        if words[1] not in _NUMBER_OF:
+            raise _unknown(file, words[1])
+        parameters = [float(word) for word in words[4 : 4 + _MODELS[_NUMBER_OF[words[1]]][1]]]
+        cameras[int(words[0])] = _camera(words[1], int(words[2]), int(words[3]), parameters)
+    return cameras
+
+
+def _images(file: Path) -> list[Any]:
+    found = []
+    for words in list(_lines(file))[::2]:  # every other line lists the points seen, and may be empty
+        if words:
+            pose = np.array([float(word) for word in words[1:8]])
+            found.append((" ".join(words[9:]), int(words[8]), pose[:4], pose[4:]))
+    return found
+
+
+def _points(file: Path) -> list[Any]:
+    return [[float(word) for word in words[1:7]] for words in filter(None, _lines(file))]
+
+
+class _Bytes:
+    def __init__(self, file: Path) -> None:
+        self.data, self.at = file.read_bytes(), 0
+
+    def take(self, layout: str) -> tuple[Any, ...]:
+        values = struct.unpack_from(f"<{layout}", self.data, self.at)
+        self.at += struct.calcsize(f"<{layout}")
+        return values
+
+    def text(self) -> str:
+        end = self.data.index(b"\0", self.at)
+        text, self.at = self.data[self.at : end].decode(), end + 1
+        return text
+
+    def skip(self, count: int, size: int) -> None:
+        self.at += count * size
+        if self.at > len(self.data):
+            raise ValueError(f"{self.at - len(self.data)} bytes are missing")
+
+
+def _binary_cameras(file: Path) -> dict[int, Any]:
+    data, cameras = _Bytes(file), {}
+    for _ in range(data.take("Q")[0]):
+        camera, model, width, height = data.take("iiQQ")
+        if model not in _MODELS:
+            raise _unknown(file, f"number {model}")
+        name, count = _MODELS[model]
+        cameras[camera] = _camera(name, width, height, list(data.take(f"{count}d")))
+    return cameras
+
+
+def _binary_images(file: Path) -> list[Any]:
+    data, found = _Bytes(file), []
+    for _ in range(data.take("Q")[0]):
+        pose = np.array(data.take("i7d")[1:])
+        camera = data.take("i")[0]
+        name = data.text()
+        data.skip(data.take("Q")[0], 24)
+        found.append((name, camera, pose[:4], pose[4:]))
+    return found
+
+
+def _binary_points(file: Path) -> list[Any]:
+    data, found = _Bytes(file), []
+    for _ in range(data.take("Q")[0]):
+        found.append(data.take("Q3d3Bd")[1:7])
+        data.skip(data.take("Q")[0], 8)
+    return found

@@ -1,0 +1,78 @@
+"""Distances between points, and Gaussians from a cloud of them."""
+
+import torch
+from scipy.spatial import KDTree
+
+from hardy.core.rng import generator
+from hardy.errors import InputError
+from hardy.ops.spherical_harmonics import FIRST
+from hardy.splat.scene import Scene
+
+
+def neighbour_distances(points: torch.Tensor, neighbours: int = 3) -> torch.Tensor:
+    """(N,) root of the mean squared distance of each of the points (N, 3) to its nearest neighbours, at least 1e-7^0.5.
+
+    Fewer neighbours are taken where there are not so many points; a single point gets 1.
+    """
+    cloud = points.detach().cpu().double().numpy()
+    found = min(neighbours, len(cloud) - 1)
+    if found < 1:
+        return torch.ones(len(cloud), dtype=points.dtype)
+    distances, _ = KDTree(cloud).query(cloud, k=found + 1)
+    squared = torch.from_numpy(distances[:, 1:]).square().mean(1)
+    return squared.clamp(min=1e-7).sqrt().to(points)
+
+
+def gaussians_from(scene: Scene, degree: int = 3, random_points: int = 5000, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Gaussians at a scene's points, in their colors, as large as their neighbours are apart, of opacity 0.1.
+
+    A scene without points gets random ones, gray, where its cameras look: in a cube about the point nearest to all
+    their axes, as wide as the cameras are far from it.
+
+    Args:
+        scene: views and points.
+        degree: of the spherical harmonics that there is room for, 0 to 3.
+        random_points: how many where the scene has none.
+        seed: of those.
+
+    Returns:
+        means (N, 3), log scales (N, 3), quats (N, 4), opacity logits (N,), sh0 (N, 1, 3), and shN (N, K, 3) with
+        K = (degree + 1)^2 - 1.
+
+    Raises:
+        InputError: no camera has a point in front of it, or the degree is not 0 to 3.
+    """
+    if degree not in range(4):
+        raise InputError(f"the degree of spherical harmonics must be 0 to 3, got {degree!r}")
+    means, colors = scene.points.float(), scene.colors.float()
+    if not len(means):
+        means, colors = random_cloud(scene, random_points, seed), torch.full((random_points, 3), 0.5)
+    ahead = [bool((means @ view.viewmat[2, :3] + view.viewmat[2, 3] > 0.01).any()) for view in scene.views]
+    if not any(ahead):
+        raise InputError(f"all {len(means)} points lie behind all {len(ahead)} cameras: is an axis turned around?")
+    count = len(means)
+    quats = torch.zeros(count, 4)
+    quats[:, 0] = 1
+    return {
+        "means": means.clone(),
+        "scales": neighbour_distances(means).log()[:, None].expand(-1, 3).clone(),
+        "quats": quats,
+        "opacities": torch.full((count,), 0.1).logit(),
+        "sh0": ((colors - 0.5) / FIRST)[:, None],
+        "shN": torch.zeros(count, (degree + 1) ** 2 - 1, 3),
+    }
+
+
+def random_cloud(scene: Scene, count: int, seed: int) -> torch.Tensor:
+    """(count, 3) points, uniform in a cube where a scene's cameras look."""
+    eyes = torch.stack([view.eye for view in scene.views]).double()
+    axes = torch.stack([view.viewmat[2, :3] for view in scene.views]).double()
+    # The point nearest to all axes; a little pull to a place ahead of the cameras decides where they are parallel.
+    across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
+    ahead = (eyes + scene.extent * axes).mean(0)
+    pull = 1e-3 * len(eyes)
+    left = across.sum(0) + pull * torch.eye(3, dtype=torch.float64)
+    middle = torch.linalg.solve(left, (across @ eyes[..., None]).sum(0)[:, 0] + pull * ahead)
+    half = (eyes - middle).norm(dim=1).mean()
+    drawn = torch.rand(count, 3, generator=generator(seed, "random-cloud"), dtype=torch.float64)
+    return (middle + half * (2 * drawn - 1)).float()

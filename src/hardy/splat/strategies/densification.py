@@ -1,0 +1,212 @@
+"""Densification: a criterion, ways to clone, split and prune, and a schedule, with gsplat's Strategy interface."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hardy.core.rng import generator
+from hardy.errors import InputError
+from hardy.splat.strategies.criteria import Criterion, MeanGradient
+from hardy.splat.strategies.edits import Optimizers, Parameters, State, check_optimizers, remove, reset_opacities
+from hardy.splat.strategies.energy import EnergySchedule, factor_at
+from hardy.splat.strategies.parts import Clone, FixedPrune, NeedlePerturbation, PlainClone, Prune, Split
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Densification:
+    """When and where Gaussians multiply and vanish.
+
+    Args:
+        criterion: what is compared with `threshold`.
+        threshold: of the criterion, above which a Gaussian multiplies; with `split_threshold` only small ones.
+        split_threshold: for large Gaussians; None for the same.
+        clone: what happens to those whose longest axis is at most `small` of the scene's extent; None for nothing.
+        split: what happens to the larger ones.
+        small: share of the extent.
+        prune: which Gaussians go at each densification.
+        largest: those longer than this share of the extent go too, once opacities have been reset.
+        start, stop, every: steps of densification.
+        reset_every: steps between resets of opacities, until `stop`; 0 for none.
+        reset_to: what opacities are lowered to.
+        clone_from: step before which nothing is cloned; "auto" for the step from which `resolution` is full.
+        resolution: the schedule of image sizes; None for full size throughout.
+        needles: what is done about needles, every `needles_every` steps until `needles_stop`; None for nothing.
+        budget: most Gaussians; the ones with the highest criterion multiply first. None for no limit.
+        seed: of the places that are drawn.
+
+    Raises:
+        InputError: a step, threshold or budget is out of range.
+    """
+
+    criterion: Criterion = MeanGradient()  # noqa: RUF009 - frozen
+    threshold: float = 2e-4
+    split_threshold: float | None = None
+    clone: Clone | None = PlainClone()  # noqa: RUF009
+    split: Split = Split()  # noqa: RUF009
+    small: float = 0.01
+    prune: Prune = FixedPrune()  # noqa: RUF009
+    largest: float = 0.1
+    start: int = 500
+    stop: int = 15_000
+    every: int = 100
+    reset_every: int = 3000
+    reset_to: float = 0.01
+    clone_from: int | str = 0
+    resolution: EnergySchedule | None = None
+    needles: NeedlePerturbation | None = None
+    needles_every: int = 3000
+    needles_stop: int = 20_000
+    budget: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.stop or self.every < 1 or self.reset_every < 0 or self.needles_every < 1:
+            raise InputError(
+                f"steps must satisfy 0 <= start <= stop, every >= 1 and reset_every >= 0, got start={self.start}, "
+                f"stop={self.stop}, every={self.every}, reset_every={self.reset_every}"
+            )
+        if not self.threshold > 0 or (self.split_threshold is not None and not self.split_threshold > 0):
+            raise InputError(f"thresholds must be above 0, got {self.threshold} and {self.split_threshold}")
+        if self.budget is not None and self.budget < 1:
+            raise InputError(f"budget must be at least 1, got {self.budget}")
+        if isinstance(self.clone_from, str) and self.clone_from != "auto":
+            raise InputError(f'clone_from must be a step or "auto", got {self.clone_from!r}')
+
+    def check_sanity(self, params: Parameters, optimizers: Optimizers) -> None:
+        """Raise InputError unless there is a parameter of every name with an optimizer of its own."""
+        check_optimizers(params, optimizers)
+
+    def initialize_state(self, scene_scale: float = 1.0, images: Sequence[torch.Tensor] = ()) -> State:
+        """The state to pass to every step.
+
+        Args:
+            scene_scale: the scene's extent.
+            images: the training photos (height, width, D), which the schedule of image sizes reads.
+
+        Raises:
+            InputError: there is such a schedule and no photos are given.
+        """
+        ends = [0]
+        if self.resolution is not None:
+            if not images:
+                raise InputError(
+                    "a schedule of image sizes needs the training photos: initialize_state(extent, images)"
+                )
+            ends = self.resolution.ends(images, self.stop)
+        full = ends[1] if len(ends) > 1 else 0
+        return {
+            "extent": scene_scale,
+            "views": len(images),
+            "ends": ends,
+            "clone_from": full if self.clone_from == "auto" else self.clone_from,
+            "last_reset": None,
+            "first_count": 0,
+        }
+
+    def factor(self, state: State, step: int) -> int:
+        """By which images are to be shrunk at `step`."""
+        return factor_at(state["ends"], step) if self.resolution is not None else 1
+
+    def full_size_from(self, state: State) -> int:
+        """The first step at full size."""
+        return state["ends"][1] if len(state["ends"]) > 1 else 0
+
+    def penalty(self, params: Parameters) -> torch.Tensor:
+        """What is added to the loss: nothing."""
+        return torch.zeros(())
+
+    def step_pre_backward(
+        self, params: Parameters, optimizers: Optimizers, state: State, step: int, info: dict[str, Any]
+    ) -> None:
+        """Ask autograd to keep the gradients that the criterion reads."""
+        info["means2d"].retain_grad()
+
+    def step_post_backward(
+        self,
+        params: Parameters,
+        optimizers: Optimizers,
+        state: State,
+        step: int,
+        info: dict[str, Any],
+        packed: bool = False,
+    ) -> None:
+        """Keep statistics, and change the Gaussians when it is time to.
+
+        Raises:
+            InputError: `packed`, which rasterize does not offer.
+        """
+        if packed:
+            raise InputError("packed must be False: statistics have a row for each Gaussian")
+        if self.needles is not None and 0 < step < self.needles_stop and step % self.needles_every == 0:
+            self.needles.apply(params, optimizers)
+        if step >= self.stop:
+            return
+        self._look(params, state, info)
+        if step > self.start and step % self.every == 0:
+            self._multiply(params, optimizers, state, step)
+            self._prune(params, optimizers, state, step)
+            state["total"].zero_()
+            state["weight"].zero_()
+        if self.reset_every and step > 0 and step % self.reset_every == 0:
+            reset_opacities(params, optimizers, self.reset_to)
+            state["last_reset"] = step
+
+    def _look(self, params: Parameters, state: State, info: dict[str, Any]) -> None:
+        if "total" not in state:
+            count = len(params["means"])
+            state["total"], state["weight"] = torch.zeros(count), torch.zeros(count)
+            # Of each Gaussian: its first ancestor, where that began, and how often its line was split and cloned.
+            state["origin"], state["home"] = torch.arange(count), params["means"].detach().clone()
+            state["splits"], state["clones"] = (
+                torch.zeros(count, dtype=torch.int32),
+                torch.zeros(count, dtype=torch.int32),
+            )
+            state["first_count"] = count
+        with torch.no_grad():
+            for camera in range(info["n_cameras"]):
+                value, weight = self.criterion.measure(info, camera, state["extent"])
+                state["total"] += torch.nan_to_num(value * weight)
+                state["weight"] += torch.nan_to_num(weight)
+
+    def _multiply(self, params: Parameters, optimizers: Optimizers, state: State, step: int) -> None:
+        hot = state["total"] / state["weight"].clamp(min=1e-12)
+        hot = torch.where(state["weight"] > 0, hot, 0)
+        large = params["scales"].detach().exp().amax(1) > self.small * state["extent"]
+        cloned = (hot > self.threshold) & ~large
+        if self.clone is None or (step < state["clone_from"] and not self._starved(state, step, len(hot))):
+            cloned = torch.zeros_like(cloned)
+        divided = (hot > (self.split_threshold or self.threshold)) & large
+        if self.budget is not None:
+            room = max(0, self.budget - len(hot))
+            candidates = cloned | divided
+            if int(candidates.sum()) > room:
+                kept = torch.zeros_like(candidates)
+                order = torch.where(candidates, hot, -1).sort(descending=True, stable=True).indices
+                kept[order[:room]] = True
+                cloned, divided = cloned & kept, divided & kept
+        random = generator(self.seed, "densification", step)
+        if self.clone is not None and bool(cloned.any()):
+            count = int(cloned.sum())
+            self.clone.apply(params, optimizers, state, cloned, random)
+            state["clones"][-count:] += 1
+            divided = torch.cat([divided, torch.zeros(count, dtype=torch.bool)])  # copies were small
+        if bool(divided.any()):
+            self.split.apply(params, optimizers, state, divided, random)
+            state["splits"][-2 * int(divided.sum()) :] += 1
+
+    def _starved(self, state: State, step: int, count: int) -> bool:
+        """Whether splitting alone gets nowhere, because hardly any Gaussian is large; judged halfway to cloning."""
+        return 2 * step >= state["clone_from"] and count < 1.2 * state["first_count"]
+
+    def _prune(self, params: Parameters, optimizers: Optimizers, state: State, step: int) -> None:
+        last = state["last_reset"]
+        since = step if last is None else step - last
+        gone = self.prune.chosen(params["opacities"].detach().sigmoid(), since, state["views"])
+        if last is not None:
+            gone |= params["scales"].detach().exp().amax(1) > self.largest * state["extent"]
+        if bool(gone.any()) and not bool(gone.all()):
+            remove(params, optimizers, state, gone)

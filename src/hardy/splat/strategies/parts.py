@@ -1,0 +1,121 @@
+"""What densification is put together from besides its criterion: how to clone, to split, to prune, to mend needles."""
+
+import dataclasses
+from typing import Protocol
+
+import torch
+
+from hardy.errors import InputError
+from hardy.splat.points import neighbour_distances
+from hardy.splat.strategies.edits import Optimizers, Parameters, State, assign, duplicate, split
+
+
+class Clone(Protocol):
+    """How small Gaussians in `mask` multiply."""
+
+    def apply(
+        self, params: Parameters, optimizers: Optimizers, state: State, mask: torch.Tensor, random: torch.Generator
+    ) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlainClone:
+    """An exact copy at the same place (3D Gaussian splatting, arXiv 2308.04079)."""
+
+    def apply(
+        self, params: Parameters, optimizers: Optimizers, state: State, mask: torch.Tensor, random: torch.Generator
+    ) -> None:
+        duplicate(params, optimizers, state, mask)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DensityClone:
+    """A copy at a place drawn about the Gaussian, as far away as its neighbours are (ReAct-GS, arXiv 2510.19653).
+
+    The standard deviation is the root of the mean squared distance to the three nearest centres, as in the authors'
+    code; their paper has a variance equal to the mean distance, which is no length.
+    """
+
+    def apply(
+        self, params: Parameters, optimizers: Optimizers, state: State, mask: torch.Tensor, random: torch.Generator
+    ) -> None:
+        spread = neighbour_distances(params["means"].detach())[mask]
+        offsets = torch.randn(len(spread), 3, generator=random) * spread[:, None]
+        duplicate(params, optimizers, state, mask, offsets)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """Two Gaussians `shrink` times smaller, at places drawn from the old one, which goes (arXiv 2308.04079)."""
+
+    shrink: float = 1.6
+
+    def apply(
+        self, params: Parameters, optimizers: Optimizers, state: State, mask: torch.Tensor, random: torch.Generator
+    ) -> None:
+        split(params, optimizers, state, mask, random, self.shrink)
+
+
+class Prune(Protocol):
+    """Which Gaussians (N,) go, by their opacities after the sigmoid."""
+
+    def chosen(self, opacities: torch.Tensor, since_reset: int, views: int) -> torch.Tensor: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FixedPrune:
+    """Opacity below a fixed limit (arXiv 2308.04079)."""
+
+    limit: float = 0.005
+
+    def chosen(self, opacities: torch.Tensor, since_reset: int, views: int) -> torch.Tensor:
+        return opacities < self.limit
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantilePrune:
+    """Opacity below a quantile, which is capped (Decomposing Densification, arXiv 2507.20239).
+
+    Less than the opacity of place `share` * N in rising order, at most `cap`; nothing where that place is the first.
+    Where we differ: while fewer steps than there are views have passed since opacities were reset, the limit is at most
+    0.005, or a reset, which makes most of them equal, would cost a random part of them.
+    """
+
+    share: float = 0.03
+    cap: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1 or not 0 <= self.cap <= 1:
+            raise InputError(f"share must be in [0, 1) and cap in [0, 1], got {self.share} and {self.cap}")
+
+    def chosen(self, opacities: torch.Tensor, since_reset: int, views: int) -> torch.Tensor:
+        if since_reset < views:
+            return opacities < min(0.005, self.cap)
+        place = int(len(opacities) * self.share)
+        if place < 1:
+            return torch.zeros_like(opacities, dtype=torch.bool)
+        return opacities < min(opacities.sort().values[place].item(), self.cap)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NeedlePerturbation:
+    """Widens Gaussians that are much longer than wide (ReAct-GS, arXiv 2510.19653).
+
+    Where the longest axis has more than `share` of the sum of axes, both others are multiplied by half of longest over
+    middle, so that the middle one becomes half of the longest. From the authors' code, not the paper: shares from
+    `most` on are left alone.
+    """
+
+    share: float = 0.8
+    most: float = 0.999
+
+    def apply(self, params: Parameters, optimizers: Optimizers) -> int:
+        """Widen the needles; how many there were."""
+        axes = params["scales"].detach().exp()
+        ordered = axes.sort(dim=1).values
+        longest, middle = ordered[:, 2], ordered[:, 1]
+        share = longest / axes.sum(1)
+        needles = (share > self.share) & (share < self.most)
+        factors = torch.where(axes < longest[:, None], (0.5 * longest / middle)[:, None], torch.ones_like(axes))
+        assign(params, optimizers, "scales", needles, (axes * factors).log()[needles])
+        return int(needles.sum())

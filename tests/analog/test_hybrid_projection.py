@@ -1,0 +1,175 @@
+"""HPD: the split is exact, its error law holds, and it helps or hurts where the derivation says so."""
+
+import warnings
+
+import pytest
+import torch
+from models import build
+from torch import nn
+
+from hardy.analog import AnalogLinear, Deploy, HybridProjection
+from hardy.analog.hybrid_projection import HybridLinear, decompose
+from hardy.errors import InputError
+from hardy.hardware import AdditiveNoise, Chip, ProportionalNoise
+from hardy.hardware.device import ProportionalDevice
+
+
+def _power_law(size: int = 512) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A weight with singular values 1/j, inputs (size, 500) alike in all directions, and inputs of low gain."""
+    random = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(size, size, generator=random))[0] for _ in range(2))
+    values = 1 / torch.arange(1, size + 1)
+    x = torch.randn(size, 500, generator=random)
+    return (left * values) @ right.T, x, right @ (x / values[:, None])
+
+
+def _noise(kind: str, matrix: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    size = {
+        "proportional": 0.1 * matrix.abs(),
+        "tensor": 0.02 * matrix.abs().max(),
+        "row": 0.02 * matrix.abs().amax(1, keepdim=True),
+        "absolute": torch.tensor(0.002),
+    }[kind]
+    return size * torch.randn(matrix.shape, generator=random)
+
+
+@pytest.mark.parametrize("columns", ["scaled", "plain"])
+def test_the_parts_make_up_the_weight(columns) -> None:
+    weight = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    array, gain, rotation = decompose(weight, columns=columns)
+    assert (array.shape, gain.shape, rotation.shape) == ((24, 24), (24,), (24, 40))
+    torch.testing.assert_close((array * gain) @ rotation, weight)
+    torch.testing.assert_close(rotation @ rotation.T, torch.eye(24), atol=1e-5, rtol=0)
+    if columns == "scaled":
+        torch.testing.assert_close(array.abs().amax(0), weight.abs().max().expand(24))
+    else:
+        assert bool((gain == 1).all())
+
+
+def test_a_truncated_split_is_the_best_of_its_rank() -> None:
+    weight = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    array, gain, rotation = decompose(weight, 5)
+    tail = torch.linalg.svdvals(weight)[5:].square().sum().sqrt()
+    torch.testing.assert_close(((array * gain) @ rotation - weight).norm(), tail)
+
+
+@pytest.mark.parametrize("columns", ["scaled", "plain"])
+def test_the_error_under_proportional_noise_is_that_share_of_the_output_whatever_the_input(columns) -> None:
+    weight, _, low = _power_law(64)
+    array, gain, rotation = decompose(weight, columns=columns)
+    inputs = gain[:, None] * (rotation @ low[:, :20])
+    random = torch.Generator().manual_seed(1)
+    error = torch.stack([_noise("proportional", array, random) @ inputs for _ in range(4000)]).square().sum(1).mean(0)
+    torch.testing.assert_close(error, 0.01 * (weight @ low[:, :20]).square().sum(0), rtol=0.05, atol=0)
+
+
+# Relative output error of the plain layer and of the split one, 512 x 512, power-law spectrum: the shape that the
+# derivation predicts. "plain" columns hurt where the noise is relative to a range; scaled ones do not.
+@pytest.mark.parametrize(
+    ("kind", "columns", "alike", "low_gain"),
+    [
+        ("proportional", "plain", (0.9, 1.1), (0.0, 0.3)),
+        ("proportional", "scaled", (0.9, 1.1), (0.0, 0.3)),
+        ("tensor", "plain", (4.0, 9.0), (4.0, 9.0)),
+        ("row", "plain", (4.0, 7.0), (4.0, 7.0)),
+        ("absolute", "plain", (0.9, 1.1), (0.9, 1.1)),
+        ("tensor", "scaled", (0.0, 0.6), (0.0, 0.1)),
+        ("row", "scaled", (0.8, 1.05), (0.0, 0.1)),
+    ],
+)
+def test_where_it_helps_and_where_it_hurts(kind, columns, alike, low_gain) -> None:
+    weight, x, low = _power_law()
+    array, gain, rotation = decompose(weight, columns=columns)
+    random = torch.Generator().manual_seed(2)
+    for inputs, (least, most) in ((x, alike), (low, low_gain)):
+        plain = (_noise(kind, weight, random) @ inputs).norm()
+        split = (_noise(kind, array, random) @ (gain[:, None] * (rotation @ inputs))).norm()
+        assert least <= split / plain <= most
+
+
+def test_only_the_rotated_part_goes_on_arrays(ids: torch.Tensor) -> None:
+    model = build("mamba")
+    before = model(ids).logits
+    HybridProjection().apply(model)
+    torch.testing.assert_close(model(ids).logits, before, atol=1e-5, rtol=1e-5)
+    layer = model.get_submodule("backbone.layers.1.mixer.out_proj")
+    assert isinstance(layer, HybridLinear)
+    rotation, array = layer.rotation.clone(), layer.array.weight.detach().clone()
+    with Deploy(chip="reram-wan", select="ssm.out", layers="last").apply(model) as change:
+        assert isinstance(layer.array, AnalogLinear)
+        assert [row.condition for row in change.report.rows][1] == "backbone.layers.1.mixer.out_proj.array"
+        assert torch.equal(layer.rotation, rotation)
+        assert not torch.equal(layer.array.weight, array)
+        assert torch.isfinite(model(ids).logits).all()
+    assert torch.equal(layer.array.weight, array)
+
+
+def test_the_two_ways_to_compute_it_agree(ids: torch.Tensor) -> None:
+    """With 14-bit converters the layer goes step by step, without converters it multiplies with the whole."""
+    quiet = Chip(device=ProportionalDevice(program=0.1))
+    import dataclasses
+
+    fine = dataclasses.replace(quiet, dac_bits=16, adc_bits=16)
+    outputs = []
+    for chip in (quiet, fine):
+        model = build("mamba")
+        HybridProjection(layers="0:2").apply(model)
+        Deploy(chip=chip, select="ssm.out", seed=3).apply(model)
+        outputs.append(model(ids).logits)
+    torch.testing.assert_close(*outputs, atol=1e-3, rtol=1e-2)
+
+
+def test_its_state_is_that_of_a_plain_model() -> None:
+    model, plain = build("mamba"), build("mamba")
+    HybridProjection(layers="0:2").apply(model)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    plain.load_state_dict(model.state_dict())
+
+
+def test_moving_the_model_keeps_the_rotation_in_float32() -> None:
+    model = nn.Sequential(nn.Linear(6, 4))
+    HybridProjection(select="0", layers=None).apply(model)
+    model.to(torch.bfloat16)
+    assert model[0].rotation.dtype == torch.float32
+    assert model(torch.ones(2, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_it_warns_where_the_noise_makes_it_worse() -> None:
+    layer = nn.Sequential(nn.Linear(256, 256, bias=False))
+    layer[0].weight.data = _power_law(256)[0]
+
+    def apply(**fields) -> float:
+        with HybridProjection(select="0", layers=None, **fields).apply(layer) as change:
+            return change.report.value("error_ratio", "0")
+
+    harmful = AdditiveNoise(strength=0.02, relative_to="tensor-absmax")
+    with pytest.warns(UserWarning, match=r"error of 0 .* under AdditiveNoise\(strength=0.02"):
+        assert apply(columns="plain", noise=harmful) > 2
+    with pytest.warns(UserWarning, match="under Deploy"):
+        apply(columns="plain", noise=Deploy(chip="reram-wan"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert apply(noise=harmful) < 1
+        assert apply(columns="plain", noise=ProportionalNoise(strength=0.1)) == pytest.approx(1, abs=0.1)
+
+
+def test_calibration_data_shows_what_low_gain_inputs_gain() -> None:
+    weight, _, low = _power_law(64)
+    layer = nn.Sequential(nn.Linear(64, 64, bias=False))
+    layer[0].weight.data = weight
+    method = HybridProjection(select="0", layers=None, noise=ProportionalNoise(strength=0.1))
+    with method.apply(layer, [low.T]) as change:
+        assert change.report.value("error_ratio", "0") < 0.5
+
+
+def test_what_it_refuses() -> None:
+    model = build("mamba")
+    with pytest.raises(InputError, match=r"rank must be in 1\.\.32"):
+        HybridProjection(rank=33).apply(model)
+    with pytest.raises(InputError, match="selection 'ssm.out' matches nothing in LlamaForCausalLM"):
+        HybridProjection().apply(build("llama"))
+    with pytest.raises(InputError, match="conv1d is a Conv1d; it takes nn.Linear"):
+        HybridProjection(select="ssm.conv").apply(model)
+    Deploy(chip="ideal", select="ssm.out").apply(model)
+    with pytest.raises(InputError, match="out_proj is a AnalogLinear; apply HybridProjection before it"):
+        HybridProjection().apply(model)

@@ -1,0 +1,109 @@
+"""`hardy splat`: train, eval, render, and one line for what cannot be."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from splat.scenes import known_scene
+from typer.testing import CliRunner
+
+from hardy.cli.main import app, main
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A scene of ten photos and a transforms.json, without points."""
+    scene = known_scene()
+    frames = []
+    for view in sorted((*scene.views, *scene.held_out), key=lambda view: view.name):
+        Image.fromarray((view.image * 255).round().to(torch.uint8).numpy()).save(tmp_path / view.name)
+        place = np.linalg.inv(view.viewmat.double().numpy())
+        place[:3, 1:3] *= -1
+        frames.append({"file_path": view.name, "transform_matrix": place.tolist()})
+    k = scene.views[0].k
+    record = {"fl_x": float(k[0, 0]), "w": 40, "h": 30, "frames": frames}
+    (tmp_path / "transforms.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_train_eval_render(folder: Path) -> None:
+    out = folder / "out"
+    line = ["splat", "train", str(folder), str(out), "--steps", "60", "--degree", "1", "--random-points", "300"]
+    for _ in range(2):  # the second time there is nothing left to do
+        done = CliRunner().invoke(app, [*line, "--strategy", "global-to-local", "--budget", "400"])
+        assert done.exit_code == 0, done.output
+        assert "step     60:" in done.output
+    last = done.output.strip().splitlines()[-2]
+    found = CliRunner().invoke(app, ["splat", "eval", str(folder), str(out / "gaussians.ply")])
+    assert found.exit_code == 0, found.output
+    assert "mean of 2 held-out views" in found.output
+    assert found.output.split(" dB")[0] in last
+    done = CliRunner().invoke(app, ["splat", "render", str(folder), str(out / "gaussians.ply"), str(folder / "shots")])
+    assert done.exit_code == 0, done.output
+    shots = sorted((folder / "shots").glob("*.png"))
+    assert [shot.name for shot in shots] == ["00.png", "08.png"]
+    with Image.open(shots[0]) as shot:
+        assert shot.size == (80, 30)
+
+
+def test_one_line_for_what_is_no_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["hardy", "splat", "train", str(tmp_path), str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_compare_writes_one_page(folder: Path) -> None:
+    out = folder / "out"
+    line = ["splat", "compare", str(folder), str(out), "--strategies", "vanilla,global-to-local", "--steps", "45"]
+    done = CliRunner().invoke(app, [*line, "--degree", "0", "--random-points", "200"])
+    assert done.exit_code == 0, done.output
+    page = (out / "report.html").read_text()
+    assert "Where the errors are" in page
+    assert page.count("data:image/png;base64,") >= 12
+    assert (out / "global-to-local" / "gaussians.ply").is_file()
+
+
+def test_demo_trains_on_the_room(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["splat", "demo", str(tmp_path), "--steps", "12", "--budget", "3000"])
+    assert done.exit_code == 0, done.output
+    assert "step     12:" in done.output
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 5
+    with Image.open(tmp_path / "pictures" / "000.png") as picture:
+        assert picture.size == (256, 96)
+    assert (tmp_path / "gaussians.ply").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "room", "OUT", "--strategies", "vanilla,global-to-locl"], "did you mean global-to-local"),
+        (["compare", "room", "OUT", "--strategies", "vanilla"], "at least two"),
+        (["compare", "room", "OUT", "--strategies", "vanilla,vanilla"], "each once"),
+        (["compare", "nowhere", "OUT"], "there is no nowhere"),
+        (["train", "room", "OUT", "--downscale", "0"], "downscale is at least 1"),
+        (["train", "room", "OUT", "--masks", "masks"], "the room has no masks"),
+        (["demo", "OUT", "--steps", "0"], "steps must be at least 1, got 0"),
+    ],
+)
+def test_one_line_for_every_mistake(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["hardy", "splat", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

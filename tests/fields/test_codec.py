@@ -1,0 +1,207 @@
+"""The codec: sizes and targets kept, every kind of picture back as it was, honest refusals, and the command line."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import wavfile
+
+from hardy.cli import main as command_line
+from hardy.core import InputError
+from hardy.evaluate import psnr
+from hardy.fields import Signal, image
+from hardy.fields.codec import Encoded, decode, encode, encode_album, scaled
+from hardy.fields.container import Contents, unpacked
+from hardy.fields.media import read_media, write_media
+
+PICTURE = Image.effect_mandelbrot((30, 21), (-2.2, -1.3, 0.9, 1.3), 30)
+
+
+def hardy(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The exit code of the command line."""
+    monkeypatch.setattr("sys.argv", ["hardy", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    return int(ended.value.code or 0)
+
+
+def opened(path: Path | str) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def encoded(source: Path, **aims: float) -> Encoded:
+    signal, contents = read_media(source)
+    return encode(signal, contents, steps=60, **aims)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_size_is_kept_and_the_file_shows_what_was_promised(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "grey.png")
+    for bits in (6.0, 9.0):
+        result = encoded(tmp_path / "grey.png", bits_per_point=bits)
+        assert 8 * len(result.data) / (30 * 21) == result.bits_per_point <= bits
+        (model,), contents = unpacked(result.data)
+        samples = decode(model, contents.grids[0])
+        target = torch.tensor(np.asarray(PICTURE))[..., None] / 255.0
+        assert psnr(torch.from_numpy(samples) / 255.0, target) == pytest.approx(result.psnr[0], abs=0.1)
+        assert np.array_equal(samples, model.pixels(contents.grids[0]))
+
+
+def test_a_target_is_reached_and_more_costs_more(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "grey.png")
+    results = [encoded(tmp_path / "grey.png", target_psnr=target) for target in (16.0, 20.0)]
+    assert [result.psnr[0] >= target for result, target in zip(results, (16.0, 20.0), strict=True)] == [True, True]
+    assert len(results[0].data) < len(results[1].data)
+    assert results[0].data == encoded(tmp_path / "grey.png", target_psnr=16.0).data
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape", "dtype"),
+    [
+        ("L", (21, 30, 1), np.uint8),
+        ("LA", (21, 30, 2), np.uint8),
+        ("RGB", (21, 30, 3), np.uint8),
+        ("RGBA", (21, 30, 4), np.uint8),
+        ("P", (21, 30, 3), np.uint8),
+        ("1", (21, 30, 1), np.uint8),
+        ("I;16", (21, 30, 1), np.uint16),
+    ],
+)
+def test_pictures_of_every_kind_come_back(mode: str, shape: tuple[int, ...], dtype: type, tmp_path: Path) -> None:
+    picture = PICTURE.convert(mode) if mode != "I;16" else Image.fromarray(np.asarray(PICTURE).astype(np.uint16) * 257)
+    picture.save(tmp_path / "in.png")
+    result = encoded(tmp_path / "in.png", bits_per_point=16.0)
+    (model,), contents = unpacked(result.data)
+    write_media(tmp_path / "out.png", decode(model, contents.grids[0], contents.sample_bits), contents)
+    back = opened(tmp_path / "out.png")
+    assert back.dtype == dtype
+    assert back.reshape(shape).shape == shape
+    signal = read_media(tmp_path / "in.png")[0]
+    assert image(tmp_path / "out.png").psnr(signal.values) == pytest.approx(result.psnr[0], abs=0.2)
+    assert result.psnr[0] > (12 if mode == "1" else 17)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1)])
+def test_odd_sizes(size: tuple[int, int], tmp_path: Path) -> None:
+    PICTURE.resize(size).save(tmp_path / "in.png")
+    (model,), contents = unpacked(encoded(tmp_path / "in.png", target_psnr=20.0).data)
+    assert decode(model, contents.grids[0]).shape == (size[1], size[0], 1)
+
+
+def test_colour_spaces_are_not_taken_for_transparency(tmp_path: Path) -> None:
+    red = Image.new("RGB", (8, 8), (200, 30, 30))
+    red.convert("CMYK").save(tmp_path / "cmyk.tif")
+    values = image(tmp_path / "cmyk.tif").arranged()
+    assert values.shape == (8, 8, 3)
+    torch.testing.assert_close((values[0, 0] + 1) * 127.5, torch.tensor([200.0, 30.0, 30.0]), atol=2, rtol=0)
+
+
+def test_a_video_and_a_sound(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for index in range(3):
+        PICTURE.rotate(10 * index).convert("RGB").save(tmp_path / "frames" / f"{index}.png")
+    result = encoded(tmp_path / "frames", bits_per_point=8.0)
+    (model,), contents = unpacked(result.data)
+    write_media(tmp_path / "back", decode(model, scaled(contents.grids[0], 2, (1, 2))), contents)
+    frames = sorted((tmp_path / "back").iterdir())
+    assert [opened(frame).shape for frame in frames] == [(42, 60, 3)] * 3
+
+    wave = (20000 * np.sin(np.arange(800) / 9)).astype(np.int16)
+    wavfile.write(tmp_path / "in.wav", 8000, wave)
+    result = encoded(tmp_path / "in.wav", target_psnr=15.0)
+    (model,), contents = unpacked(result.data)
+    write_media(tmp_path / "out.wav", decode(model, contents.grids[0], 16), contents)
+    rate, back = wavfile.read(tmp_path / "out.wav")
+    assert (rate, back.dtype, back.shape) == (8000, np.int16, (800,) if back.ndim == 1 else (800, 1))
+    error = np.mean((back.reshape(-1) / 32768 - wave / 32768) ** 2)
+    assert 10 * np.log10(4 / error) == pytest.approx(result.psnr[0], abs=0.2)
+
+
+def test_an_album_shares_and_each_picture_is_its_own(tmp_path: Path) -> None:
+    pictures = [PICTURE, PICTURE.rotate(180), PICTURE.resize((20, 25))]
+    signals = [image(picture) for picture in pictures]
+    grids = tuple(signal.grid for signal in signals if signal.grid)
+    album = encode_album(signals, Contents(kind="image", grids=grids), width=24, steps=150)
+    models, contents = unpacked(album.data)
+    shown = [torch.from_numpy(decode(*pair)) for pair in zip(models, contents.grids, strict=True)]
+    found = [image(pixels.numpy()) for pixels in shown]
+    for index, signal in enumerate(signals):
+        assert found[index].psnr(signal.values) == pytest.approx(album.psnr[index], abs=0.2)
+        assert album.psnr[index] > 14
+    assert np.array_equal(models[0].layers[2].codes, models[2].layers[2].codes)
+    apart = encode_album(signals[:1], Contents(kind="image", grids=grids[:1]), width=24, steps=2)
+    assert len(album.data) < 2.4 * len(apart.data)
+
+
+def test_the_commands_do_all_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    PICTURE.save("a.png")
+    PICTURE.rotate(90).save("b.png")
+    assert hardy(monkeypatch, "field", "encode", "a.png", "--bpp", 8, "--steps", 20) == 0
+    assert hardy(monkeypatch, "field", "decode", "a.png.hardy", "twice.png", "--scale", 2) == 0
+    assert opened("twice.png").shape == (42, 60)
+    assert hardy(monkeypatch, "field", "album", "a.png", "b.png", "ab.hardy", "--width", 8, "--steps", 20) == 0
+    assert hardy(monkeypatch, "field", "decode", "ab.hardy", "back") == 0
+    assert sorted(path.name for path in Path("back").iterdir()) == ["picture-00000.png", "picture-00001.png"]
+    assert "bits per pixel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encode", "none.png"], "there is no none.png; known by name are china and flower"),
+        (["encode", "empty.png"], "empty.png is empty"),
+        (["encode", "text.png"], "cannot read the picture text.png"),
+        (["encode", "a.png", "--target", "30", "--bpp", "1"], "--target and --bpp exclude each other"),
+        (["encode", "a.png", "--target", "many"], "--target takes a PSNR such as 35dB, got 'many'"),
+        (["encode", "a.png", "--target", "-3"], "target must be a finite number above 0"),
+        (["encode", "a.png", "--bpp", "nan"], "bits per pixel must be a finite number above 0, got nan"),
+        (["encode", "a.png", "--bpp", "0.01", "--steps", "1"], "the smallest field takes .* bits per point"),
+        (["encode", "a.png", "--steps", "0"], "steps must be an integer of at least 1, got 0"),
+        (["decode", "a.png", "b.png"], "a.png: this is no file of hardy's fields"),
+        (["decode", "empty.png", "b.png"], "empty.png: the file is empty"),
+        (["decode", "good.hardy", "b.txt"], "pictures are written to .png"),
+        (["decode", "good.hardy", "b.png", "--scale", "0"], "scale must be a finite number above 0"),
+        (["decode", "good.hardy", "b.png", "--scale", "5000"], "is too large: 32768 per axis at most"),
+        (["album", "a.png"], "an album takes pictures and last a file ending in .hardy"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    PICTURE.save("a.png")
+    Path("empty.png").touch()
+    Path("text.png").write_text("no picture")
+    Path("good.hardy").write_bytes(GOOD)
+    assert hardy(monkeypatch, "field", *arguments) == 2
+    captured = capsys.readouterr().err
+    line = captured.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert re.search(message, line), line
+
+
+GOOD = encode(image(PICTURE), Contents(kind="image", grids=((21, 30),)), bits_per_point=8.0, steps=1).data
+
+
+def test_a_target_out_of_reach_says_what_was_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hardy.fields.codec.WIDTHS", (6, 8, 10))
+    with pytest.raises(InputError, match=r"90 dB are not reached: \d+\.\d\d dB at the most, .* up to 10 units after 5"):
+        encode(image(PICTURE), Contents(kind="image", grids=((21, 30),)), target_psnr=90.0, steps=5)
+
+
+def test_signals_without_a_grid_or_with_a_long_one_are_refused() -> None:
+    scattered = Signal(torch.zeros(3, 2), torch.zeros(3, 1))
+    with pytest.raises(InputError, match="a signal on a grid"):
+        encode(scattered, Contents(), target_psnr=30.0)
+    with pytest.raises(InputError, match="at most 32768 points per axis"):
+        encode(Signal.on_grid(torch.zeros(40000, 1)), Contents(kind="audio"), target_psnr=30.0)

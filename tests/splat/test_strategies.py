@@ -1,0 +1,363 @@
+"""Densification: what its operations keep, what its criteria weigh, when its schedules act."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hardy.errors import InputError
+from hardy.splat import strategies
+from hardy.splat.points import neighbour_distances
+from hardy.splat.strategies import (
+    Densification,
+    DensityClone,
+    EnergySchedule,
+    ImportanceWeightedGradient,
+    Mcmc,
+    MeanGradient,
+    NeedlePerturbation,
+    PixelWeightedGradient,
+    QuantilePrune,
+)
+from hardy.splat.strategies.edits import duplicate, remove, reset_opacities, split
+from hardy.splat.strategies.energy import energy, factor_at
+from hardy.splat.strategies.mcmc import shared, tremble
+
+
+def trained(count: int, seed: int = 0) -> tuple[dict[str, torch.nn.Parameter], dict[str, Any], dict[str, Any]]:
+    """Parameters, optimizers with moments, and a state with a row per Gaussian."""
+    random = torch.Generator().manual_seed(seed)
+    shapes = {"means": (3,), "scales": (3,), "quats": (4,), "opacities": (), "sh0": (1, 3), "shN": (3, 3)}
+    params = {name: torch.nn.Parameter(torch.randn(count, *shape, generator=random)) for name, shape in shapes.items()}
+    optimizers = {name: torch.optim.Adam([value]) for name, value in params.items()}
+    for name, value in params.items():
+        value.grad = torch.randn(value.shape, generator=random)
+        optimizers[name].step()
+        value.grad = None
+    return params, optimizers, {"number": torch.arange(count), "extent": 1.0}
+
+
+def info_of(gradients: torch.Tensor, **more: Any) -> dict[str, Any]:
+    """What rasterize would say of one view, with these gradients (N, 2) by pixels."""
+    means = torch.zeros(1, *gradients.shape, requires_grad=True)
+    means.grad = gradients[None].clone()
+    means.absgrad = gradients[None].abs()  # pyright: ignore[reportAttributeAccessIssue]
+    count = len(gradients)
+    found = {
+        "means2d": means,
+        "radii": torch.ones(1, count, 2, dtype=torch.int32),
+        "depths": torch.ones(1, count),
+        "weights": torch.ones(1, count),
+        "pixel_counts": torch.ones(1, count, dtype=torch.int32),
+        "width": 2,
+        "height": 2,
+        "n_cameras": 1,
+    }
+    return found | {name: value[None] if isinstance(value, torch.Tensor) else value for name, value in more.items()}
+
+
+def moments(optimizers: dict[str, Any], params: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: optimizers[name].state[params[name]]["exp_avg"] for name in params}
+
+
+def consistent(params: dict[str, Any], optimizers: dict[str, Any], state: dict[str, Any], count: int) -> None:
+    for name, value in params.items():
+        assert len(value) == count
+        assert optimizers[name].param_groups[0]["params"] == [value]
+        assert list(optimizers[name].state) == [value]
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert optimizers[name].state[value][key].shape == value.shape
+        assert torch.isfinite(value).all()
+    assert len(state["number"]) == count
+
+
+@given(chosen=st.lists(st.booleans(), min_size=1, max_size=12), seed=st.integers(0, 999))
+def test_operations_conserve_what_they_should(chosen: list[bool], seed: int) -> None:
+    mask, count = torch.tensor(chosen), len(chosen)
+    number = int(mask.sum())
+
+    params, optimizers, state = trained(count, seed)
+    before, old = {k: v.detach().clone() for k, v in params.items()}, moments(optimizers, params)
+    duplicate(params, optimizers, state, mask)
+    consistent(params, optimizers, state, count + number)
+    for name, value in before.items():
+        assert torch.equal(params[name].detach(), torch.cat([value, value[mask]]))
+        assert torch.equal(moments(optimizers, params)[name][:count], old[name])
+        assert not moments(optimizers, params)[name][count:].any()
+
+    params, optimizers, state = trained(count, seed)
+    split(params, optimizers, state, mask, torch.Generator().manual_seed(0))
+    consistent(params, optimizers, state, count + number)  # one goes, two come
+    kept = count - number
+    assert torch.equal(params["means"][:kept].detach(), before["means"][~mask])
+    assert torch.equal(moments(optimizers, params)["means"][:kept], old["means"][~mask])
+    torch.testing.assert_close(params["scales"][kept:].detach(), before["scales"][mask].repeat(2, 1) - math.log(1.6))
+    assert torch.equal(state["number"][kept:], mask.nonzero()[:, 0].repeat(2))
+
+    params, optimizers, state = trained(count, seed)
+    remove(params, optimizers, state, mask)
+    consistent(params, optimizers, state, kept)
+    assert torch.equal(state["number"], (~mask).nonzero()[:, 0])
+
+
+def test_split_draws_from_the_gaussian_itself() -> None:
+    params, optimizers, state = trained(1)
+    params["scales"].data[:] = torch.tensor([[0.0, -2, -4]])
+    params["quats"].data[:] = torch.tensor([[1.0, 0, 0, 1]])  # a quarter turn about z
+    centre = params["means"].detach().clone()
+    duplicate(params, optimizers, state, torch.ones(1, dtype=torch.bool))
+    for _ in range(11):
+        duplicate(params, optimizers, state, torch.ones(len(params["means"]), dtype=torch.bool))
+    every = torch.ones(len(params["means"]), dtype=torch.bool)
+    split(params, optimizers, state, every, torch.Generator().manual_seed(0))
+    deviations = (params["means"].detach() - centre).std(0)
+    torch.testing.assert_close(deviations, torch.tensor([math.exp(-2), 1.0, math.exp(-4)]), rtol=0.05, atol=0)
+
+
+def test_reset_lowers_opacities_only() -> None:
+    params, optimizers, _ = trained(6)
+    before = params["opacities"].detach().clone()
+    reset_opacities(params, optimizers, 0.3)
+    limit = torch.logit(torch.tensor(0.3))
+    torch.testing.assert_close(params["opacities"].detach(), before.clamp(max=limit.item()))
+    assert not moments(optimizers, params)["opacities"].any()
+    assert moments(optimizers, params)["means"].any()
+
+
+def test_importance_weighs_views_and_a_plain_mean_dilutes() -> None:
+    """Two views: one shows the Gaussian at 0.8 with gradient 1, the other at 0.02 with gradient 0.01."""
+    found = {}
+    for criterion in (MeanGradient(), ImportanceWeightedGradient()):
+        total = weight = torch.zeros(1)
+        for gradient, sums, pixels in ((1.0, 8.0, 10), (0.01, 2.0, 100)):
+            info = info_of(
+                torch.tensor([[gradient, 0.0]]), weights=torch.tensor([sums]), pixel_counts=torch.tensor([pixels])
+            )
+            value, share = criterion.measure(info, 0, 1.0)
+            total, weight = total + value * share, weight + share
+        found[type(criterion).__name__] = (total / weight).item()
+    assert found["MeanGradient"] == pytest.approx((1 + 0.01) / 2)
+    assert found["ImportanceWeightedGradient"] == pytest.approx((0.8 * 1 + 0.02 * 0.01) / 0.82)
+    unseen = info_of(torch.zeros(1, 2), weights=torch.zeros(1), pixel_counts=torch.zeros(1, dtype=torch.int32))
+    assert ImportanceWeightedGradient().measure(unseen, 0, 1.0)[1].tolist() == [0.0]
+
+
+def test_pixel_weights_are_counts_and_damped_when_near() -> None:
+    info = info_of(
+        torch.tensor([[3.0, 4.0], [3.0, 4.0]]), pixel_counts=torch.tensor([7, 9]), depths=torch.tensor([0.1, 5.0])
+    )
+    value, weight = PixelWeightedGradient(near=0.4).measure(info, 0, 0.5)
+    torch.testing.assert_close(value, torch.tensor([5 * 0.25, 5.0]))
+    assert weight.tolist() == [7.0, 9.0]
+
+
+def test_gradients_are_in_normalized_device_coordinates() -> None:
+    info = info_of(torch.tensor([[0.3, 0.4]]), width=20, height=10)
+    assert MeanGradient().measure(info, 0, 1.0)[0].item() == pytest.approx(math.hypot(3, 2))
+
+
+@given(st.lists(st.floats(-6, 3), min_size=3, max_size=3))
+def test_needles_become_half_as_wide_as_long(logs: list[float]) -> None:
+    params, optimizers, _ = trained(1)
+    params["scales"].data[:] = torch.tensor([logs])
+    axes = torch.tensor(logs).exp()
+    ordered = axes.sort().values
+    share = (ordered[2] / axes.sum()).item()
+    changed = NeedlePerturbation().apply(params, optimizers)
+    found = params["scales"].detach()[0].exp()
+    if not 0.8 < share < 0.999:
+        assert changed == 0
+        torch.testing.assert_close(found, axes)
+        return
+    assert changed == 1
+    factor = (ordered[2] / 2 / ordered[1]).item()
+    assert factor > 2
+    expected = torch.where(axes == ordered[2], axes, axes * factor)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found.sort().values[1], ordered[2] / 2)
+    assert not moments(optimizers, params)["scales"].any()
+
+
+def test_density_clone_goes_as_far_as_the_neighbours_are() -> None:
+    params, optimizers, state = trained(4000)
+    mask = torch.arange(4000) % 2 == 0
+    expected = neighbour_distances(params["means"].detach())[mask]
+    before = params["means"].detach()[mask]
+    DensityClone().apply(params, optimizers, state, mask, torch.Generator().manual_seed(0))
+    moved = (params["means"].detach()[4000:] - before) / expected[:, None]
+    torch.testing.assert_close(moved.std(0), torch.ones(3), rtol=0.05, atol=0)
+
+
+def test_quantile_prune() -> None:
+    prune = QuantilePrune(share=0.25, cap=0.05)
+    opacities = torch.tensor([0.04, 0.01, 0.02, 0.03, 0.5, 0.6, 0.7, 0.8])
+    assert prune.chosen(opacities, 100, 10).nonzero()[:, 0].tolist() == [1, 2]  # below the third lowest, 0.03
+    assert prune.chosen(opacities + 0.1, 100, 10).sum() == 0  # capped at 0.05
+    assert prune.chosen(torch.full((100,), 0.01), 100, 10).sum() == 0  # ties stay
+    assert prune.chosen(opacities, 9, 10).sum() == 0  # right after a reset
+    assert prune.chosen(opacities[:3], 100, 10).sum() == 0  # not one of three
+
+
+def test_energies_fall_less_than_pixels_and_schedules_do_not_rise() -> None:
+    random = torch.Generator().manual_seed(0)
+    image = torch.nn.functional.interpolate(torch.rand(1, 3, 30, 40, generator=random), (210, 280), mode="bicubic")
+    photo = image[0].permute(1, 2, 0)
+    assert energy(photo, 1) == pytest.approx(torch.fft.fft2(photo.permute(2, 0, 1)).abs().sum().item(), rel=1e-5)
+    constant = torch.full((96, 96, 3), 0.5)  # only the mean: r^2 makes up for the pixels
+    assert energy(constant, 2) == pytest.approx(energy(constant, 1), rel=1e-4)
+    ends = EnergySchedule().ends([photo], 1000)
+    assert len(ends) == 210 // 48
+    assert ends[0] == 1000
+    assert ends == sorted(ends, reverse=True)
+    assert factor_at(ends, 0) == len(ends)
+    assert factor_at(ends, ends[1]) == 1
+    assert factor_at(ends, ends[1] - 1) == 2
+    assert factor_at(ends, 5000) == 1
+    factors = [factor_at(ends, step) for step in range(1200)]
+    assert factors == sorted(factors, reverse=True)
+
+
+def stepped(strategy: Densification, state: dict[str, Any], large: bool, steps: range, count: int = 5) -> int:
+    """How many Gaussians there are after steps in which the first one has a large gradient."""
+    params, optimizers, _ = trained(count)
+    params["scales"].data[:] = math.log(0.05 if large else 0.005)
+    params["opacities"].data[:] = 2.0
+    for step in steps:
+        gradients = torch.zeros(len(params["means"]), 2)
+        gradients[0] = 1.0
+        strategy.step_post_backward(params, optimizers, state, step, info_of(gradients))
+    return len(params["means"])
+
+
+def test_small_ones_are_cloned_large_ones_split_when_it_is_time() -> None:
+    strategy = Densification(start=0, stop=100, every=10, reset_every=0)
+    for large in (False, True):
+        state = strategy.initialize_state(1.0)
+        assert stepped(strategy, state, large, range(1, 11)) == 6
+        assert int(state["clones"].sum()) == (0 if large else 1)
+        assert int(state["splits"].sum()) == (2 if large else 0)
+        assert (state["origin"] == 0).sum() == 2
+        assert stepped(strategy, strategy.initialize_state(1.0), large, range(1, 10)) == 5
+        assert stepped(strategy, strategy.initialize_state(1.0), large, range(101, 120)) == 5
+    waiting = Densification(start=0, stop=100, every=10, reset_every=0, clone_from=50)
+    assert stepped(waiting, waiting.initialize_state(1.0), False, range(1, 11)) == 5
+    assert stepped(waiting, waiting.initialize_state(1.0), True, range(1, 11)) == 6
+    assert stepped(waiting, waiting.initialize_state(1.0), False, range(30, 31)) == 6  # starved: nothing to split
+
+
+def test_a_budget_is_kept_and_the_most_wanted_go_first() -> None:
+    strategy = Densification(start=0, stop=100, every=1, reset_every=0, budget=7)
+    params, optimizers, _ = trained(5)
+    params["scales"].data[:] = math.log(0.005)
+    params["opacities"].data[:] = 2.0
+    gradients = torch.tensor([[1.0, 0], [5.0, 0], [2.0, 0], [4.0, 0], [3.0, 0]])
+    state = strategy.initialize_state(1.0)
+    strategy.step_post_backward(params, optimizers, state, 1, info_of(gradients))
+    assert len(params["means"]) == 7
+    assert state["origin"][5:].tolist() == [1, 3]
+    strategy.step_post_backward(params, optimizers, state, 2, info_of(torch.ones(7, 2)))
+    assert len(params["means"]) == 7
+
+
+PRESETS = [
+    strategies.vanilla,
+    strategies.absgs,
+    strategies.pixelgs,
+    strategies.global_to_local,
+    strategies.reactivate,
+    strategies.global_to_local_reactivate,
+]
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.__name__)
+def test_presets_at_full_length_are_the_published_ones(preset: Any) -> None:
+    made = preset()
+    assert (made.start, made.every, made.reset_every) == (500, 100, 3000)
+    assert made.stop == (25_000 if "global" in preset.__name__ else 15_000)
+    assert preset(3000).stop == made.stop // 10
+    assert preset(budget=9).budget == 9
+    reacts = "reactivate" in preset.__name__
+    assert (made.needles is not None) == reacts
+    assert made.threshold == {strategies.absgs: 8e-4}.get(preset, 3e-4 if reacts else 2e-4)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"start": 9, "stop": 3}, r"0 <= start <= stop.*got start=9, stop=3"),
+    ({"every": 0}, r"every >= 1"),
+    ({"threshold": 0.0}, r"thresholds must be above 0, got 0.0"),
+    ({"budget": 0}, r"budget must be at least 1, got 0"),
+    ({"clone_from": "later"}, r'clone_from must be a step or "auto", got \'later\''),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), BAD)
+def test_refuses_what_makes_no_sense(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Densification(**wrong)
+
+
+def test_refuses_parameters_without_optimizers_and_schedules_without_photos() -> None:
+    params, optimizers, _ = trained(3)
+    strategies.vanilla().check_sanity(params, optimizers)
+    with pytest.raises(InputError, match="parameter 'quats' needs an optimizer of its own"):
+        strategies.vanilla().check_sanity(params, {k: v for k, v in optimizers.items() if k != "quats"})
+    with pytest.raises(InputError, match="needs the parameter 'means'"):
+        strategies.vanilla().check_sanity({}, {})
+    with pytest.raises(InputError, match="needs the training photos"):
+        strategies.global_to_local().initialize_state(1.0)
+    with pytest.raises(InputError, match="share must be in"):
+        QuantilePrune(share=1.0)
+    with pytest.raises(InputError, match="steps must be at least 1"):
+        strategies.vanilla(0)
+
+
+def test_equal_gaussians_that_share_look_like_the_one() -> None:
+    """Equation 9 keeps the opacity in the centre and the sum over the image in one dimension."""
+    opacities, scales = torch.tensor([0.9, 0.3, 0.6]), torch.tensor([[0.5, 1.0, 2.0]]).expand(3, -1)
+    copies = torch.tensor([1, 2, 7])
+    made, sizes = shared(opacities, scales, copies)
+    torch.testing.assert_close(made[0], opacities[0])
+    torch.testing.assert_close(sizes[0], scales[0])
+    torch.testing.assert_close(1 - (1 - made) ** copies, opacities)
+    x = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    for i in range(3):
+        one = opacities[i] * torch.exp(-(x**2) / 2 / scales[i, 1] ** 2)
+        alpha = made[i].double() * torch.exp(-(x**2) / 2 / sizes[i, 1].double() ** 2)
+        assert (1 - (1 - alpha) ** copies[i]).sum().item() == pytest.approx(one.sum().item(), rel=1e-4)
+
+
+def test_mcmc_moves_the_dead_and_grows_to_its_budget() -> None:
+    params, optimizers, state = trained(40)
+    params["opacities"].data[:] = 2.0
+    params["opacities"].data[:5] = -8.0
+    means = params["means"].detach().clone()
+    strategy = Mcmc(start=0, stop=100, every=10, budget=41, noise=0.0)
+    strategy.step_post_backward(params, optimizers, state, 10, {})
+    consistent(params, optimizers, state, 41)
+    assert (params["opacities"].detach().sigmoid() > 0.005).all()
+    assert (params["means"].detach()[:5, None] == means[None, 5:]).all(-1).any(1).all()
+    assert torch.equal(params["means"].detach()[5:40], means[5:])
+    strategy.step_post_backward(params, optimizers, state, 20, {})
+    assert len(params["means"]) == 41
+    with pytest.raises(InputError, match="budget and every must be at least 1"):
+        Mcmc(budget=0)
+    with pytest.raises(InputError, match="dead must be in"):
+        Mcmc(dead=0.0)
+
+
+def test_only_faint_gaussians_tremble_and_as_wide_as_they_are() -> None:
+    params, _, _ = trained(3000)
+    params["opacities"].data[:] = 3.0
+    params["opacities"].data[1000:] = -12.0
+    params["scales"].data[:] = torch.tensor([0.5, 1.0, 2.0]).log()
+    params["quats"].data[:] = torch.tensor([1.0, 0, 0, 0])
+    before = params["means"].detach().clone()
+    tremble(params, 0.1, torch.Generator().manual_seed(0))
+    moved = params["means"].detach() - before
+    assert moved[:1000].abs().max() < 1e-6
+    faint = 1 / (1 + math.exp(-0.5))
+    expected = 0.1 * faint * torch.tensor([0.25, 1, 4])
+    torch.testing.assert_close(moved[1000:].std(0), expected, rtol=0.05, atol=0)
