@@ -113,7 +113,7 @@ def main(tokens: int) -> None:
     write_json(RESULTS, found | ({"rwkv": kept} if kept else {}))
 
 
-def outside(folder: Path, count: int = 32, width: int = 128) -> None:
+def outside(folder: Path, count: int = 16, width: int = 128) -> None:
     """The part on the RWKV, on the language reference of Python, which it never saw; added to the results."""
     from pydoc_data.topics import topics
 

@@ -28,6 +28,8 @@ def main(out: Path) -> None:
     begin = time.monotonic()
     torch.set_num_threads(1)
     results: dict[str, Any] = {"problems": PROBLEMS, "seeds": SEEDS, "noises": {}}
+    results["card"] = hardy.zoo.card("tiny-reasoner")["held_out"]
+    results["versions"] = {"torch": torch.__version__, "hardy": hardy.__version__, "python": sys.version.split()[0]}
     for noise, levels in LEVELS.items():
         report = reasoning(
             noise=noise, levels=levels, problems=PROBLEMS, seeds=SEEDS, workers=1, out=out / noise
@@ -43,10 +45,8 @@ def main(out: Path) -> None:
             metric: {row.condition: {"mean": row.value, "std": row.spread, "n": row.n} for row in report.select(metric)}
             for metric in ("accuracy", "tokens", "unfinished")
         }
-    results["card"] = hardy.zoo.card("tiny-reasoner")["held_out"]
-    results["versions"] = {"torch": torch.__version__, "hardy": hardy.__version__, "python": sys.version.split()[0]}
-    results["seconds"] = time.monotonic() - begin
-    write_json(RESULTS, results)
+        results["seconds"] = time.monotonic() - begin
+        write_json(RESULTS, results)  # at once: the next noise takes as long again
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_a_file_of_tasks_for_another_model_on_a_chip_with_converters(micro_llama
     assert not report.notes
     assert {row.condition for row in report.select("unfinished")} == {"direct, no noise", "direct, on the chip"}
     with pytest.raises(InputError, match="written for tiny-reasoner"):
-        reasoning(str(micro_llama))
+        reasoning(str(micro_llama), copies=1)
 
 
 def test_embedded_tasks_are_held_out_mixed_and_answered_by_their_lines() -> None:

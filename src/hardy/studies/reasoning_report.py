@@ -48,7 +48,6 @@ def row_of(metric: str, way: str, place: str, level: str, group: Sequence[Cell],
         n=len(each),
         seeds=tuple(each),
         baseline=condition(way, ONCE, "") if level else None,
-        details={"way": way, "place": place, "level": level},
     )
 
 
@@ -96,15 +95,14 @@ def sentences(
 
 def figures(rows: Sequence[Row], ways: Sequence[str], chips: Mapping[str, Chip], numbered: bool) -> tuple[Lines, ...]:
     """Accuracy, length and unfinished answers against noise; accuracy by where copies are."""
-    x_of = {"": 0.0} | {level: float(level.split()[-1]) if numbered else 1.0 for level in chips}
+    found = {(row.metric, row.condition): row for row in rows}
+    x_of = {level: float(level.split()[-1]) if numbered else 1.0 for level in chips}
 
     def lines(metric: str, title: str, label: str, series: Sequence[tuple[str, str]]) -> Lines:
         drawn = []
         for way, place in series:
-            mine = [row for row in rows if (row.metric, row.details["way"]) == (metric, way)]
-            here = {str(row.details["level"]): row for row in mine if row.details["place"] == place}
-            quiet = [row for row in mine if not row.details["level"]]
-            points = [(0.0, row) for row in quiet] + [(x_of[level], row) for level, row in here.items() if level]
+            at = [(0.0, condition(way, ONCE, "")), *((x, condition(way, place, level)) for level, x in x_of.items())]
+            points = [(x, found[metric, name]) for x, name in at if (metric, name) in found]
             drawn.append(
                 Series(
                     label=condition(way, place, "").removesuffix(", no noise"),
@@ -124,7 +122,7 @@ def figures(rows: Sequence[Row], ways: Sequence[str], chips: Mapping[str, Chip],
         lines("unfinished", "Answers without an end or a number", "share of problems", asked),
     ]
     for way in ways:
-        series = [(way, place) for place in (ONCE, *THIRDS) if any(row.details["place"] == place for row in rows)]
-        if way in COMPARED and len(series) > 1:
+        series = [(way, place) for place in (ONCE, *THIRDS)]
+        if way in COMPARED and any(("accuracy", condition(way, THIRDS[0], level)) in found for level in chips):
             drawn.append(lines("accuracy", f"Right answers with copies, {way}", "share of problems", series))
     return tuple(drawn)
