@@ -183,6 +183,113 @@ def fields_block() -> str:
     return "\n".join(lines)
 
 
+def _with_chips(row: dict[str, Any], value: str, digits: int) -> str:
+    """A mean, and its standard deviation over chip instances, if there was noise."""
+    spread = row["sd_over_instances"]
+    return f"{row[value]:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+def noise_aware_block() -> str:
+    """Training through noise on two models, with its spread over chip instances."""
+    parts = result_of("noise_aware")
+    vision, language = parts["vision"], parts["language"]
+    levels = list(dict.fromkeys(row["noise"] for row in vision["rows"]))
+    percents = [f"{100 * level:g} %" for level in levels]
+    lines = [
+        "| training | " + " | ".join(f"accuracy, {p}" for p in percents) + " | "
+        + " | ".join(f"perplexity, {p}" for p in percents) + " |",
+        "|---" + "|---:" * (2 * len(levels)) + "|",
+    ]  # fmt: skip
+    for way in dict.fromkeys(row["way"] for row in vision["rows"]):
+        cells = [
+            _with_chips(row, "mean", digits)
+            for part, digits in ((vision, 1), (language, 2))
+            for row in part["rows"]
+            if row["way"] == way
+        ]
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def noise_cost_block() -> str:
+    """Step time and peak memory of the gradients, by simulator."""
+    lines = ["| | simulator | gradient | step, s | peak memory, MB |", "|---|---|---|---:|---:|"]
+    lines += [
+        f"| {row['task']} | {row['noise']} | {row['way']} | {row['step_s']:.3f} | {row['peak_mb']:.0f} |"
+        for row in result_of("noise_aware")["cost"]["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def halora_block() -> str:
+    """Adapters on a noisy base, with the spread over training seeds."""
+    result = result_of("halora")
+    levels = list(dict.fromkeys(row["noise"] for row in result["rows"]))
+    lines = [
+        "| adapters | " + " | ".join(f"noise {100 * level:g} %" for level in levels) + " |",
+        "|---" + "|---:" * len(levels) + "|",
+    ]
+    for way in dict.fromkeys(row["way"] for row in result["rows"]):
+        cells = [
+            f"{100 * row['accuracy']:.1f} ± {100 * row['sd_over_seeds']:.1f}"
+            for row in result["rows"]
+            if row["way"] == way
+        ]
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def chip_block() -> str:
+    """What an analog layer costs in time beside a digital one."""
+    speed = result_of("chip")["speed"]
+    lines = ["| forward and backward, one thread | times nn.Linear |", "|---|---:|"]
+    lines += [f"| {row['layer']} | {row['ratio_of_median']:.2f} |" for row in speed["rows"]]
+    return "\n".join(lines)
+
+
+def splat_block() -> str:
+    """Strategies of densification on each scene, and the rasterizer's speed."""
+    lines = []
+    for file in sorted(RESULTS.glob("splat-*.json")):
+        result = result_of(file.stem)
+        scene, seeds = result["scene"], len(result["seeds"])
+        budget = f"at most {result['budget']} Gaussians" if result["budget"] else "no limit on Gaussians"
+        lines += [
+            f"{scene['name'].capitalize()}, {scene['width']} x {scene['height']}, {scene['views']} training views, "
+            f"{result['steps']} steps, {budget}; held-out views, mean ± standard deviation over {seeds} seeds. Work is "
+            "pairs of pixel and Gaussian, to the end and until vanilla's last PSNR was reached, as shares of vanilla's "
+            f"(`{result['command'].split(' --only')[0]}`):",
+            "",
+            "| strategy | PSNR, dB | SSIM | Gaussians | work | work to vanilla's PSNR |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        base = next(row for row in result["rows"] if row["strategy"] == "vanilla")
+        for row in result["rows"]:
+            spread = "" if row["psnr_spread"] is None else f" ± {row['psnr_spread']:.2f}"
+            share = row["pairs_to_vanilla"]
+            reached = f"{row['reached']} of {row['seeds']} did" if share is None else f"{share:.2f}"
+            lines.append(
+                f"| {row['strategy']} | {row['psnr']:.2f}{spread} | {row['ssim']:.3f} | {row['gaussians']:,.0f} | "
+                f"{row['pairs'] / base['pairs']:.2f} | {reached} |"
+            )
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+def rasterizer_block() -> str:
+    """Forward and backward of the rasterizer by instruction set and threads."""
+    lines = [
+        "| Gaussians, size | path | threads | forward, ms | backward, ms | million pairs per second |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['gaussians']:,}, {row['width']} x {row['height']} | {row['path']} | {row['threads']} | "
+        f"{row['forward_ms']:.0f} | {row['backward_ms']:.0f} | {row['million_pairs_per_second']:.0f} |"
+        for row in result_of("rasterize")["rows"]
+    ]
+    return "\n".join(lines)
+
+
 BLOCKS = {
     "survival": survival_block,
     "zoo": zoo_block,
@@ -190,6 +297,12 @@ BLOCKS = {
     "kernels": kernels_block,
     "decode": decode_block,
     "fields": fields_block,
+    "chip": chip_block,
+    "noise-aware": noise_aware_block,
+    "noise-cost": noise_cost_block,
+    "halora": halora_block,
+    "splat": splat_block,
+    "rasterizer": rasterizer_block,
 }
 
 

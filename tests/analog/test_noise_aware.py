@@ -257,6 +257,14 @@ def test_every_sample_meets_a_chip_of_its_own() -> None:
     assert model[0].weight.grad is not None
 
 
+def test_every_sample_is_read_on_its_own() -> None:
+    model = seeded(lambda: nn.Sequential(nn.Linear(6, 3, bias=False))).train()
+    NoiseAware(chip=Chip(device=AdditiveDevice(read=0.1)), select="linear", resample="sample").apply(model)
+    y = model(torch.ones(3, 6))
+    assert not torch.equal(y[0], y[1])
+    assert not torch.equal(y[1], y[2])
+
+
 def test_warmup_grows_to_the_full_noise(x: torch.Tensor) -> None:
     """The deviation of step n is that of the full noise times n / warmup_steps, until it is whole."""
     weight = seeded(lambda: nn.Linear(6, 3, bias=False)).weight.detach()

@@ -2,12 +2,18 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from hardy.analog import Deploy, Redundancy
 from hardy.core import chain
+from hardy.core.report import Report
 from hardy.errors import InputError
-from hardy.studies import repair
-from hardy.studies.measure import measure, settings_for
+from hardy.hardware.chip import Chip
+from hardy.hardware.device import AdditiveDevice
+from hardy.studies import Plan, repair, repairs, survival
+from hardy.studies.adapters import adapters_on, whole_layers
+from hardy.studies.measure import load_dense, measure, settings_for
+from hardy.studies.repair import WITHOUT_NOISE
 
 SMALL = {"seeds": 2, "tokens": 64, "window": 32, "workers": 1}
 
@@ -24,7 +30,7 @@ def test_redundancy_is_measured_on_every_chip_instance_and_paid_for(
 ) -> None:
     run = {**SMALL, "text": text, "out": tmp_path / "study", "copies": 3}
     report = repair(str(micro_llama), by="redundancy", chip="pcm", **run)
-    assert not report.notes
+    assert not [note for note in report.notes if "seed" in note]
     names = tuple(
         f"model.layers.0.{part}_proj"
         for part in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
@@ -47,7 +53,7 @@ def test_redundancy_is_measured_on_every_chip_instance_and_paid_for(
 @pytest.mark.parametrize(("model", "by"), [("tiny-mamba", "hpd"), ("tiny-moe", "romer")])
 def test_the_other_repairs(model: str, by, text: str) -> None:
     report = repair(model, by=by, text=text, **{**SMALL, "seeds": 1})
-    assert not report.notes
+    assert not [note for note in report.notes if "seed" in note]
     assert math.isfinite(report.value("perplexity", by))
     assert report.value("extra_arrays", by) == 0
     assert report.value("sram_bits", by) == {"hpd": 16 * 128 * 256, "romer": 32 * 64}[by]
@@ -55,13 +61,87 @@ def test_the_other_repairs(model: str, by, text: str) -> None:
 
 def test_what_it_refuses(micro_llama: Path, text: str) -> None:
     for fields, message in (
-        ({"by": "redundncy"}, "repair must be one of hpd, romer, redundancy, got 'redundncy'; did you mean"),
+        ({"by": "redundncy"}, "repair must be one of hpd, romer, redundancy, halora, got 'redundncy'; did you mean"),
         ({"by": "hpd", "seeds": 0}, "seeds must be at least 1, got 0"),
         ({"by": "hpd"}, "selection 'ssm.out' matches nothing"),
         ({"by": "romer"}, "has no mixture of experts"),
         ({"by": "romer", "layers": "0"}, "romer repairs all experts and routers"),
         ({"by": "redundancy", "copies": 0}, "copies must be an integer from 1 to 64, got 0"),
         ({"by": "redundancy", "chip": "rerm-wan"}, "no chip 'rerm-wan'"),
+        ({"by": "halora", "steps": 0}, "steps must be at least 1, got 0"),
+        ({"by": "halora", "rank": 0}, "rank must be a positive integer, got 0"),
+        ({"by": "halora", "learning_rate": -1.0}, "learning rate must be above 0, got -1.0"),
+        ({"by": "halora", "where": "router"}, "selection 'router' matches nothing"),
     ):
         with pytest.raises(InputError, match=message):
             repair(str(micro_llama), **{**SMALL, "text": text, **fields})  # pyright: ignore[reportArgumentType]
+
+
+def test_adapters_are_trained_once_and_stay_digital(micro_llama: Path, text: str, tmp_path: Path) -> None:
+    run = {**SMALL, "text": text, "out": tmp_path / "study", "steps": 3, "rank": 2, "learning_rate": 1e-2}
+    report = repair(str(micro_llama), by="halora", chip="reram-wan", **run)  # pyright: ignore[reportArgumentType]
+    assert not [note for note in report.notes if "seed" in note]
+    assert {row.condition for row in report.select("perplexity")} == {
+        "unmodified", "on the chip", "halora", WITHOUT_NOISE,
+    }  # fmt: skip
+    model, _ = load_dense(str(micro_llama))
+    shapes = [model.get_submodule(name).weight.shape for name in whole_layers(model, None, None)]
+    assert report.value("digital_macs", "halora") == sum(2 * (rows + columns) for rows, columns in shapes)
+    assert report.value("sram_bits", "halora") == 16 * report.value("digital_macs", "halora")
+    stored = sorted((tmp_path / "study" / "adapters").glob("*/adapter_model.safetensors"))
+    assert len(stored) == 2
+    written = [file.stat().st_mtime_ns for file in stored]
+    again = repair(str(micro_llama), by="halora", chip="reram-wan", **run)  # pyright: ignore[reportArgumentType]
+    assert again.rows == report.rows
+    assert [file.stat().st_mtime_ns for file in stored] == written
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    ids = torch.arange(8)[None]
+    clean = model(ids).logits
+    with adapters_on(model, stored[0].parent):
+        adapted = model(ids).logits
+        with Deploy(chip="reram-wan", seed=1).apply(model):
+            layers = [module for name, module in model.named_modules() if name.endswith("q_proj.lora_A.default")]
+            assert layers
+            assert all(type(layer) is torch.nn.Linear for layer in layers)
+            assert not torch.equal(model(ids).logits, adapted)
+        with pytest.raises(InputError, match="cannot be merged"):
+            next(m for m in model.modules() if hasattr(m, "lora_A")).merge()  # pyright: ignore[reportCallIssue]
+    assert not torch.equal(adapted, clean)
+    assert torch.equal(model(ids).logits, clean)
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+
+
+def test_several_repairs_are_one_table(text: str, tmp_path: Path) -> None:
+    report = repairs("tiny-llama", ["suited"], out=tmp_path / "all", chip="reram-wan", text=text, **SMALL)  # pyright: ignore[reportArgumentType]
+    rows = {row.condition: row for row in report.select("recovered")}
+    assert set(rows) == {"redundancy", "redundancy, control"}
+    alone = Report.load(tmp_path / "all" / "redundancy")
+    assert rows["redundancy"].value == alone.value("recovered", "redundancy")
+    assert rows["redundancy"].details == {
+        "arrays": alone.value("extra_arrays", "redundancy"), "digital MACs": 0, "SRAM bits": 0,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="there is no repair 'redundncy'; did you mean redundancy"):
+        repairs("tiny-llama", ["redundncy"])
+
+
+def test_nothing_lost_is_said(micro_llama: Path, text: str) -> None:
+    chip = Chip(device=AdditiveDevice())
+    report = repair(str(micro_llama), by="redundancy", chip=chip, text=text, **SMALL)  # pyright: ignore[reportArgumentType]
+    assert not report.select("recovered")
+    assert report.notes == ("The chip took no perplexity away: there is nothing to recover.",)
+
+
+def test_a_survival_study_takes_repairs_in(text: str, tmp_path: Path) -> None:
+    plan = Plan(bits=(8,), additive=(), proportional=(), seeds=1, keep=(0.02,), where="mlp.down")
+    options = {"plan": plan, "text": text, "tokens": 64, "window": 32, "workers": 1, "chip": "reram-wan"}
+    with pytest.raises(InputError, match="there is no repair 'hdp'"):
+        survival("tiny-llama", out=tmp_path / "study", repairs=("hdp",), **options)  # pyright: ignore[reportArgumentType]
+    report = survival("tiny-llama", out=tmp_path / "study", repairs=("redundancy",), **options)  # pyright: ignore[reportArgumentType]
+    assert len(report.select("recovered")) == 2
+    assert report.figures[-1].title == "Perplexity recovered"
+    assert Report.load(tmp_path / "study").rows == report.rows

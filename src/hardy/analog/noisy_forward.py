@@ -141,9 +141,9 @@ class NoisyForward:
     def noisy(self, x: torch.Tensor, weight: torch.Tensor, *sample: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The output for `x`, and the noisy weight in the shape of the parameter."""
         held = self.held(weight, *sample)
-        if not isinstance(self.noise, Chip) or not (self.noise.has_range or _reads(held)):
+        if not isinstance(self.noise, Chip) or not self.noise.has_range:
             noisy = self.assembled(weight, held)
-            return self.plain_with(x, noisy, self.module.bias), noisy  # pyright: ignore[reportArgumentType]
+            return self.read(x, noisy, held, *sample), noisy
         # What Deploy would put there, for this one pass.
         parts = zip(self.sites, self.peripheries, held, strict=True)
         arrays = [self.array(site, periphery, part, self.steps, *sample) for site, periphery, part in parts]
@@ -200,20 +200,23 @@ class NoisyForward:
 
     def through_the_noise(self, x: torch.Tensor) -> torch.Tensor:
         """The output with every step from the weight to it on the graph, reads included."""
-        weight: Any = self.module.weight
+        held = self.held(self.module.weight)  # pyright: ignore[reportArgumentType]
+        return self.read(x, self.assembled(self.module.weight, held), held)  # pyright: ignore[reportArgumentType]
+
+    def read(self, x: torch.Tensor, noisy: torch.Tensor, held: list[Held], *sample: int) -> torch.Tensor:
+        """The output of a noisy weight without converters; the noise of all reads of an output is drawn at once."""
         bias: Any = self.module.bias
-        held = self.held(weight)
-        y = self.plain_with(x, self.assembled(weight, held), bias)
+        y = self.plain_with(x, noisy, bias)
         if not _reads(held):
             return y
         variances = [
             torch.zeros_like(part.weight) if part.read_variance is None else part.read_variance.expand_as(part.weight)
             for part in held
         ]
-        still = torch.zeros_like(weight)  # parts that are on no array are read exactly
+        still = torch.zeros_like(noisy)  # parts that are on no array are read exactly
         spread = [dataclasses.replace(part, weight=v) for part, v in zip(held, variances, strict=True)]
         of_output = self.plain_with(x.square(), self.assembled(still, spread), None if bias is None else bias * 0)
-        random = generator(self.seed, "training", "read", self.sites[0].name, self.steps, device=x.device)
+        random = generator(self.seed, "training", "read", self.sites[0].name, self.steps, *sample, device=x.device)
         normal = torch.randn(y.shape, generator=random, device=y.device, dtype=torch.float32).to(y.dtype)
         return y + (of_output + 1e-20).sqrt() * normal  # the root of zero has no gradient
 

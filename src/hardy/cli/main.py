@@ -82,6 +82,12 @@ def study(
     break_noise: Annotated[float, typer.Option(help="Additive noise under which they are.")] = 0.05,
     group_size: GroupSize = 128,
     select: Select = "linear,!head,!router",
+    repairs: Annotated[
+        str, typer.Option(help="Also these on a chip: suited, or of redundancy, hpd, romer, halora by commas.")
+    ] = "",
+    chip: Annotated[
+        str, typer.Option(help="Of the repairs: a preset, a chip as .json, or a .csv table.")
+    ] = "reram-wan",
     tokens: Tokens = 3072,
     window: Window = None,
     backend: Backend = "local",
@@ -89,8 +95,10 @@ def study(
 ) -> None:
     """How a language model survives few bits and noise, where it breaks first, and what protection buys."""
     from hardy.studies import Plan, survival
+    from hardy.studies.repair import RECOVERED
     from hardy.studies.survival_report import AGREEMENT
 
+    named = tuple(name.strip() for name in repairs.split(",") if name.strip())
     plan = Plan(
         bits=numbers(bits, int, "bits"),
         additive=numbers(additive, float, "additive"),
@@ -104,12 +112,13 @@ def study(
     )
     try:
         report = survival(
-            model, text=text, out=out, plan=plan, tokens=tokens, window=window, backend=backend, workers=workers
-        )
+            model, text=text, out=out, plan=plan, repairs=named, chip=chip, tokens=tokens, window=window,
+            backend=backend, workers=workers,
+        )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"\nInterrupted. What is finished is in {out}; the same command goes on from there.", err=True)
         raise typer.Exit(130) from None
-    report.print(metrics=("perplexity", AGREEMENT))
+    report.print(metrics=("perplexity", AGREEMENT, *((RECOVERED,) if named else ())))
     typer.echo(f"Report: {out}/report.html  (hardy report open {out})")
 
 

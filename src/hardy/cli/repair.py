@@ -1,4 +1,4 @@
-"""`hardy repair`: what a repair without training gives back on a chip, and what it costs."""
+"""`hardy repair`: what a repair gives back on a chip, and what it costs."""
 
 from typing import Annotated
 
@@ -6,16 +6,22 @@ import typer
 
 from hardy.cli.options import Backend, Text, Tokens, Window, Workers
 from hardy.cli.simulate import Chip
+from hardy.errors import InputError
 
 
 def repair(
     model: Annotated[str, typer.Argument(help="Zoo name, Hugging Face folder, or hub id.")],
-    by: Annotated[str, typer.Option("--with", help="hpd, romer or redundancy.")],
+    by: Annotated[str, typer.Option("--with", help="hpd, romer, redundancy, halora; several by commas; suited.")],
     chip: Chip = "reram-wan",
     seeds: Annotated[int, typer.Option(help="Chip instances.")] = 10,
-    select: Annotated[str | None, typer.Option(help="What is split (hpd) or copied (redundancy).")] = None,
+    select: Annotated[
+        str | None, typer.Option(help="What is split (hpd), copied (redundancy) or adapted (halora).")
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="In which layers: last, 0, 0:2, 1,5.")] = None,
     copies: Annotated[int, typer.Option(help="Copies of each layer, for redundancy.")] = 2,
+    rank: Annotated[int, typer.Option(help="Of adapters, for halora.")] = 8,
+    steps: Annotated[int, typer.Option(help="Of training adapters, for halora.")] = 200,
+    learning_rate: Annotated[float, typer.Option(help="Of training adapters, for halora.")] = 3e-4,
     text: Text = None,
     out: Annotated[str | None, typer.Option(help="Folder to keep the study and its report in.")] = None,
     tokens: Tokens = 3072,
@@ -25,10 +31,21 @@ def repair(
 ) -> None:
     """Perplexity recovered on a noisy chip against extra arrays, digital multiplications and memory."""
     from hardy.studies.repair import repair as run
+    from hardy.studies.repair import repairs
 
-    options = {"text": text, "out": out, "tokens": tokens, "window": window, "backend": backend, "workers": workers}
+    names = [name.strip() for name in by.split(",") if name.strip()]
+    options = {
+        "chip": chip, "seeds": seeds, "where": select, "layers": layers, "copies": copies, "rank": rank,
+        "steps": steps, "learning_rate": learning_rate, "text": text, "out": out, "tokens": tokens, "window": window,
+        "backend": backend, "workers": workers,
+    }  # fmt: skip
     try:
-        report = run(model, by=by, chip=chip, seeds=seeds, where=select, layers=layers, copies=copies, **options)  # pyright: ignore[reportArgumentType]
+        if len(names) == 1 and names[0] != "suited":
+            report = run(model, by=names[0], **options)  # pyright: ignore[reportArgumentType]
+        else:
+            if select is not None or layers is not None:
+                raise InputError("--select and --layers are for one repair; give --with one of them")
+            report = repairs(model, names, **options)  # pyright: ignore[reportArgumentType]
     except KeyboardInterrupt:
         kept = f" What is finished is in {out}; the same command goes on from there." if out else ""
         typer.echo(f"\nInterrupted.{kept}", err=True)

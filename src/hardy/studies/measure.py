@@ -98,7 +98,7 @@ def measure(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int
     Returns:
         "loss", and what the method reports on all selected weights ("bits_per_weight", "relative_error").
     """
-    model, windows = _loaded(json.dumps(dict(settings)))
+    model, windows = loaded(settings)
     if arguments["method"] is None:
         return {"loss": loss_on(model, windows[arguments["part"]])}
     record = arguments["method"]
@@ -110,10 +110,14 @@ def measure(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int
         return {"loss": loss_on(model, windows[arguments["part"]]), **facts}
 
 
+def loaded(settings: Mapping[str, Any]) -> tuple[PreTrainedModel, dict[str, list[torch.Tensor]]]:
+    """The model, with dense weights, and the windows of both parts of the text; once per process."""
+    return _loaded(json.dumps(dict(settings)))
+
+
 def windows_of(settings: Mapping[str, Any], part: str) -> list[torch.Tensor]:
     """The windows of a `part` of the text that `settings` of `settings_for` describe, each (window,) token ids."""
-    _, windows = _loaded(json.dumps(dict(settings)))
-    return windows[part]
+    return loaded(settings)[1][part]
 
 
 def load_dense(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -22,10 +22,13 @@ from hardy.core.select import LINEAR, Selector, select
 from hardy.core.study import Backend, Cell, Result, Study
 from hardy.core.surgery import weight_of
 from hardy.errors import InputError
+from hardy.hardware.chip import Chip
 from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.studies import fragility, survival_report
 from hardy.studies.measure import INTACT, load_dense, measure, perplexity_of, settings_for
+from hardy.studies.repair import checked
+from hardy.studies.repair import repairs as repaired
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,8 @@ def survival(
     text: str | None = None,
     out: str | Path = "hardy-study",
     plan: Plan | None = None,
+    repairs: Sequence[str] = (),
+    chip: str | Chip = "reram-wan",
     tokens: int = 3072,
     window: int | None = None,
     backend: Backend = "local",
@@ -155,6 +160,9 @@ def survival(
             standard-library modules, some for each purpose.
         out: folder of the study and of report.json, report.md and report.html.
         plan: the conditions.
+        repairs: those that a table sets against extra hardware, each in a study of its own below `out`, on as many
+            chip instances as `plan` has seeds; as `hardy.studies.repairs` takes them.
+        chip: of the repairs.
         tokens: text per measurement.
         window: tokens the model sees at once; by default its context, at most 512.
         backend, workers: where the cells run, as in `Study.results`.
@@ -169,6 +177,7 @@ def survival(
     if len(sites) < 4:
         raise InputError(f"{model} has {len(sites)} layers to choose from; protecting some of them takes at least 4")
     sizes = {site.name: weight_of(loaded, site).numel() for site in sites}
+    wanted = checked(loaded, repairs)
     study = Study(name="survival", run=measure, settings=settings | {"plan": _plain(plan)}, out=Path(out))
     run: dict[str, Any] = {"backend": backend, "workers": workers}
 
@@ -201,6 +210,18 @@ def survival(
         rankings=rankings,
         failures=[result for result in found.values() if result.error],
     )
+    if wanted:
+        more = repaired(
+            model, wanted, out=Path(out) / "repairs", chip=chip, seeds=plan.seeds, text=text, tokens=tokens,
+            window=window, **run,
+        )  # fmt: skip
+        report = dataclasses.replace(
+            report,
+            rows=(*report.rows, *more.rows),
+            figures=(*report.figures, *more.figures),
+            settings=dict(report.settings) | {"repairs": dict(more.settings)},
+            notes=(*report.notes, *more.notes),
+        )
     report.save(out)
     return report
 
