@@ -1,11 +1,13 @@
 """HPD on tiny-mamba: which parts noise hurts, and perplexity under three kinds of noise with and without the split.
 
     python benchmarks/hpd.py
+    python benchmarks/hpd.py rwkv ../shared/data/lm    # the same on a published model, an RWKV of bytes, from outside
 
 Conditions: every projection on the chip as it is; the last output projection split (the paper's choice); the output
 projection split that the sensitivity scan ranks first; one of another, random layer, the control at equal cost; all of
-them. For each with the columns scaled (ours) and plain (the paper's). Ten chip instances each; figures on the
-evaluation text, the scan on the calibration text.
+them. On the RWKV the last output projection of its time mixing is split, a random layer's, or all. For each with the
+columns scaled (ours) and plain (the paper's). Ten chip instances each; figures on the evaluation text, the scan on the
+calibration text.
 """
 
 import statistics
@@ -14,12 +16,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import rwkv
 import torch
 
 import hardy
 from hardy.analog import Deploy, HybridProjection, noise_sensitivity
 from hardy.core import Ranking
-from hardy.core.files import write_json
+from hardy.core.files import read_json, write_json
+from hardy.core.rng import generator
 from hardy.evaluate import mean_loss
 from hardy.hardware import Chip
 from hardy.hardware.device import AdditiveDevice, ProportionalDevice
@@ -104,8 +109,61 @@ def main(tokens: int) -> None:
     found["chips"] = {name: [kind.to_dict() for _, kind in entry] for name, entry in NOISES.items()}
     found["versions"] = {"torch": torch.__version__, "hardy": hardy.__version__, "python": sys.version.split()[0]}
     found["seconds"] = time.monotonic() - begin
-    write_json(RESULTS, found)
+    kept = read_json(RESULTS).get("rwkv") if RESULTS.is_file() else None
+    write_json(RESULTS, found | ({"rwkv": kept} if kept else {}))
+
+
+def outside(folder: Path, count: int = 16, width: int = 128) -> None:
+    """The part on the RWKV, on the language reference of Python, which it never saw; added to the results."""
+    from pydoc_data.topics import topics
+
+    begin = time.monotonic()
+    torch.set_num_threads(1)
+    model = rwkv.Rwkv(rwkv.read(folder / "tiny-rwkv-5v2-730K-FP32.bin"))
+    expected = torch.from_numpy(np.fromfile(folder / "expected-logits-5v2-730K.bin", "<f4"))
+    with torch.inference_mode():
+        error = (model(torch.tensor([list(b'"in')])).logits[0, -1] - expected).abs().max().item()
+        assert error < 1e-4, f"the forward pass is {error} away from the published logits"
+        batches = [rwkv.windows("\n".join(topics[name] for name in sorted(topics)), width, count)]
+        found: dict[str, Any] = {"unmodified": mean_loss(model, batches).exp().item(), "bytes": count * width}
+    outputs = [f"layers.{layer}.time.output" for layer in range(len(model.layers))]
+
+    def conditions(seed: int) -> dict[str, HybridProjection | None]:
+        random = int(torch.randint(len(outputs) - 1, (), generator=generator(seed, "random layer")))
+        splits: dict[str, HybridProjection | None] = {"noisy": None}
+        for name, chosen in (
+            ("last", outputs[-1:]),
+            ("random", [outputs[random]]),
+            ("all output projections", outputs),
+        ):
+            for columns in ("scaled", "plain"):
+                splits[f"HPD {name}, {columns}"] = HybridProjection(select=tuple(chosen), layers=None, columns=columns)
+        return splits
+
+    found |= {"largest error of the logits": error, "noises": {}}
+    for name, strengths in NOISES.items():
+        found["noises"][name] = entry = {}
+        for strength, chip in strengths:
+            values: dict[str, list[float]] = {}
+            for seed in SEEDS:
+                for label, split in conditions(seed).items():
+                    change = split.apply(model) if split is not None else None
+                    with torch.inference_mode(), Deploy(chip=chip, seed=seed).apply(model):
+                        values.setdefault(label, []).append(mean_loss(model, batches).exp().item())
+                    if change is not None:
+                        change.undo()
+            entry[str(strength)] = {
+                label: {"perplexity": statistics.fmean(each), "std": statistics.stdev(each), "instances": each}
+                for label, each in values.items()
+            }
+            for label, row in entry[str(strength)].items():
+                print(f"{name} {strength}: {label}: {row['perplexity']:.3f} ± {row['std']:.3f}", flush=True)
+    results = read_json(RESULTS)
+    write_json(RESULTS, results | {"rwkv": found | {"seconds": time.monotonic() - begin}})
 
 
 if __name__ == "__main__":
-    main(2048)
+    if sys.argv[1:2] == ["rwkv"]:
+        outside(Path(sys.argv[2]))
+    else:
+        main(2048)

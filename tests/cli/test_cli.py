@@ -52,6 +52,7 @@ def test_every_command_has_help(run: Run) -> None:
         ("locate",),
         ("simulate",),
         ("repair",),
+        ("reason",),
         ("zoo", "list"),
         ("zoo", "train"),
         ("zoo", "info"),
@@ -66,8 +67,17 @@ def test_zoo_list_and_info(run: Run) -> None:
     code, out, _ = run("zoo", "list")
     assert code == 0
     assert "tiny-llama" in out
+    assert "bits per byte" in " ".join(out.split())
     code, out, _ = run("zoo", "info", "tiny-llama")
     assert json.loads(out)["name"] == "tiny-llama"
+
+
+def test_a_bad_file_of_tasks_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text('{"answer": 4}\n')
+    code, _, error = run("reason", "tiny-reasoner", "--tasks", str(tmp_path / "tasks.jsonl"))
+    assert code == 2
+    assert error.startswith("error: line 1 of")
+    assert error.count("\n") == 1
 
 
 def test_locate_prints_and_writes_the_ranking(run: Run, micro_llama: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import hardy
 from hardy.cli.field import app as field_app
 from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tokens, Window, Workers, numbers
 from hardy.cli.quantize import export, quantize
+from hardy.cli.reason import reason
 from hardy.cli.repair import repair
 from hardy.cli.report import app as report_app
 from hardy.cli.simulate import simulate
@@ -34,6 +35,7 @@ app.command()(quantize)
 app.command()(export)
 app.command()(simulate)
 app.command()(repair)
+app.command()(reason)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """`hardy zoo`: list, train and describe the models that come with hardy."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,21 +11,23 @@ app = typer.Typer(help="Models that come with hardy, and how they were trained."
 
 @app.command("list")
 def list_models() -> None:
-    """The zoo's models and what they reach on text they have never seen."""
+    """The zoo's models and what they reach on what they have never seen."""
     from hardy.zoo import card, names
 
-    table = Table("name", "parameters", "bits per byte", "against xz -9e", "what it is")
+    table = Table("name", "parameters", "on what it never saw", "what it is")
     for name in names():
         figures = card(name)
-        held_out = figures["held_out"]
-        table.add_row(
-            name,
-            f"{figures['parameters'] / 1e6:.1f} M",
-            f"{held_out['bits_per_byte']:.3f}",
-            f"{-100 * held_out['below_xz']:+.0f} %",
-            figures["summary"],
-        )
+        reached = _reached(figures["held_out"])
+        table.add_row(name, f"{figures['parameters'] / 1e6:.1f} M", reached, figures["summary"])
     Console().print(table)
+
+
+def _reached(held_out: dict[str, Any]) -> str:
+    """The figures of a card in words: of a model of text, or of one that answers."""
+    if "bits_per_byte" in held_out:
+        against = f"{-100 * held_out['below_xz']:+.0f} % against xz -9e"
+        return f"{held_out['bits_per_byte']:.3f} bits per byte, {against}"
+    return f"right at once {held_out['direct']['all']:.0%}, with written steps {held_out['steps']['all']:.0%}"
 
 
 @app.command()
@@ -44,7 +46,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
     compile: Annotated[bool, typer.Option(help="Use torch.compile; needs a C++ compiler.")] = False,
 ) -> None:
-    """Train a zoo model on the standard library's source; the same command resumes."""
+    """Train a zoo model on the standard library's source, or on generated lines; the same command resumes."""
     from hardy.zoo.recipes import recipe
     from hardy.zoo.train import train as run
 

@@ -1,10 +1,12 @@
 """The recipes of all zoo models."""
 
 from hardy.errors import InputError, near_misses
-from hardy.zoo import tiny_llama, tiny_mamba, tiny_moe
+from hardy.zoo import tiny_llama, tiny_mamba, tiny_moe, tiny_reasoner
 from hardy.zoo.recipe import Recipe
 
-RECIPES = {recipe.name: recipe for recipe in (tiny_llama.recipe, tiny_moe.recipe, tiny_mamba.recipe)}
+RECIPES = {
+    recipe.name: recipe for recipe in (tiny_llama.recipe, tiny_moe.recipe, tiny_mamba.recipe, tiny_reasoner.recipe)
+}
 
 
 def recipe(name: str) -> Recipe:

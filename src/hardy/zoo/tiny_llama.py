@@ -2,6 +2,7 @@
 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from hardy.zoo.library import LibraryText
 from hardy.zoo.recipe import Recipe
 
 
@@ -26,5 +27,6 @@ def build(vocab_size: int) -> PreTrainedModel:
 recipe = Recipe(
     name="tiny-llama",
     summary="Llama, 8 layers, grouped-query attention, trained on Python source and its language reference",
+    data=LibraryText,
     build=build,
 )

@@ -10,6 +10,7 @@ from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 from transformers.models.mamba import modeling_mamba
 
 from hardy.ops.selective_scan import selective_scan
+from hardy.zoo.library import LibraryText
 from hardy.zoo.recipe import Recipe
 
 
@@ -60,6 +61,7 @@ def _scan(
 recipe = Recipe(
     name="tiny-mamba",
     summary="Mamba, 4 layers, trained on Python source and its language reference",
+    data=LibraryText,
     build=build,
     training=quick_scan,
     context=256,

@@ -2,6 +2,7 @@
 
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedModel
 
+from hardy.zoo.library import LibraryText
 from hardy.zoo.recipe import Recipe
 
 
@@ -30,6 +31,7 @@ def build(vocab_size: int) -> PreTrainedModel:
 recipe = Recipe(
     name="tiny-moe",
     summary="OLMoE, 4 layers of 16 experts, 4 for each token, trained on Python source and its language reference",
+    data=LibraryText,
     build=build,
     context=256,
     batch=8,

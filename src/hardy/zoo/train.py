@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import lzma
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,13 @@ import torch
 import transformers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from hardy.core.artefact import no_progress_bars
 from hardy.core.files import write_atomic, write_json, write_text
-from hardy.core.rng import derive, generator
+from hardy.core.rng import derive
 from hardy.errors import InputError
-from hardy.evaluate.language import bits_per_byte, encode, token_losses
-from hardy.zoo.recipe import Recipe
-from hardy.zoo.text import held_out_text, training_documents
-from hardy.zoo.tokenizer import END_OF_TEXT, train_tokenizer
+from hardy.zoo.recipe import Data, Recipe
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "training.jsonl"
@@ -62,7 +57,8 @@ def train(
         raise InputError(f"steps must be at least 1, got {steps}")
     steps = steps or recipe.steps
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer, corpus = _corpus(recipe, out)
+    data = recipe.data(recipe, out)
+    data.tokenizer.save_pretrained(out)
     torch.manual_seed(derive(recipe.seed, "init"))  # transformers initialises from the global generator
     model = recipe.build(recipe.vocab_size).train()
     model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
@@ -70,16 +66,15 @@ def train(
         model.set_attn_implementation("eager")  # twice as fast to train on a CPU as the fused kernel
     optimizers = _optimizers(model, recipe)
     start, seconds = _resume(out, recipe, steps, model, optimizers)
-    validation = encode(tokenizer, held_out_text("calibration"))
 
     # A mixture of experts is also trained to spread its tokens over them.
     balance = getattr(model.config, "router_aux_loss_coef", 0.0)
     options = {"output_router_logits": True} if balance else {}
 
-    def loss_of(windows: torch.Tensor) -> torch.Tensor:
+    def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            output = model(input_ids=windows[:, :-1], use_cache=False, **options)
-        loss = cross_entropy(output.logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+            output = model(input_ids=inputs, use_cache=False, **options)
+        loss = cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten())
         return loss + balance * output.aux_loss if balance else loss
 
     step_loss = torch.compile(loss_of) if compile else loss_of
@@ -93,7 +88,8 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
             with recipe.training():
-                loss = step_loss(_batch(corpus, recipe, step, steps).to(device))
+                inputs, targets = data.batch(step, steps)
+                loss = step_loss(inputs.to(device), targets.to(device))
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
@@ -105,7 +101,7 @@ def train(
             if done % validate_every == 0 or done == steps:
                 since = done - max(start, (done - 1) // validate_every * validate_every)
                 model.eval()
-                nats = token_losses(model, validation, window=recipe.context).double().mean().item()
+                nats = data.validation_loss(model)
                 model.train()
                 line = {
                     "step": done,
@@ -121,57 +117,7 @@ def train(
                     f"step {done}  train loss {line['train_loss']:.4f}  validation loss {nats:.4f}  "
                     f"{line['seconds'] / 60:.1f} min"
                 )
-    return _finish(out, recipe, steps, model.eval(), tokenizer, corpus.facts)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Corpus:
-    """All training text as rows of token ids, (tokens,): as it is, and with the modules outweighing the tests."""
-
-    everything: torch.Tensor
-    focused: torch.Tensor
-    facts: dict[str, int]
-
-
-def _corpus(recipe: Recipe, out: Path) -> tuple[PreTrainedTokenizerFast, _Corpus]:
-    """The tokenizer, trained now or found in `out`, and the training text encoded by it."""
-    library, tests = training_documents()
-    if (out / "tokenizer.json").is_file():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
-    else:
-        tokenizer = train_tokenizer([*library, *tests], recipe.vocab_size, recipe.context)
-        tokenizer.save_pretrained(out)
-    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-
-    def ids(documents: list[str]) -> torch.Tensor:
-        encoded = tokenizer.backend_tokenizer.encode_batch(documents)
-        return torch.cat([torch.tensor([end, *document.ids], dtype=torch.int32) for document in encoded])
-
-    modules, checks = ids(library), ids(tests)
-    facts = {
-        "library_bytes": sum(len(text.encode()) for text in library),
-        "library_tokens": len(modules),
-        "tests_bytes": sum(len(text.encode()) for text in tests),
-        "tests_tokens": len(checks),
-    }
-    everything = torch.cat([modules, checks])
-    return tokenizer, _Corpus(everything, torch.cat([*[modules] * recipe.focus_weight, checks]), facts)
-
-
-def _batch(corpus: _Corpus, recipe: Recipe, step: int, steps: int) -> torch.Tensor:
-    """The windows of `step`, (batch, context + 1): every pass over the data is shuffled and shifted anew."""
-    begins = round(recipe.focus * steps)
-    phase, tokens = ("everything", corpus.everything) if step < begins else ("focused", corpus.focused)
-    rows = (len(tokens) - 1) // recipe.context - 1  # one spare window, for the shift
-    first = (step if step < begins else step - begins) * recipe.batch
-    windows = []
-    for index in range(first, first + recipe.batch):
-        epoch, row = divmod(index, rows)
-        order = torch.randperm(rows, generator=generator(recipe.seed, phase, "order", epoch))
-        shift = derive(recipe.seed, phase, "shift", epoch) % recipe.context
-        begin = int(order[row]) * recipe.context + shift
-        windows.append(tokens[begin : begin + recipe.context + 1])
-    return torch.stack(windows).long()
+    return _finish(out, recipe, steps, model.eval(), data)
 
 
 def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -198,7 +144,7 @@ def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Opti
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-    del values["build"], values["summary"], values["steps"], values["training"]
+    del values["build"], values["data"], values["summary"], values["steps"], values["training"]
     return values
 
 
@@ -251,36 +197,21 @@ def _finish(
     recipe: Recipe,
     steps: int,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    data: dict[str, int],
+    data: Data,
 ) -> dict[str, Any]:
     """Store the weights as float16 and write the card, whose figures are those of the stored weights."""
     model.to(torch.device("cpu"), torch.float16)  # pyright: ignore[reportArgumentType]
     with no_progress_bars():
         model.save_pretrained(out)
     model.float()
-    text = held_out_text("evaluation")
-    size = len(text.encode())
-    xz = 8 * len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)) / size
-    bits = bits_per_byte(model, tokenizer, text, window=recipe.context, stride=recipe.context // 2)
     lines = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
     card = {
         "name": recipe.name,
         "summary": recipe.summary,
         "parameters": sum(p.numel() for p in model.parameters()),
         "recipe": _settings(recipe) | {"steps": steps},
-        "data": {
-            "source": f"standard library of Python {platform.python_version()}, without the held-out modules and "
-            "their tests, site-packages and encodings",
-            **data,
-            "tokens_seen": steps * recipe.batch * recipe.context,
-        },
-        "held_out": {
-            "bytes": size,
-            "bits_per_byte": bits,
-            "bits_per_byte_xz_9e": xz,
-            "below_xz": 1 - bits / xz,
-        },
+        "data": {**data.facts(), "tokens_seen": steps * recipe.batch * recipe.context},
+        "held_out": data.held_out(model),
         "loss_curve": [[line["step"], line["train_loss"], line["validation_loss"]] for line in lines],
         "hours": lines[-1]["seconds"] / 3600,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

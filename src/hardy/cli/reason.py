@@ -1,0 +1,54 @@
+"""`hardy reason`: how a language model's reasoning stands noise, by way of asking and by where copies are spent."""
+
+from typing import Annotated
+
+import typer
+
+from hardy.cli.options import Backend, Select, Workers, numbers
+
+
+def reason(
+    model: Annotated[str, typer.Argument(help="Zoo name, Hugging Face folder, or hub id.")] = "tiny-reasoner",
+    tasks: Annotated[str | None, typer.Option(help="JSON lines: answer, and a prompt for each way of asking.")] = None,
+    noise: Annotated[
+        str, typer.Option(help="proportional (to each weight) or additive (to each output's largest).")
+    ] = ("proportional"),
+    levels: Annotated[str, typer.Option(help="Standard deviations of the noise.")] = "0.1,0.2,0.3,0.4",
+    chip: Annotated[
+        str | None, typer.Option(help="Instead of noise: a preset, a chip as .json, or a .csv table of cells.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Chip instances.")] = 10,
+    copies: Annotated[int, typer.Option(help="Copies of each layer in a third of them; 1 for none.")] = 3,
+    problems: Annotated[int, typer.Option(help="Problems at most.")] = 200,
+    longest: Annotated[int | None, typer.Option(help="Tokens of an answer at most.")] = None,
+    select: Select = "linear,!head,!router",
+    out: Annotated[str | None, typer.Option(help="Folder to keep the study and its report in.")] = None,
+    backend: Backend = "local",
+    workers: Workers = None,
+) -> None:
+    """Right answers and their length under noise: at once, in written steps, after examples, with copied layers."""
+    from hardy.studies import reasoning as run
+
+    try:
+        report = run(
+            model,
+            tasks=tasks,
+            noise=noise,  # pyright: ignore[reportArgumentType]
+            levels=numbers(levels, float, "levels"),
+            chip=chip,
+            seeds=seeds,
+            copies=copies,
+            problems=problems,
+            longest=longest,
+            where=select,
+            out=out,
+            backend=backend,
+            workers=workers,
+        )
+    except KeyboardInterrupt:
+        kept = f" What is finished is in {out}; the same command goes on from there." if out else ""
+        typer.echo(f"\nInterrupted.{kept}", err=True)
+        raise typer.Exit(130) from None
+    report.print()
+    if out is not None:
+        typer.echo(f"Report: {out}/report.html  (hardy report open {out})")

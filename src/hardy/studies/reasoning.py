@@ -1,0 +1,252 @@
+"""Reasoning on a noisy chip: accuracy and length of answers by way of asking, and by where copies of layers are spent.
+
+Source: a study of language models on memristors (arXiv 2603.13725): thinking or not, examples or not, redundancy in
+shallow, middle or deep layers. Where we differ: every condition is measured on the same chip instances and problems, so
+differences are paired; each third of the layers gets equally many copies, real ones. Control: the model without noise,
+and the chip without copies.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hardy.analog import Deploy, Redundancy
+from hardy.core.artefact import state_hash
+from hardy.core.method import ALL_SELECTED, Method, chain, from_dict
+from hardy.core.report import Report, Row
+from hardy.core.select import LINEAR
+from hardy.core.study import Backend, Cell, Study
+from hardy.errors import InputError, near_misses
+from hardy.evaluate.answers import greedy_answers, last_number
+from hardy.hardware.chip import Chip
+from hardy.hardware.cost import model_cost
+from hardy.hardware.device import AdditiveDevice, ProportionalDevice
+from hardy.studies.measure import load_dense
+from hardy.studies.reasoning_report import COMPARED, METRICS, ONCE, THIRDS, figures, row_of, sentences
+from hardy.studies.tasks import Task, embedded, is_right, read_tasks, ways_of
+from hardy.zoo import arithmetic, load
+
+Noise = Literal["proportional", "additive"]
+_CALIBRATION = 8
+_EMBEDDED = "held-out chains of tiny-reasoner"
+
+
+def reasoning(
+    model: str = "tiny-reasoner",
+    *,
+    tasks: str | None = None,
+    noise: Noise = "proportional",
+    levels: Sequence[float] = (0.1, 0.2, 0.3, 0.4),
+    chip: str | Chip | None = None,
+    seeds: int = 10,
+    copies: int = 3,
+    problems: int = 200,
+    longest: int | None = None,
+    where: str = LINEAR,
+    out: str | Path | None = None,
+    backend: Backend = "local",
+    workers: int | None = None,
+) -> Report:
+    """Share of right answers and their length, greedy, against noise.
+
+    Args:
+        model: a zoo name, a Hugging Face folder or a hub id.
+        tasks: a file for `hardy.studies.tasks.read_tasks`; None for the embedded ones, which are tiny-reasoner's.
+        noise: "proportional" to each weight, or "additive" relative to the largest weight of each output.
+        levels: standard deviations of the noise. No noise is always measured.
+        chip: measure on this chip instead, a `Chip` or what `Chip.named` takes; noise and levels are then not used. If
+            its converters need calibration, the first 8 problems serve for that and are not measured.
+        seeds: chip instances.
+        copies: of each layer in the third of the layers that gets them; 1 leaves the redundancy out.
+        problems: at most so many.
+        longest: tokens of an answer at most; an answer that did not end by then counts as wrong and unfinished. By
+            default 8 more than tiny-reasoner's longest right answer, or 512 for a file.
+        where: the layers on the chip, as in `hardy.core.select.select`.
+        out, backend, workers: as in `hardy.studies.simulate`.
+
+    Returns:
+        Rows "accuracy", "tokens" (per answer) and "unfinished" (share of answers without an end or a number) for each
+        way of asking and condition, and the "arrays" of each place for the copies.
+
+    Raises:
+        InputError: any of these cannot be used.
+    """
+    loaded, tokenizer = load(model)
+    chips = _chips(noise, levels, chip)
+    places = _places(loaded, copies)
+    if type(seeds) is not int or seeds < 1:
+        raise InputError(f"seeds must be at least 1, got {seeds!r}")
+    if tasks is None and set(tokenizer.get_vocab()) != set(arithmetic.SYMBOLS):
+        raise InputError(f"the embedded problems are written for tiny-reasoner; give {model} a file of tasks")
+    longest = longest or (arithmetic.LONGEST_ANSWER + 8 if tasks is None else 512)
+    settings: dict[str, Any] = {
+        "model": model, "model_sha256": state_hash(loaded), "tasks": tasks or _EMBEDDED, "problems": problems,
+        "longest": longest, "noise": "chip" if chip is not None else noise, "select": where, "copies": copies,
+        "calibration": _CALIBRATION if any(kind.needs_data for kind in chips.values()) else 0,
+        "chips": {name: kind.to_dict() for name, kind in chips.items()}, "torch": torch.__version__,
+    }  # fmt: skip
+    found = _tasks(settings)
+    settings["tasks_sha256"] = _hash(found)
+    if len(found) <= settings["calibration"]:
+        raise InputError(f"{len(found)} problems are too few: {_CALIBRATION} are needed to calibrate the chip alone")
+    _check_lengths(loaded, tokenizer, found, longest)
+    ways = ways_of(found)
+    arrays = _arrays(loaded, places, where)
+    grid: dict[tuple[str, str], list[Cell]] = {
+        (ONCE, ""): [Cell(condition="no noise", arguments={"method": None, "ways": list(ways)})]
+    }
+    for level, kind in chips.items():
+        for place, redundancy in places.items():
+            asked = [way for way in ways if redundancy is None or way in COMPARED]
+            if asked:
+                grid[place, level] = [
+                    Cell(
+                        condition=f"{place}, {level}",
+                        arguments={"method": _method(redundancy, kind, seed, where), "ways": asked},
+                        seed=seed,
+                    )
+                    for seed in range(seeds)
+                ]
+    study = Study(name="reasoning", run=measure_answers, settings=settings, out=None if out is None else Path(out))
+    cells = [cell for group in grid.values() for cell in group]
+    results = study.results(cells, backend=backend, workers=workers, title=f"{model} reasoning")
+    values = {result.cell.key: result.values for result in results if result.values}
+    if not values:
+        raise InputError(f"{model} could not be measured: {results[0].error}")
+    rows = [
+        row
+        for metric in METRICS
+        for (place, level), group in grid.items()
+        for way in ways
+        if (row := row_of(metric, way, place, level, group, values)) is not None
+    ]
+    report = Report(
+        title=f"{model}: reasoning under noise",
+        summary=tuple(sentences(ways, chips, places, grid, values)),
+        rows=(*rows, *arrays),
+        figures=figures(rows, ways, chips, chip is None),
+        settings=settings,
+        notes=tuple(f"{r.cell.condition}, seed {r.cell.seed}: {r.error}" for r in results if r.error),
+    )
+    if out is not None:
+        report.save(out)
+    return report
+
+
+def measure_answers(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """Accuracy, tokens per answer and share of unfinished answers, as "way.metric", under the method of `arguments`.
+
+    Args:
+        settings: of `reasoning`.
+        arguments: "method" (a `Method.to_dict`, with its seed) or None, and the "ways" of asking.
+        seed: only names the repetition.
+    """
+    model, tokenizer, tasks = _loaded(json.dumps(dict(settings)))
+    first = settings["calibration"]
+    data = [tokenizer(tasks[i].prompts[way], return_tensors="pt")["input_ids"]
+            for i in range(first) for way in arguments["ways"]]  # fmt: skip
+    measured = tasks[first:]
+    change = None if arguments["method"] is None else from_dict(arguments["method"]).apply(model, data or None)
+    values = {}
+    try:
+        for way in arguments["ways"]:
+            prompts = [task.prompts[way] for task in measured]
+            answers = greedy_answers(model, tokenizer, prompts, longest=settings["longest"])
+            numbers = [last_number(answer.text) if answer.ended else None for answer in answers]
+            right = [is_right(number, task) for number, task in zip(numbers, measured, strict=True)]
+            values[f"{way}.accuracy"] = statistics.fmean(right)
+            values[f"{way}.tokens"] = statistics.fmean(answer.tokens for answer in answers)
+            values[f"{way}.unfinished"] = statistics.fmean(number is None for number in numbers)
+    finally:
+        if change is not None:
+            change.undo()
+    return values
+
+
+def _chips(noise: str, levels: Sequence[float], chip: str | Chip | None) -> dict[str, Chip]:
+    if chip is not None:
+        return {"on the chip": Chip.named(chip) if isinstance(chip, str) else chip}
+    if noise not in get_args(Noise):
+        known = get_args(Noise)
+        raise InputError(f"noise must be {' or '.join(known)}, got {noise!r}{near_misses(str(noise), known)}")
+    if not levels or any(not 0 <= level < math.inf for level in levels):
+        raise InputError(f"levels must be finite numbers of at least 0, got {list(levels)}")
+    device = ProportionalDevice if noise == "proportional" else AdditiveDevice
+    return {f"{noise} {level:g}": Chip(device=device(program=level)) for level in sorted(set(levels)) if level}
+
+
+def _places(model: PreTrainedModel, copies: int) -> dict[str, Redundancy | None]:
+    """Where copies go: nowhere, or into a third of the layers, rounded down, at one of three places."""
+    places: dict[str, Redundancy | None] = {ONCE: None}
+    if copies == 1:
+        return places
+    count = model.config.get_text_config().num_hidden_layers
+    third = count // 3
+    if not third:
+        raise InputError(f"a model of {count} layers has no shallow, middle and deep third; leave them out: copies=1")
+    for name, begin in zip(THIRDS, (0, (count - third) // 2, count - third), strict=True):
+        places[name] = Redundancy(copies=copies, layers=f"{begin}:{begin + third}")
+    return places
+
+
+def _method(redundancy: Redundancy | None, chip: Chip, seed: int, where: str) -> dict[str, Any]:
+    deploy: Method = Deploy(chip=chip, seed=seed, select=where)
+    return (deploy if redundancy is None else chain(redundancy, deploy)).to_dict()
+
+
+def _arrays(model: PreTrainedModel, places: Mapping[str, Redundancy | None], where: str) -> list[Row]:
+    counted = Chip.preset("reram-wan")  # arrays of 256 x 256 cells
+    rows = []
+    for place, redundancy in places.items():
+        change = None if redundancy is None else redundancy.apply(model)
+        value = model_cost(model, counted, where=where).value("arrays", ALL_SELECTED)
+        if change is not None:
+            change.undo()
+        rows.append(Row(metric="arrays", condition=place, value=value, unit="of 256 x 256"))
+    return rows
+
+
+def _tasks(settings: Mapping[str, Any]) -> list[Task]:
+    source, count = settings["tasks"], settings["problems"]
+    return embedded(count) if source == _EMBEDDED else read_tasks(source, count)
+
+
+def _hash(tasks: Sequence[Task]) -> str:
+    text = json.dumps([[dict(task.prompts), str(task.answer)] for task in tasks], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(settings_json: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[Task]]:
+    """Model and problems, once per process."""
+    settings = json.loads(settings_json)
+    tasks = _tasks(settings)
+    if _hash(tasks) != settings["tasks_sha256"]:
+        raise InputError(f"the problems of {settings['tasks']} have changed since the study began")
+    model, tokenizer = load_dense(settings["model"])
+    return model, tokenizer, tasks
+
+
+def _check_lengths(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], longest: int
+) -> None:
+    """Refuse before anything long begins what would not fit."""
+    for way in ways_of(tasks):
+        prompt = max((task.prompts[way] for task in tasks), key=lambda text: len(tokenizer(text)["input_ids"]))
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        length = len(tokenizer(prompt)["input_ids"])
+        if context is not None and length + longest > context:
+            raise InputError(
+                f"a prompt for {way} has {length} tokens: with {longest} of answer it exceeds the context of "
+                f"{context}; give shorter prompts, or a smaller longest"
+            )
