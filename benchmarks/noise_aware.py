@@ -5,18 +5,16 @@ vision: ResNet-20 on CIFAR-10, from its trained weights, on part of the training
     training; judged on test images and on the evaluation text over chip instances that training did not draw, at
     several noise strengths including none. Learning rate and noise of training were chosen with --choose on training
     images that no run trains on and on calibration text, for the full gradient, which so has the benefit of the doubt.
-cost-*: of four 512 x 512 layers and 32 vectors, of ResNet-20 and 64 images, of tiny-llama and 4 x 256 tokens: step
-    time, interleaved in one process, and peak memory above the model's, each contender in a process of its
+cost: step time, interleaved in one process, and peak memory above the model's, each contender in a process of its
     own, with noise that is one line and with the cells of a phase-change chip.
 
 Writes one part of results/noise_aware.json.
 
-    python benchmarks/noise_aware.py vision|language|cost-layers|cost-vision|cost-language
+    python benchmarks/noise_aware.py vision|language|cost
 """
 
 import argparse
 import dataclasses
-import functools
 import gc
 import os
 import platform
@@ -115,7 +113,7 @@ class Vision:
         self.x, self.y = images("cifar10_train20k.npz")
         held = (self.x[18000:], self.y[18000:])
         self.judge = images("cifar10_test.npz") if judged else held
-        self.judge = tuple(part[:1000] for part in self.judge)
+        self.judge = tuple(part[:500] for part in self.judge)
         self.x, self.y = self.x[:18000], self.y[:18000]
 
     def model(self) -> nn.Module:
@@ -281,9 +279,9 @@ class Stack:
 
 
 COSTED: dict[str, Callable[[], Any]] = {
-    "cost-layers": Stack,
-    "cost-vision": lambda: Vision(judged=False),
-    "cost-language": lambda: Language(judged=False),
+    "four 512 x 512 layers, 32 vectors": Stack,
+    "ResNet-20, 64 images": lambda: Vision(judged=False),
+    "tiny-llama, 4 x 256 tokens": lambda: Language(judged=False),
 }
 
 
@@ -327,35 +325,37 @@ def measured_memory(task_name: str, kind: str | None, way: str) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def cost(task_name: str) -> dict[str, Any]:
-    """Step time and peak memory of every contender on one task."""
-    rows, task = [], COSTED[task_name]()
-    models = {key: prepared(task, *key) for key in contenders()}
-    seconds: dict[Any, list[float]] = {key: [] for key in models}
-    for step in range(ROUNDS + 1):
-        for key, model in models.items():
-            model.zero_grad(set_to_none=True)
-            begun = time.thread_time()
-            task.loss(model, 0, step).backward()
-            if step:  # the first one warms up
-                seconds[key].append(time.thread_time() - begun)
-    for (kind, way), times in seconds.items():
-        row = {
-            "noise": kind or "none",
-            "way": way,
-            "step_s": statistics.median(times),
-            "step_s_all": times,
-            "peak_mb": measured_memory(task_name, kind, way),
-        }
-        rows.append(row)
-        print(f"{row['noise']:26}{way:26}{row['step_s']:8.3f} s{row['peak_mb']:9.0f} MB", flush=True)
+def cost() -> dict[str, Any]:
+    rows = []
+    for task_name, make in COSTED.items():
+        task = make()
+        models = {key: prepared(task, *key) for key in contenders()}
+        seconds: dict[Any, list[float]] = {key: [] for key in models}
+        for step in range(ROUNDS + 1):
+            for key, model in models.items():
+                model.zero_grad(set_to_none=True)
+                begun = time.thread_time()
+                task.loss(model, 0, step).backward()
+                if step:  # the first one warms up
+                    seconds[key].append(time.thread_time() - begun)
+        for (kind, way), times in seconds.items():
+            row = {
+                "task": task_name,
+                "noise": kind or "none",
+                "way": way,
+                "step_s": statistics.median(times),
+                "step_s_all": times,
+                "peak_mb": measured_memory(task_name, kind, way),
+            }
+            rows.append(row)
+            print(f"{task_name:36}{row['noise']:26}{way:26}{row['step_s']:8.3f} s{row['peak_mb']:9.0f} MB", flush=True)
     return {"rounds": ROUNDS, "threads": 1, "load": os.getloadavg()[0], "rows": rows}
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "vision": lambda: compare(Vision(judged=True)),
     "language": lambda: compare(Language(judged=True)),
-    **{name: functools.partial(cost, name) for name in COSTED},
+    "cost": cost,
 }
 
 

@@ -3,7 +3,8 @@
     python benchmarks/reasoning.py
 
 Every condition has the same ten chip instances and the same held-out problems, ten of each length. Two of six layers
-get three copies each, at one of three places. The levels double, and were not chosen by what was found at them.
+get three copies each, at one of three places. The levels double up to where answers are guesses: a look at one chip
+instance, before the first run of this, showed that a narrower grid would not get there.
 """
 
 import sys
