@@ -41,7 +41,7 @@ def test_train_eval_render(folder: Path) -> None:
     assert found.exit_code == 0, found.output
     assert "mean of 2 held-out views" in found.output
     assert found.output.split(" dB")[0] in last
-    done = CliRunner().invoke(app, ["splat", "render", str(folder), str(out / "gaussians.ply"), str(folder / "shots")])
+    done = CliRunner().invoke(app, ["splat", "render", str(out), str(folder / "shots"), "--scene", str(folder)])
     assert done.exit_code == 0, done.output
     shots = sorted((folder / "shots").glob("*.png"))
     assert [shot.name for shot in shots] == ["00.png", "08.png"]

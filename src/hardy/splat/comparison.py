@@ -158,7 +158,7 @@ def _pictures(found: Mapping[str, Training], judged: tuple[View, ...], options: 
 
 def _rendered(parameters: Parameters, view: View, options: Options) -> torch.Tensor:
     with torch.no_grad():
-        return render_view(parameters, view, options)[0][0].clamp(0, 1)
+        return render_view(parameters, view, options)[0][0].clamp(0, 1).cpu()
 
 
 def _error(image: torch.Tensor, view: View) -> torch.Tensor:
@@ -179,7 +179,7 @@ def _pull_figure(pulls: Mapping[str, Ranking]) -> Lines:
     series = []
     for name, ranking in pulls.items():
         scores = torch.tensor(list(ranking.scores.values())).clamp(min=1e-9)
-        series.append(Series(label=name, x=torch.quantile(scores, shares).tolist(), y=shares.tolist()))
+        series.append(Series(label=name, x=tuple(torch.quantile(scores, shares).tolist()), y=tuple(shares.tolist())))
     return Lines(
         title="How many Gaussians still feel a gradient",
         caption=f"Share of Gaussians below a gradient, at the end; those below {FROZEN:g} count as frozen, and vanilla "
