@@ -53,8 +53,9 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Fit Gaussians to posed photos; every 8th is held out."""
-    from hardy.splat.training import Options
+    from hardy.splat.training import Options, found_device
 
+    found_device(device)  # before photos are read for nothing
     photos = read_scene(scene, downscale, masks)
     options = Options(
         steps=steps, degree=degree, random_points=random_points, evaluate_every=max(1, steps // 10), seed=seed

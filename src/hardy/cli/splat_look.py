@@ -164,7 +164,5 @@ def save_pictures(parameters: dict[str, Any], views: "tuple[View, ...]", out: Pa
             image = render_view(parameters, view)[0][0].clamp(0, 1)
         both = (torch.cat([image.cpu(), view.image], 1) * 255).round().to(torch.uint8).numpy()
         picture = Image.fromarray(both)
-        name = "_".join(
-            Path(view.name).with_suffix("").parts
-        )  # no photo over another of the same name
+        name = "_".join(Path(view.name).with_suffix("").parts)  # no photo over another of the same name
         write_atomic(out / f"{name}.png", lambda path, made=picture: made.save(path, "PNG"))

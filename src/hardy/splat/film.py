@@ -36,17 +36,18 @@ def save_film(frames: Iterator[np.ndarray], out: str | Path, fps: float = 24) ->
     first = next(frames, None)
     if first is None:
         raise InputError("a film needs at least one frame")
-    frames = itertools.chain([first], frames)
     if not ending:
-        for i, frame in enumerate(frames):
+        for i, frame in enumerate(itertools.chain([first], frames)):
             picture = Image.fromarray(frame)
             write_atomic(out / f"{i:04}.png", lambda path, made=picture: made.save(path, "PNG"))
     elif ending == ".mp4":
-        write_atomic(out, lambda path: _mp4(frames, first.shape[:2], path, fps))
+        write_atomic(out, lambda path: _mp4(itertools.chain([first], frames), first.shape[:2], path, fps))
     else:
         pictures = map(Image.fromarray, frames)
-        options = {"save_all": True, "append_images": pictures, "duration": round(1000 / fps), "loop": 0}
-        write_atomic(out, lambda path: next(pictures).save(path, _PILLOW[ending], **options))
+        rest = pictures if ending == ".gif" else list(pictures)  # PNG goes through them twice
+        options = {"save_all": True, "append_images": rest, "duration": round(1000 / fps), "loop": 0}
+        opening = Image.fromarray(first)
+        write_atomic(out, lambda path: opening.save(path, _PILLOW[ending], **options))
 
 
 def check_film(out: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from hardy.core.files import write_atomic
 from hardy.errors import InputError
 from hardy.splat import colmap
-from hardy.splat.scene import PHOTOS
+from hardy.splat.scene import PHOTOS, photo_size
 
 Matching = Literal["exhaustive", "sequential"]
 _LEAST = 3
@@ -79,7 +79,7 @@ def find_poses(
         kinds = ", ".join(PHOTOS)
         raise InputError(f"poses need at least {_LEAST} photos, and {photos} has {len(files)} (of {kinds})")
     names = [file.name for file in files]
-    one_size = len({_size(file) for file in files}) == 1
+    one_size = len({photo_size(file) for file in files}) == 1
     pycolmap.logging.minloglevel = 3  # only what ends the program
     pycolmap.logging.logtostderr = False
     pycolmap.set_random_seed(seed)
@@ -129,13 +129,3 @@ def _model(
 
 def _photos_in(model: Any) -> int:
     return model.num_reg_images()
-
-
-def _size(file: Path) -> tuple[int, int]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} is not a readable image: {error}") from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,7 +189,7 @@ def load_scene(
         raise InputError(f"none of the {len(posed)} photos that {path} lists exists, such as {where}")
     for item in present:
         _check_camera(item)
-    memory.check_photos([(item.width, item.height) for item in present], downscale)
+    memory.check_photos([photo_size(item.file) for item in present], downscale)
     mask_folder = None if masks is None else Path(masks)
     if mask_folder is not None and not mask_folder.is_dir():
         raise InputError(f"there is no folder of masks {mask_folder}")
@@ -256,9 +258,22 @@ def _view(posed: Posed, masks: Path | None) -> View:
     return View(name=posed.name, image=image, viewmat=viewmat, k=k, mask=mask)
 
 
+def photo_size(file: Path) -> tuple[int, int]:
+    """Width and height, without reading the pixels.
+
+    Raises:
+        InputError: it is no image.
+    """
+    return _read(file, lambda image: image.size)
+
+
 def _pixels(file: Path, mode: str) -> np.ndarray:
+    return _read(file, lambda image: np.array(image.convert(mode)))
+
+
+def _read(file: Path, look: Callable[[Image.Image], Any]) -> Any:
     try:
         with Image.open(file) as image:
-            return np.array(image.convert(mode))
+            return look(image)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{file} is not a readable image: {error}") from None

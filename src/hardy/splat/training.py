@@ -87,7 +87,7 @@ def train(
     if begun is None:
         begun = gaussians_from(scene, options.degree, options.random_points, options.seed)
     begun = _checked(begun, options, strategy)
-    check_ahead(begun["means"].to(scene.views[0].viewmat.device), scene.views)
+    check_ahead(begun["means"], scene.views)
     memory.check_start(len(begun["means"]), strategy.budget, options.degree, scene.views, device)
     scene = scene.to(device)
     params = {name: torch.nn.Parameter(begun[name].to(device, copy=True)) for name in NAMES}
@@ -182,7 +182,7 @@ def _step(
 def _order(seed: int, step: int, views: int) -> int:
     """The view of a step: all of them once, in random order, then again in another."""
     epoch, place = divmod(step, views)
-    return int(torch.randperm(views, generator=generator(seed, "views", epoch))[place])
+    return int(torch.randperm(views, generator=generator(seed, "views", epoch), device="cpu")[place])
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, options: Options, extent: float, step: int, full_from: int) -> None:

@@ -44,7 +44,7 @@ def read(file: Path) -> tuple[list[Posed], np.ndarray, np.ndarray]:
     if cloud:
         if not (file.parent / cloud).is_file():
             raise InputError(
-                f"{file} names the points {cloud}, which do not exist; without the name it starts at random"
+                f"{file} names the points {cloud}, which do not exist; take ply_file_path out for a random start"
             )
         columns = read_vertices(file.parent / cloud)
         if not {"x", "y", "z"} <= columns.keys():
