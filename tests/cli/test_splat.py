@@ -11,6 +11,8 @@ from splat.scenes import known_scene
 from typer.testing import CliRunner
 
 from hardy.cli.main import app, main
+from hardy.splat import save_ply
+from hardy.splat.points import gaussians_from
 
 
 @pytest.fixture
@@ -41,12 +43,44 @@ def test_train_eval_render(folder: Path) -> None:
     assert found.exit_code == 0, found.output
     assert "mean of 2 held-out views" in found.output
     assert found.output.split(" dB")[0] in last
-    done = CliRunner().invoke(app, ["splat", "render", str(folder), str(out / "gaussians.ply"), str(folder / "shots")])
+    done = CliRunner().invoke(app, ["splat", "render", str(out), str(folder / "shots"), "--scene", str(folder)])
     assert done.exit_code == 0, done.output
     shots = sorted((folder / "shots").glob("*.png"))
     assert [shot.name for shot in shots] == ["00.png", "08.png"]
     with Image.open(shots[0]) as shot:
         assert shot.size == (80, 30)
+
+
+def test_films_and_snapshots(folder: Path) -> None:
+    out = folder / "out"
+    (folder / "04.png").unlink()
+    Image.new("RGB", (40, 30)).save(folder / "beside.png")
+    line = ["splat", "train", str(folder), str(out), "--steps", "20", "--degree", "0", "--random-points", "200"]
+    done = CliRunner().invoke(app, [*line, "--snapshot-every", "5"])
+    assert done.exit_code == 0, done.output
+    assert "Left out: 1 photos that are listed and not there: 04.png" in done.output
+    assert "Left out: 1 photos that are there and have no camera: beside.png" in done.output
+    done = CliRunner().invoke(
+        app, ["splat", "render", str(out), str(folder / "a.gif"), "--orbit", "5", "--size", "8x6"]
+    )
+    assert done.exit_code == 0, done.output
+    with Image.open(folder / "a.gif") as film:
+        assert (film.size, getattr(film, "n_frames", 1)) == ((8, 6), 5)
+    words = [
+        "splat",
+        "render",
+        str(out / "gaussians.ply"),
+        str(folder / "orbit"),
+        "--orbit",
+        "4",
+        "--scene",
+        str(folder),
+    ]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "4 frames of 40 x 30" in done.output
+    with Image.open(folder / "orbit" / "0003.png") as frame:
+        assert frame.size == (40, 30)
 
 
 def test_one_line_for_what_is_no_scene(
@@ -89,6 +123,21 @@ def test_demo_trains_on_the_room(tmp_path: Path) -> None:
         (["compare", "nowhere", "OUT"], "there is no nowhere"),
         (["train", "room", "OUT", "--downscale", "0"], "downscale is at least 1"),
         (["train", "room", "OUT", "--masks", "masks"], "the room has no masks"),
+        (["train", "room", "OUT", "--device", "gpu"], 'device must be "cpu" or "cuda", got \'gpu\''),
+        (["eval", "room", "none.ply"], "there is no none.ply"),
+        (["view", "nothing"], "there is no nothing"),
+        (["render", "a.ply", "OUT"], "render needs --scene SCENE for its cameras, or --orbit FRAMES"),
+        (["render", "a.ply", "OUT.gif", "--scene", "room"], "films are for --orbit FRAMES"),
+        (["render", "a.ply", "OUT.avi", "--orbit", "3"], "OUT.avi must end with .gif, .png, .apng or .mp4"),
+        (["render", "a.ply", "OUT", "--orbit", "3"], "there is no a.ply"),
+        (["render", "a.ply", "OUT", "--orbit", "-3"], "--orbit must be at least 0, got -3"),
+        (["render", "empty.ply", "OUT", "--orbit", "3"], "empty.ply holds no Gaussians"),
+        (["render", "some.ply", "OUT", "--orbit", "3", "--size", "30"], "--size must be WIDTHxHEIGHT"),
+        (
+            ["render", "some.ply", "OUT.gif", "--orbit", "3", "--size", "9x9", "--fps", "0"],
+            "fps must be above 0, got 0",
+        ),
+        (["poses", "nothing", "OUT"], "there is no folder of photos nothing"),
         (["demo", "OUT", "--steps", "0"], "steps must be at least 1, got 0"),
     ],
 )
@@ -100,6 +149,9 @@ def test_one_line_for_every_mistake(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    made = gaussians_from(known_scene(), 0)
+    save_ply(made, "some.ply")
+    save_ply({name: tensor[:0] for name, tensor in made.items()}, "empty.ply")
     monkeypatch.setattr("sys.argv", ["hardy", "splat", *words])
     with pytest.raises(SystemExit) as stopped:
         main()

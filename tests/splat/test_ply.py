@@ -69,6 +69,19 @@ def test_refuses_what_is_not_whole(tmp_path: Path) -> None:
     save_ply(made, file)
     with pytest.raises(InputError, match="1 values of scales are not finite"):
         load_ply(file)
+    made = some(5)
+    made["quats"][3] = 0
+    save_ply(made, file)
+    with pytest.raises(InputError, match=r"a.ply is damaged: the quaternion of Gaussian 3 is zero"):
+        load_ply(file)
+    for size, shown in ((-200.0, "-200"), (100.0, "100")):
+        made = some(5)
+        made["scales"][4] = torch.tensor([0.5, size, 0.0])
+        save_ply(made, file)
+        with pytest.raises(
+            InputError, match=rf"scales of Gaussian 4 are e to the 0.5, {shown}, 0, which is zero or inf"
+        ):
+            load_ply(file)
     save_ply(some(2, more=5), file)
     with pytest.raises(InputError, match="has 15 f_rest columns"):
         load_ply(file)

@@ -140,6 +140,26 @@ def test_missing_photos_are_left_out_and_extra_ones_ignored(tmp_path: Path) -> N
     photos(tmp_path / "images", ["extra.png"])
     scene = load_scene(tmp_path, hold_out_every=0)
     assert [view.name for view in scene.views] == [name for name in NAMES if name != NAMES[3]]
+    assert scene.missing == (NAMES[3],)
+    assert scene.extra == ("extra.png",)
+
+
+def test_photos_of_the_same_name_in_two_folders_stay_apart(tmp_path: Path) -> None:
+    frame = {"transform_matrix": np.eye(4).tolist()}
+    frames = [{"file_path": f"{side}/{name}", **frame} for side in ("left", "right") for name in NAMES[:2]]
+    transforms(tmp_path, frames=frames)
+    for side in ("left", "right"):
+        photos(tmp_path / side, NAMES[:2])
+    scene = load_scene(tmp_path, hold_out_every=0)
+    assert [view.name for view in scene.views] == ["left/00.png", "left/01.png", "right/00.png", "right/01.png"]
+
+
+def test_a_scene_of_one_photo_holds_out_none(tmp_path: Path) -> None:
+    transforms(tmp_path)
+    for name in NAMES[1:]:
+        (tmp_path / "images" / name).unlink()
+    scene = load_scene(tmp_path)
+    assert (len(scene.views), len(scene.held_out), len(scene.missing)) == (1, 0, 9)
 
 
 def test_the_fox(data: Path) -> None:
@@ -150,6 +170,18 @@ def test_the_fox(data: Path) -> None:
     for view in scene.views:  # every camera looks at the middle of the others
         middle = view.viewmat @ torch.tensor([0.0, 0, 0, 1])
         assert middle[2] > 0
+
+
+CAMERAS: dict[str, dict[str, Any]] = {
+    "no pixels": {"w": 0},
+    "no focal length": {"fl_x": -20},
+    "distortion": {"k1": float("nan")},
+    "no points": {"ply_file_path": "points.ply"},
+    "nan points": {"ply_file_path": "cloud.ply"},
+    "stretched": {},
+    "mirrored": {},
+    "twice": {},
+}
 
 
 def bad(root: Path, case: str) -> Path:
@@ -179,6 +211,24 @@ def bad(root: Path, case: str) -> Path:
         file.write_bytes(file.read_bytes()[:-9])
     elif case == "lacks":
         (colmap_binary(root) / "points3D.bin").unlink()
+    elif case in CAMERAS:
+        place = np.eye(4)
+        if case == "stretched":
+            place[0, 0] = 1.2
+        elif case == "mirrored":
+            place[0, 0] = -1.0
+        shot = {"file_path": "images/00.png", "transform_matrix": place.tolist()}
+        changes: dict[str, Any] = {"frames": [shot] * (2 if case == "twice" else 1)}
+        transforms(root, **changes, **CAMERAS[case])
+        names = "".join(f"property float {name}\n" for name in "xyz")
+        header = f"ply\nformat ascii 1.0\nelement vertex 2\n{names}end_header\n"
+        (root / "cloud.ply").write_text(f"{header}1 2 3\nnan 1 2\n")
+    elif case == "zero turn":
+        model = colmap_text(root)
+        text = (model / "images.txt").read_text()
+        (model / "images.txt").write_text(text.replace(" ".join(map(str, QUAT)), "0 0 0 0"))
+    elif case == "colmap focal length":
+        colmap_text(root, "1 PINHOLE 24 16 0 21 12.5 8")
     elif case == "camera":
         colmap_text(root, "2 PINHOLE 24 16 20 21 12.5 8")
     return root
@@ -197,6 +247,16 @@ BAD = {
     "binary model": r"a camera of the model number 9; known are",
     "cut": r"images.bin is damaged or cut short",
     "lacks": r"lacks points3D.bin",
+    "no pixels": r"the camera of 00.png has 0 x 16 pixels",
+    "no focal length": r"the camera of 00.png has the focal lengths -20 and 21, or distortion, that no camera has",
+    "colmap focal length": r"the camera of 00.png has the focal lengths 0 and 21",
+    "distortion": r"the camera of 00.png has the focal lengths 20 and 21, or distortion, that no camera has",
+    "stretched": r"the camera of 00.png is not turned by a rotation: its axes are stretched or mirrored",
+    "mirrored": r"the camera of 00.png is not turned by a rotation",
+    "twice": r"lists the photo images/00.png more than once",
+    "no points": r"names the points points.ply, which do not exist; take ply_file_path out for a random start",
+    "nan points": r"1 of the 2 points of the scene are not finite",
+    "zero turn": r"the rotation of image 00.png is zero",
     "camera": r"image 00.png was taken by camera 1, which is not listed",
 }
 

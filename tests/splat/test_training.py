@@ -140,6 +140,42 @@ def test_one_view() -> None:
     assert train(alone, options=SHORT).history[-1]["psnr"] > evaluate(gaussians_from(alone, 1), alone.views).psnr + 3
 
 
+def test_one_view_and_no_points() -> None:
+    scene = known_scene(points=False)
+    alone = dataclasses.replace(scene, views=scene.views[:1], held_out=())
+    options = dataclasses.replace(SHORT, random_points=300)
+    start = evaluate(gaussians_from(alone, 1, 300), alone.views)
+    assert train(alone, options=options).history[-1]["psnr"] > start.psnr + 3
+
+
+def test_refuses_gaussians_to_start_from_that_are_none() -> None:
+    scene = known_scene()
+
+    def changed(name: str, value: Any) -> dict[str, torch.Tensor]:
+        made = gaussians_from(scene, 1)
+        made[name] = value(made[name].clone())
+        return made
+
+    def put(number: float) -> Any:
+        return lambda tensor: tensor.index_fill(0, torch.tensor([2]), number)
+
+    for wrong, message in (
+        (changed("means", put(torch.inf)), "start from: 3 values of means are not finite"),
+        (changed("scales", put(torch.nan)), "start from: 3 values of scales are not finite"),
+        (changed("scales", put(-torch.inf)), "start from: 3 values of scales are not finite"),
+        (changed("scales", put(-150)), "the scales of Gaussian 2 are e to the -150, -150, -150, which is zero or inf"),
+        (changed("quats", put(0)), "the quaternion of Gaussian 2 is zero"),
+        (changed("means", lambda tensor: tensor[:, :2]), r"means must have the shape \(60, 3\), got \(60, 2\)"),
+        (changed("opacities", lambda tensor: tensor[:9]), r"opacities must have the shape \(60,\), got \(9,\)"),
+        (
+            changed("shN", lambda tensor: tensor[:, 0]),
+            r"shN must have the shape \(60, 0, 3, 8 or 15, 3\), got \(6",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(scene, options=SHORT, start=wrong)
+
+
 def test_refuses_what_it_cannot_train() -> None:
     scene = known_scene()
     behind = dataclasses.replace(
@@ -151,6 +187,10 @@ def test_refuses_what_it_cannot_train() -> None:
     upward = dataclasses.replace(behind, views=(dataclasses.replace(behind.views[0], viewmat=turned),))
     with pytest.raises(InputError, match="all 60 points lie behind all 1 cameras"):
         train(upward, options=SHORT)
+    far = gaussians_from(scene)
+    far["means"] += torch.tensor([0.0, 50, 0])
+    with pytest.raises(InputError, match="all 60 points lie behind all 1 cameras"):
+        train(upward, options=SHORT, start=far)
     with pytest.raises(InputError, match="lack quats"):
         train(scene, start={k: v for k, v in gaussians_from(scene).items() if k != "quats"}, options=SHORT)
     with pytest.raises(InputError, match="no Gaussians to start from"):

@@ -5,26 +5,35 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from hardy.cli import splat_look
+from hardy.cli.splat_look import (
+    Device,
+    Downscale,
+    Gaussians,
+    Masks,
+    SceneArgument,
+    gaussians_of,
+    read_scene,
+    save_pictures,
+)
 from hardy.errors import InputError, near_misses
 
 if TYPE_CHECKING:
-    from hardy.splat import Scene, View
+    from hardy.splat import Scene
     from hardy.splat.training import Options
 
-app = typer.Typer(help="Scenes of 3D Gaussians from posed photos, on a CPU.", no_args_is_help=True)
+app = typer.Typer(help="Scenes of 3D Gaussians from photos, on a CPU.", no_args_is_help=True)
+app.command()(splat_look.render)
+app.command()(splat_look.view)
+app.command()(splat_look.poses)
 
 Strategy = Literal["vanilla", "absgs", "pixelgs", "mcmc", "global-to-local", "reactivate", "global-to-local-reactivate"]
-SceneArgument = Annotated[
-    Path, typer.Argument(help='COLMAP folder, or transforms.json or its folder; "room" for a ray-traced room.')
-]
-Gaussians = Annotated[Path, typer.Argument(help="PLY file of Gaussians.")]
-Downscale = Annotated[int, typer.Option(help="Whole factor by which photos are made smaller.")]
 Steps = Annotated[int, typer.Option(help="One view each.")]
 Degree = Annotated[int, typer.Option(help="Of spherical harmonics, 0 to 3.")]
 Budget = Annotated[int | None, typer.Option(help="Most Gaussians.")]
 RandomPoints = Annotated[int, typer.Option(help="To start with in a scene without points.")]
 Seed = Annotated[int, typer.Option(help="Of the order of views and all that is drawn.")]
-Masks = Annotated[Path | None, typer.Option(help="Folder of masks, white where the photo counts.")]
+SnapshotEvery = Annotated[int, typer.Option(help="Steps between renewals of gaussians.ply, for view; 0 for none.")]
 
 
 @app.command()
@@ -39,16 +48,19 @@ def train(
     random_points: RandomPoints = 5000,
     start: Annotated[Path | None, typer.Option(help="PLY file of Gaussians to go on from.")] = None,
     masks: Masks = None,
+    snapshot_every: SnapshotEvery = 0,
+    device: Device = "cpu",
     seed: Seed = 0,
 ) -> None:
     """Fit Gaussians to posed photos; every 8th is held out."""
-    from hardy.splat.training import Options
+    from hardy.splat.training import Options, found_device
 
-    photos = _scene(scene, downscale, masks)
+    found_device(device)  # before photos are read for nothing
+    photos = read_scene(scene, downscale, masks)
     options = Options(
         steps=steps, degree=degree, random_points=random_points, evaluate_every=max(1, steps // 10), seed=seed
     )
-    _train(photos, strategy, options, budget, out, start)
+    _train(photos, strategy, options, budget, out, start, snapshot_every, device)
 
 
 @app.command()
@@ -57,6 +69,7 @@ def demo(
     strategy: Annotated[Strategy, typer.Option(help="Of densification.")] = "global-to-local",
     steps: Steps = 1200,
     budget: Budget = 8000,
+    snapshot_every: SnapshotEvery = 0,
     seed: Seed = 0,
 ) -> None:
     """Trace a textured room ray by ray and train on it, in about a minute on two cores."""
@@ -66,8 +79,8 @@ def demo(
     options = Options(steps=steps, degree=1, evaluate_every=max(1, steps // 6), seed=seed)
     typer.echo("Tracing the room ...")
     photos = room(width=128, height=96, points=3000)
-    parameters = _train(photos, strategy, options, budget, out)
-    _save_pictures(parameters, photos.held_out, out / "pictures")
+    parameters = _train(photos, strategy, options, budget, out, snapshot_every=snapshot_every)
+    save_pictures(parameters, photos.held_out, out / "pictures")
     typer.echo(f"{len(photos.held_out)} held-out views, rendered and photographed: {out / 'pictures'}")
 
 
@@ -97,7 +110,7 @@ def compare(
             raise InputError(f"there is no strategy {name!r}{hint or '; there are ' + ', '.join(get_args(Strategy))}")
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"--strategies takes at least two, each once, separated by commas, got {strategies!r}")
-    photos = _scene(scene, downscale, masks)
+    photos = read_scene(scene, downscale, masks)
     made = {name: _strategy(name, steps, budget, seed) for name in names}
     options = Options(
         steps=steps, degree=degree, random_points=random_points, evaluate_every=max(1, steps // 15), seed=seed
@@ -113,44 +126,23 @@ def compare(
 
 
 @app.command("eval")
-def evaluate(scene: SceneArgument, gaussians: Gaussians, downscale: Downscale = 1, masks: Masks = None) -> None:
-    """PSNR and SSIM of Gaussians on the held-out photos of a scene."""
-    from hardy.splat import evaluate as run
-    from hardy.splat import load_ply
-
-    photos = _scene(scene, downscale, masks)
-    found = run(load_ply(gaussians), photos.held_out or photos.views)
-    kind = "held-out" if photos.held_out else "training"
-    typer.echo(f"{found.psnr:.2f} dB, SSIM {found.ssim:.3f}: mean of {found.views} {kind} views")
-
-
-@app.command()
-def render(
+def evaluate(
     scene: SceneArgument,
     gaussians: Gaussians,
-    out: Annotated[Path, typer.Argument(help="Folder for one PNG per view.")],
     downscale: Downscale = 1,
+    masks: Masks = None,
+    device: Device = "cpu",
 ) -> None:
-    """Render Gaussians as the held-out cameras of a scene see them, beside the photos."""
-    from hardy.splat import load_ply
+    """PSNR and SSIM of Gaussians on the held-out photos of a scene."""
+    from hardy.splat import evaluate as run
+    from hardy.splat.training import found_device
 
-    photos, parameters = _scene(scene, downscale), load_ply(gaussians)
-    views = photos.held_out or photos.views
-    _save_pictures(parameters, views, out)
-    typer.echo(f"{len(views)} views, rendered and photographed: {out}")
-
-
-def _scene(path: Path, downscale: int, masks: Path | None = None) -> "Scene":
-    """The photos in a folder, or the traced room for its name."""
-    from hardy.splat import load_scene
-
-    if str(path) != "room" or path.exists():
-        return load_scene(path, downscale=downscale, masks=masks)
-    from hardy.splat.room import room
-
-    if masks is not None or downscale < 1:
-        raise InputError(f"the room has no masks and downscale is at least 1, got {masks} and {downscale}")
-    return room().smaller(downscale)
+    where = found_device(device)
+    parameters = {name: tensor.to(where) for name, tensor in gaussians_of(gaussians).items()}
+    photos = read_scene(scene, downscale, masks)
+    found = run(parameters, photos.held_out or photos.views)
+    kind = "held-out" if photos.held_out else "training"
+    typer.echo(f"{found.psnr:.2f} dB, SSIM {found.ssim:.3f}: mean of {found.views} {kind} views")
 
 
 def _strategy(name: str, steps: int, budget: int | None, seed: int) -> Any:
@@ -160,14 +152,22 @@ def _strategy(name: str, steps: int, budget: int | None, seed: int) -> Any:
 
 
 def _train(
-    photos: "Scene", strategy: str, options: "Options", budget: int | None, out: Path, start: Path | None = None
+    photos: "Scene",
+    strategy: str,
+    options: "Options",
+    budget: int | None,
+    out: Path,
+    start: Path | None = None,
+    snapshot_every: int = 0,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train, say how it went, and give the Gaussians."""
     from hardy.splat import train as run
 
     made = _strategy(strategy, options.steps, budget, options.seed)
     try:
-        found = run(photos, made, options=options, start=start, out=out)
+        more: dict[str, Any] = {"snapshot_every": snapshot_every, "device": device}
+        found = run(photos, made, options=options, start=start, out=out, **more)
     except KeyboardInterrupt:
         typer.echo(f"\nInterrupted. The same command goes on from the last checkpoint in {out}.", err=True)
         raise typer.Exit(130) from None
@@ -178,19 +178,3 @@ def _train(
         )
     typer.echo(f"Gaussians: {out / 'gaussians.ply'}")
     return found.parameters
-
-
-def _save_pictures(parameters: dict[str, Any], views: "tuple[View, ...]", out: Path) -> None:
-    """One PNG for each view: the rendering, and the photo to its right."""
-    import torch
-    from PIL import Image
-
-    from hardy.core.files import write_atomic
-    from hardy.splat import render_view
-
-    for view in views:
-        with torch.no_grad():
-            image = render_view(parameters, view)[0][0].clamp(0, 1)
-        both = (torch.cat([image, view.image], 1) * 255).round().to(torch.uint8).numpy()
-        picture = Image.fromarray(both)
-        write_atomic(out / f"{Path(view.name).stem}.png", lambda path, made=picture: made.save(path, "PNG"))

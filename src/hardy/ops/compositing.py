@@ -85,7 +85,8 @@ def composite(
     path = kernels.path() if layers.means.device.type == "cpu" and layers.means.dtype == torch.float32 else None
     if path is None:
         return composite_reference(layers, width, height, background, absolute)
-    weights, counts = torch.empty(count), torch.empty(count, dtype=torch.int32)
+    weights = layers.means.new_empty(count)
+    counts = layers.means.new_empty(count, dtype=torch.int32)
     made = {"weights": weights, "counts": counts, "absolute": absolute, "pairs": 0}
     image, alphas = _Composite.apply(
         layers.means, layers.conics, layers.opacities, layers.colors, background, layers, (width, height), path, made

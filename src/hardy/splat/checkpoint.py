@@ -67,15 +67,18 @@ def load(
                 f"{path} is of a training with {name} {str(old)[:200]}, not {str(new)[:200]}; choose another folder"
             )
     for name, old in list(params.items()):
-        params[name] = torch.nn.Parameter(tensors[f"params.{name}"])
+        params[name] = torch.nn.Parameter(tensors[f"params.{name}"].to(old.device))
         optimizer = optimizers[name]
         optimizer.param_groups[0]["params"] = [params[name]]
         optimizer.state.pop(old, None)
         prefix = f"optimizers.{name}."
-        moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        named = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        moments = {key: value.to(old.device) for key, value in named.items()}
         if moments:
             optimizer.state[params[name]] = moments
     state.clear()
     state |= record["state"]
-    state |= {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")}
+    device = params["means"].device
+    named = {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")}
+    state |= {key: value.to(device) for key, value in named.items()}
     return record["progress"]

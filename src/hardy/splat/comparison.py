@@ -158,7 +158,7 @@ def _pictures(found: Mapping[str, Training], judged: tuple[View, ...], options: 
 
 def _rendered(parameters: Parameters, view: View, options: Options) -> torch.Tensor:
     with torch.no_grad():
-        return render_view(parameters, view, options)[0][0].clamp(0, 1)
+        return render_view(parameters, view, options)[0][0].clamp(0, 1).cpu()
 
 
 def _error(image: torch.Tensor, view: View) -> torch.Tensor:

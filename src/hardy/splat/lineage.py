@@ -50,9 +50,9 @@ def activity(
     options = options or Options()
     degree = round((parameters["shN"].shape[1] + 1) ** 0.5) - 1
     params = {name: parameters[name].detach().clone().requires_grad_() for name in NAMES}
-    total, weight = torch.zeros(len(params["means"])), torch.zeros(len(params["means"]))
+    total, weight = (params["means"].new_zeros(len(params["means"])) for _ in range(2))
     for view in scene.views:
-        loss, info = view_loss(params, view, options, degree)
+        loss, info = view_loss(params, view.to(total.device), options, degree)
         info["means2d"].retain_grad()
         loss.backward()
         value, share = criterion.measure(info, 0, scene.extent)

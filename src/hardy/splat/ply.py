@@ -58,7 +58,8 @@ def load_ply(path: str | Path) -> Parameters:
     """Read what `save_ply`, or the original implementation or gsplat, wrote: the parameters that `train` starts from.
 
     Raises:
-        InputError: it is no PLY file of Gaussians, it is cut short, or a value is not finite.
+        InputError: it is no PLY file of Gaussians, it is cut short, a value is not finite, a quaternion is zero,
+            or a scale is zero or infinite.
     """
     columns = read_vertices(path)
     rest = sum(name.startswith("f_rest_") for name in columns)
@@ -83,14 +84,41 @@ def load_ply(path: str | Path) -> Parameters:
         "sh0": taken("f_dc_0", "f_dc_1", "f_dc_2").reshape(count, 1, 3),
         "shN": more.reshape(count, 3, rest // 3).transpose(1, 2).contiguous(),
     }
-    for name, tensor in made.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(
-                f"{path} is damaged: {int((~torch.isfinite(tensor)).sum())} values of {name} are not finite"
-            )
-    if count and not bool((made["quats"].norm(dim=1) > 0).all()):
-        raise InputError(f"{path} is damaged: a quaternion is zero")
+    check_gaussians(made, f"{path} is damaged")
     return made
+
+
+def check_gaussians(parameters: Parameters, whose: str) -> None:
+    """Raise InputError, whose message begins with `whose`, unless these are the parameters of Gaussians.
+
+    All names are there, with shapes that fit; every value is finite, no quaternion is zero, and scales, which are
+    logarithms, are of sizes that a float32 can hold.
+    """
+    missing = [name for name in NAMES if name not in parameters]
+    if missing:
+        raise InputError(f"{whose}: they lack {', '.join(missing)}")
+    count = len(parameters["means"])
+    wanted = {"means": (count, 3), "scales": (count, 3), "quats": (count, 4), "opacities": (count,)}
+    wanted |= {"sh0": (count, 1, 3)}
+    for name, shape in wanted.items():
+        if tuple(parameters[name].shape) != shape:
+            raise InputError(f"{whose}: {name} must have the shape {shape}, got {tuple(parameters[name].shape)}")
+    more = tuple(parameters["shN"].shape)
+    if len(more) != 3 or more[0] != count or more[1] not in (0, 3, 8, 15) or more[2] != 3:
+        raise InputError(f"{whose}: shN must have the shape ({count}, 0, 3, 8 or 15, 3), got {more}")
+    for name in NAMES:
+        wrong = int((~torch.isfinite(parameters[name])).sum())
+        if wrong:
+            raise InputError(f"{whose}: {wrong} values of {name} are not finite")
+    zero = (parameters["quats"].norm(dim=1) == 0).nonzero()[:, 0]
+    if len(zero):
+        raise InputError(f"{whose}: the quaternion of Gaussian {int(zero[0])} is zero")
+    sizes = parameters["scales"].exp()
+    wrong = (~torch.isfinite(sizes) | (sizes == 0)).any(1).nonzero()[:, 0]
+    if len(wrong):
+        which = int(wrong[0])
+        powers = ", ".join(f"{value:g}" for value in parameters["scales"][which].tolist())
+        raise InputError(f"{whose}: the scales of Gaussian {which} are e to the {powers}, which is zero or infinite")
 
 
 def read_vertices(path: str | Path) -> dict[str, np.ndarray]:

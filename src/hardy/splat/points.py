@@ -1,12 +1,14 @@
 """Distances between points, and Gaussians from a cloud of them."""
 
+from collections.abc import Sequence
+
 import torch
 from scipy.spatial import KDTree
 
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.ops.spherical_harmonics import FIRST
-from hardy.splat.scene import Scene
+from hardy.splat.scene import Scene, View
 
 
 def neighbour_distances(points: torch.Tensor, neighbours: int = 3) -> torch.Tensor:
@@ -17,7 +19,7 @@ def neighbour_distances(points: torch.Tensor, neighbours: int = 3) -> torch.Tens
     cloud = points.detach().cpu().double().numpy()
     found = min(neighbours, len(cloud) - 1)
     if found < 1:
-        return torch.ones(len(cloud), dtype=points.dtype)
+        return points.new_ones(len(cloud))
     distances, _ = KDTree(cloud).query(cloud, k=found + 1)
     squared = torch.from_numpy(distances[:, 1:]).square().mean(1)
     return squared.clamp(min=1e-7).sqrt().to(points)
@@ -47,9 +49,7 @@ def gaussians_from(scene: Scene, degree: int = 3, random_points: int = 5000, see
     means, colors = scene.points.float(), scene.colors.float()
     if not len(means):
         means, colors = random_cloud(scene, random_points, seed), torch.full((random_points, 3), 0.5)
-    ahead = [bool((means @ view.viewmat[2, :3] + view.viewmat[2, 3] > 0.01).any()) for view in scene.views]
-    if not any(ahead):
-        raise InputError(f"all {len(means)} points lie behind all {len(ahead)} cameras: is an axis turned around?")
+    check_ahead(means, scene.views)
     count = len(means)
     quats = torch.zeros(count, 4)
     quats[:, 0] = 1
@@ -63,16 +63,29 @@ def gaussians_from(scene: Scene, degree: int = 3, random_points: int = 5000, see
     }
 
 
+def check_ahead(means: torch.Tensor, views: Sequence[View]) -> None:
+    """Raise InputError if all points (N, 3) lie behind all cameras."""
+    rows = [view.viewmat[2].to(means.device) for view in views]
+    if not any(bool((means @ row[:3] + row[3] > 0.01).any()) for row in rows):
+        raise InputError(f"all {len(means)} points lie behind all {len(views)} cameras: is an axis turned around?")
+
+
 def random_cloud(scene: Scene, count: int, seed: int) -> torch.Tensor:
     """(count, 3) points, uniform in a cube where a scene's cameras look."""
-    eyes = torch.stack([view.eye for view in scene.views]).double()
-    axes = torch.stack([view.viewmat[2, :3] for view in scene.views]).double()
-    # The point nearest to all axes; a little pull to a place ahead of the cameras decides where they are parallel.
+    eyes = torch.stack([view.eye for view in scene.views]).double().cpu()
+    middle = looked_at(scene)
+    half = (eyes - middle).norm(dim=1).mean()
+    drawn = torch.rand(count, 3, generator=generator(seed, "random-cloud"), dtype=torch.float64)
+    return (middle + half * (2 * drawn - 1)).float()
+
+
+def looked_at(scene: Scene) -> torch.Tensor:
+    """(3,) float64: the point nearest to the axes of all training cameras."""
+    eyes = torch.stack([view.eye for view in scene.views]).double().cpu()
+    axes = torch.stack([view.viewmat[2, :3] for view in scene.views]).double().cpu()
+    # A little pull to a place ahead of the cameras decides where their axes are parallel.
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
     ahead = (eyes + scene.extent * axes).mean(0)
     pull = 1e-3 * len(eyes)
     left = across.sum(0) + pull * torch.eye(3, dtype=torch.float64)
-    middle = torch.linalg.solve(left, (across @ eyes[..., None]).sum(0)[:, 0] + pull * ahead)
-    half = (eyes - middle).norm(dim=1).mean()
-    drawn = torch.rand(count, 3, generator=generator(seed, "random-cloud"), dtype=torch.float64)
-    return (middle + half * (2 * drawn - 1)).float()
+    return torch.linalg.solve(left, (across @ eyes[..., None]).sum(0)[:, 0] + pull * ahead)

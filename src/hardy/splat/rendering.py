@@ -14,6 +14,7 @@ from hardy.errors import InputError
 from hardy.ops.compositing import MOST_CHANNELS, Composite, Layers, composite
 from hardy.ops.projection import Lens, project
 from hardy.ops.spherical_harmonics import sh_colors
+from hardy.splat import gsplat_backend
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RasterizeMode = Literal["classic", "antialiased"]
@@ -40,7 +41,7 @@ def rasterize(
     render_mode: RenderMode = "RGB",
     rasterize_mode: RasterizeMode = "classic",
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Render N Gaussians with C cameras.
+    """Render N Gaussians with C cameras: on a CPU by compiled loops, on CUDA by gsplat where it is installed.
 
     Args:
         means: (N, 3), world.
@@ -80,6 +81,27 @@ def rasterize(
         raise InputError(f"render_mode must be one of {', '.join(get_args(RenderMode))}, got {render_mode!r}")
     if rasterize_mode not in get_args(RasterizeMode):
         raise InputError(f"rasterize_mode must be one of {', '.join(get_args(RasterizeMode))}, got {rasterize_mode!r}")
+    if means.device.type == "cuda" and means.dtype == torch.float32 and gsplat_backend.installed():
+        return gsplat_backend.rasterize_gsplat(
+            means,
+            quats,
+            scales,
+            opacities,
+            colors,
+            viewmats,
+            Ks,
+            width,
+            height,
+            sh_degree=sh_degree,
+            features=features,
+            near_plane=near_plane,
+            far_plane=far_plane,
+            radius_clip=radius_clip,
+            eps2d=eps2d,
+            backgrounds=backgrounds,
+            render_mode=render_mode,
+            rasterize_mode=rasterize_mode,
+        )
     antialiased = rasterize_mode == "antialiased"
     lens = Lens(
         width=width,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from hardy.errors import InputError
 from hardy.splat.lens import undistorted
+
+PHOTOS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,14 @@ class View:
     def eye(self) -> torch.Tensor:
         """(3,), where the camera is."""
         return -self.viewmat[:3, :3].T @ self.viewmat[:3, 3]
+
+    def to(self, device: torch.device) -> View:
+        """The view on a device."""
+        if self.image.device == device:
+            return self
+        mask = None if self.mask is None else self.mask.to(device)
+        moved = {name: getattr(self, name).to(device) for name in ("image", "viewmat", "k")}
+        return dataclasses.replace(self, mask=mask, **moved)
 
     def smaller(self, factor: int) -> View:
         """The photo and its camera at 1 / `factor` of the size; a mask keeps what is wholly true."""
@@ -63,15 +75,19 @@ class Scene:
         held_out: for evaluation only.
         points: (N, 3), may be empty.
         colors: (N, 3), 0 to 1.
+        missing: names of photos that the scene's files list and that are not there.
+        extra: names of photos beside the others whose cameras the scene's files do not list.
 
     Raises:
-        InputError: there is nothing to train on, or points and colors do not fit.
+        InputError: there is nothing to train on, points and colors do not fit, or a value is not finite.
     """
 
     views: tuple[View, ...]
     held_out: tuple[View, ...] = ()
     points: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, 3))
     colors: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, 3))
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -79,6 +95,10 @@ class Scene:
         if self.points.shape != self.colors.shape or self.points.ndim != 2 or self.points.shape[1] != 3:
             shapes = f"{tuple(self.points.shape)} and {tuple(self.colors.shape)}"
             raise InputError(f"points and colors must both have the shape (N, 3), got {shapes}")
+        for name in ("points", "colors"):
+            wrong = int((~torch.isfinite(getattr(self, name))).any(1).sum())
+            if wrong:
+                raise InputError(f"{wrong} of the {len(self.points)} {name} of the scene are not finite")
         for view in (*self.views, *self.held_out):
             for name in ("image", "viewmat", "k"):
                 if not torch.isfinite(getattr(view, name)).all():
@@ -90,6 +110,16 @@ class Scene:
         eyes = torch.stack([view.eye for view in self.views])
         radius = 1.1 * (eyes - eyes.mean(0)).norm(dim=1).max().item()
         return radius if radius > 1e-6 else 1.0
+
+    def to(self, device: torch.device) -> Scene:
+        """The scene's photos and cameras on a device; points stay."""
+        if all(view.image.device == device for view in self.views):
+            return self
+        return dataclasses.replace(
+            self,
+            views=tuple(view.to(device) for view in self.views),
+            held_out=tuple(view.to(device) for view in self.held_out),
+        )
 
     def smaller(self, factor: int) -> Scene:
         """The scene with all photos smaller by a whole factor."""
@@ -132,9 +162,11 @@ def load_scene(
         hold_out_every: every so many-th photo, sorted by name, beginning with the first, is held out; 0 for none.
 
     Raises:
-        InputError: there is no such model, a camera model is unknown, no listed photo exists, or sizes do not agree.
+        InputError: there is no such model, a camera model is unknown, no listed photo exists, sizes do not agree, a
+            camera cannot be, or the photos do not fit in memory. Photos that are missing are left out, and named in
+            `missing`.
     """
-    from hardy.splat import colmap, transforms
+    from hardy.splat import colmap, memory, transforms
 
     path = Path(path)
     if downscale < 1 or hold_out_every < 0 or hold_out_every == 1:
@@ -155,6 +187,9 @@ def load_scene(
     if not present:
         where = posed[0].file if posed else path
         raise InputError(f"none of the {len(posed)} photos that {path} lists exists, such as {where}")
+    for item in present:
+        _check_camera(item)
+    memory.check_photos([photo_size(item.file) for item in present], downscale)
     mask_folder = None if masks is None else Path(masks)
     if mask_folder is not None and not mask_folder.is_dir():
         raise InputError(f"there is no folder of masks {mask_folder}")
@@ -165,7 +200,35 @@ def load_scene(
         held_out=tuple(view for view, out in zip(views, held, strict=True) if out),
         points=torch.from_numpy(points).float(),
         colors=torch.from_numpy(colors).float(),
+        missing=tuple(sorted(item.name for item in posed if not item.file.is_file())),
+        extra=_extra(posed),
     )
+
+
+def _extra(posed: list[Posed]) -> tuple[str, ...]:
+    """Names of images in the folders of the listed photos that are not listed."""
+    listed = {item.file for item in posed}
+    folders = {item.file.parent for item in posed if item.file.parent.is_dir()}
+    beside = {file for folder in folders for file in folder.iterdir() if file.suffix.lower() in PHOTOS}
+    return tuple(sorted(file.name for file in beside - listed))
+
+
+def _check_camera(posed: Posed) -> None:
+    """Raise InputError for a camera that cannot be."""
+    turn, k = posed.viewmat[:3, :3], posed.k
+    if posed.width < 1 or posed.height < 1:
+        raise InputError(f"the camera of {posed.name} has {posed.width} x {posed.height} pixels")
+    if not (np.isfinite(k).all() and k[0, 0] > 0 and k[1, 1] > 0 and np.isfinite(posed.distortion).all()):
+        raise InputError(
+            f"the camera of {posed.name} has the focal lengths {k[0, 0]:g} and {k[1, 1]:g}, or distortion, "
+            "that no camera has"
+        )
+    if (
+        not np.isfinite(posed.viewmat).all()
+        or np.abs(turn @ turn.T - np.eye(3)).max() > 0.02
+        or np.linalg.det(turn) < 0
+    ):
+        raise InputError(f"the camera of {posed.name} is not turned by a rotation: its axes are stretched or mirrored")
 
 
 def _view(posed: Posed, masks: Path | None) -> View:
@@ -195,9 +258,22 @@ def _view(posed: Posed, masks: Path | None) -> View:
     return View(name=posed.name, image=image, viewmat=viewmat, k=k, mask=mask)
 
 
+def photo_size(file: Path) -> tuple[int, int]:
+    """Width and height, without reading the pixels.
+
+    Raises:
+        InputError: it is no image.
+    """
+    return _read(file, lambda image: image.size)
+
+
 def _pixels(file: Path, mode: str) -> np.ndarray:
+    return _read(file, lambda image: np.array(image.convert(mode)))
+
+
+def _read(file: Path, look: Callable[[Image.Image], Any]) -> Any:
     try:
         with Image.open(file) as image:
-            return np.array(image.convert(mode))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            return look(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{file} is not a readable image: {error}") from None

@@ -17,69 +17,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hardy.core.rng import generator
 from hardy.errors import InputError
-from hardy.evaluate import psnr_of_error, ssim
-from hardy.splat import checkpoint
-from hardy.splat.ply import NAMES, Parameters, load_ply, save_ply
-from hardy.splat.points import gaussians_from
-from hardy.splat.rendering import RasterizeMode, rasterize
+from hardy.splat import checkpoint, memory
+from hardy.splat.options import Options
+from hardy.splat.ply import NAMES, Parameters, check_gaussians, load_ply, save_ply
+from hardy.splat.points import check_ahead, gaussians_from
+from hardy.splat.quality import Quality, evaluate, render_view, view_loss
 from hardy.splat.scene import Scene, View
 from hardy.splat.strategies import Densification, Mcmc, vanilla
 
+__all__ = ["Options", "Quality", "Training", "evaluate", "render_view", "train", "view_loss"]
+
+PLY = "gaussians.ply"
 _RATES = {"scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """How Gaussians are trained, besides the strategy.
-
-    Args:
-        steps: one view each.
-        degree: of spherical harmonics, 0 to 3; one more every `degree_every` steps.
-        degree_every: None for a 30th of the steps.
-        ssim_share: of the loss; the rest is the mean absolute error.
-        means_rates: learning rate of centres at the start and the end, times the scene's extent; exponential between.
-        background: shown behind the Gaussians, per channel.
-        rasterize_mode: "classic" or "antialiased".
-        random_points: how many to start with in a scene without points.
-        evaluate_every: steps between looks at the held-out views; 0 for only the last. They change nothing.
-        save_every: steps between checkpoints, where there is a folder.
-        seed: of the order of views and of random points.
-
-    Raises:
-        InputError: a field is out of range.
-    """
-
-    steps: int = 3000
-    degree: int = 3
-    degree_every: int | None = None
-    ssim_share: float = 0.2
-    means_rates: tuple[float, float] = (1.6e-4, 1.6e-6)
-    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    rasterize_mode: RasterizeMode = "classic"
-    random_points: int = 5000
-    evaluate_every: int = 0
-    save_every: int = 500
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("random_points", 1), ("evaluate_every", 0), ("save_every", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.degree not in range(4):
-            raise InputError(f"degree must be 0 to 3, got {self.degree!r}")
-        if not 0 <= self.ssim_share <= 1:
-            raise InputError(f"ssim_share must be in [0, 1], got {self.ssim_share}")
-        if self.rasterize_mode not in ("classic", "antialiased"):
-            raise InputError(f"rasterize_mode must be classic or antialiased, got {self.rasterize_mode!r}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Quality:
-    """How close renderings of views come: means over the views of PSNR (dB) and SSIM, outside of masks not counted."""
-
-    psnr: float
-    ssim: float
-    views: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,60 +49,6 @@ class Training:
     seconds: float
 
 
-def render_view(
-    parameters: Parameters, view: View, options: Options | None = None, degree: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """`rasterize` for one view: images (1, height, width, 3), alphas, info; by default at the degree that there is."""
-    height, width = view.image.shape[:2]
-    options = options or Options(degree=_degree(parameters))
-    degree = options.degree if degree is None else degree
-    return rasterize(
-        parameters["means"],
-        parameters["quats"],
-        parameters["scales"].exp(),
-        parameters["opacities"].sigmoid(),
-        torch.cat([parameters["sh0"], parameters["shN"]], 1),
-        view.viewmat[None],
-        view.k[None],
-        width,
-        height,
-        sh_degree=degree,
-        backgrounds=torch.tensor([options.background]),
-        rasterize_mode=options.rasterize_mode,
-    )
-
-
-def view_loss(parameters: Parameters, view: View, options: Options, degree: int) -> tuple[torch.Tensor, dict[str, Any]]:
-    """What training lowers: mean absolute error and 1 - SSIM of one view in their shares; and what rasterize found."""
-    images, _, info = render_view(parameters, view, options, degree)
-    image, photo = images[0], view.image
-    if view.mask is not None:
-        image, photo = (torch.where(view.mask[..., None], each, 0) for each in (image, photo))
-    loss = (1 - options.ssim_share) * (image - photo).abs().mean()
-    if options.ssim_share:
-        loss = loss + options.ssim_share * (1 - ssim(image, photo))
-    return loss, info
-
-
-def evaluate(
-    parameters: Parameters, views: tuple[View, ...], options: Options | None = None, degree: int | None = None
-) -> Quality:
-    """How close the renderings of `views` come to their photos."""
-    options = options or Options(degree=_degree(parameters))
-    if not views:
-        raise InputError("evaluate needs at least one view")
-    found = []
-    with torch.no_grad():
-        for view in views:
-            image = render_view(parameters, view, options, degree)[0][0].clamp(0, 1)
-            counts = torch.ones(image.shape[:2], dtype=torch.bool) if view.mask is None else view.mask
-            error = (image - view.image)[counts].double().square().mean()
-            alike = ssim(torch.where(counts[..., None], image, 0), torch.where(counts[..., None], view.image, 0))
-            found.append((psnr_of_error(error).item(), alike.item()))
-    psnrs, ssims = zip(*found, strict=True)
-    return Quality(psnr=sum(psnrs) / len(found), ssim=sum(ssims) / len(found), views=len(found))
-
-
 def train(
     scene: Scene,
     strategy: Densification | Mcmc | None = None,
@@ -161,6 +56,8 @@ def train(
     options: Options | None = None,
     start: Parameters | str | Path | None = None,
     out: str | Path | None = None,
+    snapshot_every: int = 0,
+    device: str | torch.device = "cpu",
 ) -> Training:
     """Fit Gaussians to a scene's training views.
 
@@ -173,17 +70,27 @@ def train(
         options: everything else.
         start: Gaussians to go on from, or a PLY file of them; by default the scene's points.
         out: folder for `checkpoint.safetensors` and `gaussians.ply`.
+        snapshot_every: steps between renewals of `gaussians.ply` while training, for whoever looks on; 0 for only the
+            last. They change nothing.
+        device: "cpu" or "cuda"; a checkpoint of one goes on on the other, though not to the same bits.
 
     Raises:
-        InputError: the folder holds another training, the start does not fit, or the loss is no longer finite.
+        InputError: the folder holds another training, the start does not fit, the device is not there, the loss is no
+            longer finite, or memory does not suffice; what was trained until then is in the folder.
     """
     options = options or Options()
     strategy = strategy or vanilla(options.steps)
+    if snapshot_every < 0 or (snapshot_every and out is None):
+        raise InputError(f"snapshot_every must be at least 0 and needs a folder, got {snapshot_every} and {out}")
+    device = found_device(device)
     begun = load_ply(start) if isinstance(start, str | Path) else start
     if begun is None:
         begun = gaussians_from(scene, options.degree, options.random_points, options.seed)
     begun = _checked(begun, options, strategy)
-    params = {name: torch.nn.Parameter(begun[name].clone()) for name in NAMES}
+    check_ahead(begun["means"], scene.views)
+    memory.check_start(len(begun["means"]), strategy.budget, options.degree, scene.views, device)
+    scene = scene.to(device)
+    params = {name: torch.nn.Parameter(begun[name].to(device, copy=True)) for name in NAMES}
     rates = {"means": options.means_rates[0] * scene.extent, **_RATES}
     optimizers: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam([params[name]], lr=rates[name], eps=1e-15, fused=True) for name in NAMES
@@ -201,6 +108,12 @@ def train(
     if file is not None and file.is_file():
         progress = checkpoint.load(file, settings, params, optimizers, state)
 
+    def save_snapshot() -> None:
+        if out is not None:
+            save_ply(params, Path(out) / PLY)  # pyright: ignore[reportArgumentType]
+
+    if snapshot_every:
+        save_snapshot()
     sizes: dict[int, tuple[View, ...]] = {1: scene.views}
     degree_every = options.degree_every or max(1, options.steps // 30)
     judged = scene.held_out or scene.views
@@ -215,7 +128,9 @@ def train(
             view = sizes[factor][_order(options.seed, step, len(scene.views))]
             degree = min(options.degree, step // degree_every)
             _set_rate(optimizers["means"], options, scene.extent, step, strategy.full_size_from(state))
-            progress["pairs"] += _step(params, optimizers, strategy, state, step, view, options, degree)
+            before = len(params["means"])
+            with memory.named(step, before, out):
+                progress["pairs"] += _step(params, optimizers, strategy, state, step, view, options, degree)
             progress["seconds"] += time.perf_counter() - clock
             progress["step"] = done = step + 1
             if done == options.steps or (options.evaluate_every and done % options.evaluate_every == 0):
@@ -226,10 +141,17 @@ def train(
                 bar.update(task, description=f"{quality.psnr:.2f} dB, {len(params['means'])} Gaussians")
             if file is not None and (done == options.steps or done % options.save_every == 0):
                 checkpoint.save(file, settings, params, optimizers, state, progress)
+            if snapshot_every and done % snapshot_every == 0 and done < options.steps:
+                save_snapshot()
             bar.update(task, completed=done)
+            short = memory.shortage(before, len(params["means"]), options.degree, device)
+            if short and done < options.steps:
+                if file is not None:
+                    checkpoint.save(file, settings, params, optimizers, state, progress)
+                    save_snapshot()
+                raise InputError(f"{short}, at step {done}; {_kept(out)}")
     made = {name: params[name].detach() for name in NAMES}
-    if out is not None:
-        save_ply(made, Path(out) / "gaussians.ply")
+    save_snapshot()
     return Training(parameters=made, state=state, history=tuple(progress["history"]), seconds=progress["seconds"])
 
 
@@ -260,7 +182,7 @@ def _step(
 def _order(seed: int, step: int, views: int) -> int:
     """The view of a step: all of them once, in random order, then again in another."""
     epoch, place = divmod(step, views)
-    return int(torch.randperm(views, generator=generator(seed, "views", epoch))[place])
+    return int(torch.randperm(views, generator=generator(seed, "views", epoch), device="cpu")[place])
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, options: Options, extent: float, step: int, full_from: int) -> None:
@@ -270,15 +192,35 @@ def _set_rate(optimizer: torch.optim.Optimizer, options: Options, extent: float,
     optimizer.param_groups[0]["lr"] = extent * first * (last / first) ** share
 
 
-def _degree(parameters: Parameters) -> int:
-    """Of the spherical harmonics that there are coefficients for."""
-    return round((parameters["shN"].shape[1] + 1) ** 0.5) - 1
+def found_device(device: str | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: there is no such device, or no GPU.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise InputError(f'device must be "cpu" or "cuda", got {str(device)!r}') from None
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f'device must be "cpu" or "cuda", got {str(device)!r}')
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"torch finds {torch.cuda.device_count()} GPUs, so there is no device {str(device)!r}")
+    return found
+
+
+def _kept(out: str | Path | None) -> str:
+    """What a training that cannot go on says of what it has."""
+    if out is None:
+        return "nothing is kept, because there is no folder"
+    return (
+        f"what is trained so far is in {out}: the same call goes on where there is more memory, and another folder "
+        f"with start={Path(out) / PLY} and a budget where there is not"
+    )
 
 
 def _checked(begun: Parameters, options: Options, strategy: Densification | Mcmc) -> Parameters:
-    missing = [name for name in NAMES if name not in begun]
-    if missing:
-        raise InputError(f"the Gaussians to start from lack {', '.join(missing)}")
+    check_gaussians(begun, "the Gaussians to start from")
     bases = (options.degree + 1) ** 2 - 1
     count, more = begun["shN"].shape[:2]
     if count < 1:

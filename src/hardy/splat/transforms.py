@@ -1,7 +1,9 @@
 """Cameras in a transforms.json, as Nerfstudio and instant-ngp write it."""
 
+import dataclasses
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,26 @@ def read(file: Path) -> tuple[list[Posed], np.ndarray, np.ndarray]:
         record = json.loads(file.read_text(encoding="utf-8"))
         frames = record["frames"]
         posed = [_posed(file, {**record, **frame}) for frame in frames]
+        if len({item.name for item in posed}) < len(posed):  # photos of the same name in several folders
+            names = [
+                str(Path(frame["file_path"]).with_suffix(item.file.suffix))
+                for frame, item in zip(frames, posed, strict=True)
+            ]
+            posed = [dataclasses.replace(item, name=name) for item, name in zip(posed, names, strict=True)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file} is damaged or lists no cameras: {type(error).__name__} {error}") from None
+    twice = sorted(name for name, times in Counter(item.name for item in posed).items() if times > 1)
+    if twice:
+        raise InputError(f"{file} lists the photo {twice[0]} more than once")
     points = colors = np.zeros((0, 3))
     cloud = record.get("ply_file_path")
-    if cloud and (file.parent / cloud).is_file():
+    if cloud:
+        if not (file.parent / cloud).is_file():
+            raise InputError(
+                f"{file} names the points {cloud}, which do not exist; take ply_file_path out for a random start"
+            )
         columns = read_vertices(file.parent / cloud)
         if not {"x", "y", "z"} <= columns.keys():
             raise InputError(f"{file.parent / cloud} holds no points: it lacks x, y or z")

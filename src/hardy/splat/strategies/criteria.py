@@ -62,7 +62,7 @@ class ImportanceWeightedGradient:
 
 def lengths(gradients: torch.Tensor, info: dict[str, Any]) -> torch.Tensor:
     """(N,) lengths of gradients (N, 2) by pixels, in normalized device coordinates."""
-    half = torch.tensor([info["width"] / 2, info["height"] / 2]) * info["n_cameras"]
+    half = gradients.new_tensor([info["width"] / 2, info["height"] / 2]) * info["n_cameras"]
     return (gradients * half).norm(dim=-1)
 
 

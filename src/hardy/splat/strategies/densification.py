@@ -117,7 +117,7 @@ class Densification:
 
     def penalty(self, params: Parameters) -> torch.Tensor:
         """What is added to the loss: nothing."""
-        return torch.zeros(())
+        return params["means"].new_zeros(())
 
     def step_pre_backward(
         self, params: Parameters, optimizers: Optimizers, state: State, step: int, info: dict[str, Any]
@@ -157,14 +157,12 @@ class Densification:
 
     def _look(self, params: Parameters, state: State, info: dict[str, Any]) -> None:
         if "total" not in state:
-            count = len(params["means"])
-            state["total"], state["weight"] = torch.zeros(count), torch.zeros(count)
+            count, device = len(params["means"]), params["means"].device
+            state["total"], state["weight"] = (torch.zeros(count, device=device) for _ in range(2))
             # Of each Gaussian: its first ancestor, where that began, and how often its line was split and cloned.
-            state["origin"], state["home"] = torch.arange(count), params["means"].detach().clone()
-            state["splits"], state["clones"] = (
-                torch.zeros(count, dtype=torch.int32),
-                torch.zeros(count, dtype=torch.int32),
-            )
+            state["origin"] = torch.arange(count, device=device)
+            state["home"] = params["means"].detach().clone()
+            state["splits"], state["clones"] = (torch.zeros(count, dtype=torch.int32, device=device) for _ in range(2))
             state["first_count"] = count
         with torch.no_grad():
             for camera in range(info["n_cameras"]):
@@ -193,7 +191,7 @@ class Densification:
             count = int(cloned.sum())
             self.clone.apply(params, optimizers, state, cloned, random)
             state["clones"][-count:] += 1
-            divided = torch.cat([divided, torch.zeros(count, dtype=torch.bool)])  # copies were small
+            divided = torch.cat([divided, divided.new_zeros(count)])  # copies were small
         if bool(divided.any()):
             self.split.apply(params, optimizers, state, divided, random)
             state["splits"][-2 * int(divided.sum()) :] += 1

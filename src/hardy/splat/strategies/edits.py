@@ -79,7 +79,7 @@ def duplicate(
 ) -> None:
     """Copy the Gaussians in `mask` (N,); the copies, behind all others, are moved by `offsets` (mask.sum(), 3)."""
     chosen = mask.nonzero()[:, 0]
-    source = torch.cat([torch.arange(len(mask)), chosen])
+    source = torch.cat([torch.arange(len(mask), device=mask.device), chosen])
     means = params["means"].detach()[chosen]
     values = {} if offsets is None else {"means": means + offsets}
     rebuild(params, optimizers, state, source, len(chosen), values)
@@ -98,9 +98,9 @@ def split(
     twice = chosen.repeat(2)
     scales = params["scales"].detach()[twice]
     unit = torch.nn.functional.normalize(params["quats"].detach()[twice], dim=-1)
-    drawn = torch.randn(len(twice), 3, generator=random) * scales.exp()
+    drawn = normal((len(twice), 3), random, scales.device) * scales.exp()
     places = params["means"].detach()[twice] + (rotations(unit) @ drawn[..., None])[..., 0]
-    values = {"means": places, "scales": scales - torch.log(torch.tensor(shrink))}
+    values = {"means": places, "scales": scales - torch.log(scales.new_tensor(shrink))}
     rebuild(params, optimizers, state, torch.cat([rest, twice]), len(twice), values)
 
 
@@ -120,7 +120,12 @@ def assign(params: Parameters, optimizers: Optimizers, name: str, mask: torch.Te
 
 def reset_opacities(params: Parameters, optimizers: Optimizers, most: float) -> None:
     """Lower all opacities to at most `most`, and start their moments anew."""
-    limit = torch.logit(torch.tensor(most))
     logits = params["opacities"].detach()
-    every = torch.ones(len(logits), dtype=torch.bool)
+    limit = torch.logit(logits.new_tensor(most))
+    every = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
     assign(params, optimizers, "opacities", every, logits.clamp(max=limit.item()))
+
+
+def normal(shape: tuple[int, ...], random: torch.Generator, device: torch.device) -> torch.Tensor:
+    """Standard normal numbers, drawn where the generator is, so that they are the same on every device."""
+    return torch.randn(shape, generator=random, device=random.device).to(device)

@@ -15,7 +15,7 @@ import torch
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.ops.projection import rotations
-from hardy.splat.strategies.edits import Optimizers, Parameters, State, assign, check_optimizers, duplicate
+from hardy.splat.strategies.edits import Optimizers, Parameters, State, assign, check_optimizers, duplicate, normal
 
 _MOST_COPIES = 51
 
@@ -102,7 +102,7 @@ class Mcmc:
         dead, living = (opacities <= self.dead).nonzero()[:, 0], (opacities > self.dead).nonzero()[:, 0]
         if not len(dead) or not len(living):
             return
-        chosen = living[torch.multinomial(opacities[living], len(dead), replacement=True, generator=random)]
+        chosen = living[_chosen(opacities[living], len(dead), random)]
         self._share(params, optimizers, chosen)
         for parameter in params.values():
             parameter.data[dead] = parameter.data[chosen]
@@ -113,7 +113,7 @@ class Mcmc:
         if not wanted:
             return
         opacities = params["opacities"].detach().sigmoid()
-        chosen = torch.multinomial(opacities, wanted, replacement=True, generator=random)
+        chosen = _chosen(opacities, wanted, random)
         self._share(params, optimizers, chosen)
         for number in range(int(torch.bincount(chosen).max())):  # one copy of each at a time
             times = torch.bincount(chosen, minlength=len(params["means"]))
@@ -121,7 +121,7 @@ class Mcmc:
 
     def _share(self, params: Parameters, optimizers: Optimizers, chosen: torch.Tensor) -> None:
         """Let the chosen ones look the same once they are as many as `chosen` names them, and once more."""
-        mask = torch.zeros(len(params["means"]), dtype=torch.bool)
+        mask = torch.zeros(len(params["means"]), dtype=torch.bool, device=chosen.device)
         mask[chosen] = True
         copies = (torch.bincount(chosen, minlength=len(mask)) + 1)[mask].clamp(max=_MOST_COPIES)
         opacities, scales = shared(
@@ -131,6 +131,12 @@ class Mcmc:
         assign(params, optimizers, "scales", mask, scales.log())
         for name in ("means", "quats", "sh0", "shN"):
             assign(params, optimizers, name, mask, params[name].detach()[mask])
+
+
+def _chosen(weights: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+    """(count,) numbers of rows, each as likely as its weight; drawn where the generator is."""
+    drawn = torch.multinomial(weights.to(random.device), count, replacement=True, generator=random)
+    return drawn.to(weights.device)
 
 
 def shared(opacities: torch.Tensor, scales: torch.Tensor, copies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,7 +153,7 @@ def tremble(params: Parameters, strength: float, random: torch.Generator) -> Non
     """Add noise to centres: as wide as the Gaussian, for those of opacity below about 0.005."""
     means = params["means"]
     faint = 1 / (1 + torch.exp(-100 * (1 - params["opacities"].detach().sigmoid() - 0.995)))
-    drawn = torch.randn(means.shape, generator=random) * faint[:, None] * strength
+    drawn = normal(tuple(means.shape), random, means.device) * faint[:, None] * strength
     unit = torch.nn.functional.normalize(params["quats"].detach(), dim=-1)
     shape = rotations(unit) * params["scales"].detach().exp()[:, None]
     means.data += (shape @ (shape.transpose(1, 2) @ drawn[..., None]))[..., 0]

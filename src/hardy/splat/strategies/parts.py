@@ -7,7 +7,7 @@ import torch
 
 from hardy.errors import InputError
 from hardy.splat.points import neighbour_distances
-from hardy.splat.strategies.edits import Optimizers, Parameters, State, assign, duplicate, split
+from hardy.splat.strategies.edits import Optimizers, Parameters, State, assign, duplicate, normal, split
 
 
 class Clone(Protocol):
@@ -40,7 +40,7 @@ class DensityClone:
         self, params: Parameters, optimizers: Optimizers, state: State, mask: torch.Tensor, random: torch.Generator
     ) -> None:
         spread = neighbour_distances(params["means"].detach())[mask]
-        offsets = torch.randn(len(spread), 3, generator=random) * spread[:, None]
+        offsets = normal((len(spread), 3), random, spread.device) * spread[:, None]
         duplicate(params, optimizers, state, mask, offsets)
 
 

@@ -1,0 +1,168 @@
+"""The commands of `hardy splat` that look at Gaussians, `render` and `view`, and `poses`, which comes before them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hardy.errors import InputError
+
+if TYPE_CHECKING:
+    from hardy.splat import Scene, View
+
+SceneArgument = Annotated[
+    Path, typer.Argument(help='COLMAP folder, or transforms.json or its folder; "room" for a ray-traced room.')
+]
+Gaussians = Annotated[Path, typer.Argument(help="PLY file of Gaussians, or the folder of a training.")]
+Downscale = Annotated[int, typer.Option(help="Whole factor by which photos are made smaller.")]
+Masks = Annotated[Path | None, typer.Option(help="Folder of masks, white where the photo counts.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+_FilmScene = Annotated[Path | None, typer.Option(help="Whose cameras are looked through, or circled on.")]
+
+
+def render(
+    gaussians: Gaussians,
+    out: Annotated[Path, typer.Argument(help="Folder of PNGs; with --orbit also FILE.gif, .png (animated) or .mp4.")],
+    scene: _FilmScene = None,
+    orbit: Annotated[int, typer.Option(help="Frames of a film around what there is to see; 0 for none.")] = 0,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the film; that of the scene, or 640x480.")] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second.")] = 24,
+    downscale: Downscale = 1,
+) -> None:
+    """Render Gaussians: as a scene's held-out cameras see them, beside the photos, or as a film around them."""
+    if orbit < 0:
+        raise InputError(f"--orbit must be at least 0, got {orbit}")
+    if not orbit:
+        if scene is None:
+            raise InputError("render needs --scene SCENE for its cameras, or --orbit FRAMES for a film around")
+        if size is not None or out.suffix.lower() in (".gif", ".mp4"):
+            raise InputError("--size and films are for --orbit FRAMES; pictures beside photos go to a folder")
+        parameters, photos = gaussians_of(gaussians), read_scene(scene, downscale)
+        views = photos.held_out or photos.views
+        save_pictures(parameters, views, out)
+        typer.echo(f"{len(views)} views, rendered and photographed: {out}")
+        return
+    from rich.progress import track
+
+    from hardy.splat.cameras import circle_of_gaussians, circle_of_scene, render_camera
+    from hardy.splat.film import check_film, save_film
+
+    check_film(out)
+    parameters = gaussians_of(gaussians)
+    width, height = 640, 480
+    if scene is None:
+        circle = circle_of_gaussians(parameters)
+    else:
+        photos = read_scene(scene, downscale)
+        circle = circle_of_scene(photos)
+        height, width = photos.views[0].image.shape[:2]
+    if size is not None:
+        width, height = _size(size)
+
+    def frames() -> Iterator[Any]:
+        for i in track(range(orbit), "render", transient=True):
+            yield render_camera(parameters, circle.camera(i / orbit, width, height))
+
+    save_film(frames(), out, fps)
+    typer.echo(f"{orbit} frames of {width} x {height}: {out}")
+
+
+def view(
+    gaussians: Gaussians,
+    scene: Annotated[Path | None, typer.Option(help="Whose cameras can be visited.")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for the whole network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The next free one is taken if it is not.")] = 8080,
+    height: Annotated[int, typer.Option(help="The most that an image gets, in pixels.")] = 720,
+    downscale: Downscale = 1,
+) -> None:
+    """Show Gaussians in the browser; a training that writes snapshots is shown as it goes on."""
+    import time
+
+    from hardy.splat.viewer import Viewer
+
+    photos = None if scene is None else read_scene(scene, downscale)
+    viewer = Viewer(gaussians, scene=photos, host=host, port=port, height=height)
+    typer.echo(f"Showing {gaussians} at {viewer.url} (Ctrl-C ends)")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        viewer.stop()
+
+
+def poses(
+    photos: Annotated[Path, typer.Argument(help="Folder of photos.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the scene: images/ and a COLMAP model in sparse/0/.")],
+    matching: Annotated[
+        Literal["exhaustive", "sequential"], typer.Option(help="Each photo with all others, or, for film, neighbours.")
+    ] = "exhaustive",
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+) -> None:
+    """Find out where photos were taken from, and make a scene of them to train on."""
+    from hardy.splat.poses import find_poses
+
+    found = find_poses(photos, out, matching=matching, seed=seed)
+    total = len(found.registered) + len(found.left_out)
+    typer.echo(
+        f"{len(found.registered)} of {total} photos have a pose, {found.points} points, {found.error:.2f} pixels off"
+    )
+    if found.left_out:
+        typer.echo(f"Without a pose: {', '.join(found.left_out)}")
+    typer.echo(f"Scene: {out}  (hardy splat train {out} OUT)")
+
+
+def gaussians_of(path: Path) -> dict[str, Any]:
+    """The Gaussians in a file, or in the folder of a training; at least one."""
+    from hardy.splat import load_ply
+    from hardy.splat.training import PLY
+
+    file = path / PLY if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"there is no {file}")
+    found = load_ply(file)
+    if not len(found["means"]):
+        raise InputError(f"{file} holds no Gaussians")
+    return found
+
+
+def read_scene(path: Path, downscale: int = 1, masks: Path | None = None) -> "Scene":
+    """The photos in a folder, or the traced room for its name."""
+    from hardy.splat import load_scene
+
+    if str(path) != "room" or path.exists():
+        scene = load_scene(path, downscale=downscale, masks=masks)
+        for names, what in ((scene.missing, "are listed and not there"), (scene.extra, "are there and have no camera")):
+            if names:
+                shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+                typer.echo(f"Left out: {len(names)} photos that {what}: {shown}", err=True)
+        return scene
+    from hardy.splat.room import room
+
+    if masks is not None or downscale < 1:
+        raise InputError(f"the room has no masks and downscale is at least 1, got {masks} and {downscale}")
+    return room().smaller(downscale)
+
+
+def _size(text: str) -> tuple[int, int]:
+    words = text.lower().split("x")
+    if len(words) != 2 or not all(word.isdigit() and int(word) > 0 for word in words):
+        raise InputError(f"--size must be WIDTHxHEIGHT, such as 640x480, got {text!r}")
+    return int(words[0]), int(words[1])
+
+
+def save_pictures(parameters: dict[str, Any], views: "tuple[View, ...]", out: Path) -> None:
+    """One PNG for each view: the rendering, and the photo to its right."""
+    import torch
+    from PIL import Image
+
+    from hardy.core.files import write_atomic
+    from hardy.splat import render_view
+
+    for view in views:
+        with torch.no_grad():
+            image = render_view(parameters, view)[0][0].clamp(0, 1)
+        both = (torch.cat([image.cpu(), view.image], 1) * 255).round().to(torch.uint8).numpy()
+        picture = Image.fromarray(both)
+        name = "_".join(Path(view.name).with_suffix("").parts)  # no photo over another of the same name
+        write_atomic(out / f"{name}.png", lambda path, made=picture: made.save(path, "PNG"))

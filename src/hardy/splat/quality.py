@@ -1,0 +1,87 @@
+"""Renderings of views, how far they are from the photos, and the loss that training lowers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from hardy.errors import InputError
+from hardy.evaluate import psnr_of_error, ssim
+from hardy.splat.options import Options
+from hardy.splat.ply import Parameters
+from hardy.splat.rendering import rasterize
+from hardy.splat.scene import View
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quality:
+    """How close renderings of views come: means over the views of PSNR (dB) and SSIM, outside of masks not counted."""
+
+    psnr: float
+    ssim: float
+    views: int
+
+
+def render_view(
+    parameters: Parameters, view: View, options: Options | None = None, degree: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """`rasterize` for one view: images (1, height, width, 3), alphas, info; by default at the degree that there is."""
+    device = parameters["means"].device
+    height, width = view.image.shape[:2]
+    options = options or Options(degree=degree_of(parameters))
+    degree = options.degree if degree is None else degree
+    return rasterize(
+        parameters["means"],
+        parameters["quats"],
+        parameters["scales"].exp(),
+        parameters["opacities"].sigmoid(),
+        torch.cat([parameters["sh0"], parameters["shN"]], 1),
+        view.viewmat[None].to(device),
+        view.k[None].to(device),
+        width,
+        height,
+        sh_degree=degree,
+        backgrounds=torch.tensor([options.background], device=device),
+        rasterize_mode=options.rasterize_mode,
+    )
+
+
+def view_loss(parameters: Parameters, view: View, options: Options, degree: int) -> tuple[torch.Tensor, dict[str, Any]]:
+    """What training lowers: mean absolute error and 1 - SSIM of one view in their shares; and what rasterize found."""
+    images, _, info = render_view(parameters, view, options, degree)
+    image, photo = images[0], view.image
+    if view.mask is not None:
+        image, photo = (torch.where(view.mask[..., None], each, 0) for each in (image, photo))
+    loss = (1 - options.ssim_share) * (image - photo).abs().mean()
+    if options.ssim_share:
+        loss = loss + options.ssim_share * (1 - ssim(image, photo))
+    return loss, info
+
+
+def evaluate(
+    parameters: Parameters, views: tuple[View, ...], options: Options | None = None, degree: int | None = None
+) -> Quality:
+    """How close the renderings of `views` come to their photos."""
+    options = options or Options(degree=degree_of(parameters))
+    if not views:
+        raise InputError("evaluate needs at least one view")
+    found = []
+    with torch.no_grad():
+        for view in views:
+            view = view.to(parameters["means"].device)
+            image = render_view(parameters, view, options, degree)[0][0].clamp(0, 1)
+            counts = (
+                torch.ones(image.shape[:2], dtype=torch.bool, device=image.device) if view.mask is None else view.mask
+            )
+            error = (image - view.image)[counts].double().square().mean()
+            alike = ssim(torch.where(counts[..., None], image, 0), torch.where(counts[..., None], view.image, 0))
+            found.append((psnr_of_error(error).item(), alike.item()))
+    psnrs, ssims = zip(*found, strict=True)
+    return Quality(psnr=sum(psnrs) / len(found), ssim=sum(ssims) / len(found), views=len(found))
+
+
+def degree_of(parameters: Parameters) -> int:
+    """Of the spherical harmonics that there are coefficients for."""
+    return round((parameters["shN"].shape[1] + 1) ** 0.5) - 1

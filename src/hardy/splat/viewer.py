@@ -1,0 +1,269 @@
+"""Gaussians in the browser: viser moves the camera, this machine's processor renders what it sees.
+
+While the camera moves, images are small enough to keep up; once it rests, one of full size follows. The file is looked
+at again and again, so a training that writes snapshots is shown as it goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardy.errors import InputError
+from hardy.splat.cameras import Camera, Circle, camera_of, circle_of_gaussians, circle_of_scene, render_camera
+from hardy.splat.ply import Parameters, load_ply
+from hardy.splat.scene import Scene
+from hardy.splat.training import PLY
+
+_REST = 0.25  # seconds without movement, after which the full image is rendered
+_LOOK = 0.5  # seconds between looks at the file
+_LEAST = 64  # pixels of height, however slow it is
+_PATIENCE = 600  # seconds to wait for the first snapshot
+
+
+class Snapshots:
+    """The Gaussians in a PLY file, or in that of a training's folder, as they are renewed.
+
+    Args:
+        path: the file or the folder.
+
+    Raises:
+        InputError: there is neither.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        if not path.exists():
+            raise InputError(f"there is no {path}")
+        self.file = path / PLY if path.is_dir() else path
+        self.parameters: Parameters | None = None
+        self.loads = 0
+        self._seen: tuple[int, ...] | None = None
+        if not path.is_dir():
+            self._load()
+
+    def renew(self) -> bool:
+        """Read the file if it has changed; whether there is something new. A file that cannot be read is left."""
+        try:
+            if self._signature() == self._seen:
+                return False
+            self._load()
+        except (OSError, InputError):
+            return False  # just being written by something that does not do so in one step, or gone for a moment
+        return True
+
+    def wait(self, seconds: float) -> Parameters:
+        """The Gaussians, once there are any.
+
+        Raises:
+            InputError: there are none within that time, or the file is damaged.
+        """
+        end = time.monotonic() + seconds
+        while not self.renew() and self.parameters is None:
+            if time.monotonic() >= end:
+                if self.file.is_file():
+                    load_ply(self.file)  # says what is wrong with it
+                raise InputError(f"{self.file} is not there; hardy splat train --snapshot-every writes it meanwhile")
+            time.sleep(min(_LOOK, max(0.0, end - time.monotonic())))
+        assert self.parameters is not None
+        return self.parameters
+
+    def _signature(self) -> tuple[int, ...]:
+        status = self.file.stat()
+        return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+    def _load(self) -> None:
+        seen = self._signature()
+        found = load_ply(self.file)
+        if not len(found["means"]):
+            raise InputError(f"{self.file} holds no Gaussians")
+        self.parameters, self._seen = found, seen
+        self.loads += 1
+
+
+@dataclasses.dataclass
+class Pace:
+    """How large an image may be to be there in time, learned from those before.
+
+    Args:
+        seconds: that an image of a moving camera may take.
+        per_pixel: seconds; the first guess.
+    """
+
+    seconds: float = 0.1
+    per_pixel: float = 5e-7
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of an image with these proportions, no larger, in time."""
+        shrink = min(1.0, math.sqrt(self.seconds / (self.per_pixel * width * height)))
+        shrink = max(shrink, min(1.0, _LEAST / height))
+        return max(1, round(width * shrink)), max(1, round(height * shrink))
+
+    def learn(self, pixels: int, seconds: float) -> None:
+        """Take note of how long an image took."""
+        self.per_pixel = 0.5 * self.per_pixel + 0.5 * max(seconds / pixels, 1e-10)
+
+
+class Renderer:
+    """Images for a camera of viser, from the newest snapshot.
+
+    Args:
+        snapshots: of the Gaussians.
+        height: the most that a full image gets.
+    """
+
+    def __init__(self, snapshots: Snapshots, height: int = 720) -> None:
+        if height < 1:
+            raise InputError(f"height must be at least 1, got {height}")
+        self.snapshots, self.height = snapshots, height
+        self.pace = Pace()
+        self._one = threading.Lock()
+
+    def image(self, camera: Any, moving: bool) -> np.ndarray | None:
+        """(height, width, 3) uint8, small while moving.
+
+        Args:
+            camera: with viser's wxyz, position, fov, image_width and image_height.
+            moving: whether the next one is about to come.
+
+        Returns:
+            The image; None as long as there are no Gaussians or the window has no size.
+        """
+        parameters = self.snapshots.parameters
+        if parameters is None or not camera.image_width or not camera.image_height:
+            return None
+        height = min(self.height, int(camera.image_height))
+        width = max(1, round(height * camera.image_width / camera.image_height))
+        with self._one:
+            if moving:
+                width, height = self.pace.size(width, height)
+            made = camera_of(camera.wxyz, camera.position, float(camera.fov), width, height)
+            began = time.perf_counter()
+            image = render_camera(parameters, made)
+            if moving:
+                self.pace.learn(width * height, time.perf_counter() - began)
+        return image
+
+
+class Viewer:
+    """A server for browsers, running until `stop`.
+
+    Args:
+        path: a PLY file, or the folder of a training, which may still be running.
+        scene: whose cameras can be visited; None for none.
+        host: where to listen; the default is for this machine only.
+        port: the next free one is taken if it is not.
+        height: the most that a full image gets, in pixels.
+        patience: seconds to wait for the first snapshot of a training.
+
+    Raises:
+        InputError: viser is not installed, or there is nothing to show.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        scene: Scene | None = None,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        height: int = 720,
+        patience: float = _PATIENCE,
+    ) -> None:
+        try:
+            import viser  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise InputError('showing Gaussians in the browser needs viser: pip install "hardy[view]"') from None
+        if not 0 <= port < 65536:
+            raise InputError(f"port must be in [0, 65535], got {port}")
+        self.snapshots = Snapshots(path)
+        parameters = self.snapshots.wait(patience)
+        self.renderer = Renderer(self.snapshots, height)
+        circle = circle_of_gaussians(parameters) if scene is None else circle_of_scene(scene)
+        self._wakes: dict[int, threading.Event] = {}
+        self._closed = threading.Event()
+        self.server: Any = viser.ViserServer(host=host, port=port, label="hardy", verbose=False)
+        self.url = f"http://{host}:{self.server.get_port()}"
+        self._place(circle)
+        self._status = self.server.gui.add_markdown(self._said())
+        if scene is not None:
+            self._offer(scene, circle)
+        self.server.on_client_connect(self._meet)
+        self.server.on_client_disconnect(lambda client: self._wakes.pop(client.client_id, None))
+        self._looker = threading.Thread(target=self._look, daemon=True)
+        self._looker.start()
+
+    def stop(self) -> None:
+        """Close the server."""
+        self._closed.set()
+        self._looker.join()
+        self.server.stop()
+
+    def _place(self, circle: Circle) -> None:
+        """Let browsers begin at the middle of the circle."""
+        self.server.scene.set_up_direction(tuple(circle.up.tolist()))
+        camera = circle.camera(0.0, 2, 2)
+        self.server.initial_camera.position = tuple(_eye(camera).tolist())
+        self.server.initial_camera.look_at = tuple(circle.center.tolist())
+        self.server.initial_camera.fov = circle.fov
+
+    def _offer(self, scene: Scene, circle: Circle) -> None:
+        """A list of the photos, whose cameras can be visited."""
+        views = {view.name: view for view in (*scene.views, *scene.held_out)}
+        chosen = self.server.gui.add_dropdown("Camera of", tuple(sorted(views)))
+
+        @chosen.on_update
+        def _(event: Any) -> None:
+            view = views[chosen.value]
+            eye = view.eye.double().numpy()
+            distance = float(np.linalg.norm(circle.center - eye)) or 1.0
+            camera = event.client.camera
+            with event.client.atomic():
+                camera.up_direction = -view.viewmat[1, :3].double().numpy()
+                camera.position = eye
+                camera.look_at = eye + distance * view.viewmat[2, :3].double().numpy()
+                camera.fov = 2 * math.atan(view.image.shape[0] / 2 / float(view.k[1, 1]))
+
+    def _said(self) -> str:
+        assert self.snapshots.parameters is not None
+        count = len(self.snapshots.parameters["means"])
+        when = time.strftime("%H:%M:%S", time.localtime(self.snapshots.file.stat().st_mtime))
+        return f"**{count:,} Gaussians**\n\n{self.snapshots.file.name} of {when}"
+
+    def _look(self) -> None:
+        """Renew what is shown whenever the file is."""
+        while not self._closed.wait(_LOOK):
+            if self.snapshots.renew():
+                self._status.content = self._said()
+                for wake in list(self._wakes.values()):
+                    wake.set()
+
+    def _meet(self, client: Any) -> None:
+        """Follow a browser's camera until it goes."""
+        wake = self._wakes[client.client_id] = threading.Event()
+        wake.set()
+        client.camera.on_update(lambda _: wake.set())
+        while client.client_id in self._wakes and not self._closed.is_set():
+            if not wake.wait(_LOOK):
+                continue
+            while wake.is_set():
+                wake.clear()
+                self._show(client, moving=True)
+                wake.wait(_REST)
+            self._show(client, moving=False)
+
+    def _show(self, client: Any, moving: bool) -> None:
+        image = self.renderer.image(client.camera, moving)
+        if image is not None:
+            client.scene.set_background_image(image, format="jpeg", jpeg_quality=70 if moving else 95)
+
+
+def _eye(camera: Camera) -> np.ndarray:
+    view = camera.viewmat.double().numpy()
+    return -view[:3, :3].T @ view[:3, 3]
