@@ -112,7 +112,8 @@ def main() -> None:
             last = found.history[-1]
             print(f"{name:26} seed {seed}: {last['psnr']:.2f} dB {last['ssim']:.3f}, {last['gaussians']} Gaussians, "
                   f"{last['seconds']:.0f} s, {last['pairs'] / 1e9:.2f} G pairs", flush=True)  # fmt: skip
-            result["rows"] = [row_of(each, runs) for each in names if any(run["strategy"] == each for run in runs)]
+            done = {run["strategy"] for run in runs}
+            result["rows"] = [row_of(each, runs) for each in strategies(options.steps) if each in done]
             write_json(file, result)
     for row in result["rows"]:
         print(row)
