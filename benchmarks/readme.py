@@ -211,6 +211,53 @@ def noise_aware_block() -> str:
     return "\n".join(lines)
 
 
+def repairs_block() -> str:
+    """Each repair beside the chip as it is and its control, at one noise that hurts and on measured cells."""
+    lines = [
+        "| repair | model, noise | no noise | on the chip | repaired | control |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+
+    def told(row: dict[str, Any], digits: int = 1) -> str:
+        value = row.get("perplexity", row.get("mean", 0.0))
+        return f"{value:.{digits}f} ± {row['std']:.{digits}f}"
+
+    hpd = result_of("hpd")
+    for noise, strength in (("proportional", "0.3"), ("relative to the tensor's largest weight", "0.05")):
+        rows = hpd["noises"][noise]["strengths"][strength]
+        cells = (told(rows[name]) for name in ("noisy", "HPD last", "HPD random"))
+        lines.append(
+            f"| HPD, last output projection; a random one | tiny-mamba, perplexity, {noise} {strength} | "
+            f"{hpd['unmodified']:.1f} | {' | '.join(cells)} |"
+        )
+    romer = result_of("romer")
+    for noise in ("additive 10 % of each tensor's largest weight", "ReRAM (Wan et al.)"):
+        cells = (told(romer["noises"][noise][name]) for name in ("noisy", "both", "random replacement"))
+        lines.append(
+            f"| ROMER, both parts; random replacement | tiny-moe, perplexity, {noise} | "
+            f"{romer['unmodified']['perplexity']:.1f} | {' | '.join(cells)} |"
+        )
+    copies = result_of("redundancy")
+    for noise in ("proportional 0.3", "ReRAM (Wan et al.) with 0.5 % of cells stuck"):
+        for place in ("shallow", "middle", "deep"):
+            cells = (told(copies["noises"][noise][name]) for name in ("none", place, "random"))
+            lines.append(
+                f"| three copies of two {place} layers; of random ones | tiny-llama, perplexity, {noise} | "
+                f"{copies['unmodified']:.1f} | {' | '.join(cells)} |"
+            )
+    reasoning = result_of("reasoning")["noises"]
+    for noise, level in (("proportional", "proportional 0.4"), ("additive", "additive 0.1")):
+        found = reasoning[noise]["accuracy"]
+        for place in ("shallow", "middle", "deep"):
+            names = (f"steps, {level}", f"steps, {place} copied, {level}")
+            cells = [told(found[name], 2) for name in names]
+            lines.append(
+                f"| three copies of two {place} layers | tiny-reasoner, accuracy in written steps, {level} | "
+                f"{found['steps, no noise']['mean']:.2f} | {' | '.join(cells)} | |"
+            )
+    return "\n".join(lines)
+
+
 def noise_cost_block() -> str:
     """Step time and peak memory of the gradients, by simulator."""
     lines = ["| | simulator | gradient | step, s | peak memory, MB |", "|---|---|---|---:|---:|"]
@@ -299,6 +346,7 @@ BLOCKS = {
     "fields": fields_block,
     "chip": chip_block,
     "noise-aware": noise_aware_block,
+    "repairs": repairs_block,
     "noise-cost": noise_cost_block,
     "halora": halora_block,
     "splat": splat_block,
