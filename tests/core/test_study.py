@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,15 @@ def test_a_callers_mistake_comes_without_traceback() -> None:
     assert result.error == "strength must be small, got 2"
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """An interrupt is heard, as it is not by what a shell started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, workers: int) -> None:
     flag = tmp_path / "flag"
