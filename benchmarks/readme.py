@@ -304,17 +304,18 @@ def splat_block() -> str:
         lines += [
             f"{scene['name'].capitalize()}, {scene['width']} x {scene['height']}, {scene['views']} training views, "
             f"{result['steps']} steps, {budget}; held-out views, mean ± standard deviation over seeds. Work is "
-            "pairs of pixel and Gaussian, to the end and until vanilla's last PSNR was reached, as shares of vanilla's "
+            "pairs of pixel and Gaussian, to the end and until vanilla's last PSNR was reached, as shares of vanilla's; "
+            "time likewise, on a machine that did other work too "
             f"(`{result['command'].split(' --only')[0]}`):",
             "",
-            "| strategy | seeds | PSNR, dB | SSIM | Gaussians | work | work to vanilla's PSNR |",
-            "|---|---:|---:|---:|---:|---:|---:|",
+            "| strategy | seeds | PSNR, dB | SSIM | Gaussians | work | work to vanilla's PSNR | time to it |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
         base = next(row for row in result["rows"] if row["strategy"] == "vanilla")
         for row in result["rows"]:
             spread = "" if row["psnr_spread"] is None else f" ± {row['psnr_spread']:.2f}"
-            share = row["pairs_to_vanilla"]
-            reached = f"{row['reached']} of {row['seeds']} did" if share is None else f"{share:.2f}"
+            work, time = row["pairs_to_vanilla"], row["seconds_to_vanilla"]
+            reached = f"{row['reached']} of {row['seeds']} did | " if work is None else f"{work:.2f} | {time:.2f}"
             lines.append(
                 f"| {row['strategy']} | {row['seeds']} | {row['psnr']:.2f}{spread} | {row['ssim']:.3f} | "
                 f"{row['gaussians']:,.0f} | {row['pairs'] / base['pairs']:.2f} | {reached} |"

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import hardy
 from hardy.errors import InputError
-from hardy.zoo import library
+from hardy.zoo import corpus
 from hardy.zoo import train as trainer
 from hardy.zoo.recipe import Recipe
 from hardy.zoo.recipes import recipe as find_recipe
@@ -37,7 +37,7 @@ def build(vocab_size: int) -> PreTrainedModel:
 RECIPE = Recipe(
     name="micro",
     summary="for tests",
-    data=library.LibraryText,
+    data=corpus.LibraryText,
     build=build,
     vocab_size=400,
     context=32,
@@ -51,8 +51,8 @@ RECIPE = Recipe(
 def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer's own code on two modules instead of the whole library: seconds instead of minutes."""
     documents = [(standard_library() / name).read_text()[:20_000] for name in ("ast.py", "bdb.py")]
-    monkeypatch.setattr(library, "training_documents", lambda: (documents[:1], documents[1:]))
-    monkeypatch.setattr(library, "held_out_text", lambda part: "def main(argv):\n    return len(argv)\n" * 8)
+    monkeypatch.setattr(corpus, "training_documents", lambda: (documents[:1], documents[1:]))
+    monkeypatch.setattr(corpus, "held_out_text", lambda part: "def main(argv):\n    return len(argv)\n" * 8)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -70,7 +70,7 @@ def test_training_learns_and_leaves_a_model_with_its_card(tmp_path: Path) -> Non
     assert held_out["below_xz"] == pytest.approx(1 - held_out["bits_per_byte"] / held_out["bits_per_byte_xz_9e"])
     model, tokenizer = hardy.zoo.load(str(tmp_path / "run"))
     assert len(tokenizer) == 400
-    again = hardy.evaluate.bits_per_byte(model, tokenizer, library.held_out_text("evaluation"), stride=16)
+    again = hardy.evaluate.bits_per_byte(model, tokenizer, corpus.held_out_text("evaluation"), stride=16)
     assert again == pytest.approx(held_out["bits_per_byte"], rel=1e-6)
 
 
@@ -124,27 +124,27 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 def test_every_window_of_a_pass_is_seen_once_and_passes_differ() -> None:
     tokens = torch.arange(32 * 9 + 1, dtype=torch.int32)  # 8 windows and the spare one
-    corpus = library.Corpus(tokens, tokens, {})
-    first = torch.cat([library.windows_of(corpus, RECIPE, step, 100) for step in (0, 1)])
+    drawn = corpus.Corpus(tokens, tokens, {})
+    first = torch.cat([corpus.windows_of(drawn, RECIPE, step, 100) for step in (0, 1)])
     assert first.shape == (8, 33)
     starts = sorted(first[:, 0].tolist())
     assert [b - a for a, b in itertools.pairwise(starts)] == [32] * 7
-    second = torch.cat([library.windows_of(corpus, RECIPE, step, 100) for step in (2, 3)])
+    second = torch.cat([corpus.windows_of(drawn, RECIPE, step, 100) for step in (2, 3)])
     assert second[:, 0].tolist() != first[:, 0].tolist()
 
 
 def test_late_steps_are_drawn_from_the_focused_text() -> None:
     everything, focused = torch.zeros(400, dtype=torch.int32), torch.ones(400, dtype=torch.int32)
-    corpus = library.Corpus(everything, focused, {})
-    means = [library.windows_of(corpus, RECIPE, step, 9).float().mean().item() for step in range(9)]
+    drawn = corpus.Corpus(everything, focused, {})
+    means = [corpus.windows_of(drawn, RECIPE, step, 9).float().mean().item() for step in range(9)]
     assert means == [0.0] * 4 + [1.0] * 5
 
 
 def test_focused_text_holds_the_modules_three_times_and_the_tests_once(tmp_path: Path) -> None:
-    _, corpus = library.corpus_of(RECIPE, tmp_path)
-    modules, tests = corpus.facts["library_tokens"], corpus.facts["tests_tokens"]
-    assert len(corpus.everything) == modules + tests
-    assert torch.equal(corpus.focused[2 * modules :], corpus.everything)
+    _, drawn = corpus.corpus_of(RECIPE, tmp_path)
+    modules, tests = drawn.facts["library_tokens"], drawn.facts["tests_tokens"]
+    assert len(drawn.everything) == modules + tests
+    assert torch.equal(drawn.focused[2 * modules :], drawn.everything)
 
 
 def test_learning_rate_rises_stays_and_ends_at_zero() -> None:

@@ -8,7 +8,20 @@ from rich.console import Console
 
 import hardy
 from hardy.cli.field import app as field_app
-from hardy.cli.options import Backend, Bits, GroupSize, Model, Select, Text, Tokens, Window, Workers, numbers
+from hardy.cli.options import (
+    Backend,
+    Bits,
+    GroupSize,
+    Model,
+    Select,
+    Text,
+    Tokens,
+    Window,
+    Workers,
+    interruptible,
+    numbers,
+    shown,
+)
 from hardy.cli.quantize import export, quantize
 from hardy.cli.reason import reason
 from hardy.cli.repair import repair
@@ -110,16 +123,12 @@ def study(
         keep=numbers(keep, float, "keep"),
         where=select,
     )
-    try:
+    with interruptible(out):
         report = survival(
             model, text=text, out=out, plan=plan, repairs=named, chip=chip, tokens=tokens, window=window,
             backend=backend, workers=workers,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        typer.echo(f"\nInterrupted. What is finished is in {out}; the same command goes on from there.", err=True)
-        raise typer.Exit(130) from None
-    report.print(metrics=("perplexity", AGREEMENT, *((RECOVERED,) if named else ())))
-    typer.echo(f"Report: {out}/report.html  (hardy report open {out})")
+    shown(report, out, metrics=("perplexity", AGREEMENT, *((RECOVERED,) if named else ())))
 
 
 @app.command()

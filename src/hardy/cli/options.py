@@ -1,11 +1,16 @@
-"""Options that several commands share, and how a list of numbers is read from one."""
+"""What several commands share: options, lists of numbers in one, and how a stopped command ends."""
 
-from collections.abc import Callable
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from hardy.errors import InputError
+
+if TYPE_CHECKING:
+    from hardy.core import Report
 
 Number = TypeVar("Number", int, float)
 
@@ -31,3 +36,21 @@ def numbers(text: str, kind: Callable[[str], Number], name: str) -> tuple[Number
         return tuple(kind(entry) for entry in entries)
     except ValueError:
         raise InputError(f"--{name} takes numbers separated by commas, got {text!r}") from None
+
+
+@contextmanager
+def interruptible(out: str | Path | None) -> Iterator[None]:
+    """Ends a command stopped with Ctrl-C in a line that says what is kept in `out`, and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f" What is finished is in {out}; the same command goes on from there." if out else ""
+        typer.echo(f"\nInterrupted.{kept}", err=True)
+        raise typer.Exit(130) from None
+
+
+def shown(report: "Report", out: str | Path | None, **options: Any) -> None:
+    """Print a report (`options` as of `Report.print`), and where its page is, if it was kept."""
+    report.print(**options)
+    if out is not None:
+        typer.echo(f"Report: {out}/report.html  (hardy report open {out})")

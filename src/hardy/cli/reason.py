@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import Backend, Select, Workers, numbers
+from hardy.cli.options import Backend, Select, Workers, interruptible, numbers, shown
 
 
 def reason(
@@ -29,7 +29,7 @@ def reason(
     """Right answers and their length under noise: at once, in written steps, after examples, with copied layers."""
     from hardy.studies import reasoning as run
 
-    try:
+    with interruptible(out):
         report = run(
             model,
             tasks=tasks,
@@ -45,10 +45,4 @@ def reason(
             backend=backend,
             workers=workers,
         )
-    except KeyboardInterrupt:
-        kept = f" What is finished is in {out}; the same command goes on from there." if out else ""
-        typer.echo(f"\nInterrupted.{kept}", err=True)
-        raise typer.Exit(130) from None
-    report.print()
-    if out is not None:
-        typer.echo(f"Report: {out}/report.html  (hardy report open {out})")
+    shown(report, out)

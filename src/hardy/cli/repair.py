@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import Backend, Text, Tokens, Window, Workers
+from hardy.cli.options import Backend, Text, Tokens, Window, Workers, interruptible, shown
 from hardy.cli.simulate import Chip
 from hardy.errors import InputError
 
@@ -39,17 +39,11 @@ def repair(
         "steps": steps, "learning_rate": learning_rate, "text": text, "out": out, "tokens": tokens, "window": window,
         "backend": backend, "workers": workers,
     }  # fmt: skip
-    try:
+    with interruptible(out):
         if len(names) == 1 and names[0] != "suited":
             report = run(model, by=names[0], **options)  # pyright: ignore[reportArgumentType]
         else:
             if select is not None or layers is not None:
                 raise InputError("--select and --layers are for one repair; give --with one of them")
             report = repairs(model, names, **options)  # pyright: ignore[reportArgumentType]
-    except KeyboardInterrupt:
-        kept = f" What is finished is in {out}; the same command goes on from there." if out else ""
-        typer.echo(f"\nInterrupted.{kept}", err=True)
-        raise typer.Exit(130) from None
-    report.print()
-    if out is not None:
-        typer.echo(f"Report: {out}/report.html  (hardy report open {out})")
+    shown(report, out)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import Backend, Select, Text, Tokens, Window, Workers
+from hardy.cli.options import Backend, Select, Text, Tokens, Window, Workers, interruptible, shown
 
 Chip = Annotated[str, typer.Option(help="A preset, a chip as .json, or a .csv table of measured cells.")]
 Time = Annotated[str, typer.Option(help="Times after programming, separated by commas: 0, 1h, 1d, 1y.")]
@@ -26,7 +26,7 @@ def simulate(
     """Perplexity of a language model on chip instances, right after programming and later."""
     from hardy.studies import simulate as run
 
-    try:
+    with interruptible(out):
         report = run(
             model,
             chip=chip,
@@ -40,10 +40,4 @@ def simulate(
             backend=backend,
             workers=workers,
         )
-    except KeyboardInterrupt:
-        kept = f" What is finished is in {out}; the same command goes on from there." if out else ""
-        typer.echo(f"\nInterrupted.{kept}", err=True)
-        raise typer.Exit(130) from None
-    report.print()
-    if out is not None:
-        typer.echo(f"Report: {out}/report.html  (hardy report open {out})")
+    shown(report, out)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from hardy.cli import splat_look
+from hardy.cli.options import interruptible, shown
 from hardy.cli.splat_look import (
     Device,
     Downscale,
@@ -115,14 +116,10 @@ def compare(
     options = Options(
         steps=steps, degree=degree, random_points=random_points, evaluate_every=max(1, steps // 15), seed=seed
     )
-    try:
+    with interruptible(out):
         report = run(photos, made, options=options, out=out)
-    except KeyboardInterrupt:
-        typer.echo(f"\nInterrupted. The same command goes on from the last checkpoint in {out}.", err=True)
-        raise typer.Exit(130) from None
     report.save(out)
-    report.print()
-    typer.echo(f"Report: {out / 'report.html'}  (hardy report open {out})")
+    shown(report, out)
 
 
 @app.command("eval")
@@ -165,12 +162,9 @@ def _train(
     from hardy.splat import train as run
 
     made = _strategy(strategy, options.steps, budget, options.seed)
-    try:
+    with interruptible(out):
         more: dict[str, Any] = {"snapshot_every": snapshot_every, "device": device}
         found = run(photos, made, options=options, start=start, out=out, **more)
-    except KeyboardInterrupt:
-        typer.echo(f"\nInterrupted. The same command goes on from the last checkpoint in {out}.", err=True)
-        raise typer.Exit(130) from None
     for row in found.history:
         typer.echo(
             f"step {row['step']:6}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}, {row['gaussians']} Gaussians, "

@@ -6,6 +6,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hardy.cli.options import interruptible
+
 app = typer.Typer(help="Models that come with hardy, and how they were trained.", no_args_is_help=True)
 
 
@@ -51,9 +53,6 @@ def train(
     from hardy.zoo.train import train as run
 
     folder = out or f"training/{name}"
-    try:
+    with interruptible(folder):
         card = run(recipe(name), folder, steps=steps, device=device, compile=compile)
-    except KeyboardInterrupt:
-        typer.echo(f"\nInterrupted. The last checkpoint is in {folder}; the same command goes on from it.", err=True)
-        raise typer.Exit(130) from None
     Console().print_json(data=card["held_out"])

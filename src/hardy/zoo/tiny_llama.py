@@ -2,7 +2,7 @@
 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from hardy.zoo.library import LibraryText
+from hardy.zoo.corpus import LibraryText
 from hardy.zoo.recipe import Recipe
 
 

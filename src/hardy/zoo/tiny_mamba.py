@@ -10,7 +10,7 @@ from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 from transformers.models.mamba import modeling_mamba
 
 from hardy.ops.selective_scan import selective_scan
-from hardy.zoo.library import LibraryText
+from hardy.zoo.corpus import LibraryText
 from hardy.zoo.recipe import Recipe
 
 
