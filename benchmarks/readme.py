@@ -304,8 +304,8 @@ def splat_block() -> str:
         lines += [
             f"{scene['name'].capitalize()}, {scene['width']} x {scene['height']}, {scene['views']} training views, "
             f"{result['steps']} steps, {budget}; held-out views, mean ± standard deviation over seeds. Work is "
-            "pairs of pixel and Gaussian, to the end and until vanilla's last PSNR was reached, as shares of vanilla's; "
-            "time likewise, on a machine that did other work too "
+            "pairs of pixel and Gaussian, to the end and until vanilla's last PSNR was reached, as shares of "
+            "vanilla's; and so is time, with two trainings at once on the machine "
             f"(`{result['command'].split(' --only')[0]}`):",
             "",
             "| strategy | seeds | PSNR, dB | SSIM | Gaussians | work | work to vanilla's PSNR | time to it |",
