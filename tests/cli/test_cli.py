@@ -1,3 +1,4 @@
+import importlib
 import json
 import subprocess
 import sys
@@ -185,14 +186,29 @@ def test_a_foreign_output_folder_is_refused(run: Run, micro_llama: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_an_interrupt_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("job", "command"),
+    [
+        ("hardy.studies.survival", ("study",)),
+        ("hardy.studies.simulate", ("simulate",)),
+        ("hardy.studies.reasoning", ("reason",)),
+        ("hardy.studies.repair.repair", ("repair", "tiny-llama", "--with", "romer")),
+        ("hardy.zoo.train.train", ("zoo", "train", "tiny-llama")),
+        ("hardy.splat.comparison.compare", ("splat", "compare", "room")),
+    ],
+)
+def test_an_interrupt_says_how_to_go_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, job: str, command: tuple[str, ...]
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hardy.studies.survival", interrupted)
-    code, _, err = run("study", "--out", "somewhere")
+    module, _, name = job.rpartition(".")
+    monkeypatch.setattr(importlib.import_module(module), name, interrupted)
+    out = str(tmp_path / "somewhere")
+    code, _, err = run(*command, *([out] if command[0] == "splat" else ["--out", out]))
     assert code == 130
-    assert "somewhere" in err
+    assert out in err
     assert "same command goes on" in err
 
 
