@@ -294,33 +294,54 @@ def chip_block() -> str:
     return "\n".join(lines)
 
 
-def splat_block() -> str:
-    """Strategies of densification on each scene, and the rasterizer's speed."""
-    lines = []
-    for file in sorted(RESULTS.glob("splat-*.json")):
-        result = result_of(file.stem)
+SPLAT_WHOLE = ("vanilla", "global_to_local", "reactivate", "both")
+
+
+def splat_scenes() -> list[tuple[str, dict[str, Any]]]:
+    """Every result of benchmarks/splat.py, named by its scene, steps and budget; the shorter trainings first."""
+    found = [result_of(file.stem) for file in RESULTS.glob("splat-*.json")]
+    found.sort(key=lambda result: (result["steps"] > 1500, result["scene"]["name"], result["scene"]["height"]))
+    named = []
+    for result in found:
         scene = result["scene"]
-        budget = f"at most {result['budget']} Gaussians" if result["budget"] else "no limit on Gaussians"
-        lines += [
-            f"{scene['name'].capitalize()}, {scene['width']} x {scene['height']}, {scene['views']} training views, "
-            f"{result['steps']} steps, {budget}; held-out views, mean ± standard deviation over seeds. Work is "
-            "pairs of pixel and Gaussian, to the end and until vanilla's last PSNR was reached, as shares of "
-            "vanilla's; and so is time, with two trainings at once on the machine "
-            f"(`{result['command'].split(' --only')[0]}`):",
-            "",
-            "| strategy | seeds | PSNR, dB | SSIM | Gaussians | work | work to vanilla's PSNR | time to it |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
-        ]
-        base = next(row for row in result["rows"] if row["strategy"] == "vanilla")
-        for row in result["rows"]:
-            spread = "" if row["psnr_spread"] is None else f" ± {row['psnr_spread']:.2f}"
-            work, time = row["pairs_to_vanilla"], row["seconds_to_vanilla"]
-            reached = f"{row['reached']} of {row['seeds']} did | " if work is None else f"{work:.2f} | {time:.2f}"
-            lines.append(
-                f"| {row['strategy']} | {row['seeds']} | {row['psnr']:.2f}{spread} | {row['ssim']:.3f} | "
-                f"{row['gaussians']:,.0f} | {row['pairs'] / base['pairs']:.2f} | {reached} |"
-            )
-        lines.append("")
+        budget = f", at most {result['budget']:,} Gaussians" if result["budget"] else ""
+        named.append((f"{scene['name']} {scene['width']} x {scene['height']}, {result['steps']} steps{budget}", result))
+    return named
+
+
+def splat_row(row: dict[str, Any], base: dict[str, Any]) -> str:
+    spread = "" if row["psnr_spread"] is None else f" ± {row['psnr_spread']:.2f}"
+    work, time = row["pairs_to_vanilla"], row["seconds_to_vanilla"]
+    reached = f"{row['reached']} of {row['seeds']} did | " if work is None else f"{work:.2f} | {time:.2f}"
+    return (
+        f"{row['strategy']} | {row['psnr']:.2f}{spread} | {row['training_psnr']:.1f} | {row['ssim']:.3f} | "
+        f"{row['gaussians']:,.0f} | {row['seconds']:.0f} | {row['pairs'] / base['pairs']:.2f} | {reached} |"
+    )
+
+
+SPLAT_COLUMNS = "PSNR, dB | on training views | SSIM | Gaussians | seconds | work | work to vanilla's | time to it |"
+
+
+def splat_block() -> str:
+    """The strategies of densification on each scene."""
+    lines = [f"| scene | strategy | {SPLAT_COLUMNS}", "|---|---|" + "---:|" * 8]
+    for name, result in splat_scenes():
+        rows = {row["strategy"]: row for row in result["rows"]}
+        lines += [f"| {name} | {splat_row(rows[each], rows['vanilla'])}" for each in SPLAT_WHOLE]
+    return "\n".join(lines)
+
+
+def splat_parts_block() -> str:
+    """Vanilla with one part of the other strategies at a time."""
+    lines = []
+    for name, result in splat_scenes():
+        rows = {row["strategy"]: row for row in result["rows"]}
+        parts = [row for each, row in rows.items() if each not in SPLAT_WHOLE]
+        if parts:
+            command = result["command"].split(" --only")[0]
+            lines += [f"{name[0].upper()}{name[1:]} (`{command}`):", "", f"| strategy | {SPLAT_COLUMNS}"]
+            lines += ["|---|" + "---:|" * 8]
+            lines += [f"| {splat_row(row, rows['vanilla'])}" for row in (rows["vanilla"], *parts)] + [""]
     return "\n".join(lines).strip()
 
 
@@ -351,6 +372,7 @@ BLOCKS = {
     "noise-cost": noise_cost_block,
     "halora": halora_block,
     "splat": splat_block,
+    "splat-parts": splat_parts_block,
     "rasterizer": rasterizer_block,
 }
 
