@@ -68,7 +68,7 @@ def train(
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder for Gaussians and pictures; the same command resumes.")],
     strategy: Annotated[Strategy, typer.Option(help="Of densification.")] = "global-to-local",
-    steps: Steps = 1200,
+    steps: Steps = 4000,
     budget: Budget = 8000,
     snapshot_every: SnapshotEvery = 0,
     seed: Seed = 0,
