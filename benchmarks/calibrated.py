@@ -27,9 +27,9 @@ import torch
 from survival import processor
 
 import hardy
-from hardy.core.files import read_json, write_json
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.evaluate import batches, token_losses
+from hardy.files import read_json, write_json
 from hardy.ops.rounding import grouped, uniform_grid
 from hardy.quant import (
     GPTQ,

@@ -32,7 +32,7 @@ from torch import nn
 
 import hardy
 from hardy.analog import Deploy
-from hardy.core.files import write_json
+from hardy.files import write_json
 from hardy.hardware import PCM, AdditiveDevice, Chip, Device
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import hardy
-from hardy.core.files import write_json
+from hardy.files import write_json
 from hardy.quant import ClippedRoundToNearest, RoundToNearest
 from hardy.studies.measure import measure, perplexity_of, settings_for
 

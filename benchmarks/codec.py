@@ -25,10 +25,10 @@ from PIL import Image
 from survival import processor
 
 import hardy
-from hardy.core.files import write_json
 from hardy.fields import image
 from hardy.fields.codec import decode, encode
 from hardy.fields.container import Contents, unpacked
+from hardy.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "codec.json"
 RATES = (0.75, 1.5, 3.0)

@@ -25,8 +25,8 @@ from survival import processor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import hardy
-from hardy.core.files import write_json
 from hardy.core.rng import generator
+from hardy.files import write_json
 from hardy.quant import TritLinear, unpack
 from hardy.quant.transformers_hooks import QUANT_METHOD, described
 

@@ -23,9 +23,9 @@ from fields import PHOTOS, shrunk
 from survival import processor
 
 import hardy
-from hardy.core.files import write_json
 from hardy.fields import Field, HadamardQuant, Schedule, fit_many
 from hardy.fields.activations import KINDS
+from hardy.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "dhq.json"
 BITS = ((8, 8), (8, 16), (6, 6), (4, 8))

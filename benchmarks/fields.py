@@ -22,7 +22,6 @@ from survival import processor
 from torch.nn.functional import interpolate
 
 import hardy
-from hardy.core.files import write_json
 from hardy.fields import (
     Activation,
     Field,
@@ -40,6 +39,7 @@ from hardy.fields import (
     image,
     sample_photo,
 )
+from hardy.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "fields.json"
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "images" / "kodak"

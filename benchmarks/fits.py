@@ -20,8 +20,8 @@ import torch
 from survival import processor
 
 import hardy
-from hardy.core.files import write_json
 from hardy.fields import Field, Schedule, Signal, Sine, fit, fit_many, sample_photo
+from hardy.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "fits.json"
 ROUNDS = 5

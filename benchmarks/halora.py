@@ -29,8 +29,8 @@ from torch import nn
 
 import hardy
 from hardy.analog import HaLoRA
-from hardy.core.files import write_json
 from hardy.core.rng import generator
+from hardy.files import write_json
 from hardy.hardware import AdditiveNoise
 
 RESULT = Path(__file__).parent / "results" / "halora.json"

@@ -23,9 +23,9 @@ import torch
 import hardy
 from hardy.analog import Deploy, HybridProjection, noise_sensitivity
 from hardy.core import Ranking
-from hardy.core.files import read_json, write_json
 from hardy.core.rng import generator
 from hardy.evaluate import mean_loss
+from hardy.files import read_json, write_json
 from hardy.hardware import Chip
 from hardy.hardware.device import AdditiveDevice, ProportionalDevice
 

@@ -20,8 +20,8 @@ from quantizers import tiny_llama
 from survival import processor
 
 import hardy
-from hardy.core.files import write_json
 from hardy.core.method import ALL_SELECTED, Method
+from hardy.files import write_json
 from hardy.quant import CalibratedTritPlanes, LayerBits, effective_rank, energy_gain, perplexity_drop
 
 RESULT = Path(__file__).parent / "results" / "layer_bits.json"

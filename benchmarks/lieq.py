@@ -31,8 +31,8 @@ from survival import processor
 
 import hardy
 from hardy.core import Method, Ranking, SecondMoment, Statistic, observe, select, weight_of
-from hardy.core.files import read_json, write_json
 from hardy.core.rng import generator
+from hardy.files import read_json, write_json
 from hardy.quant import LayerBits, RoundToNearest, TritPlanes, effective_rank, energy_gain, perplexity_drop
 from hardy.quant.layer_importance import combined
 from hardy.quant.spectral import Inputs, rank_drop

@@ -35,8 +35,8 @@ from torch.nn import functional as F
 
 import hardy
 from hardy.analog import NoiseAware
-from hardy.core.files import read_json, write_json
 from hardy.core.rng import generator
+from hardy.files import read_json, write_json
 from hardy.hardware import AdditiveNoise, Chip
 from hardy.zoo.text import training_documents
 

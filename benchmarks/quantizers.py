@@ -33,13 +33,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import hardy
-from hardy.core.files import write_json
 from hardy.core.method import ALL_SELECTED, Method, WeightLedger, WeightMethod
-from hardy.core.report import Row
-from hardy.core.select import LINEAR, Site, select
+from hardy.core.selection import LINEAR, Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate import batches, token_losses
+from hardy.files import write_json
 from hardy.quant import (
     GPTQ,
     AbsmeanTrits,
@@ -49,6 +48,7 @@ from hardy.quant import (
     RoundToNearest,
     TritPlanes,
 )
+from hardy.report import Row
 from hardy.zoo.text import training_documents
 
 HERE = Path(__file__).parent

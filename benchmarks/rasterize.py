@@ -22,8 +22,8 @@ import torch
 from survival import processor
 
 import hardy
-from hardy.core.files import write_json
 from hardy.core.rng import generator
+from hardy.files import write_json
 from hardy.ops import kernels
 from hardy.splat import rasterize
 from hardy.splat.points import neighbour_distances

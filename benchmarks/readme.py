@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hardy.core.files import write_text
-from hardy.core.report import Report
-from hardy.core.report.figures import Lines, Series, save_png
+from hardy.files import write_text
+from hardy.report import Report
+from hardy.report.figures import Lines, Series, save_png
 from hardy.zoo import card
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import hardy
-from hardy.core.files import write_json
+from hardy.files import write_json
 from hardy.studies import reasoning
 
 RESULTS = Path(__file__).parent / "results" / "reasoning.json"

@@ -16,8 +16,8 @@ import torch
 
 import hardy
 from hardy.analog import Deploy, Redundancy
-from hardy.core.files import write_json
 from hardy.evaluate import mean_loss
+from hardy.files import write_json
 from hardy.hardware import Chip, model_cost
 from hardy.hardware.device import AdditiveDevice, ProportionalDevice
 

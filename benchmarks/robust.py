@@ -19,7 +19,6 @@ from fields import PHOTOS, shrunk
 from survival import processor
 
 import hardy
-from hardy.core.files import write_json
 from hardy.fields import (
     Field,
     GradientNorm,
@@ -30,6 +29,7 @@ from hardy.fields import (
     fit_many,
     noisy_psnr,
 )
+from hardy.files import write_json
 from hardy.hardware import AdditiveNoise, ProportionalNoise
 
 RESULT = Path(__file__).parent / "results" / "robust.json"

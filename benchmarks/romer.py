@@ -22,9 +22,9 @@ import torch
 import hardy
 from hardy.analog import Deploy, ExpertReplacement, RandomReplacement, RouterCalibration
 from hardy.analog.experts import RepairedRouter, blocks, routing
-from hardy.core.files import write_json
 from hardy.core.surgery import Edits
 from hardy.evaluate import mean_loss
+from hardy.files import write_json
 from hardy.hardware import AdditiveNoise, Chip
 
 RESULTS = Path(__file__).parent / "results" / "romer.json"

@@ -22,7 +22,7 @@ import torch
 from survival import processor
 
 import hardy
-from hardy.core.files import write_json
+from hardy.files import write_json
 from hardy.splat import load_scene, train
 from hardy.splat.room import room
 from hardy.splat.strategies import (

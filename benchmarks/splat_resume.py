@@ -26,8 +26,8 @@ from safetensors import safe_open
 from survival import processor
 
 import hardy
-from hardy.core.files import write_json
 from hardy.core.rng import generator
+from hardy.files import write_json
 from hardy.splat import save_ply
 from hardy.splat.points import gaussians_from
 from hardy.splat.room import room

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 import hardy
-from hardy.core.files import write_json
+from hardy.files import write_json
 from hardy.studies import survival
 from hardy.studies.survival_report import AGREEMENT
 

@@ -32,7 +32,7 @@ from survival import processor
 from trit_kernels_peers import Peer, copies, with_ggml, with_onnxruntime, with_torch
 
 import hardy
-from hardy.core.files import write_json
+from hardy.files import write_json
 from hardy.ops import kernels
 from hardy.ops.trit_matrix import pack, unpack
 from hardy.ops.trit_product import trit_product

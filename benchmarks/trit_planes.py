@@ -29,9 +29,9 @@ import torch
 from survival import processor
 
 import hardy
-from hardy.core.files import write_json
 from hardy.core.method import WeightMethod
-from hardy.core.select import Site
+from hardy.core.selection import Site
+from hardy.files import write_json
 from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, RoundToNearest, TritPlanes
 
 RESULT = Path(__file__).parent / "results" / "trit_planes.json"

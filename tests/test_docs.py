@@ -11,7 +11,7 @@ import typer
 from typer.main import get_command
 
 from hardy.cli.main import app
-from hardy.core.report import Report
+from hardy.report import Report
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

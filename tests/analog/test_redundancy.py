@@ -89,9 +89,9 @@ def test_each_copy_has_converters_of_its_own() -> None:
 
 def test_a_model_keeps_its_names_and_pays_for_its_copies(ids: torch.Tensor) -> None:
     model, plain = build("llama"), build("llama")
-    before = model_cost(model, Chip.preset("reram-wan"), where="mlp").value("arrays", "all selected weights")
+    before = model_cost(model, Chip.preset("reram-wan"), select="mlp").value("arrays", "all selected weights")
     Redundancy(copies=3, select="mlp", layers="0").apply(model)
-    after = model_cost(model, Chip.preset("reram-wan"), where="mlp").value("arrays", "all selected weights")
+    after = model_cost(model, Chip.preset("reram-wan"), select="mlp").value("arrays", "all selected weights")
     assert (before, after) == (6, 12)
     assert model.state_dict().keys() == plain.state_dict().keys()
     names = [site.name for site in select(model, "mlp.down")]

@@ -36,14 +36,14 @@ def test_a_part_that_does_nothing_comes_last(ids: torch.Tensor) -> None:
     name = "backbone.layers.1.mixer.in_proj"
     model.backbone.layers[1].mixer.in_proj.weight.data *= 1e-4
     for measure in ("loss", "divergence"):
-        ranking = noise_sensitivity(model, [ids], noise=NOISE, where="ssm.in,head", measure=measure)
+        ranking = noise_sensitivity(model, [ids], noise=NOISE, select="ssm.in,head", measure=measure)
         assert abs(ranking.scores[name]) < 1e-4
     assert all(score > -1e-6 for score in ranking.scores.values())
     assert ranking.bottom(1) == [name]
 
 
 def test_a_chip_is_noise_too(ids: torch.Tensor) -> None:
-    ranking = noise_sensitivity(build("mamba"), [ids], noise=Deploy(chip="pcm"), where="ssm.in", measure="divergence")
+    ranking = noise_sensitivity(build("mamba"), [ids], noise=Deploy(chip="pcm"), select="ssm.in", measure="divergence")
     assert len(ranking) == 2
 
 

@@ -10,8 +10,8 @@ import pytest
 import hardy
 from hardy.cli.main import main
 from hardy.cli.options import numbers
-from hardy.core.report import Report, Row
 from hardy.errors import InputError
+from hardy.report import Report, Row
 
 Run = Callable[..., tuple[int, str, str]]
 

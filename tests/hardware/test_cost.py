@@ -92,7 +92,7 @@ def test_what_methods_add(llama: nn.Module) -> None:
 
 def test_experts_are_all_stored_and_few_are_used() -> None:
     model = build("mixtral")  # 4 experts, 2 for a token
-    report = model_cost(model, CHIP, where="experts")
+    report = model_cost(model, CHIP, select="experts")
     for row in report.select("arrays")[1:]:
         assert row.value == 4
     single = matrix_cost(32, 96, CHIP).energy
@@ -100,7 +100,7 @@ def test_experts_are_all_stored_and_few_are_used() -> None:
     del model.config.num_experts_per_tok
     model.config = None
     with pytest.raises(InputError, match="does not say how many experts a token uses"):
-        model_cost(model, CHIP, where="experts")
+        model_cost(model, CHIP, select="experts")
 
 
 @pytest.mark.parametrize(

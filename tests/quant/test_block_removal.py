@@ -66,7 +66,7 @@ def test_every_architecture_gets_its_blocks_ranked_and_is_left_as_it_was(archite
 
 
 def test_only_the_blocks_that_hold_the_selection(text: torch.Tensor) -> None:
-    assert list(perplexity_drop(build("llama"), [text], where="model.layers.1.mlp.*").scores) == ["model.layers.1.*"]
+    assert list(perplexity_drop(build("llama"), [text], select="model.layers.1.mlp.*").scores) == ["model.layers.1.*"]
 
 
 def test_the_mean_loss_is_over_tokens_not_batches(text: torch.Tensor) -> None:
@@ -113,13 +113,13 @@ def test_what_cannot_be_measured_is_refused(text: torch.Tensor) -> None:
     with pytest.raises(InputError, match="LlamaModel gives no logits; the loss needs a causal language model"):
         perplexity_drop(model.model, [text])
     with pytest.raises(InputError, match="LlamaForCausalLM has no numbered blocks that hold 'head'"):
-        perplexity_drop(model, [text], where="head")
+        perplexity_drop(model, [text], select="head")
     narrowing = Narrowing()
     with pytest.raises(InputError, match=r"blocks.0 \(Sequential\) does not map a stream to one of the same shape"):
         perplexity_drop(narrowing, [text])
     assert not any(module._forward_hooks for module in narrowing.modules())
     with pytest.raises(InputError, match="ConvNet has no numbered blocks"):
-        perplexity_drop(ConvNet(), [text], where="conv")
+        perplexity_drop(ConvNet(), [text], select="conv")
 
 
 def ranking(by: str, **scores: float) -> Ranking:

@@ -135,7 +135,7 @@ def test_routed_experts_are_left_out_and_alone_refused(text: torch.Tensor) -> No
     model = build("mixtral")
     assert not any("experts" in name for name in effective_rank(model, [text], unit="site").scores)
     with pytest.raises(InputError, match="'experts' holds only what this locator leaves out: experts, ssm.dt"):
-        effective_rank(model, [text], where="experts")
+        effective_rank(model, [text], select="experts")
 
 
 def test_parts_of_a_fused_projection_count_apart(text: torch.Tensor) -> None:
@@ -176,9 +176,9 @@ def test_what_cannot_be_ranked_is_refused(text: torch.Tensor) -> None:
     with pytest.raises(InputError, match="no batches"):
         energy_gain(model, [])
     with pytest.raises(InputError, match="embed_tokens is a Embedding; this locator takes linear layers"):
-        effective_rank(model, [text], where="embedding")
+        effective_rank(model, [text], select="embedding")
     with pytest.raises(InputError, match="is a Conv2d"):
-        effective_rank(ConvNet(), [random(4, 3, 8, 8)], where="conv")
+        effective_rank(ConvNet(), [random(4, 3, 8, 8)], select="conv")
     with torch.no_grad():
         model.get_submodule("model.layers.1.mlp.down_proj").weight.zero_()
     with pytest.raises(InputError, match="outputs of model.layers.1.mlp.down_proj are all zero"):

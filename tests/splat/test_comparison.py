@@ -7,8 +7,8 @@ import pytest
 import torch
 from splat.scenes import known_scene
 
-from hardy.core.report import Bars, Lines, Pictures, Report
 from hardy.errors import InputError
+from hardy.report import Bars, Lines, Pictures, Report
 from hardy.splat import evaluate, load_ply
 from hardy.splat.comparison import compare
 from hardy.splat.lineage import activity, ancestry, frozen_share

@@ -18,8 +18,8 @@ def test_locate_runs_the_locator_on_the_calibration_text(micro_llama: Path) -> N
     model, tokenizer = hardy.zoo.load(name)
     text = hardy.evaluate.encode(tokenizer, hardy.zoo.held_out_text("calibration"))
     assert torch.equal(windows[0][0], text[:64])
-    sites = locate(name, by="effective-rank", unit="site", seeds=2, where="mlp", tokens=128, window=64)
-    assert sites == effective_rank(model, windows, where="mlp", unit="site", seeds=range(2))
+    sites = locate(name, by="effective-rank", unit="site", seeds=2, select="mlp", tokens=128, window=64)
+    assert sites == effective_rank(model, windows, select="mlp", unit="site", seeds=range(2))
     assert locate(name, by="lieq-v1", tokens=128, window=64) == layer_importance(model, windows)
 
 

@@ -67,4 +67,4 @@ def test_locate_refuses_what_it_cannot_use(micro_llama: Path) -> None:
     with pytest.raises(InputError, match="seeds must be at least 1"):
         locate(name, by="noise", seeds=0)
     with pytest.raises(InputError, match="matches nothing"):
-        locate(name, where="experts")
+        locate(name, select="experts")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import hardy
-from hardy.core.report import Report
 from hardy.errors import InputError
 from hardy.quant import GridLinear, TritLinear
+from hardy.report import Report
 from hardy.studies.measure import load_dense, perplexity_of
 from hardy.studies.quantize import levels, quantize
 

@@ -5,10 +5,10 @@ import pytest
 
 from hardy.analog import Deploy, Redundancy
 from hardy.core import chain
-from hardy.core.report import Report
 from hardy.errors import InputError
 from hardy.hardware import Chip
 from hardy.hardware.device import ProportionalDevice
+from hardy.report import Report
 from hardy.studies import reasoning
 from hardy.studies.reasoning import measure_answers
 from hardy.studies.reasoning_report import difference

@@ -6,10 +6,10 @@ import torch
 
 from hardy.analog import Deploy, Redundancy
 from hardy.core import chain
-from hardy.core.report import Report
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.device import AdditiveDevice
+from hardy.report import Report
 from hardy.studies import Plan, repair, repairs, survival
 from hardy.studies.adapters import adapters_on, whole_layers
 from hardy.studies.measure import load_dense, measure, settings_for
@@ -137,7 +137,7 @@ def test_nothing_lost_is_said(micro_llama: Path, text: str) -> None:
 
 
 def test_a_survival_study_takes_repairs_in(text: str, tmp_path: Path) -> None:
-    plan = Plan(bits=(8,), additive=(), proportional=(), seeds=1, keep=(0.02,), where="mlp.down")
+    plan = Plan(bits=(8,), additive=(), proportional=(), seeds=1, keep=(0.02,), select="mlp.down")
     options = {"plan": plan, "text": text, "tokens": 64, "window": 32, "workers": 1, "chip": "reram-wan"}
     with pytest.raises(InputError, match="there is no repair 'hdp'"):
         survival("tiny-llama", out=tmp_path / "study", repairs=("hdp",), **options)  # pyright: ignore[reportArgumentType]

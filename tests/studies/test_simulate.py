@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from hardy.analog import Deploy
-from hardy.core.report import Report
 from hardy.errors import InputError
 from hardy.hardware import Chip
+from hardy.report import Report
 from hardy.studies import simulate
 from hardy.studies.measure import INTACT, measure, settings_for
 from hardy.studies.simulate import seconds_of

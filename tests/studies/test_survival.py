@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hardy.core.report import Report, Row
 from hardy.core.study import Cell, Result, Study
 from hardy.errors import InputError
+from hardy.report import Report, Row
 from hardy.studies import Plan, survival
 from hardy.studies.survival import Condition, equal_budget_sample
 
@@ -170,7 +170,7 @@ def test_counts_are_at_least_one_and_never_all() -> None:
 
 
 def test_trained_model_loses_bit_by_bit_and_located_protection_beats_random(tmp_path: Path) -> None:
-    plan = Plan(additive=(), proportional=(), seeds=3, keep=(0.25,), where="mlp")
+    plan = Plan(additive=(), proportional=(), seeds=3, keep=(0.25,), select="mlp")
     report = survival("tiny-llama", out=tmp_path / "out", plan=plan, tokens=512, window=256)
     values = {row.condition: row.value for row in report.select("perplexity")}
     order = ["unmodified", "4-bit", "3-bit", "2-bit"]

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from hardy.core.select import Site, in_adapter
+from hardy.core.selection import Site, in_adapter
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 

@@ -16,14 +16,14 @@ from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear, Array, OnChip
 from hardy.core.method import Chain, Method, changes
 from hardy.core.observe import AbsMax, observe
-from hardy.core.report import Row
-from hardy.core.select import LINEAR, Selector, Site, select
+from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.crossbar import hold
 from hardy.hardware.device import require_number
 from hardy.hardware.product import Periphery
+from hardy.report import Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Deploy(Method):
         chip: a `Chip`, or the name of a preset.
         seed: which instance of the chip.
         seconds: since programming.
-        select: which weights, as in `hardy.core.select.select`.
+        select: which weights, as in `hardy.core.selection.select`.
         layers: in which layers; all by default.
 
     `apply` needs calibration batches if the chip has calibrated ranges (`chip.needs_data`).

@@ -19,7 +19,7 @@ from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.noise_aware import NoiseAware
 from hardy.analog.noisy_forward import Resample, Simulator
 from hardy.core.rng import derive
-from hardy.core.select import LINEAR, Selector, select
+from hardy.core.selection import LINEAR, Selector, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip

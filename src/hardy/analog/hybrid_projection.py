@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from hardy.analog.modules import OnChip
+from hardy.core import selection
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.observe import SecondMoment, observe
-from hardy.core.report import Row
-from hardy.core.select import Selector, Site, select
+from hardy.core.selection import Selector, Site
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
+from hardy.report import Row
 
 Columns = Literal["scaled", "plain"]
 
@@ -135,7 +136,7 @@ class HybridProjection(Method):
         noise: the `Deploy` or weight noise that the layer is going to meet. With it, `apply` warns where the split
             makes the expected error larger than it is for the plain layer: for inputs like those of the calibration
             data if there is any, else for inputs alike in all directions.
-        select: which layers, as in `hardy.core.select.select`; `ranking.top(k)` of a ranking is such a selection.
+        select: which layers, as in `hardy.core.selection.select`; `ranking.top(k)` of a ranking is such a selection.
         layers: in which layers of the model.
     """
 
@@ -154,7 +155,7 @@ class HybridProjection(Method):
             raise InputError(f"noise must be Deploy or a noise of hardy.hardware, or None, got {self.noise!r}")
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
-        sites = select(model, self.select, layers=self.layers)
+        sites = selection.select(model, self.select, layers=self.layers)
         for site in sites:
             module = model.get_submodule(site.module)
             if type(module) is not nn.Linear:
@@ -200,12 +201,12 @@ _HARMFUL = 1.15  # three draws of a thousand weights differ by a few per cent
 _DRAWS = 3
 
 
-def _output_error(holder: nn.ModuleDict, where: str, noise: Any, gram: torch.Tensor | None) -> float:
+def _output_error(holder: nn.ModuleDict, select: str, noise: Any, gram: torch.Tensor | None) -> float:
     """Root of the expected squared error at the output; inputs of second moment `gram`, or alike in all directions."""
     layer: Any = holder["layer"]
     clean, total = layer.weight.detach().float(), 0.0
     for seed in range(_DRAWS):
-        method = dataclasses.replace(noise, seed=seed, select=where, layers=None)
+        method = dataclasses.replace(noise, seed=seed, select=select, layers=None)
         if hasattr(method, "chip"):  # the cells alone: converters treat both alike
             method = dataclasses.replace(method, chip=method.chip.without_periphery())
         with method.apply(holder):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hardy.core.rng import generator
-from hardy.core.select import Site
+from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.crossbar import Held, hold

@@ -25,14 +25,14 @@ from hardy.analog.noisy_forward import (
     padding_of,
 )
 from hardy.core.method import ALL_SELECTED, Method
-from hardy.core.report import Row
-from hardy.core.select import LINEAR, Selector, Site, select
+from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.device import require_number
 from hardy.hardware.noise import ChipNoise
 from hardy.hardware.product import Periphery
+from hardy.report import Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class NoiseAware(Method):
             for no limit.
         seed: of all draws.
         seconds: since programming, for a chip.
-        select: which weights, as in `hardy.core.select.select`.
+        select: which weights, as in `hardy.core.selection.select`.
         layers: in which layers; all by default.
 
     `apply` needs calibration batches if the chip has calibrated ranges (`chip.needs_data`).

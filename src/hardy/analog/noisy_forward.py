@@ -15,7 +15,7 @@ from torch.nn import grad
 from hardy.analog.deploy import on_chip
 from hardy.analog.modules import Array
 from hardy.core.rng import derive, generator
-from hardy.core.select import Site
+from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.crossbar import Held, hold

@@ -16,12 +16,12 @@ from torch import nn
 from hardy.analog.deploy import Deploy
 from hardy.analog.modules import OnChip
 from hardy.core.method import ALL_SELECTED, Method
-from hardy.core.report import Row
-from hardy.core.select import LINEAR, Selector, select
+from hardy.core.selection import LINEAR, Selector, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hardware.device import AdditiveDevice, ProportionalDevice
 from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
+from hardy.report import Row
 
 
 class RedundantLinear(nn.Module):
@@ -77,7 +77,7 @@ class Redundancy(Method):
 
     Args:
         copies: of each layer.
-        select: which layers, as in `hardy.core.select.select`.
+        select: which layers, as in `hardy.core.selection.select`.
         layers: in which layers of the model.
     """
 

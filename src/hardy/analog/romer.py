@@ -15,12 +15,12 @@ from torch import nn
 
 from hardy.analog.experts import NEVER, Block, RepairedRouter, blocks, routing
 from hardy.core.method import Method
-from hardy.core.report import Row
 from hardy.core.rng import generator
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate import mean_loss
 from hardy.hardware.device import require_number
+from hardy.report import Row
 
 Mode = Literal["alias", "copy", "keep"]
 

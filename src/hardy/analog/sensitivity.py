@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.nn.functional import kl_div
 
+from hardy.core import selection
 from hardy.core.method import Method
 from hardy.core.ranking import Ranking
-from hardy.core.select import LINEAR, Selector, Site, select
+from hardy.core.selection import LINEAR, Selector, Site
 from hardy.errors import InputError, near_misses
 from hardy.evaluate import mean_loss
 
@@ -29,7 +30,7 @@ def noise_sensitivity(
     batches: Iterable[Any],
     *,
     noise: Method,
-    where: Selector = LINEAR,
+    select: Selector = LINEAR,
     unit: Unit = "projection",
     measure: Measure = "loss",
     seeds: Sequence[int] = (0, 1, 2),
@@ -40,7 +41,7 @@ def noise_sensitivity(
         model: a causal language model in evaluation mode.
         batches: token ids (batch, tokens). Gone through once for each part and seed; use calibration text.
         noise: `Deploy` or a noise of `hardy.hardware`; its `seed`, `select` and `layers` are set here.
-        where: the parts, as in `hardy.core.select.select`.
+        select: the parts, as in `hardy.core.selection.select`.
         unit: "projection" ranks every matrix (under its name), "block" the numbered blocks ("model.layers.3.*"),
             "role" what matrices do, over all layers ("ssm.out"). `select` understands all of these names.
         measure: "loss" for the increase of the cross-entropy, "divergence" for the Kullback-Leibler divergence from
@@ -61,11 +62,11 @@ def noise_sensitivity(
         raise InputError(f"noise must be Deploy or a noise of hardy.hardware, got {noise!r}")
     batches = list(batches)
     parts: dict[str, list[Site]] = {}
-    for site in select(model, where):
+    for site in selection.select(model, select):
         if (name := _part(site, unit)) is not None:
             parts.setdefault(name, []).append(site)
     if not parts:
-        raise InputError(f"{type(model).__name__} has no {unit} among {where!r}")
+        raise InputError(f"{type(model).__name__} has no {unit} among {select!r}")
     measured = _Measure(model, batches, measure)
     scores = {}
     for name, sites in parts.items():

@@ -121,7 +121,7 @@ def study(
         break_bits=break_bits,
         break_noise=break_noise,
         keep=numbers(keep, float, "keep"),
-        where=select,
+        select=select,
     )
     with interruptible(out):
         report = survival(
@@ -152,7 +152,7 @@ def locate(
     workers: Workers = None,
 ) -> None:
     """Rank the layers of a language model: what breaks when only they do, or what they do to calibration text."""
-    from hardy.core.files import write_json
+    from hardy.files import write_json
     from hardy.studies import locate as run
 
     ranking = run(
@@ -162,7 +162,7 @@ def locate(
         bits=bits,
         strength=strength,
         group_size=group_size or None,
-        where=select,
+        select=select,
         unit=unit,
         seeds=seeds,
         tokens=tokens,

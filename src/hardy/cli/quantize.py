@@ -49,7 +49,7 @@ def quantize(
         calibration=calibration,
         text=text,
         group_size=group_size or None,
-        where=select,
+        select=select,
         tokens=tokens,
         window=window,
         calibration_tokens=calibration_tokens,

@@ -40,7 +40,7 @@ def reason(
             copies=copies,
             problems=problems,
             longest=longest,
-            where=select,
+            select=select,
             out=out,
             backend=backend,
             workers=workers,

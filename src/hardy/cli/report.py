@@ -13,8 +13,8 @@ Where = Annotated[Path, typer.Argument(help="Folder of a study, or a report.json
 @app.command("open")
 def open_report(where: Where = Path("hardy-study")) -> None:
     """Open the HTML page in the browser, drawing it anew from report.json."""
-    from hardy.core.report import Report
     from hardy.errors import InputError
+    from hardy.report import Report
 
     report = Report.load(where)
     folder = where if where.is_dir() else where.parent
@@ -27,6 +27,6 @@ def open_report(where: Where = Path("hardy-study")) -> None:
 @app.command("show")
 def show_report(where: Where = Path("hardy-study")) -> None:
     """Print the report in the terminal."""
-    from hardy.core.report import Report
+    from hardy.report import Report
 
     Report.load(where).print()

@@ -32,7 +32,7 @@ def simulate(
             chip=chip,
             times=[entry.strip() for entry in time.split(",") if entry.strip()],
             seeds=seeds,
-            where=select,
+            select=select,
             text=text,
             out=out,
             tokens=tokens,

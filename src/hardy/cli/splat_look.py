@@ -156,7 +156,7 @@ def save_pictures(parameters: dict[str, Any], views: "tuple[View, ...]", out: Pa
     import torch
     from PIL import Image
 
-    from hardy.core.files import write_atomic
+    from hardy.files import write_atomic
     from hardy.splat import render_view
 
     for view in views:

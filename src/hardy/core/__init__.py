@@ -4,14 +4,14 @@ from hardy.core.artefact import load, save
 from hardy.core.method import Chain, Change, Method, WeightMethod, chain, changes
 from hardy.core.observe import AbsMax, Histogram, RoutingCounts, SecondMoment, Statistic, observe
 from hardy.core.ranking import Agreement, Ranking
-from hardy.core.report import Report, Row
-from hardy.core.report.figures import Bars, HeatMap, Lines, Series
-from hardy.core.report.pictures import Pictures
 from hardy.core.rng import derive, generator
-from hardy.core.select import LINEAR, Selector, Site, all_sites, select
+from hardy.core.selection import LINEAR, Selector, Site, all_sites, select
 from hardy.core.study import Cell, Result, Study
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
+from hardy.report import Report, Row
+from hardy.report.figures import Bars, HeatMap, Lines, Series
+from hardy.report.pictures import Pictures
 
 __all__ = [
     "LINEAR",

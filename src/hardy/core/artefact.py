@@ -16,9 +16,9 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from hardy import __version__
-from hardy.core.files import read_json, write_json
 from hardy.core.method import Chain, changes, from_dict
 from hardy.errors import InputError
+from hardy.files import read_json, write_json
 
 FORMAT, VERSION = "hardy-artefact", 1
 RECORD = "hardy.json"

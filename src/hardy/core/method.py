@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from hardy.core.ranking import Ranking
-from hardy.core.report import Report, Row
-from hardy.core.select import LINEAR, Selector, Site, select
+from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError, near_misses
+from hardy.report import Report, Row
 
 # The history of a model is kept on the model, so that it lives as long, and is copied and sent along with it.
 _HISTORY = "_hardy_changes"
@@ -203,7 +203,7 @@ class WeightMethod(Method):
     """A method that gives each selected weight a new value and looks at nothing else.
 
     Args:
-        select: which weights, as in `hardy.core.select.select`.
+        select: which weights, as in `hardy.core.selection.select`.
         layers: in which layers; all by default.
     """
 

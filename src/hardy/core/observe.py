@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.select import Selector, Site, select
+from hardy.core.selection import Selector, Site, select
 from hardy.errors import InputError
 
 
@@ -94,7 +94,7 @@ def observe(
         batches: each a tensor (given to the model as its first argument, or as `input_ids` to a Hugging Face
             model), a tuple (positional arguments) or a mapping (keyword arguments). Every position counts, padding
             too, so give unpadded text.
-        sites: where, as in `hardy.core.select.select`. A part of a fused projection sees the input of the whole,
+        sites: where, as in `hardy.core.selection.select`. A part of a fused projection sees the input of the whole,
             and its own rows of the output.
         statistics: classes or zero-argument factories, e.g. `[SecondMoment, lambda: RoutingCounts(2)]`.
 

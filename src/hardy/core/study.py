@@ -18,8 +18,8 @@ import joblib
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hardy.core.files import read_json, write_json
 from hardy.errors import InputError
+from hardy.files import read_json, write_json
 
 FORMAT, VERSION = "hardy-study", 1
 Backend = Literal["local", "ray"]

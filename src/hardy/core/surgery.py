@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.select import Site
+from hardy.core.selection import Site
 from hardy.errors import InputError
 
 

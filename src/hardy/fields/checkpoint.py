@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hardy.core.files import write_atomic
 from hardy.errors import InputError
+from hardy.files import write_atomic
 
 if TYPE_CHECKING:
     from hardy.fields.descent import Run

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import torch
 
-from hardy.core.report import Row
 from hardy.errors import InputError
 from hardy.evaluate import psnr_of_error
 from hardy.fields.field import Field, check_count, stacked
 from hardy.fields.losses import Noise, drawn, matrices_of
 from hardy.fields.samples import Samples
 from hardy.fields.signals import PEAK, Signal
+from hardy.report import Row
 
 
 @torch.no_grad()

@@ -223,7 +223,7 @@ def scaled(grid: Sequence[int], scale: float, axes: Sequence[int]) -> tuple[int,
 
 def write_encoded(path: str | Path, result: Encoded) -> None:
     """Write the file, atomically."""
-    from hardy.core.files import write_atomic
+    from hardy.files import write_atomic
 
     write_atomic(path, lambda temporary: temporary.write_bytes(result.data))
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hardy.core.files import write_atomic
 from hardy.errors import InputError
 from hardy.fields.entropy import Reader, Writer
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, LinearCodes, Requantization, UnitCodes
 from hardy.fields.tables import TABLE_REACH, wavelet_tables
+from hardy.files import write_atomic
 
 MAGIC, VERSION = b"\x93hrd", 1
 KINDS = ("field", "image", "video", "audio")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hardy.core.files import write_atomic
 from hardy.errors import InputError
 from hardy.fields.container import Contents
 from hardy.fields.signals import Signal, audio, image, sample_photo, video
+from hardy.files import write_atomic
 
 SAMPLES = ("china", "flower")
 """Names that stand for the photographs that scikit-learn brings along."""

@@ -10,12 +10,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hardy.core.files import write_atomic
 from hardy.errors import InputError
 from hardy.fields import checkpoint
 from hardy.fields.activations import KINDS
 from hardy.fields.field import Field
 from hardy.fields.shared import SharedField
+from hardy.files import write_atomic
 
 FORMAT, VERSION = "hardy-field", 1
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hardy.core.files import read_json, write_json
 from hardy.errors import InputError, near_misses
+from hardy.files import read_json, write_json
 from hardy.hardware.device import AdditiveDevice, Device, FittedDevice, device_from_dict, require_number
 from hardy.hardware.flash import Sonos
 from hardy.hardware.pcm import PCM, FoundationPCM, HermesPCM

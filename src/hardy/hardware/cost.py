@@ -15,12 +15,13 @@ from typing import Literal
 
 from torch import nn
 
-from hardy.core.report import Report, Row
-from hardy.core.select import LINEAR, Selector, Site, select
+from hardy.core import selection
+from hardy.core.selection import LINEAR, Selector, Site
 from hardy.core.surgery import weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.device import require_number
+from hardy.report import Report, Row
 
 # Bits -> (energy of a conversion in pJ, rate in conversions per ns, area in um^2 or None where the table has none).
 _ADC = {4: (0.70, 1.0, 500.0), 6: (1.26, 1.0, 580.0), 8: (1.6, 1.28, 1200.0), 10: (4.6, 1.5, None)}
@@ -184,20 +185,20 @@ def model_cost(
     model: nn.Module,
     chip: Chip,
     *,
-    where: Selector = LINEAR,
+    select: Selector = LINEAR,
     layers: str | int | None = None,
     parts: Parts | None = None,
     copies: Mapping[str, int] | None = None,
     digital_products: int = 0,
 ) -> Report:
-    """What one token (or one patch of an image) costs in the matrices `where` of `model`.
+    """What one token (or one patch of an image) costs in the matrices `select` of `model`.
 
     Of a stack of experts all are on arrays and as many work for a token as the model's configuration says.
 
     Args:
         model: any module.
         chip: the chip.
-        where, layers: which matrices, as in `hardy.core.select.select`.
+        select, layers: which matrices, as in `hardy.core.selection.select`.
         parts: energies and times.
         copies: site name -> how many times it is on the chip; once where it is not named.
         digital_products: multiplications and additions per token that a method keeps digital (the V^T of a hybrid
@@ -213,7 +214,7 @@ def model_cost(
     """
     parts = parts or Parts()
     copies = copies or {}
-    sites = select(model, where, layers=layers)
+    sites = selection.select(model, select, layers=layers)
     unknown = set(copies) - {site.name for site in sites}
     if unknown:
         raise InputError(f"copies names {min(unknown)!r}, which is not among the {len(sites)} selected sites")

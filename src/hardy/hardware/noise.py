@@ -15,7 +15,7 @@ import torch
 
 from hardy.core.method import WeightMethod
 from hardy.core.rng import generator
-from hardy.core.select import Site
+from hardy.core.selection import Site
 from hardy.errors import InputError
 
 Scale = Literal[

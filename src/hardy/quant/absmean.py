@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from hardy.core.select import Site
+from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.ops.rounding import FLOAT16_SMALLEST, float16_scale, grouped, ungrouped
 from hardy.quant.quantizer import Quantizer

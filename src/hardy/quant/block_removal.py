@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from hardy.core import selection
 from hardy.core.ranking import Ranking
-from hardy.core.select import LINEAR, Selector, select
+from hardy.core.selection import LINEAR, Selector
 from hardy.errors import InputError, near_misses
 from hardy.evaluate.loss import mean_loss
 from hardy.quant.units import block_of
@@ -21,7 +22,7 @@ Measure = Literal["loss", "perplexity"]
 
 @torch.inference_mode()
 def perplexity_drop(
-    model: nn.Module, batches: Iterable[Any], *, where: Selector = LINEAR, measure: Measure = "loss"
+    model: nn.Module, batches: Iterable[Any], *, select: Selector = LINEAR, measure: Measure = "loss"
 ) -> Ranking:
     """Rank the blocks of a language model by how much worse it predicts without each of them.
 
@@ -32,7 +33,7 @@ def perplexity_drop(
     Args:
         model: a causal language model: its output has `logits` (batch, tokens, vocabulary). Run it in eval mode.
         batches: token ids (batch, tokens), or mappings with `input_ids`; unpadded. Gone through once per block.
-        where: blocks that hold any of these, as in `hardy.core.select.select`.
+        select: blocks that hold any of these, as in `hardy.core.selection.select`.
         measure: "loss" for the increase of the mean cross-entropy in nats per token, "perplexity" for that of its
             exponential, as in the paper. The order is the same.
 
@@ -47,9 +48,11 @@ def perplexity_drop(
         known = get_args(Measure)
         raise InputError(f"measure must be {' or '.join(known)}, got {measure!r}{near_misses(str(measure), known)}")
     batches = list(batches)
-    blocks = list(dict.fromkeys(block for site in select(model, where) if (block := block_of(site)) is not None))
+    blocks = list(
+        dict.fromkeys(block for site in selection.select(model, select) if (block := block_of(site)) is not None)
+    )
     if not blocks:
-        raise InputError(f"{type(model).__name__} has no numbered blocks that hold {where!r}")
+        raise InputError(f"{type(model).__name__} has no numbered blocks that hold {select!r}")
     intact = mean_loss(model, batches)
     increases = {}
     for block in blocks:

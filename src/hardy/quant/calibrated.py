@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from hardy.core.method import ALL_SELECTED, WeightLedger
-from hardy.core.report import Row
-from hardy.core.select import Site, select
+from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.ops.feedback import Order
 from hardy.quant.gram import Gram, count_calls, gather, place
 from hardy.quant.quantizer import Quantizer, StoredWeight
+from hardy.report import Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardy.core.files import write_atomic
 from hardy.errors import InputError
+from hardy.files import write_atomic
 from hardy.ops.rounding import ungrouped
 from hardy.ops.trit_matrix import unpack
 from hardy.quant.trit_linear import TritLinear

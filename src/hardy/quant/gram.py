@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hardy.core.observe import run
-from hardy.core.select import Site
+from hardy.core.selection import Site
 from hardy.errors import InputError
 
 

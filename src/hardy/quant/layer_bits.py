@@ -14,13 +14,13 @@ from torch import nn
 
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.ranking import Ranking
-from hardy.core.report import Row
-from hardy.core.select import LINEAR, Selector, Site, select
+from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.quant.bit_budget import allocate
 from hardy.quant.quantizer import Quantizer
 from hardy.quant.units import exactly
+from hardy.report import Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class LayerBits(Method):
         ranking: of units, each the name of a site or a pattern that `select` understands ("model.layers.3.*",
             "mlp.down"), or a mapping of such names to scores. Every selected weight is in exactly one unit.
         between: methods between `low` and `high`, each of more bits than the one before.
-        select: which weights, as in `hardy.core.select.select`.
+        select: which weights, as in `hardy.core.selection.select`.
         layers: in which layers; all by default.
 
     The report has, beside what the members report of each site, the level of every unit.

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from hardy.core.ranking import Ranking
-from hardy.core.select import LINEAR, Selector
+from hardy.core.selection import LINEAR, Selector
 from hardy.errors import InputError
 from hardy.quant.block_removal import perplexity_drop
 from hardy.quant.spectral import ENERGY_GAIN, RANK_DROP, rankings
@@ -52,13 +52,13 @@ def layer_importance(
     batches: Iterable[Any],
     *,
     weights: Sequence[float] = (1.0, 1.0, 1.0),
-    where: Selector = LINEAR,
+    select: Selector = LINEAR,
     seeds: Sequence[int] = (0, 1, 2),
 ) -> Ranking:
     """Rank blocks by perplexity drop, effective-rank drop and energy gain together: LieQ's first score.
 
     Args:
-        model, batches, where: as in `perplexity_drop`, whose measure is the perplexity here, as in the paper.
+        model, batches, select: as in `perplexity_drop`, whose measure is the perplexity here, as in the paper.
         weights: of the three, in this order.
         seeds: of the random references, as in `effective_rank`.
 
@@ -66,6 +66,6 @@ def layer_importance(
         InputError: as `perplexity_drop`, `effective_rank` and `combined`.
     """
     batches = list(batches)
-    drop = perplexity_drop(model, batches, where=where, measure="perplexity")
-    spectral = rankings(model, batches, [RANK_DROP, ENERGY_GAIN], where=where, seeds=seeds)
+    drop = perplexity_drop(model, batches, select=select, measure="perplexity")
+    spectral = rankings(model, batches, [RANK_DROP, ENERGY_GAIN], select=select, seeds=seeds)
     return combined([drop, *spectral], weights, by="lieq-v1")

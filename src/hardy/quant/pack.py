@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from hardy.core.method import Method, changes
-from hardy.core.report import Row
-from hardy.core.select import all_sites
+from hardy.core.selection import all_sites
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.quant.grid_linear import GridLinear
@@ -21,6 +20,7 @@ from hardy.quant.round_to_nearest import GridWeight
 from hardy.quant.transformers_hooks import QUANT_METHOD, described
 from hardy.quant.trit_linear import TritLinear
 from hardy.quant.trit_planes import TritWeight
+from hardy.report import Row
 
 PackedLinear = TritLinear | GridLinear
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from hardy.core.method import WeightLedger, WeightMethod
-from hardy.core.report import Row
-from hardy.core.select import Site, select
+from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
+from hardy.report import Row
 
 
 class StoredWeight(Protocol):

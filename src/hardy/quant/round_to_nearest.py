@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from hardy.core.select import Site
+from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.ops.rounding import FLOAT16_SMALLEST, grouped, round_to_grid, symmetric_grid, ungrouped, uniform_grid
 from hardy.quant.quantizer import Quantizer

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardy.core import selection
 from hardy.core.observe import SecondMoment, observe
 from hardy.core.ranking import Ranking
 from hardy.core.rng import generator
-from hardy.core.select import LINEAR, Selector, Site, select
+from hardy.core.selection import LINEAR, Selector, Site
 from hardy.core.surgery import weight_of
 from hardy.errors import InputError
 from hardy.quant.units import Unit, exactly, units
@@ -99,7 +100,7 @@ def rankings(
     batches: Iterable[Any],
     contrasts: Sequence[Contrast],
     *,
-    where: Selector = LINEAR,
+    select: Selector = LINEAR,
     unit: Unit = "block",
     seeds: Sequence[int] = (0, 1, 2),
 ) -> list[Ranking]:
@@ -109,13 +110,13 @@ def rankings(
     """
     if not seeds:
         raise InputError("seeds must name at least one random reference, got none")
-    sites = [site for site in select(model, where) if not (site.role or "").startswith(LEFT_OUT)]
+    sites = [site for site in selection.select(model, select) if not (site.role or "").startswith(LEFT_OUT)]
     for site in sites:
         module = model.get_submodule(site.module)
         if not (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
             raise InputError(f"{site.name} is a {type(module).__name__}; this locator takes linear layers")
     if not sites:
-        raise InputError(f"selection {where!r} holds only what this locator leaves out: {', '.join(LEFT_OUT)}")
+        raise InputError(f"selection {select!r} holds only what this locator leaves out: {', '.join(LEFT_OUT)}")
     groups = units(sites, unit)
     seen = observe(model, batches, [exactly(site) for site in sites], [SecondMoment])
     scores: dict[str, list[float]] = {}
@@ -148,7 +149,7 @@ def effective_rank(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    where: Selector = LINEAR,
+    select: Selector = LINEAR,
     unit: Unit = "block",
     seeds: Sequence[int] = (0, 1, 2),
 ) -> Ranking:
@@ -159,13 +160,13 @@ def effective_rank(
     projections, that of a projection the mean over its heads.
 
     Routed experts are left out (each sees its own few tokens), and so are the step-size projection of a state-space
-    layer and its scan. Memory: in^2 float64 numbers for every linear layer at once; rank a part with `where` if that is
-    too much.
+    layer and its scan. Memory: in^2 float64 numbers for every linear layer at once; rank a part with `select`
+    if that is too much.
 
     Args:
         model: any module; its linear layers are compared.
         batches: calibration text, as in `hardy.core.observe.observe`; unpadded.
-        where: which linear layers count, as in `hardy.core.select.select`.
+        select: which linear layers count, as in `hardy.core.selection.select`.
         unit: "block" ranks the model's numbered blocks, named by globs ("model.layers.3.*"); "site" every layer.
         seeds: of the random references; scores are means over them.
 
@@ -173,14 +174,14 @@ def effective_rank(
         InputError: fewer tokens than a layer is wide (its rank would be that of the text), a layer that is not
             linear, was not run or has only zeros as outputs, or an argument that cannot be used.
     """
-    return rankings(model, batches, [RANK_DROP], where=where, unit=unit, seeds=seeds)[0]
+    return rankings(model, batches, [RANK_DROP], select=select, unit=unit, seeds=seeds)[0]
 
 
 def energy_gain(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    where: Selector = LINEAR,
+    select: Selector = LINEAR,
     unit: Unit = "block",
     seeds: Sequence[int] = (0, 1, 2),
 ) -> Ranking:
@@ -189,14 +190,14 @@ def energy_gain(
     The score is E_k(Z) - E_k(Z~), E_k the share of the largest k = max(1, ceil(K / 10)) of the squared singular values,
     of which K = min(out, in) can be more than 0. Arguments, errors and what is left out as in `effective_rank`.
     """
-    return rankings(model, batches, [ENERGY_GAIN], where=where, unit=unit, seeds=seeds)[0]
+    return rankings(model, batches, [ENERGY_GAIN], select=select, unit=unit, seeds=seeds)[0]
 
 
 def _check_tokens(site: Site, weight: torch.Tensor, tokens: int) -> None:
     needed = min(weight.shape)
     if tokens == 0:
         raise InputError(
-            f"{site.name} was not run by the model, so its outputs are unknown; leave it out with where='linear,!...'"
+            f"{site.name} was not run by the model, so its outputs are unknown; leave it out with select='linear,!...'"
         )
     if tokens < needed:
         raise InputError(

@@ -13,7 +13,7 @@ from typing import get_args
 
 import torch
 
-from hardy.core.select import Site
+from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.ops.rounding import grouped, ungrouped
 from hardy.ops.trits import Start, fit_trits

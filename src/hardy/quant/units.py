@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from hardy.core.select import Site
+from hardy.core.selection import Site
 from hardy.errors import InputError, near_misses
 
 Unit = Literal["block", "site"]
@@ -26,7 +26,7 @@ def units(sites: Iterable[Site], unit: Unit) -> dict[str, list[Site]]:
     """`sites` by unit, in model order.
 
     Args:
-        sites: of `hardy.core.select.select`.
+        sites: of `hardy.core.selection.select`.
         unit: "block" for the numbered module that a site lies in, named "model.layers.3.*" (a site outside of all
             blocks is a unit of its own, under its own name); "site" for every site on its own.
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from hardy.core.ranking import Ranking
-from hardy.core.report import Bars, BarSeries, Lines, Pictures, Report, Row, Series
 from hardy.errors import InputError
+from hardy.report import Bars, BarSeries, Lines, Pictures, Report, Row, Series
 from hardy.splat.lineage import FROZEN, activity, ancestry, frozen_share
 from hardy.splat.ply import Parameters
 from hardy.splat.scene import Scene, View

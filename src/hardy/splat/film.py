@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hardy.core.files import write_atomic
 from hardy.errors import InputError
+from hardy.files import write_atomic
 
 _PILLOW = {".gif": "GIF", ".png": "PNG", ".apng": "PNG"}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hardy.core.files import write_atomic
 from hardy.errors import InputError
+from hardy.files import write_atomic
 
 Parameters = dict[str, torch.Tensor]
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from hardy.core.files import write_atomic
 from hardy.errors import InputError
+from hardy.files import write_atomic
 from hardy.splat import colmap
 from hardy.splat.scene import PHOTOS, photo_size
 

@@ -15,23 +15,24 @@ from torch import nn
 
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.halora import HaLoRA
-from hardy.core.files import write_json
+from hardy.core import selection
 from hardy.core.method import Method
 from hardy.core.rng import generator
-from hardy.core.select import LINEAR, Selector, select
+from hardy.core.selection import LINEAR, Selector
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate.language import encode
+from hardy.files import write_json
 from hardy.studies.measure import load_dense, loaded, measure, texts_of
 
 BATCH, WINDOW = 4, 128
 _DONE = "trained.json"
 
 
-def whole_layers(model: nn.Module, where: Selector | None, layers: str | int | None) -> tuple[str, ...]:
-    """Names of the linear layers that can have an adapter; with `where` all of these, or HaLoRA says why not."""
-    sites = select(model, where or LINEAR, layers=layers)
-    if where is not None:
+def whole_layers(model: nn.Module, select: Selector | None, layers: str | int | None) -> tuple[str, ...]:
+    """Names of the linear layers that can have an adapter; with `select` all of these, or HaLoRA says why not."""
+    sites = selection.select(model, select or LINEAR, layers=layers)
+    if select is not None:
         return tuple(site.name for site in sites)
     names = [s.name for s in sites if s.rows is None and isinstance(model.get_submodule(s.module), nn.Linear)]
     if not names:
@@ -113,7 +114,9 @@ def adapters_on(model: nn.Module, folder: str | Path) -> Iterator[None]:
         adapted = peft.PeftModel.from_pretrained(model, str(folder))  # pyright: ignore[reportArgumentType]
     edits = Edits(adapted)
     try:
-        keep_adapters_digital(adapted, select(adapted, lambda name, module: name.endswith(".base_layer")), edits)
+        keep_adapters_digital(
+            adapted, selection.select(adapted, lambda name, module: name.endswith(".base_layer")), edits
+        )
         yield
     finally:
         edits.undo()

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from hardy.core import selection
 from hardy.core.ranking import Ranking
-from hardy.core.select import Selector, select
+from hardy.core.selection import Selector
 from hardy.errors import InputError
 from hardy.quant import effective_rank, energy_gain, layer_importance, perplexity_drop
 from hardy.quant.units import Unit
@@ -24,7 +25,7 @@ def diagnose(
     by: str,
     *,
     text: str | None,
-    where: Selector,
+    select: Selector,
     unit: Unit,
     seeds: Sequence[int],
     tokens: int,
@@ -38,12 +39,12 @@ def diagnose(
     if unit != "block" and by in BLOCKS_ONLY:
         raise InputError(f"{by} ranks whole blocks: unit must be block, got {unit!r}")
     loaded, _ = load_dense(model)
-    select(loaded, where)  # nothing long begins for a selection that matches nothing
+    selection.select(loaded, select)  # nothing long begins for a selection that matches nothing
     batches = [ids[None] for ids in windows_of(settings_for(model, text, tokens, window), "calibration")]
     locators: dict[str, Callable[[PreTrainedModel, list[torch.Tensor]], Any]] = {
-        "effective-rank": lambda m, b: effective_rank(m, b, where=where, unit=unit, seeds=seeds),
-        "energy-gain": lambda m, b: energy_gain(m, b, where=where, unit=unit, seeds=seeds),
-        "perplexity-drop": lambda m, b: perplexity_drop(m, b, where=where),
-        "lieq-v1": lambda m, b: layer_importance(m, b, where=where, seeds=seeds),
+        "effective-rank": lambda m, b: effective_rank(m, b, select=select, unit=unit, seeds=seeds),
+        "energy-gain": lambda m, b: energy_gain(m, b, select=select, unit=unit, seeds=seeds),
+        "perplexity-drop": lambda m, b: perplexity_drop(m, b, select=select),
+        "lieq-v1": lambda m, b: layer_importance(m, b, select=select, seeds=seeds),
     }
     return locators[by](loaded, batches)

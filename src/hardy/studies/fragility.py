@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from hardy.core import selection
 from hardy.core.method import WeightMethod
 from hardy.core.ranking import Ranking
-from hardy.core.select import Selector, Site, select
+from hardy.core.selection import Selector, Site
 from hardy.core.study import Backend, Cell, Result, Study
 from hardy.errors import InputError, near_misses
 from hardy.hardware.noise import AdditiveNoise
@@ -24,11 +25,11 @@ LOCATORS = ("rtn", "noise", "weight-error", *DIAGNOSTICS)
 from calibration text."""
 
 
-def breaking(by: str, bits: int, strength: float, group_size: int | None, where: Selector) -> WeightMethod:
-    """The method that breaks `where` for the locator `by`."""
+def breaking(by: str, bits: int, strength: float, group_size: int | None, select: Selector) -> WeightMethod:
+    """The method that breaks `select` for the locator `by`."""
     if by == "noise":
-        return AdditiveNoise(strength=strength, select=where)
-    return RoundToNearest(bits=bits, group_size=group_size, select=where)
+        return AdditiveNoise(strength=strength, select=select)
+    return RoundToNearest(bits=bits, group_size=group_size, select=select)
 
 
 def describe(by: str, bits: int, strength: float) -> str:
@@ -92,7 +93,7 @@ def locate(
     bits: int = 2,
     strength: float = 0.05,
     group_size: int | None = 128,
-    where: Selector = "linear,!head,!router",
+    select: Selector = "linear,!head,!router",
     unit: Unit = "block",
     seeds: int = 3,
     tokens: int = 3072,
@@ -110,7 +111,7 @@ def locate(
             `energy_gain`, `perplexity_drop` and `layer_importance`.
         text: UTF-8 file; its first half is used. By default held-out standard-library modules.
         bits, strength, group_size: how the layer is broken.
-        where: which layers, as in `hardy.core.select.select`.
+        select: which layers, as in `hardy.core.selection.select`.
         unit: what the last four rank: whole blocks, or for the spectral two also every "site"; the first three rank
             sites.
         seeds: chip instances for "noise", random references for the spectral locators.
@@ -125,10 +126,12 @@ def locate(
     if seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds}")
     if by in DIAGNOSTICS:
-        return diagnose(model, by, text=text, where=where, unit=unit, seeds=range(seeds), tokens=tokens, window=window)
-    breaking(by, bits, strength, group_size, where)  # its fields are checked before anything long begins
+        return diagnose(
+            model, by, text=text, select=select, unit=unit, seeds=range(seeds), tokens=tokens, window=window
+        )
+    breaking(by, bits, strength, group_size, select)  # its fields are checked before anything long begins
     loaded, _ = load_dense(model)
-    sites = select(loaded, where)
+    sites = selection.select(loaded, select)
     if by == "weight-error":
         return weight_error(loaded, sites, bits=bits, group_size=group_size)
     study = Study(name="locate", run=measure, settings=settings_for(model, text, tokens, window))

@@ -8,8 +8,7 @@ from rich.console import Console
 
 from hardy.core.artefact import check_destination, save
 from hardy.core.method import ALL_SELECTED
-from hardy.core.report import Report, Row
-from hardy.core.select import Selector
+from hardy.core.selection import Selector
 from hardy.errors import InputError
 from hardy.evaluate.language import batches, context_length
 from hardy.quant import (
@@ -22,6 +21,7 @@ from hardy.quant import (
 )
 from hardy.quant.pack import PACKED
 from hardy.quant.quantizer import Quantizer
+from hardy.report import Report, Row
 from hardy.studies.fragility import locate
 from hardy.studies.measure import load_dense, loss_on, perplexity_of, read_text, texts_of
 from hardy.zoo.loading import find
@@ -64,7 +64,7 @@ def quantize(
     calibration: str | None = None,
     text: str | None = None,
     group_size: int | None = 128,
-    where: Selector = "linear,!head,!router",
+    select: Selector = "linear,!head,!router",
     tokens: int = 3072,
     window: int | None = None,
     calibration_tokens: int = 32768,
@@ -84,7 +84,7 @@ def quantize(
         text: a UTF-8 file, on whose second half perplexity is measured (its first ranks layers, unless there is a
             calibration file); by default held-out standard-library modules.
         group_size: weights that share scales; None for one group per output channel.
-        where: which layers.
+        select: which layers.
         tokens, window: how much text perplexity is measured on, and how much the model sees at once.
         calibration_tokens: the most that is used of the calibration text.
 
@@ -113,15 +113,15 @@ def quantize(
         words = texts_of(None)[1] if calibration == HELD_OUT else read_text(calibration)
         data = batches(tokenizer, words, window=window, tokens=calibration_tokens)
     if budget is None:
-        method = steps[0].__class__(**{**vars(steps[0]), "select": where})
+        method = steps[0].__class__(**{**vars(steps[0]), "select": select})
     else:
         with _doing(f"ranking layers by {by}"):
             source = calibration if calibration not in (None, HELD_OUT) else text
             ranking = locate(
-                model, by=by, text=source, where=where, group_size=group_size, tokens=tokens, window=window
+                model, by=by, text=source, select=select, group_size=group_size, tokens=tokens, window=window
             )
         low, *between, high = steps
-        method = LayerBits(budget=budget, low=low, between=tuple(between), high=high, ranking=ranking, select=where)
+        method = LayerBits(budget=budget, low=low, between=tuple(between), high=high, ranking=ranking, select=select)
     with _doing("measuring the unmodified model"):
         losses = {BEFORE: loss_on(loaded, judged)}
     with _doing(f"quantizing with {type(method).__name__}"):

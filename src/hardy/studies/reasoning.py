@@ -23,14 +23,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hardy.analog import Deploy, Redundancy
 from hardy.core.artefact import state_hash
 from hardy.core.method import ALL_SELECTED, Method, chain, from_dict
-from hardy.core.report import Report, Row
-from hardy.core.select import LINEAR
+from hardy.core.selection import LINEAR
 from hardy.core.study import Backend, Cell, Study
 from hardy.errors import InputError, near_misses
 from hardy.evaluate.answers import greedy_answers, last_number
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import model_cost
 from hardy.hardware.device import AdditiveDevice, ProportionalDevice
+from hardy.report import Report, Row
 from hardy.studies.measure import load_dense
 from hardy.studies.reasoning_report import COMPARED, METRICS, ONCE, THIRDS, figures, row_of, sentences
 from hardy.studies.tasks import Task, embedded, is_right, read_tasks, ways_of
@@ -52,7 +52,7 @@ def reasoning(
     copies: int = 3,
     problems: int = 200,
     longest: int | None = None,
-    where: str = LINEAR,
+    select: str = LINEAR,
     out: str | Path | None = None,
     backend: Backend = "local",
     workers: int | None = None,
@@ -71,7 +71,7 @@ def reasoning(
         problems: at most so many.
         longest: tokens of an answer at most; an answer that did not end by then counts as wrong and unfinished. By
             default 8 more than tiny-reasoner's longest right answer, or 512 for a file.
-        where: the layers on the chip, as in `hardy.core.select.select`.
+        select: the layers on the chip, as in `hardy.core.selection.select`.
         out, backend, workers: as in `hardy.studies.simulate`.
 
     Returns:
@@ -91,7 +91,7 @@ def reasoning(
     longest = longest or (arithmetic.LONGEST_ANSWER + 8 if tasks is None else 512)
     settings: dict[str, Any] = {
         "model": model, "model_sha256": state_hash(loaded), "tasks": tasks or _EMBEDDED, "problems": problems,
-        "longest": longest, "noise": "chip" if chip is not None else noise, "select": where, "copies": copies,
+        "longest": longest, "noise": "chip" if chip is not None else noise, "select": select, "copies": copies,
         "calibration": _CALIBRATION if any(kind.needs_data for kind in chips.values()) else 0,
         "chips": {name: kind.to_dict() for name, kind in chips.items()}, "torch": torch.__version__,
     }  # fmt: skip
@@ -101,7 +101,7 @@ def reasoning(
         raise InputError(f"{len(found)} problems are too few: {_CALIBRATION} are needed to calibrate the chip alone")
     _check_lengths(loaded, tokenizer, found, longest)
     ways = ways_of(found)
-    arrays = _arrays(loaded, places, where)
+    arrays = _arrays(loaded, places, select)
     grid: dict[tuple[str, str], list[Cell]] = {
         (ONCE, ""): [Cell(condition="no noise", arguments={"method": None, "ways": list(ways)})]
     }
@@ -112,7 +112,7 @@ def reasoning(
                 grid[place, level] = [
                     Cell(
                         condition=f"{place}, {level}",
-                        arguments={"method": _method(redundancy, kind, seed, where), "ways": asked},
+                        arguments={"method": _method(redundancy, kind, seed, select), "ways": asked},
                         seed=seed,
                     )
                     for seed in range(seeds)
@@ -199,17 +199,17 @@ def _places(model: PreTrainedModel, copies: int) -> dict[str, Redundancy | None]
     return places
 
 
-def _method(redundancy: Redundancy | None, chip: Chip, seed: int, where: str) -> dict[str, Any]:
-    deploy: Method = Deploy(chip=chip, seed=seed, select=where)
+def _method(redundancy: Redundancy | None, chip: Chip, seed: int, select: str) -> dict[str, Any]:
+    deploy: Method = Deploy(chip=chip, seed=seed, select=select)
     return (deploy if redundancy is None else chain(redundancy, deploy)).to_dict()
 
 
-def _arrays(model: PreTrainedModel, places: Mapping[str, Redundancy | None], where: str) -> list[Row]:
+def _arrays(model: PreTrainedModel, places: Mapping[str, Redundancy | None], select: str) -> list[Row]:
     counted = Chip.preset("reram-wan")  # arrays of 256 x 256 cells
     rows = []
     for place, redundancy in places.items():
         change = None if redundancy is None else redundancy.apply(model)
-        value = model_cost(model, counted, where=where).value("arrays", ALL_SELECTED)
+        value = model_cost(model, counted, select=select).value("arrays", ALL_SELECTED)
         if change is not None:
             change.undo()
         rows.append(Row(metric="arrays", condition=place, value=value, unit="of 256 x 256"))

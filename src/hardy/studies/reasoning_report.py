@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hardy.core.report import Row
-from hardy.core.report.figures import Lines, Series
 from hardy.core.study import Cell
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
+from hardy.report import Row
+from hardy.report.figures import Lines, Series
 
 ONCE = "each layer once"
 THIRDS = ("shallow", "middle", "deep")

@@ -26,14 +26,15 @@ from hardy.analog import (
     RouterCalibration,
 )
 from hardy.analog.experts import blocks
+from hardy.core import selection
 from hardy.core.method import ALL_SELECTED, Method, chain
 from hardy.core.ranking import Ranking
-from hardy.core.report import Bars, BarSeries, Report, Row
-from hardy.core.select import LINEAR, select
+from hardy.core.selection import LINEAR
 from hardy.core.study import Backend, Cell, Result, Study
 from hardy.errors import InputError, near_misses
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import model_cost
+from hardy.report import Bars, BarSeries, Report, Row
 from hardy.studies.adapters import folder_of, measure_adapted, trained_adapters, whole_layers
 from hardy.studies.measure import INTACT, perplexity_of, settings_for
 from hardy.zoo import load
@@ -53,7 +54,7 @@ def repair(
     by: Repair,
     chip: str | Chip = "reram-wan",
     seeds: int = 10,
-    where: str | None = None,
+    select: str | None = None,
     layers: str | None = None,
     copies: int = 2,
     rank: int = 8,
@@ -75,8 +76,8 @@ def repair(
             calibration text, for all chip instances; needs PEFT).
         chip: a chip, or what `Chip.named` takes.
         seeds: chip instances.
-        where, layers: what is split, copied or adapted, as in `hardy.core.select.select`; by default the last output
-            projection of a state space, all matrices of the first layer, or all linear layers. Not for romer.
+        select, layers: what is split, copied or adapted, as in `hardy.core.selection.select`; by default the last
+            output projection of a state space, all matrices of the first layer, or all linear layers. Not for romer.
         copies: of redundancy.
         rank, steps, learning_rate: of halora.
         text, out, tokens, window, backend, workers: as in `simulate`.
@@ -89,14 +90,14 @@ def repair(
         raise InputError(f"repair must be one of {', '.join(known)}, got {by!r}{near_misses(str(by), known)}")
     if type(seeds) is not int or seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds!r}")
-    if by == "romer" and (where is not None or layers is not None):
+    if by == "romer" and (select is not None or layers is not None):
         raise InputError("romer repairs all experts and routers; it takes no selection and no layers")
     chip = Chip.named(chip) if isinstance(chip, str) else chip
     full, chip = chip, chip.without_periphery() if by == "romer" else chip
-    where, layers = where or _DEFAULTS[by][0], layers or _DEFAULTS[by][1]
+    select, layers = select or _DEFAULTS[by][0], layers or _DEFAULTS[by][1]
     loaded, _ = load(model)
     settings = settings_for(model, text, tokens, window) | {
-        "chip": chip.to_dict(), "repair": by, "select": where, "layers": layers, "copies": copies,
+        "chip": chip.to_dict(), "repair": by, "select": select, "layers": layers, "copies": copies,
     }  # fmt: skip
     if by == "halora":
         settings |= {"rank": rank, "steps": steps, "learning_rate": learning_rate}
@@ -106,7 +107,7 @@ def repair(
     with tempfile.TemporaryDirectory() as temporary:
         adapters: dict[str, str] = {}
         if by == "halora":
-            names = whole_layers(loaded, where, layers)
+            names = whole_layers(loaded, select, layers)
             method = HaLoRA(chip=chip, rank=rank, select=names)
             below = Path(out or temporary) / "adapters"
             for name, arm in {
@@ -120,7 +121,7 @@ def repair(
                 fit = {"steps": steps, "learning_rate": learning_rate, "window": settings["window"]}
                 trained_adapters(model, text, arm, folder, **fit)
                 adapters[name] = str(folder)
-        for name, prepared in _methods(loaded, by, chip, where, layers, copies).items():
+        for name, prepared in _methods(loaded, by, chip, select, layers, copies).items():
             grid[name] = [
                 Cell(
                     condition=name,
@@ -147,7 +148,7 @@ def repair(
         notes.insert(0, "The chip took no perplexity away: there is nothing to recover.")
     report = Report(
         title=f"{model}: {by} on {type(chip.device).__name__} cells",
-        rows=(*rows, *_costs(loaded, by, full, where, layers, copies, rank)),
+        rows=(*rows, *_costs(loaded, by, full, select, layers, copies, rank)),
         settings=dict(study.settings),
         notes=tuple(notes),
     )
@@ -157,7 +158,7 @@ def repair(
 
 
 def _methods(
-    model: Any, by: Repair, chip: Chip, where: str | None, layers: str | None, copies: int
+    model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int
 ) -> dict[str, Callable[[int], Method]]:
     """The conditions, each a method for a chip instance."""
 
@@ -179,9 +180,9 @@ def _methods(
             by: romer,
             CONTROL: lambda seed: chain(RandomReplacement(count=1, seed=seed), deploy(seed)),
         }
-    assert where is not None
-    sites = select(model, where, layers=layers)
-    same = [site for site in select(model, where) if site.name not in {chosen.name for chosen in sites}]
+    assert select is not None
+    sites = selection.select(model, select, layers=layers)
+    same = [site for site in selection.select(model, select) if site.name not in {chosen.name for chosen in sites}]
     kind: Callable[..., Method] = HybridProjection if by == "hpd" else Redundancy
     fields: dict[str, Any] = {"layers": None} if by == "hpd" else {"layers": None, "copies": copies}
     found: dict[str, Callable[[int], Method]] = {
@@ -210,7 +211,7 @@ def _row(name: str, results: list[Result]) -> Row | None:
 
 
 def _costs(
-    model: Any, by: Repair, chip: Chip, where: str | None, layers: str | None, copies: int, rank: int
+    model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int, rank: int
 ) -> list[Row]:
     """What the repair adds: arrays, digital multiplications per token, and bits of digital memory."""
     macs = bits = arrays = 0.0
@@ -219,16 +220,16 @@ def _costs(
         experts = sum(block.count for block in blocks(model))
         macs, bits = experts, 16 * 2 * experts  # a scale and a shift to each logit
     elif by == "halora":
-        shapes = [model.get_submodule(name).weight.shape for name in whole_layers(model, where, layers)]
+        shapes = [model.get_submodule(name).weight.shape for name in whole_layers(model, select, layers)]
         macs = sum(rank * (shape[0] + shape[1]) for shape in shapes)
         bits = 16 * macs
     else:
-        assert where is not None
+        assert select is not None
         before = model_cost(model, counted).value("arrays", ALL_SELECTED)
         method = (
-            HybridProjection(select=where, layers=layers)
+            HybridProjection(select=select, layers=layers)
             if by == "hpd"
-            else Redundancy(copies=copies, select=where, layers=layers)
+            else Redundancy(copies=copies, select=select, layers=layers)
         )
         with method.apply(model) as change:
             arrays = model_cost(model, counted).value("arrays", ALL_SELECTED) - before
@@ -308,8 +309,8 @@ def suited(model: Any) -> tuple[Repair, ...]:
     """The repairs without training that a model has something for."""
     found: list[Repair] = []
     for name, has in (
-        ("redundancy", lambda: select(model, LINEAR, layers="0")),
-        ("hpd", lambda: select(model, "ssm.out")),
+        ("redundancy", lambda: selection.select(model, LINEAR, layers="0")),
+        ("hpd", lambda: selection.select(model, "ssm.out")),
         ("romer", lambda: blocks(model)),
     ):
         with contextlib.suppress(InputError):

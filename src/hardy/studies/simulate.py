@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from hardy.analog.deploy import Deploy
-from hardy.core.report import Report, Row
-from hardy.core.report.figures import Lines, Series
-from hardy.core.select import LINEAR
+from hardy.core.selection import LINEAR
 from hardy.core.study import Backend, Cell, Result, Study
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import model_cost
 from hardy.hardware.device import AdditiveDevice
+from hardy.report import Report, Row
+from hardy.report.figures import Lines, Series
 from hardy.studies.measure import INTACT, measure, perplexity_of, settings_for
 from hardy.zoo import load
 
@@ -49,7 +49,7 @@ def simulate(
     chip: str | Chip = "reram-wan",
     times: Sequence[str | float] = ("0",),
     seeds: int = 10,
-    where: str = LINEAR,
+    select: str = LINEAR,
     text: str | None = None,
     out: str | Path | None = None,
     tokens: int = 3072,
@@ -64,7 +64,7 @@ def simulate(
         chip: a chip, or what `Chip.named` takes: a preset, a JSON file, or a CSV table of measured cells.
         times: since programming, as `seconds_of` takes them.
         seeds: chip instances at each time.
-        where: the layers on the chip, as in `hardy.core.select.select`.
+        select: the layers on the chip, as in `hardy.core.selection.select`.
         text: a UTF-8 file; its second half is measured on, its first calibrates. By default held-out
             standard-library modules.
         out: folder of the study and its report; finished cells are kept there and the same call resumes. None keeps
@@ -81,17 +81,17 @@ def simulate(
     moments = {str(time): seconds_of(time) for time in times}
     if not moments:
         raise InputError("times must hold at least one time, got none")
-    methods = {f"after {time}": Deploy(chip=chip, seconds=moment, select=where) for time, moment in moments.items()}
+    methods = {f"after {time}": Deploy(chip=chip, seconds=moment, select=select) for time, moment in moments.items()}
     loaded, _ = load(model)
     for moment in moments.values():  # before anything long begins
         _check_time(chip, moment)
-    settings = settings_for(model, text, tokens, window) | {"chip": chip.to_dict(), "select": where}
+    settings = settings_for(model, text, tokens, window) | {"chip": chip.to_dict(), "select": select}
     grid = {INTACT: [Cell(condition=INTACT, arguments={"part": "evaluation", "method": None})]}
     if chip.has_range:
         perfect = dataclasses.replace(
             chip, device=AdditiveDevice(), output_noise=0.0, stuck_low=0.0, stuck_high=0.0, wire_resistance=0.0
         )
-        grid[_PERFECT] = _cells(_PERFECT, Deploy(chip=perfect, select=where), 1)
+        grid[_PERFECT] = _cells(_PERFECT, Deploy(chip=perfect, select=select), 1)
     for name, method in methods.items():
         grid[name] = _cells(name, method, seeds)
     study = Study(name="simulate", run=measure, settings=settings, out=None if out is None else Path(out))
@@ -105,7 +105,7 @@ def simulate(
     report = Report(
         title=f"{model} on {type(chip.device).__name__} cells",
         summary=tuple(_sentences({row.condition: row for row in rows}, methods)),
-        rows=(*rows, *_costs(loaded, chip, where)),
+        rows=(*rows, *_costs(loaded, chip, select)),
         figures=_figures(rows, methods),
         settings=dict(study.settings),
         notes=tuple(
@@ -186,9 +186,9 @@ def _figures(rows: Sequence[Row], methods: dict[str, Deploy]) -> tuple[Lines, ..
     )
 
 
-def _costs(model: Any, chip: Chip, where: str) -> tuple[Row, ...]:
+def _costs(model: Any, chip: Chip, select: str) -> tuple[Row, ...]:
     """Arrays, energy and time for a token, where the cost of the chip's ADC is known."""
     if chip.adc_bits is None or not 4 <= chip.adc_bits <= 10:
         return ()
-    cost = model_cost(model, chip, where=where)
+    cost = model_cost(model, chip, select=select)
     return (*cost.select(condition="all selected weights"), *cost.select(condition="digital"))

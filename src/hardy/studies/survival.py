@@ -14,17 +14,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hardy.core import selection
 from hardy.core.method import Method
 from hardy.core.ranking import Ranking
-from hardy.core.report import Report, Row
 from hardy.core.rng import derive
-from hardy.core.select import LINEAR, Selector, select
+from hardy.core.selection import LINEAR, Selector
 from hardy.core.study import Backend, Cell, Result, Study
 from hardy.core.surgery import weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
 from hardy.quant.round_to_nearest import RoundToNearest
+from hardy.report import Report, Row
 from hardy.studies import fragility, survival_report
 from hardy.studies.measure import INTACT, load_dense, measure, perplexity_of, settings_for
 from hardy.studies.repair import checked
@@ -80,7 +81,7 @@ class Plan:
         break_bits: one layer at a time, then all but the protected ones, at so many bits.
         break_noise: the same with additive noise of this strength.
         keep: shares of the layers that are protected.
-        where: the layers, as in `hardy.core.select.select`.
+        select: the layers, as in `hardy.core.selection.select`.
     """
 
     bits: tuple[int, ...] = (8, 4, 3, 2)
@@ -91,7 +92,7 @@ class Plan:
     break_bits: int = 2
     break_noise: float = 0.05
     keep: tuple[float, ...] = (0.05, 0.1, 0.25)
-    where: Selector = LINEAR
+    select: Selector = LINEAR
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -101,8 +102,8 @@ class Plan:
             raise InputError(f"keep must hold shares of the layers between 0 and 1, got {bad[0] if bad else 'none'}")
         # Building the methods checks bits, strengths and group size before anything long begins.
         self.whole_model()
-        self.breaking("rtn", self.where)
-        self.breaking("noise", self.where)
+        self.breaking("rtn", self.select)
+        self.breaking("noise", self.select)
 
     def whole_model(self) -> dict[str, dict[float, Condition]]:
         """What is done to all layers at once: "rounding" by bits, "additive" and "proportional" by strength."""
@@ -110,27 +111,27 @@ class Plan:
         return {
             "rounding": {
                 bits: _condition(
-                    f"{bits}-bit", RoundToNearest(bits=bits, group_size=self.group_size, select=self.where)
+                    f"{bits}-bit", RoundToNearest(bits=bits, group_size=self.group_size, select=self.select)
                 )
                 for bits in self.bits
             },
             "additive": {
                 strength: _condition(
-                    f"additive noise {strength:g}", AdditiveNoise(strength=strength, select=self.where), chips
+                    f"additive noise {strength:g}", AdditiveNoise(strength=strength, select=self.select), chips
                 )
                 for strength in self.additive
             },
             "proportional": {
                 strength: _condition(
-                    f"proportional noise {strength:g}", ProportionalNoise(strength=strength, select=self.where), chips
+                    f"proportional noise {strength:g}", ProportionalNoise(strength=strength, select=self.select), chips
                 )
                 for strength in self.proportional
             },
         }
 
-    def breaking(self, by: str, where: Selector) -> Method:
-        """The damage that locator `by` does to `where`."""
-        return fragility.breaking(by, self.break_bits, self.break_noise, self.group_size, where)
+    def breaking(self, by: str, select: Selector) -> Method:
+        """The damage that locator `by` does to `select`."""
+        return fragility.breaking(by, self.break_bits, self.break_noise, self.group_size, select)
 
     def counts(self, layers: int) -> list[int]:
         """How many of `layers` are protected, for each share: at least one, never all."""
@@ -173,7 +174,7 @@ def survival(
     plan = plan or Plan()
     settings = settings_for(model, text, tokens, window)
     loaded, _ = load_dense(model)
-    sites = select(loaded, plan.where)
+    sites = selection.select(loaded, plan.select)
     if len(sites) < 4:
         raise InputError(f"{model} has {len(sites)} layers to choose from; protecting some of them takes at least 4")
     sizes = {site.name: weight_of(loaded, site).numel() for site in sites}
@@ -294,6 +295,6 @@ def equal_budget_sample(sizes: Mapping[str, int], k: int, budget: int, seed: int
 
 def _plain(plan: Plan) -> dict[str, Any]:
     values = dataclasses.asdict(plan)
-    if not isinstance(plan.where, str):
+    if not isinstance(plan.select, str):
         raise InputError("a stored study takes its layers as a string: a role, glob or re: pattern")
     return values

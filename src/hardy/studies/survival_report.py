@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hardy.core.ranking import Ranking
-from hardy.core.report import Report, Row
-from hardy.core.report.figures import HeatMap, Lines, Series
 from hardy.core.roles import ROLES
-from hardy.core.select import Site
+from hardy.core.selection import Site
 from hardy.core.study import Result
+from hardy.report import Report, Row
+from hardy.report.figures import HeatMap, Lines, Series
 from hardy.studies.measure import INTACT
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from hardy.core.artefact import no_progress_bars
-from hardy.core.files import write_atomic, write_json, write_text
 from hardy.core.rng import derive
 from hardy.errors import InputError
+from hardy.files import write_atomic, write_json, write_text
 from hardy.zoo.recipe import Data, Recipe
 
 CHECKPOINT = "checkpoint.pt"

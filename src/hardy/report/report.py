@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hardy.core.files import write_text
-from hardy.core.report.display import printable
-from hardy.core.report.fields import (
+from hardy.errors import InputError, near_misses
+from hardy.files import write_text
+from hardy.report.display import printable
+from hardy.report.fields import (
     free,
     free_from_json,
     free_to_json,
@@ -25,9 +26,8 @@ from hardy.core.report.fields import (
     to_json,
     whole,
 )
-from hardy.core.report.figures import KINDS, Figure, figure_from_json, figure_to_json, record_fields
-from hardy.core.report.tables import terminal_table
-from hardy.errors import InputError, near_misses
+from hardy.report.figures import KINDS, Figure, figure_from_json, figure_to_json, record_fields
+from hardy.report.tables import terminal_table
 
 FORMAT = "hardy-report"
 VERSION = 1
@@ -238,13 +238,13 @@ class Report:
 
     def to_markdown(self) -> str:
         """The report as Markdown, its figures as their data."""
-        from hardy.core.report import markdown
+        from hardy.report import markdown
 
         return markdown.page(self)
 
     def to_html(self) -> str:
         """The report as one HTML page with drawn figures, which needs no other file and no network."""
-        from hardy.core.report import html
+        from hardy.report import html
 
         return html.page(self)
 

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib import colors, patheffects, ticker
 from matplotlib.axes import Axes
 
-from hardy.core.report.display import format_number, printable
-from hardy.core.report.figures import Bars, BarSeries, HeatMap, Lines, Series
-from hardy.core.report.pictures import Pictures
+from hardy.report.display import format_number, printable
+from hardy.report.figures import Bars, BarSeries, HeatMap, Lines, Series
+from hardy.report.pictures import Pictures
 
 INK, GRID, CONTROL, PAPER = "#24292f", "#d8dee4", "#6e7781", "#ffffff"
 # Okabe and Ito's colours, which colour-blind readers tell apart; their yellow is too pale for a line on white.

@@ -14,11 +14,11 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 
-from hardy.core.files import write_atomic
-from hardy.core.report.display import printable
-from hardy.core.report.drawing import CONTROL, GRID, INK, PALETTE, PAPER
-from hardy.core.report.figures import Figure, HeatMap
-from hardy.core.report.pictures import Pictures
+from hardy.files import write_atomic
+from hardy.report.display import printable
+from hardy.report.drawing import CONTROL, GRID, INK, PALETTE, PAPER
+from hardy.report.figures import Figure, HeatMap
+from hardy.report.pictures import Pictures
 
 # In SVG these become CSS variables, so that a page may give them other values when it is dark.
 VARIABLES = {

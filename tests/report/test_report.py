@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-import hardy.core.report as report_module
-from hardy.core.report import Report, Row
-from hardy.core.report.display import format_measurement, format_number, printable
-from hardy.core.report.figures import Bars, BarSeries, HeatMap, Lines, Series, save_png
-from hardy.core.report.pictures import Pictures
+import hardy.report as report_module
 from hardy.errors import InputError
+from hardy.report import Report, Row
+from hardy.report.display import format_measurement, format_number, printable
+from hardy.report.figures import Bars, BarSeries, HeatMap, Lines, Series, save_png
+from hardy.report.pictures import Pictures
 
 NASTY = """<script>alert("1")</script> | a_b * [c](https://example.org) & 'd' ]]> --> \x1b[31m `$x$`"""
 
@@ -450,7 +450,7 @@ def test_the_same_report_gives_the_same_bytes_in_every_process():
     assert here == (report.to_json(), report.to_markdown(), report.to_html())
     assert here[2] == Report.from_json(here[0]).to_html()
     code = (
-        "import hashlib, sys; from hardy.core.report import Report; import matplotlib;"
+        "import hashlib, sys; from hardy.report import Report; import matplotlib;"
         "matplotlib.rcParams['xtick.major.size'] = 9; matplotlib.rcParams['svg.fonttype'] = 'none';"
         "r = Report.from_json(sys.stdin.buffer.read().decode());"
         "sys.stdout.buffer.write((r.to_json() + r.to_markdown() + r.to_html()).encode());"

@@ -8,10 +8,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from hardy.core.report.display import format_cell, format_measurement, format_number, printable
+from hardy.report.display import format_cell, format_measurement, format_number, printable
 
 if TYPE_CHECKING:
-    from hardy.core.report import Row
+    from hardy.report import Row
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,12 @@ def all_sites(model: nn.Module) -> list[Site]:
     return sites
 
 
-def select(model: nn.Module, where: Selector = LINEAR, *, layers: str | int | None = None) -> list[Site]:
-    """The sites of `model` that `where` names, in model order.
+def select(model: nn.Module, selector: Selector = LINEAR, *, layers: str | int | None = None) -> list[Site]:
+    """The sites of `model` that `selector` names, in model order.
 
     Args:
         model: any module.
-        where: one pattern or a sequence of patterns; a string may hold several, separated by commas. A pattern is
+        selector: one pattern or a sequence of patterns; a string may hold several, separated by commas. A pattern is
             - a role or the beginning of one: "attention.q", "mlp", "experts", "router", "ssm.out", "embedding",
               "head", "norm"; or "linear" / "conv" for every such weight;
             - a glob on the qualified name: "model.layers.*.mlp.down_proj";
@@ -87,9 +87,9 @@ def select(model: nn.Module, where: Selector = LINEAR, *, layers: str | int | No
     """
     sites = all_sites(model)
     modules = dict(model.named_modules())
-    patterns = _patterns(where)
+    patterns = _patterns(selector)
     if not patterns:
-        raise InputError(f"the selection {where!r} is empty; give a role, a name, a class or a predicate")
+        raise InputError(f"the selection {selector!r} is empty; give a role, a name, a class or a predicate")
     if all(_excludes(pattern) for pattern in patterns):
         patterns = [*_patterns(LINEAR), *patterns]
     chosen: set[str] = set()
@@ -108,7 +108,7 @@ def select(model: nn.Module, where: Selector = LINEAR, *, layers: str | int | No
         found = [site for site in found if site.layer in kept]
     if not found:
         limit = "" if layers is None else f" in layers {layers!r}"
-        raise InputError(f"selection {_shown(where)}{limit} matches nothing in {type(model).__name__}")
+        raise InputError(f"selection {_shown(selector)}{limit} matches nothing in {type(model).__name__}")
     return found
 
 
@@ -135,16 +135,18 @@ def _is_role(pattern: Pattern) -> bool:
     return pattern in {"linear", "conv"} or any(f"{role}.".startswith(f"{pattern}.") for role in ROLES)
 
 
-def _patterns(where: Selector) -> list[Pattern]:
-    if isinstance(where, str):
+def _patterns(selector: Selector) -> list[Pattern]:
+    if isinstance(selector, str):
         # A regular expression may hold commas, so it is never split.
-        parts = [where] if where.lstrip("! ").startswith("re:") else where.split(",")
+        parts = [selector] if selector.lstrip("! ").startswith("re:") else selector.split(",")
         return [part.strip() for part in parts if part.strip()]
-    if isinstance(where, type) or callable(where):
-        return [where]
-    if not isinstance(where, Sequence):
-        raise InputError(f"a selection is a string, a module class, a predicate or a sequence of them, got {where!r}")
-    return [pattern for item in where for pattern in _patterns(item)]
+    if isinstance(selector, type) or callable(selector):
+        return [selector]
+    if not isinstance(selector, Sequence):
+        raise InputError(
+            f"a selection is a string, a module class, a predicate or a sequence of them, got {selector!r}"
+        )
+    return [pattern for item in selector for pattern in _patterns(item)]
 
 
 def _matches(pattern: Pattern, sites: list[Site], modules: dict[str, nn.Module]) -> set[str]:
@@ -220,8 +222,8 @@ def _layer_indices(spec: str | int, count: int) -> set[int]:
     return chosen
 
 
-def _shown(where: object) -> str:
-    return repr(where if isinstance(where, str) else getattr(where, "__name__", where))
+def _shown(selector: object) -> str:
+    return repr(selector if isinstance(selector, str) else getattr(selector, "__name__", selector))
 
 
 def _hint(pattern: Pattern, sites: list[Site]) -> str:

@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hardy.core.report.display import format_cell, printable
-from hardy.core.report.figures import Cell
-from hardy.core.report.tables import page_table
+from hardy.report.display import format_cell, printable
+from hardy.report.figures import Cell
+from hardy.report.tables import page_table
 
 if TYPE_CHECKING:
-    from hardy.core.report import Report
+    from hardy.report import Report
 
 
 def page(report: "Report") -> str:

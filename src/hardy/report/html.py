@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from hardy.core.report.display import format_cell, printable
-from hardy.core.report.figures import Cell, Figure, HeatMap
-from hardy.core.report.pictures import Pictures
-from hardy.core.report.tables import page_table
+from hardy.report.display import format_cell, printable
+from hardy.report.figures import Cell, Figure, HeatMap
+from hardy.report.pictures import Pictures
+from hardy.report.tables import page_table
 
 if TYPE_CHECKING:
-    from hardy.core.report import Report
+    from hardy.report import Report
 
 _CSS = """
 :root {
@@ -106,7 +106,7 @@ def page(report: "Report") -> str:
 
 
 def _figure(figure: Figure, number: int) -> str:
-    from hardy.core.report import rendering  # imports matplotlib
+    from hardy.report import rendering  # imports matplotlib
 
     columns, rows = figure.data()
     large = isinstance(figure, Pictures) or (isinstance(figure, HeatMap) and len(figure.columns) > 20)

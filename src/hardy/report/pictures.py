@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hardy.core.report import fields
 from hardy.errors import InputError
+from hardy.report import fields
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ class Pictures:
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption into matplotlib `axes`."""
-        from hardy.core.report import drawing
+        from hardy.report import drawing
 
         drawing.draw_pictures(self, axes)
 

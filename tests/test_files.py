@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hardy.core import InputError
-from hardy.core.files import read_json, write_atomic, write_json, write_text
+from hardy.files import read_json, write_atomic, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from hardy.core.report import fields
-from hardy.core.report.pictures import Pictures
 from hardy.errors import InputError, near_misses
+from hardy.report import fields
+from hardy.report.pictures import Pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,7 +141,7 @@ class Lines:
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption into matplotlib `axes`."""
-        from hardy.core.report import drawing
+        from hardy.report import drawing
 
         drawing.draw_lines(self, axes)
 
@@ -187,7 +187,7 @@ class Bars:
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption into matplotlib `axes`."""
-        from hardy.core.report import drawing
+        from hardy.report import drawing
 
         drawing.draw_bars(self, axes)
 
@@ -245,7 +245,7 @@ class HeatMap:
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption, with a colour bar, into matplotlib `axes`."""
-        from hardy.core.report import drawing
+        from hardy.report import drawing
 
         drawing.draw_heat_map(self, axes)
 
@@ -271,7 +271,7 @@ def save_png(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
     Returns:
         The path.
     """
-    from hardy.core.report import rendering
+    from hardy.report import rendering
 
     return rendering.save_png(figure, Path(path), dpi)
 
