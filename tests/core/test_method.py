@@ -47,7 +47,7 @@ GOOD = RoundToNearest(bits=4).to_dict()
         ({"method": "hardy.nowhere.Method"}, "is not a method of hardy"),
         ({"method": "hardy..x"}, "is not a method of hardy"),
         ({"method": "hardy.core.selection.Site"}, "is not a method of hardy"),
-        ({"method": "hardy.core.method.Method"}, "abstract"),
+        ({"method": "hardy.core.method.Method"}, "is not a method of hardy"),
         (GOOD | {"fields": {"bits": 4, "group": 3}}, "has no field 'group'; did you mean group_size"),
         (GOOD | {"fields": {"bits": 11}}, "bits must be an integer from 2 to 8, got 11"),
         (GOOD | {"fields": {}}, "missing.*bits"),

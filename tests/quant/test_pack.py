@@ -14,10 +14,11 @@ from torch import nn
 import hardy
 from hardy.core import InputError
 from hardy.core.method import Chain
+from hardy.core.packing import describe
 from hardy.hardware import AdditiveNoise
 from hardy.ops.packing import pack_codes, unpack_codes
 from hardy.quant import GridLinear, LayerBits, Pack, RoundToNearest, TritLinear, TritPlanes, round_to_nearest, unpack
-from hardy.quant.transformers_hooks import PackedConfig, described
+from hardy.quant.transformers_hooks import PackedConfig
 
 GRIDS = [
     RoundToNearest(bits=3, group_size=16),
@@ -47,7 +48,7 @@ def test_codes_out_of_range_and_wrong_lengths_are_refused() -> None:
 def test_a_layer_on_a_grid(method: RoundToNearest, bias: torch.Tensor | None) -> None:
     weight = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
     grid = method.fit(weight)
-    layer = GridLinear.from_grid(grid, bias)
+    layer = GridLinear.from_stored(grid, bias)
     x = torch.randn(2, 3, 40)
     assert torch.equal(layer.dequantize(), grid.dequantize())
     assert torch.equal(layer.weight, grid.dequantize())
@@ -63,7 +64,7 @@ def test_a_layer_on_a_grid(method: RoundToNearest, bias: torch.Tensor | None) ->
 
 
 def test_scales_that_were_rounded_on_the_way_are_refused() -> None:
-    layer = GridLinear.from_grid(round_to_nearest.fit(torch.randn(4, 8), 3, 8, False))
+    layer = GridLinear.from_stored(round_to_nearest.fit(torch.randn(4, 8), 3, 8, False))
     layer.scales = layer.scales.bfloat16()
     with pytest.raises(InputError, match=r"scales must be float16 \(4, 1\), got torch.bfloat16"):
         layer.dequantize()
@@ -96,7 +97,7 @@ def test_save_and_load_every_architecture(
         expected = model(ids).logits
         hardy.save(model, tmp_path / "packed")
         loaded = hardy.load(tmp_path / "packed")
-        assert described(loaded) == described(model)
+        assert describe(loaded) == describe(model)
         assert torch.equal(loaded(ids).logits, expected)
         theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "packed").eval()
         assert torch.equal(theirs(ids).logits, expected)
@@ -128,14 +129,14 @@ def test_levels_of_layer_bits_are_packed_as_they_are(llama: nn.Module) -> None:
     one, three = TritPlanes(planes=1, group_size=16), TritPlanes(planes=3, group_size=16)
     LayerBits(budget=6, low=one, high=three, ranking=ranking).apply(llama)
     Pack().apply(llama)
-    planes = {name: entry["planes"] for name, entry in described(llama).items()}
+    planes = {name: entry["planes"] for name, entry in describe(llama).items()}
     assert {name.split(".")[2]: count for name, count in planes.items()} == {"0": 1, "1": 3}
 
 
 def test_in_a_chain_too(llama: nn.Module) -> None:
     before = snapshot(llama)
     with Chain(methods=(TritPlanes(group_size=16), Pack())).apply(llama):
-        assert len(described(llama)) == 14
+        assert len(describe(llama)) == 14
     assert_same(before, llama)
 
 

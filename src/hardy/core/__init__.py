@@ -4,6 +4,7 @@ from hardy.core.artefact import load, save
 from hardy.core.method import Chain, Change, Method, WeightMethod, chain, changes
 from hardy.core.observe import AbsMax, Histogram, RoutingCounts, SecondMoment, Statistic, observe
 from hardy.core.ranking import Agreement, Ranking
+from hardy.core.registry import register
 from hardy.core.rng import derive, generator
 from hardy.core.selection import LINEAR, Selector, Site, all_sites, select
 from hardy.core.study import Cell, Result, Study
@@ -47,6 +48,7 @@ __all__ = [
     "generator",
     "load",
     "observe",
+    "register",
     "save",
     "select",
     "weight_of",
