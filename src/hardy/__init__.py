@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardy import analog, core, evaluate, fields, hardware, ops, quant, studies, zoo
-    from hardy.core.artefact import load, save
+    from hardy.core.artefact import save
+    from hardy.opening import load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,7 +38,7 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"hardy.{name}")
     if name in {"load", "save"}:
-        return getattr(importlib.import_module("hardy.core.artefact"), name)
+        return getattr(importlib.import_module("hardy.opening" if name == "load" else "hardy.core.artefact"), name)
     raise AttributeError(f"module 'hardy' has no attribute {name!r}")
 
 

@@ -1,8 +1,9 @@
 """The few shared ideas: select, surgery, observe, ranking, method and change, report, study, artefact, rng."""
 
-from hardy.core.artefact import load, save
+from hardy.core.artefact import history, load, save
 from hardy.core.method import Chain, Change, Method, WeightMethod, chain, changes
 from hardy.core.observe import AbsMax, Histogram, RoutingCounts, SecondMoment, Statistic, observe
+from hardy.core.packing import PackedLayer
 from hardy.core.ranking import Agreement, Ranking
 from hardy.core.registry import register
 from hardy.core.rng import derive, generator
@@ -28,6 +29,7 @@ __all__ = [
     "InputError",
     "Lines",
     "Method",
+    "PackedLayer",
     "Pictures",
     "Ranking",
     "Report",
@@ -46,6 +48,7 @@ __all__ = [
     "changes",
     "derive",
     "generator",
+    "history",
     "load",
     "observe",
     "register",

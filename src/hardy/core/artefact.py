@@ -82,17 +82,18 @@ def save(
         if method.unsaved:
             raise InputError(f"a model with {type(method).__name__} cannot be stored: {method.unsaved}; undo it first")
     methods = [method.to_dict() for method in history(model)]
-    packed = describe(model)
     base = vars(model).get(_HISTORY, {}).get("base_sha256") or _base_hash(model)
     sweep(folder)
     temporary = temporary_beside(folder)
     temporary.mkdir(parents=True)
     try:
-        if hasattr(model, "save_pretrained"):
+        packed = {}
+        if hasattr(model, "save_pretrained"):  # whose configuration says what is packed
             with no_progress_bars():
                 pretrained: Any = model
                 pretrained.save_pretrained(temporary)
         else:
+            packed = {"packed": describe(model)}
             save_model(model, str(temporary / "model.safetensors"))
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
@@ -105,7 +106,7 @@ def save(
             "class": type(model).__name__,
             "methods": methods,
             "base_sha256": base,
-            **({"packed": packed} if packed else {}),
+            **packed,
             "files": files,
             "extra": sorted({path.name for path in temporary.iterdir()} - files.keys()),
             "versions": {"hardy": __version__, "torch": torch.__version__, "python": platform.python_version()},

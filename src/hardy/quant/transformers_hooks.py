@@ -7,7 +7,7 @@ another shape, which transformers refuses to load.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -53,11 +53,12 @@ class PackedQuantizer(HfQuantizer):
         return cls(PackedConfig(modules=describe(model)))
 
     def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
-        modules, loading = self.quantization_config.modules, vars(model)
+        modules, whole = self.quantization_config.modules, cast(Any, model)
         install(model, modules)
         guards = "|".join(re.escape(_guard(name)) for name in modules)
-        ignored = loading.get("_keys_to_ignore_on_load_unexpected") or ()
-        loading["_keys_to_ignore_on_load_unexpected"] = {*ignored, f"^({guards})$"}
+        ignored = whole._keys_to_ignore_on_load_unexpected  # a list in some versions, a set in others
+        ignored = [] if ignored is None else ignored
+        whole._keys_to_ignore_on_load_unexpected = type(ignored)([*ignored, f"^({guards})$"])
 
     def get_state_dict_and_metadata(self, model: nn.Module, *_: Any) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         guards = {_guard(name): torch.zeros(1, dtype=torch.uint8) for name in describe(model)}
