@@ -95,7 +95,7 @@ def kind_of(path: Path) -> str:
         except (SafetensorError, OSError):
             kind = None
     if not isinstance(kind, str):
-        raise InputError(f"{path} is of no kind that hardy.load opens: {_known([])}")
+        raise InputError(f"{path} is empty, damaged, or of no kind that hardy.load opens: {_known([])}")
     return kind
 
 

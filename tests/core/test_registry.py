@@ -125,7 +125,7 @@ def test_devices_that_are_none_are_refused() -> None:
             device_from_dict({"device": name, "fields": {}})
 
 
-PACKAGE = '''
+PACKAGE = """
 import dataclasses
 from hardy.core import WeightMethod
 from hardy.hardware import Device
@@ -142,7 +142,7 @@ class Shrink(WeightMethod):
 class Perfect(Device):
     def conductance(self, target, normals, seconds):
         return target
-'''
+"""
 
 LOADED = """
 import sys, torch, hardy
@@ -181,7 +181,18 @@ def install(package: Path, into: Path) -> None:
     if importlib.util.find_spec("pip") is None:
         zipfile.ZipFile(wheel).extractall(into)
         return
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(into), str(wheel)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(into),
+        str(wheel),
+    ]
     subprocess.run(command, check=True, env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
 
 
