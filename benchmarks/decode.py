@@ -28,7 +28,7 @@ import hardy
 from hardy.core.rng import generator
 from hardy.files import write_json
 from hardy.quant import TritLinear, unpack
-from hardy.quant.transformers_hooks import PackedQuantizer
+from hardy.quant.transformers_hooks import quantizer_of
 
 RESULT = Path(__file__).parent / "results" / "decode.json"
 GROUP = 128
@@ -61,7 +61,7 @@ def random_model(planes: int, layers: int, hidden: int, intermediate: int) -> Ll
         scales = torch.rand(planes, linear.out_features, groups, 1, generator=random).add(0.5).mul(0.02).half().float()
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, TritLinear.from_trits(trits, scales, linear.in_features))
-    model.hf_quantizer = PackedQuantizer.of(model)
+    model.hf_quantizer = quantizer_of(model)
     model.config.quantization_config = model.hf_quantizer.quantization_config
     return model
 

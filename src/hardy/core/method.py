@@ -16,7 +16,7 @@ from hardy.core.ranking import Ranking
 from hardy.core.registry import Registered
 from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
-from hardy.errors import InputError, near_misses
+from hardy.errors import InputError
 from hardy.report import Report, Row
 
 # Kept on the model, so that they live as long, and are copied and sent along with it.
@@ -93,7 +93,7 @@ class Method(Registered, abc.ABC, group="hardy.methods"):
                 object.__setattr__(self, field.name, tuple(value))  # a frozen method is hashable
         self.check()
 
-    def check(self) -> None:  # noqa: B027 - most methods have something to check, none must
+    def check(self) -> None:
         """Raise `InputError` for a field out of range."""
 
     @abc.abstractmethod
@@ -158,22 +158,7 @@ def from_dict(record: Mapping[str, Any]) -> Method:
     Raises:
         InputError: there is no such method here, or a field is unknown or out of range.
     """
-    kind = Method.registry.find(record.get("method"))
-    class_name = kind.__name__
-    stored = record.get("fields", {})
-    if not isinstance(stored, Mapping):
-        raise InputError(f"the fields of {class_name} must be a mapping, got {stored!r}")
-    known = [field.name for field in dataclasses.fields(kind)]
-    for name in stored:
-        if name not in known:
-            raise InputError(
-                f"{class_name} has no field {name!r}{near_misses(str(name), known)}; its fields are {', '.join(known)}"
-            )
-    fields = {name: _restored(value) for name, value in stored.items()}
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise InputError(f"{class_name}: {error}") from None
+    return Method.registry.restore(record.get("method"), record.get("fields", {}), _restored)
 
 
 def _restored(value: Any) -> Any:

@@ -10,12 +10,13 @@ an entry point of that package, which other processes find too:
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from hardy.errors import InputError, near_misses
@@ -64,6 +65,30 @@ class Registry:
             )
         return cls
 
+    def restore(self, name: object, fields: object, restored: Callable[[Any], Any]) -> Any:
+        """The instance of the dataclass `name` whose fields, stored as JSON, were `fields`.
+
+        Args:
+            restored: makes a field of what JSON holds in its place.
+
+        Raises:
+            InputError: there is no such class here, or a field is unknown or out of range.
+        """
+        cls = self.find(name)
+        if not isinstance(fields, Mapping):
+            raise InputError(f"the fields of {cls.__name__} must be a mapping, got {fields!r}")
+        known = [field.name for field in dataclasses.fields(cls)]
+        for field in fields:
+            if field not in known:
+                close = near_misses(str(field), known)
+                raise InputError(f"{cls.__name__} has no field {field!r}{close}; its fields are {', '.join(known)}")
+        try:
+            return cls(**{field: restored(value) for field, value in fields.items()})
+        except InputError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{cls.__name__}: {error}") from None
+
     def all(self) -> list[type[Any]]:
         """All that are registered, those of installed packages included."""
         for point in self._entry_points():
@@ -83,8 +108,8 @@ class Registry:
         spec = importlib.util.find_spec(f"hardy.{room}") if room.isidentifier() else None
         if spec is None or spec.submodule_search_locations is None:
             return None
-        found = [value for value in vars(importlib.import_module(f"hardy.{room}")).values() if self._is_one(value)]
-        return next((cls for cls in found if cls.id == name), None)
+        names = vars(importlib.import_module(f"hardy.{room}")).values()
+        return next((value for value in names if self._is_one(value) and value.id == name), None)
 
     def _of_packages(self, name: str) -> type[Any] | None:
         for point in self._entry_points():

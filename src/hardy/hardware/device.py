@@ -228,17 +228,7 @@ def device_from_dict(record: Mapping[str, Any]) -> Device:
     Raises:
         InputError: there is no such device here, or a field is unknown or out of range.
     """
-    kind = Device.registry.find(record.get("device"))
-    try:
-        return kind(**_tuples(record.get("fields", {})))
-    except InputError:
-        raise
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"device {kind.__name__}: {error}") from None
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _tuple(value) for name, value in fields.items()}
+    return Device.registry.restore(record.get("device"), record.get("fields", {}), _tuple)
 
 
 def _tuple(value: Any) -> Any:

@@ -18,7 +18,7 @@ from hardy.core.selection import Site, all_sites
 from hardy.core.surgery import Absent, Edits, weight_of
 from hardy.errors import InputError
 from hardy.quant.quantizer import StoredWeight
-from hardy.quant.transformers_hooks import PackedQuantizer
+from hardy.quant.transformers_hooks import quantizer_of
 from hardy.report import Row
 
 PACKED = "all packed layers"
@@ -69,7 +69,7 @@ class Pack(Method):
         if not size:
             raise InputError("none of the quantized weights is that of a linear layer; there is nothing to pack")
         if isinstance(model, PreTrainedModel):
-            quantizer = PackedQuantizer.of(model)
+            quantizer = quantizer_of(model)
             edits.swap(model, "hf_quantizer", quantizer)
             edits.swap(model.config, "quantization_config", quantizer.quantization_config)
         details = {"weights": size, "weights left dense": dense}

@@ -47,11 +47,6 @@ class PackedQuantizer(HfQuantizer):
 
     quantization_config: Any
 
-    @classmethod
-    def of(cls, model: nn.Module) -> "PackedQuantizer":
-        """The quantizer of a model whose layers are packed already; it belongs at `model.hf_quantizer`."""
-        return cls(PackedConfig(modules=describe(model)))
-
     def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
         modules, whole = self.quantization_config.modules, cast(Any, model)
         install(model, modules)
@@ -60,7 +55,7 @@ class PackedQuantizer(HfQuantizer):
         ignored = [] if ignored is None else ignored
         whole._keys_to_ignore_on_load_unexpected = type(ignored)([*ignored, f"^({guards})$"])
 
-    def get_state_dict_and_metadata(self, model: nn.Module, *_: Any) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    def get_state_dict_and_metadata(self, model: nn.Module, *_: Any) -> Any:
         guards = {_guard(name): torch.zeros(1, dtype=torch.uint8) for name in describe(model)}
         return model.state_dict() | guards, {}
 
@@ -75,6 +70,12 @@ class PackedQuantizer(HfQuantizer):
         from hardy.quant.pack import unpack
 
         return unpack(model, dtype)
+
+
+def quantizer_of(model: nn.Module) -> Any:
+    """The quantizer of a model whose layers are packed already; it belongs at `model.hf_quantizer`."""
+    config, quantizer = cast(Any, PackedConfig), cast(Any, PackedQuantizer)  # as decorators of transformers hide them
+    return quantizer(config(modules=describe(model)))
 
 
 def _guard(layer: str) -> str:
