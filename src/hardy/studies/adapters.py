@@ -22,7 +22,7 @@ from hardy.core.selection import LINEAR, Selector
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate.language import encode
-from hardy.files import write_json
+from hardy.files import follow_umask, write_json
 from hardy.studies.measure import load_dense, loaded, measure, texts_of
 
 BATCH, WINDOW = 4, 128
@@ -91,6 +91,7 @@ def trained_adapters(
         schedule.step()
         losses.append(loss.item())
     adapted.save_pretrained(str(folder))
+    follow_umask(folder)
     last = losses[-max(1, steps // 10) :]
     found = {"loss": sum(last) / len(last), "weights": float(sum(weight.numel() for weight in weights))}
     write_json(file, found)  # last: what is there is whole
