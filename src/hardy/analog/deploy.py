@@ -15,7 +15,7 @@ from torch import nn
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear, Array, OnChip
 from hardy.core.method import Chain, Method, changes
-from hardy.core.observe import AbsMax, observe
+from hardy.core.statistics import AbsMax, observe
 from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError

@@ -2,10 +2,10 @@
 
 from hardy.core.artefact import load, save
 from hardy.core.method import Chain, Change, Method, WeightMethod, chain, changes
-from hardy.core.observe import AbsMax, Histogram, RoutingCounts, SecondMoment, Statistic, observe
 from hardy.core.ranking import Agreement, Ranking
 from hardy.core.rng import derive, generator
 from hardy.core.selection import LINEAR, Selector, Site, all_sites, select
+from hardy.core.statistics import AbsMax, Histogram, RoutingCounts, SecondMoment, Statistic, observe
 from hardy.core.study import Cell, Result, Study
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError

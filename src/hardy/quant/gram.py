@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.observe import run
+from hardy.core.hooks import run
 from hardy.core.selection import Site
 from hardy.errors import InputError
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hardy.core import selection
-from hardy.core.observe import SecondMoment, observe
+from hardy.core.statistics import SecondMoment, observe
 from hardy.core.ranking import Ranking
 from hardy.core.rng import generator
 from hardy.core.selection import LINEAR, Selector, Site
@@ -165,7 +165,7 @@ def effective_rank(
 
     Args:
         model: any module; its linear layers are compared.
-        batches: calibration text, as in `hardy.core.observe.observe`; unpadded.
+        batches: calibration text, as in `hardy.core.observe`; unpadded.
         select: which linear layers count, as in `hardy.core.selection.select`.
         unit: "block" ranks the model's numbered blocks, named by globs ("model.layers.3.*"); "site" every layer.
         seeds: of the random references; scores are means over them.
