@@ -17,8 +17,8 @@ from torch import nn
 from hardy.analog.modules import OnChip
 from hardy.core import selection
 from hardy.core.method import ALL_SELECTED, Method
-from hardy.core.statistics import SecondMoment, observe
 from hardy.core.selection import Selector, Site
+from hardy.core.statistics import SecondMoment, observe
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.report import Row

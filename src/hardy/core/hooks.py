@@ -27,10 +27,10 @@ Patcher = Callable[[torch.Tensor], "torch.Tensor | None"]
 
 def watch(
     model: nn.Module,
-    points: Mapping[PointLike, Watcher],
+    points: Mapping[Any, Watcher],
     *,
     strict: bool = True,
-    stop: bool | Mapping[PointLike, int] = False,
+    stop: bool | Mapping[Any, int] = False,
 ) -> Hooks:
     """Call a function with each of `points` whenever the model computes it.
 
@@ -63,7 +63,7 @@ def watch(
     return hooks
 
 
-def patch(model: nn.Module, points: Mapping[PointLike, Patcher], *, strict: bool = True) -> Hooks:
+def patch(model: nn.Module, points: Mapping[Any, Patcher], *, strict: bool = True) -> Hooks:
     """Put what a function returns in the place of each of `points` whenever the model computes it.
 
     A function returns a tensor of the shape that it was given, which is cast to the dtype of the activation, or None to
@@ -94,17 +94,18 @@ def record(
     *,
     strict: bool = True,
     stop: bool = False,
-) -> Iterator[dict[PointLike, torch.Tensor]]:
+) -> Iterator[dict[Any, torch.Tensor]]:
     """A dictionary that holds the last activation at each of `points`, live as for `watch`.
 
     Args:
         model, strict, stop: as for `watch`.
         points: one point or several; a name may be a glob ("blocks.*.resid_post").
     """
-    wanted: list[PointLike] = []
-    for point in [points] if isinstance(points, str | tuple | Point) else points:
+    single = isinstance(points, str | Point) or (isinstance(points, tuple) and points[1:2] in {("input",), ("output",)})
+    wanted: list[Any] = []
+    for point in [points] if single else points:
         wanted += names_of(model, point) if isinstance(point, str) and set(point) & set("*?[") else [point]
-    seen: dict[PointLike, torch.Tensor] = {}
+    seen: dict[Any, torch.Tensor] = {}
     with watch(model, {p: functools.partial(seen.__setitem__, p) for p in wanted}, strict=strict, stop=stop):
         yield seen
 
@@ -178,7 +179,7 @@ class Hooks:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
         self.remove()
         stopped = isinstance(error, _Stop) and error.hooks is self
         idle = [name for name, count in self.calls.items() if not count]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hardy.errors import InputError, near_misses
 
 Layers = str | int | Sequence[str | int]
-"""Which layers: "last", "first", an index, a slice "-4:", a list "0,3", a range, a sequence; "decoder:0" of one stack."""
+"""Such as "last", "first", an index, a slice "-4:", a list "0,3", a range or a sequence; "decoder:0" of one stack."""
 
 
 def chosen_layers(layers: Layers, counts: Mapping[str, int]) -> set[tuple[str, int | None]]:
@@ -27,7 +27,9 @@ def chosen_layers(layers: Layers, counts: Mapping[str, int]) -> set[tuple[str, i
         if named and not stacks:
             known = [stack for stack in counts if stack]
             there_are = f"its stacks are {', '.join(known)}" if known else "the model has one stack only"
-            raise InputError(f"layers {layers!r}: there is no stack {before!r}{near_misses(before, known)}; {there_are}")
+            raise InputError(
+                f"layers {layers!r}: there is no stack {before!r}{near_misses(before, known)}; {there_are}"
+            )
         found, text = False, after.strip() if named else part
         for stack in stacks:
             picked = _layer_indices(text, counts[stack], layers)
@@ -38,7 +40,9 @@ def chosen_layers(layers: Layers, counts: Mapping[str, int]) -> set[tuple[str, i
             if not stacks:
                 _layer_indices(text, 0, layers)  # what is malformed is said first
             there_are = f"layers 0 to {most - 1}" if most else "no layers"
-            raise InputError(f"layers {layers!r}: there is no layer {_WORDS.get(text, text)}; the model has {there_are}")
+            raise InputError(
+                f"layers {layers!r}: there is no layer {_WORDS.get(text, text)}; the model has {there_are}"
+            )
     return chosen
 
 

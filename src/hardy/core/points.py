@@ -177,7 +177,8 @@ def _resolved(model: nn.Module, point: Any, known: dict[str, Point | str]) -> Po
             example = next(iter(known), None)
             hint = f"; the first is {example}" if example else ""
         raise InputError(
-            f"{type(model).__name__} has no activation {point!r}{hint}; any module's is (name, 'input') or (name, 'output')"
+            f"{type(model).__name__} has no activation {point!r}{hint}; that of any module is (name, 'input') or "
+            "(name, 'output')"
         )
     if not (isinstance(point, tuple) and len(point) in {2, 3} and point[1] in {"input", "output"}):
         raise InputError(f"a point is a name, (module, 'input' or 'output') or these and an index, got {point!r}")

@@ -201,7 +201,7 @@ def weight_parts(model: nn.Module, role: str | None, module: nn.Module) -> dict[
 
 def text_config(model: Any) -> Any:
     """The configuration of a Hugging Face model's language part, or None."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else None
 
 

@@ -68,7 +68,7 @@ class Site:
 
     @property
     def part_name(self) -> str:
-        """What it is in its layer: the role, with the number of the expert; without a role the last part of its name."""
+        """Its role, with the number of the expert; without a role the last part of its name."""
         part = self.role or self.name.rpartition(".")[2]
         return part if self.expert is None else f"{part}[{self.expert}]"
 

@@ -94,7 +94,8 @@ def _at_output(point: Point, visit: Visit, module: nn.Module, args: Any, output:
     if values is not output:
         return new
     values = [*values[:key], new, *values[key + 1 :]]
-    return output._make(values) if hasattr(output, "_make") else type(output)(values)
+    kind: Any = type(output)
+    return kind._make(values) if hasattr(kind, "_make") else kind(values)
 
 
 class _Stream:
@@ -125,7 +126,13 @@ class _Stream:
 
 
 def _at_result(
-    point: Point, visit: Visit, changes: bool, module: nn.Module, args: Any, kwargs: dict[str, Any], output: torch.Tensor
+    point: Point,
+    visit: Visit,
+    changes: bool,
+    module: nn.Module,
+    args: Any,
+    kwargs: dict[str, Any],
+    output: torch.Tensor,
 ) -> torch.Tensor | None:
     """Show what each head adds to `output`; what is changed about it is added to `output`."""
     z = _slot(_slots(args, kwargs), point)[1].unflatten(-1, (point.heads, -1))
@@ -144,14 +151,18 @@ def per_head(projection: nn.Module, z: torch.Tensor) -> torch.Tensor:
     """What each head adds to the output of an attention, (..., head, d_model): its part of the projection, no bias.
 
     A layer other than nn.Linear and Conv1D (packed, on a chip, with an adapter) is run for each head with all others at
-    zero, less its output for zeros. On a chip with converters the parts therefore need not add up, and reads draw noise.
+    zero, less its output for zeros. On a chip with converters the parts need not add up, and reads draw noise.
 
     Args:
         projection: the output projection, from (..., heads * d_head) to (..., d_model).
         z: (..., head, d_head), what it takes in.
     """
     heads = z.shape[-2]
-    if is_linear(projection) and type(projection).__name__ in {"Linear", "Conv1D"} and "forward" not in vars(projection):
+    if (
+        is_linear(projection)
+        and type(projection).__name__ in {"Linear", "Conv1D"}
+        and "forward" not in vars(projection)
+    ):
         weight: Any = projection.weight
         return torch.einsum("...hd,mhd->...hm", z, as_matrix(projection, weight).unflatten(1, (heads, -1)))
     alone = z.unsqueeze(-3) * torch.eye(heads, dtype=z.dtype, device=z.device).unsqueeze(-1)
@@ -201,8 +212,8 @@ def _at_softmax(model: nn.Module, module: Any, point: Point, visit: Visit) -> Re
     kind = getattr(config, "_attn_implementation", None)
     if kind not in {None, "eager"}:
         raise InputError(
-            f"{point.name} is never computed by {kind!r} attention; call model.set_attn_implementation('eager'), or load "
-            "the model with attn_implementation='eager'"
+            f"{point.name} is never computed by {kind!r} attention; call model.set_attn_implementation('eager'), or "
+            "load the model with attn_implementation='eager'"
         )
     if not isinstance(vars(module).get("forward"), _EagerAttention):
         module.forward = _EagerAttention(module)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hardy.core.method import Method, changes
+from hardy.core.roles import is_linear
 from hardy.core.selection import all_sites
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
@@ -54,8 +55,7 @@ class Pack(Method):
             if not torch.equal(form.dequantize().to(current), current):
                 raise InputError(f"the weight of {site.name} is no longer what its quantizer left; quantize it again")
             linear: Any = model.get_submodule(site.module)
-            is_linear = isinstance(linear, nn.Linear) or type(linear).__name__ == "Conv1D"
-            if site.rows is not None or not is_linear or not isinstance(form, TritWeight | GridWeight):
+            if site.rows is not None or not is_linear(linear) or not isinstance(form, TritWeight | GridWeight):
                 dense += current.numel()
                 rows.append(
                     Row(metric="bits_per_weight", condition=f"{site.name}, dense", value=8.0 * current.itemsize)
