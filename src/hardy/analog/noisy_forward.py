@@ -153,8 +153,8 @@ class NoisyForward:
         return forward(self.module, *args, **kwargs)
 
     def called_with(
-        self, forward: Callable[..., torch.Tensor], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+        self, forward: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, bias: Any
+    ) -> Any:
         """What `forward` gives for another weight, in the shape of the parameter, and another bias."""
         module, own = self.module, self.module._parameters
         module._parameters = {**own, "weight": weight, "bias": bias}  # pyright: ignore[reportAttributeAccessIssue]
@@ -172,7 +172,11 @@ class NoisyForward:
         # What Deploy would put there, for this one pass.
         parts = zip(self.sites, self.peripheries, held, strict=True)
         arrays = [self.array(site, periphery, part, self.steps, *sample) for site, periphery, part in parts]
-        layer = on_chip(self.module, self.sites[0].module, arrays)
+        # Under another noise the weight is what that one made of it, and no parameter.
+        stored = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight.detach(), requires_grad=False)
+        layer: Any = self.called_with(
+            lambda _: on_chip(self.module, self.sites[0].module, arrays), x, stored, self.module.bias
+        )
         return layer(x), layer.weight.detach()
 
     def array(self, site: Site, periphery: Periphery, held: Held, *step: int) -> Array:

@@ -101,9 +101,11 @@ def record(
         model, strict, stop: as for `watch`.
         points: one point or several; a name may be a glob ("blocks.*.resid_post").
     """
-    single = isinstance(points, str | Point) or (isinstance(points, tuple) and points[1:2] in {("input",), ("output",)})
+    several: Any = points
+    if isinstance(points, str | Point) or (isinstance(points, tuple) and points[1:2] in (("input",), ("output",))):
+        several = [points]
     wanted: list[Any] = []
-    for point in [points] if single else points:
+    for point in several:
         wanted += names_of(model, point) if isinstance(point, str) and set(point) & set("*?[") else [point]
     seen: dict[Any, torch.Tensor] = {}
     with watch(model, {p: functools.partial(seen.__setitem__, p) for p in wanted}, strict=strict, stop=stop):
