@@ -534,8 +534,7 @@ def test_reads_of_a_later_noise_do_not_pass_through_an_earlier_one() -> None:
     """The spread of its reads is that of its own arrays, however large the noise is that it stands on."""
     torch.manual_seed(0)
     layer, x = nn.Linear(64, 32, bias=False), torch.randn(2000, 64)
-    reads = Chip.preset("pcm").without_periphery()
-    alone = NoiseAware(chip=reads, select="0", resample="never", seconds=3600.0)
+    alone = NoiseAware(chip=READ, select="0", resample="never")
     spreads = []
     for methods in ([alone], [NoiseAware(chip=plus_one, select="0"), alone]):
         model = nn.Sequential(copy.deepcopy(layer))

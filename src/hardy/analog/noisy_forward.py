@@ -152,9 +152,7 @@ class NoisyForward:
         forward: Any = type(self.module).forward
         return forward(self.module, *args, **kwargs)
 
-    def called_with(
-        self, forward: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, bias: Any
-    ) -> Any:
+    def called_with(self, forward: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, bias: Any) -> Any:
         """What `forward` gives for another weight, in the shape of the parameter, and another bias."""
         module, own = self.module, self.module._parameters
         module._parameters = {**own, "weight": weight, "bias": bias}  # pyright: ignore[reportAttributeAccessIssue]

@@ -210,8 +210,11 @@ def table(model: nn.Module) -> dict[str, Point | str]:
     def embeddings(name: str, getter: str) -> None:
         get = getattr(model, getter, None)
         module = get() if callable(get) else None
-        if module is not None:
-            found[name] = Point(name, names[id(module)], "output")
+        if module is None:
+            return
+        found[name] = Point(name, names[id(module)], "output")
+        if name == "embed" and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            found[name] = "encoder and decoder have embeddings of their own; give (name of one, 'output')"
 
     embeddings("embed", "get_input_embeddings")
     for block in blocks_of(model):

@@ -47,7 +47,7 @@ def attach(model: nn.Module, point: Point, visit: Visit, *, changes: bool = Fals
         return [module.register_forward_hook(hook, with_kwargs=True).remove]
     if point.side == "output":
         return [module.register_forward_hook(functools.partial(_at_output, point, visit)).remove]
-    if changes and point.stream:
+    if point.stream:
         assert point.block is not None
         stream = _Stream(point, visit)
         block = model.get_submodule(point.block)
@@ -99,7 +99,7 @@ def _at_output(point: Point, visit: Visit, module: nn.Module, args: Any, output:
 
 
 class _Stream:
-    """Changes the residual stream where a branch takes it in: the branch gets the new one, and so does the sum.
+    """Meets the residual stream where a branch takes it in: the branch gets a new one, and so does the sum.
 
     The branch is all that a hook on its first module reaches; the rest of the stream goes past it, so the difference is
     added to what leaves the block.
