@@ -16,6 +16,7 @@ from torch import nn
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear, Array, OnChip
 from hardy.core.hooks import watch
+from hardy.core.layers import Layers
 from hardy.core.method import Chain, Method, changes
 from hardy.core.roles import is_linear
 from hardy.core.selection import LINEAR, Selector, Site, select
@@ -56,7 +57,7 @@ class Deploy(Method):
     seed: int = 0
     seconds: float = 0.0
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     def __post_init__(self) -> None:
         chip: object = self.chip

@@ -23,6 +23,7 @@ from hardy.analog.noisy_forward import (
     draw,
     padding_of,
 )
+from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.roles import as_matrix, is_linear
 from hardy.core.selection import LINEAR, Selector, Site, select
@@ -80,7 +81,7 @@ class NoiseAware(Method):
     seed: int = 0
     seconds: float = 0.0
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     def __post_init__(self) -> None:
         chip: object = self.chip

@@ -1,5 +1,6 @@
 """Which layers of a model: an index, a word, a slice, a list, a sequence, in one stack of layers or in all."""
 
+import contextlib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -26,7 +27,7 @@ def chosen_layers(layers: Layers, counts: Mapping[str, int]) -> set[tuple[str, i
         stacks = [stack for stack in counts if before in {stack, *stack.split(".")}] if named else list(counts)
         if named and not stacks:
             known = [stack for stack in counts if stack]
-            there_are = f"its stacks are {', '.join(known)}" if known else "the model has one stack only"
+            there_are = f"the stacks are {', '.join(known)}" if known else "the model has one stack only"
             raise InputError(
                 f"layers {layers!r}: there is no stack {before!r}{near_misses(before, known)}; {there_are}"
             )
@@ -53,14 +54,12 @@ def _layer_parts(layers: Layers) -> list[str]:
     """The single indices, slices and words of `layers`."""
     if isinstance(layers, str):
         return [part.strip() for part in layers.split(",")]
+    with contextlib.suppress(TypeError):
+        if not isinstance(layers, bool):
+            return [str(operator.index(layers))]  # pyright: ignore[reportArgumentType] - integers of any kind
     if isinstance(layers, Iterable):
         return [text for part in layers for text in _layer_parts(part)]
-    try:
-        if isinstance(layers, bool):
-            raise TypeError
-        return [str(operator.index(layers))]  # integers of any kind, NumPy's too
-    except TypeError:
-        raise InputError(_not_understood(layers)) from None
+    raise InputError(_not_understood(layers))
 
 
 def _layer_indices(text: str, count: int, layers: Layers) -> set[int] | None:
