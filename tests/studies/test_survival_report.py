@@ -11,9 +11,8 @@ from hardy.studies.survival_report import _heat_map
 def cells(model: nn.Module, where: object = "linear,!head,!router") -> dict[tuple[str, str], float]:
     """What is drawn: (row, column) -> score. Scores are the numbers of the sites."""
     sites = select(model, where)
-    ranking = Ranking(
-        scores={site.name: float(i) for i, site in enumerate(sites)}, meaning="damage", unit="", by="test"
-    )
+    scores = {site.name: float(i) for i, site in enumerate(sites)}
+    ranking = Ranking(scores=scores, meaning="damage", unit="", by="test")
     figure = _heat_map(ranking, sites)
     drawn = {
         (row, column): value
@@ -55,4 +54,5 @@ def test_what_has_no_role_or_the_same_one_is_told_apart_by_its_name() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x
 
-    assert len(cells(nn.ModuleDict({"layers": nn.ModuleList([Block(), Block()])}), "linear")) == 4
+    drawn = cells(nn.ModuleDict({"layers": nn.ModuleList([Block(), Block()])}), "linear")
+    assert list(drawn) == [(f"layer {layer}", f"{part}.out") for layer in (0, 1) for part in ("one", "two")]

@@ -1,5 +1,6 @@
 """The few shared ideas: select, surgery, observe, ranking, method and change, report, study, artefact, rng."""
 
+from hardy.core import hooks
 from hardy.core.artefact import load, save
 from hardy.core.method import Chain, Change, Method, WeightMethod, chain, changes
 from hardy.core.ranking import Agreement, Ranking
@@ -45,6 +46,7 @@ __all__ = [
     "changes",
     "derive",
     "generator",
+    "hooks",
     "load",
     "observe",
     "save",

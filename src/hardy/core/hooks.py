@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from hardy.core import taps
-from hardy.core.points import Point, PointLike, resolve
-from hardy.core.points import points as names_of
+from hardy.core.points import Point, PointLike, points, resolve
 from hardy.errors import InputError
+
+__all__ = ["Hooks", "arguments", "patch", "points", "record", "run", "watch"]
 
 Watcher = Callable[[torch.Tensor], Any]
 Patcher = Callable[[torch.Tensor], "torch.Tensor | None"]
@@ -101,15 +102,19 @@ def record(
         model, strict, stop: as for `watch`.
         points: one point or several; a name may be a glob ("blocks.*.resid_post").
     """
-    several: Any = points
-    if isinstance(points, str | Point) or (isinstance(points, tuple) and points[1:2] in (("input",), ("output",))):
-        several = [points]
-    wanted: list[Any] = []
-    for point in several:
-        wanted += names_of(model, point) if isinstance(point, str) and set(point) & set("*?[") else [point]
+    wanted = _expanded(model, points)
     seen: dict[Any, torch.Tensor] = {}
     with watch(model, {p: functools.partial(seen.__setitem__, p) for p in wanted}, strict=strict, stop=stop):
         yield seen
+
+
+def _expanded(model: nn.Module, given: Any) -> list[Any]:
+    """`given`, one point or several, with what its globs match in their place."""
+    single = isinstance(given, str | Point) or (isinstance(given, tuple) and given[1:2] in (("input",), ("output",)))
+    wanted: list[Any] = []
+    for point in [given] if single else given:
+        wanted += points(model, point) if isinstance(point, str) and set(point) & set("*?[") else [point]
+    return wanted
 
 
 def run(model: nn.Module, batch: Any) -> Any:

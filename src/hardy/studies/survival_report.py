@@ -203,12 +203,13 @@ def _noise_figure(rows: Mapping[str, Row], whole: Conditions) -> Lines:
 def _heat_map(ranking: Ranking, sites: Sequence[Site]) -> HeatMap:
     """Layers, stack by stack, by projections, expert by expert; without a role, by the last part of the name.
 
-    What still falls into one cell is told apart by its whole name, so that no score hides another.
+    What still falls into one cell is told apart by its name in the layer, so that no score hides another.
     """
     order = {role: place for place, role in enumerate(ROLES)}
     inside = [site for site in sites if site.layer is not None]
     cells = Counter((site.layer_name, site.part_name) for site in inside)
-    of = {s.name: (s.layer_name, s.part_name if cells[s.layer_name, s.part_name] == 1 else s.name) for s in inside}
+    shared = {part for (_, part), count in cells.items() if count > 1}
+    of = {s.name: (s.layer_name, _name_in_layer(s) if s.part_name in shared else s.part_name) for s in inside}
     by_column = sorted(inside, key=lambda s: (order.get(s.role or "", len(order)), s.role or s.name, s.expert or 0))
     columns = list(dict.fromkeys(of[site.name][1] for site in by_column))
     layers = list(dict.fromkeys(site.layer_name for site in inside))
@@ -221,6 +222,10 @@ def _heat_map(ranking: Ranking, sites: Sequence[Site]) -> HeatMap:
         values=tuple(tuple(scores.get((layer, column)) for column in columns) for layer in layers),
         unit=ranking.unit,
     )
+
+
+def _name_in_layer(site: Site) -> str:
+    return site.name.partition(f"{site.layer}.")[2] or site.name
 
 
 def _protection_figure(rows: Mapping[str, Row], groups: Conditions, ranking: Ranking) -> Lines:
