@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from hardy.core.layers import Layers
 from hardy.core.ranking import Ranking
 from hardy.core.registry import Registered
 from hardy.core.selection import LINEAR, Selector, Site, select
@@ -89,7 +90,7 @@ class Method(Registered, abc.ABC, group="hardy.methods"):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), list):
+            if isinstance(value := getattr(self, field.name), list | range):
                 object.__setattr__(self, field.name, tuple(value))  # a frozen method is hashable
         self.check()
 
@@ -202,7 +203,7 @@ class WeightMethod(Method):
     """
 
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     @abc.abstractmethod
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:

@@ -76,7 +76,7 @@ class CalibratedQuantizer(Quantizer):
             self.check_row(site, ledger.read(site))
         calls = count_calls(model, batches[0], sites)
         outputs = []
-        for _, layer in itertools.groupby(sites, key=lambda site: site.layer):
+        for _, layer in itertools.groupby(sites, key=lambda site: (site.stack, site.layer)):
             sites_here = list(layer)
             grams = gather(model, batches, sites_here, calls)
             for site in sites_here:
