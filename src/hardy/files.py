@@ -19,7 +19,6 @@ from hardy.errors import InputError
 
 NON_FINITE = "non-finite"
 """Key of the object that stands for infinity or NaN in JSON, which has neither: {"non-finite": "inf"}."""
-_NUMBERS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _DAY = 24 * 3600.0
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.tmp")
@@ -138,9 +137,9 @@ def from_json(value: Any) -> Any:
     if isinstance(value, dict):
         if NON_FINITE in value:
             mark = value[NON_FINITE]
-            if len(value) != 1 or not isinstance(mark, str) or mark not in _NUMBERS:
+            if len(value) != 1 or mark not in ("inf", "-inf", "nan"):
                 raise InputError(f"{NON_FINITE!r} marks inf, -inf or nan, alone in its object; got {value!r:.80}")
-            return _NUMBERS[mark]
+            return float(mark)
         return {key: from_json(item) for key, item in value.items()}
     if isinstance(value, list):
         return [from_json(item) for item in value]
