@@ -77,16 +77,19 @@ def sweep(path: str | Path) -> list[Path]:
     return removed
 
 
-def follow_umask(folder: str | Path) -> None:
-    """Make a folder that a library wrote, and all in it, as readable as anything new: safetensors hides its files."""
-    folder = Path(folder)
-    probe = temporary_beside(folder / "mode")
+def follow_umask(path: str | Path) -> None:
+    """Make what a library wrote, a file or a folder and all in it, as readable as anything new.
+
+    safetensors writes files that only their owner can read.
+    """
+    path = Path(path)
+    probe = temporary_beside(path)
     probe.touch(exist_ok=False)
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)  # who may read a folder may enter it
+    for entry in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        if not entry.is_symlink():
+            entry.chmod(mode | (mode & 0o444) >> 2 if entry.is_dir() else mode)  # who may read a folder may enter it
 
 
 def write_text(path: str | Path, text: str) -> None:
