@@ -20,6 +20,7 @@ from hardy.errors import InputError
 NON_FINITE = "non-finite"
 """Key of the object that stands for infinity or NaN in JSON, which has neither: {"non-finite": "inf"}."""
 _DAY = 24 * 3600.0
+_swept: set[Path] = set()
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.tmp")
 
@@ -46,8 +47,14 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def temporary_beside(path: str | Path) -> Path:
-    """A new hidden name beside `path` for a file or folder that will take its place; `sweep` knows whose it is."""
+    """A new hidden name beside `path` for a file or folder that will take its place; `sweep` knows whose it is.
+
+    The first one in a folder also sweeps what killed processes left there.
+    """
     path = Path(path)
+    if (folder := path.parent.absolute()) not in _swept:
+        _swept.add(folder)
+        sweep(folder / "*")
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
