@@ -15,7 +15,7 @@ import numpy as np
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from hardy.checks import text, texts
+from hardy.checks import integer, text, texts
 from hardy.core.rng import derive
 from hardy.errors import InputError
 from hardy.files import read_json, write_text
@@ -275,9 +275,7 @@ class Ranking:
         return self._scores.named(places), self._scores.array[places].tolist()
 
     def _count(self, k: int) -> int:
-        if not 0 <= k <= len(self):
-            raise InputError(f"k must be in 0..{len(self)}, the units of this ranking, got {k}")
-        return k
+        return integer(f"k of {len(self)} units", k, at_least=0, at_most=len(self))
 
 
 def _array(scores: Mapping[str, float], by: str) -> np.ndarray:
