@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hardy.core.layers import Layers
+from hardy.core.progress import track
 from hardy.core.ranking import Ranking
 from hardy.core.registry import Registered
 from hardy.core.selection import LINEAR, Selector, Site, select
@@ -219,7 +220,7 @@ class WeightMethod(Method):
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         ledger = WeightLedger(model, edits)
-        for site in select(model, self.select, layers=self.layers):
+        for site in track(select(model, self.select, layers=self.layers), type(self).__name__):
             weight = ledger.read(site)
             ledger.write(site, weight, *self.edit_weight(weight, site))
         return ledger.rows()
