@@ -1,29 +1,18 @@
 """Hybrid projection on a model from outside: a published RWKV, read from its own file format."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
-import pytest
 import torch
 
+from benchmarks import rwkv
 from hardy.analog import Deploy, HybridProjection
 from hardy.evaluate import mean_loss
 from hardy.hardware import Chip
 from hardy.hardware.device import AdditiveDevice
 
 
-@pytest.fixture
-def rwkv(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    import rwkv
-
-    sys.modules.pop("rwkv")
-    return rwkv
-
-
-def test_logits_are_the_published_ones_before_and_after_the_split(data: Path, rwkv: ModuleType) -> None:
+def test_logits_are_the_published_ones_before_and_after_the_split(data: Path) -> None:
     model = rwkv.Rwkv(rwkv.read(data / "lm" / "tiny-rwkv-5v2-730K-FP32.bin"))
     expected = torch.from_numpy(np.fromfile(data / "lm" / "expected-logits-5v2-730K.bin", "<f4"))
     prompt = torch.tensor([list(b'"in')])
@@ -34,9 +23,7 @@ def test_logits_are_the_published_ones_before_and_after_the_split(data: Path, rw
             assert (model(prompt).logits[0, -1] - expected).abs().max() < 1e-4
 
 
-def test_scaled_columns_lose_less_than_plain_ones_under_noise_relative_to_the_tensor(
-    data: Path, rwkv: ModuleType
-) -> None:
+def test_scaled_columns_lose_less_than_plain_ones_under_noise_relative_to_the_tensor(data: Path) -> None:
     model = rwkv.Rwkv(rwkv.read(data / "lm" / "tiny-rwkv-5v2-730K-FP32.bin"))
     batches = [rwkv.windows("The company of the people was in the house, and the weather was good. " * 8, 64, 8)]
     chip = Chip(device=AdditiveDevice(program=0.02), weight_range="tensor")

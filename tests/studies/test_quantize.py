@@ -67,7 +67,7 @@ def test_calibrated_within_a_budget(micro_llama: Path, tmp_path: Path) -> None:
         ({"budget": 1.0}, "least"),
         ({"planes": (2,), "group_size": 128}, "group_size 128 is larger than the 32 inputs"),
         ({"planes": (2,), "calibration": "nowhere.txt"}, "nowhere.txt does not exist"),
-        ({"planes": (2,), "where": "experts"}, "matches nothing"),
+        ({"planes": (2,), "select": "experts"}, "matches nothing"),
         ({"budget": 4.0, "by": "efective-rank"}, "did you mean effective-rank"),
     ],
 )
