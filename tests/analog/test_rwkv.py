@@ -4,12 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from reference import rwkv as reference
 
 from benchmarks import rwkv
 from hardy.analog import Deploy, HybridProjection
 from hardy.evaluate import mean_loss
 from hardy.hardware import Chip
 from hardy.hardware.device import AdditiveDevice
+
+
+def test_reads_a_file_and_gives_the_logits_of_loops_before_and_after_the_split(tmp_path: Path) -> None:
+    weights = reference.weights(width=32, hidden=48, heads=2, layers=3)
+    reference.write(tmp_path / "rwkv.bin", weights)
+    model, ids = rwkv.Rwkv(rwkv.read(tmp_path / "rwkv.bin")), list(b"It was in the house.")
+    expected = torch.from_numpy(reference.forward(weights, ids)).float()
+    with torch.inference_mode():
+        assert (model(torch.tensor([ids])).logits[0] - expected).abs().max() < 1e-4
+        with HybridProjection(select="layers.*.time.output", layers=None).apply(model) as change:
+            assert change.report.value("digital_macs", "all selected weights") == 3 * 32 * 32
+            assert (model(torch.tensor([ids])).logits[0] - expected).abs().max() < 1e-3
 
 
 def test_logits_are_the_published_ones_before_and_after_the_split(data: Path) -> None:
