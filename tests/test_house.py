@@ -1,6 +1,8 @@
-"""The house rules that a machine can check: imports point down and in no circle, files stay short."""
+"""The house rules that a machine can check: imports point down and in no circle, files stay short, and more."""
 
 import ast
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,64 @@ def test_the_check_sees_circles(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_are_short_enough_to_read(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+HIDDEN = {
+    "core.observe",
+    "quant.layer_importance",
+    "splat.strategies.mcmc",
+    "studies.reasoning",
+    "studies.repair",
+    "studies.simulate",
+    "studies.survival",
+}
+"""Modules that a function of their name still hides in their package; the list only gets shorter."""
+
+
+def names_of(package: Path) -> set[str]:
+    """Names that a package's `__init__.py` binds by importing them from elsewhere than itself, or by defining them."""
+    names: set[str] = set()
+    for node in ast.parse(package.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            own = ".".join(("hardy", *package.parent.relative_to(SOURCE).parts))
+            names |= {alias.asname or alias.name for alias in node.names if node.module != own}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    return names
+
+
+def hidden_modules() -> set[str]:
+    """`import hardy.studies.repair` gives such a module, `from hardy.studies import repair` something else."""
+    found = set()
+    for package in SOURCE.rglob("__init__.py"):
+        inside = {path.stem for path in package.parent.glob("*.py")} | {
+            p.parent.name for p in package.parent.glob("*/__init__.py")
+        }
+        room = ".".join(package.parent.relative_to(SOURCE).parts)
+        found |= {f"{room}.{name}".lstrip(".") for name in names_of(package) & inside}
+    return found
+
+
+def test_no_module_is_hidden_by_a_name_of_its_package() -> None:
+    hidden = hidden_modules()
+    assert hidden <= HIDDEN, f"{sorted(hidden - HIDDEN)}: name the module after what is in it, not after its function"
+    assert hidden >= HIDDEN, f"{sorted(HIDDEN - hidden)} are hidden no more: take them off the list"
+
+
+def test_committed_files_have_the_modes_of_their_kind() -> None:
+    """Everybody may read them; what begins with #! may be run, and nothing else."""
+    root = SOURCE.parents[1]
+    listed = subprocess.run(["git", "ls-files", "-z", "--stage"], cwd=root, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a checkout of git")
+    wrong = []
+    for entry in filter(None, listed.stdout.split("\0")):
+        (mode, *_), name = entry.partition("\t")[0].split(), entry.partition("\t")[2]
+        path = root / name
+        if not path.is_file():
+            continue  # deleted, and not committed yet
+        script = path.read_bytes()[:2] == b"#!"
+        readable = path.stat().st_mode & 0o444 == 0o444 or os.name == "nt"
+        if mode != ("100755" if script else "100644") or not readable:
+            wrong.append((name, mode))
+    assert not wrong

@@ -77,7 +77,9 @@ class CalibratedQuantizer(Quantizer):
             self.check_row(site, ledger.read(site))
         calls = count_calls(model, batches[0], sites)
         outputs = []
-        layers = [list(sites_here) for _, sites_here in itertools.groupby(sites, key=lambda site: (site.stack, site.layer))]
+        layers = [
+            list(sites_here) for _, sites_here in itertools.groupby(sites, key=lambda site: (site.stack, site.layer))
+        ]
         for sites_here in track(layers, type(self).__name__):
             grams = gather(model, batches, sites_here, calls)
             for site in sites_here:
