@@ -397,8 +397,11 @@ def test_what_cannot_be_had_says_why(ids: torch.Tensor) -> None:
             watch(eager(architecture), {point: print})
     flash = build("llama")
     assert flash.config._attn_implementation == "sdpa"
-    with pytest.raises(InputError, match=r"never computed by 'sdpa' attention; call model.set_attn_implementation"):
+    with pytest.raises(
+        InputError, match=r"pattern: it is computed by 'eager' attention only; call model.set_attn_impl"
+    ):
         watch(flash, {"blocks.0.attn.pattern": print})
+    assert "blocks.0.attn.scores" not in points(flash)
     with pytest.raises(InputError, match="no activation of LlamaForCausalLM matches 'blocks.*.resid'"):
         points(flash, "blocks.*.resid")
     message = r"the patch of embed must return shape \(2, 9, 32\), got shape \(9, 32\)"

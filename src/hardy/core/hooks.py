@@ -110,11 +110,11 @@ def record(
 
 def _expanded(model: nn.Module, given: Any) -> list[Any]:
     """`given`, one point or several, with what its globs match in their place."""
-    single = isinstance(given, str | Point) or (isinstance(given, tuple) and given[1:2] in (("input",), ("output",)))
-    wanted: list[Any] = []
-    for point in [given] if single else given:
-        wanted += points(model, point) if isinstance(point, str) and set(point) & set("*?[") else [point]
-    return wanted
+    if isinstance(given, str):
+        return points(model, given) if set(given) & set("*?[") else [given]
+    if isinstance(given, Point) or (isinstance(given, tuple) and given[1:2] in (("input",), ("output",))):
+        return [given]
+    return [point for one in given for point in _expanded(model, one)]
 
 
 def run(model: nn.Module, batch: Any) -> Any:
