@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.harness import Result, Value, in_own_process, in_turns, peak_memory, rows
 from hardy.core.rng import generator
 from hardy.quant import TritLinear, unpack
-from hardy.quant.transformers_hooks import QUANT_METHOD, described
+from hardy.quant.transformers_hooks import quantizer_of
 
 PEERS = ("transformers",)
 GROUP = 128
@@ -54,7 +54,8 @@ def random_model(planes: int, layers: int, hidden: int, intermediate: int) -> Ll
         scales = torch.rand(planes, linear.out_features, groups, 1, generator=random).add(0.5).mul(0.02).half().float()
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, TritLinear.from_trits(trits, scales, linear.in_features))
-    model.config.quantization_config = {"quant_method": QUANT_METHOD, "modules": described(model)}
+    model.hf_quantizer = quantizer_of(model)
+    model.config.quantization_config = model.hf_quantizer.quantization_config
     return model
 
 

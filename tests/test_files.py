@@ -2,13 +2,24 @@
 
 import json
 import math
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hardy.core import InputError
-from hardy.files import read_json, write_atomic, write_json, write_text
+from hardy.files import (
+    follow_umask,
+    read_json,
+    sweep,
+    temporary_beside,
+    write_atomic,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -27,19 +38,76 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert path.read_bytes() == "new ü".encode()
 
 
-def test_a_result_is_as_readable_as_any_new_file(tmp_path: Path) -> None:
-    write_text(tmp_path / "a", "")
-    (tmp_path / "b").touch()
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "b").stat().st_mode)
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_files_and_folders_are_as_readable_as_any_new_one(tmp_path: Path, umask: int) -> None:
+    def hides(path: Path) -> None:
+        path.touch()
+        path.chmod(0o600)  # as safetensors does
+
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "a", hides)
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~umask
+        (tmp_path / "folder" / "inner").mkdir(mode=0o700, parents=True)
+        hides(tmp_path / "folder" / "inner" / "weights")
+        follow_umask(tmp_path / "folder")
+        for path in (tmp_path / "folder", *(tmp_path / "folder").rglob("*")):
+            assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask
+        assert [path.name for path in (tmp_path / "folder").rglob("*")] == ["inner", "weights"]
+    finally:
+        os.umask(before)
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    mine = temporary_beside(tmp_path / "model")
+    mine.touch()
+    code = """
+import sys, hardy.files
+for path in sys.argv[1:]:
+    folder = hardy.files.temporary_beside(path)
+    folder.mkdir()
+    (folder / "x").touch()
+"""
+    names = [str(tmp_path / name) for name in ("model", "model.json", "other")]
+    subprocess.run([sys.executable, "-c", code, *names], check=True)
+    foreign = [tmp_path / ".model.0123abcd-1-0123abcd.tmp", tmp_path / ".model.other.tmp"]
+    for path in foreign:
+        path.touch()
+    (removed,) = sweep(tmp_path / "model")
+    assert removed.name.startswith(".model.")
+    assert mine.exists()
+    assert all(path.exists() for path in foreign)
+    assert len(list(tmp_path.iterdir())) == 5
+    os.utime(foreign[0], (0, 0))
+    os.utime(mine, (0, 0))  # longer than a job takes
+    assert len(sweep(tmp_path / "*")) == 4
+    assert list(tmp_path.iterdir()) == foreign[1:]
+    assert sweep(tmp_path / "nowhere" / "model") == []
+
+
+def test_the_next_process_that_writes_there_sweeps(tmp_path: Path) -> None:
+    killed = "import os, sys, hardy.files as f; f.write_atomic(sys.argv[1], lambda temporary: os._exit(0))"
+    for name in ("a", "b"):
+        subprocess.run([sys.executable, "-c", killed, str(tmp_path / name)], check=True)
+    assert len(list(tmp_path.iterdir())) == 1, "b's process has removed what a's left"
+    write_text(tmp_path / "c", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_json_there_and_back(tmp_path: Path) -> None:
-    value = {"ä": [1, 0.1, None, True, "x"], "nested": {"third": 1 / 3}}
+    value = {"ä": [1, 0.1, None, True, "x", "inf"], "nested": {"third": 1 / 3}}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value == json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "a.json", {"x": math.nan})
-    assert read_json(tmp_path / "a.json") == value
+    write_json(tmp_path / "a.json", {"x": (math.inf, -math.inf, "inf"), "y": math.nan})
+    stored = read_json(tmp_path / "a.json")
+    assert stored["x"] == [math.inf, -math.inf, "inf"]
+    assert math.isnan(stored["y"])
+    assert "Infinity" not in (tmp_path / "a.json").read_text()
+    with pytest.raises(InputError, match="the key 'non-finite' marks infinity"):
+        write_json(tmp_path / "a.json", {"x": {"non-finite": "inf"}})
+    (tmp_path / "a.json").write_text('{"non-finite": "1e400"}')
+    with pytest.raises(InputError, match=r"a\.json is damaged: 'non-finite' marks inf, -inf or nan"):
+        read_json(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 99999])

@@ -16,20 +16,21 @@ from torch import nn
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.halora import HaLoRA
 from hardy.core import selection
+from hardy.core.layers import Layers
 from hardy.core.method import Method
 from hardy.core.rng import generator
 from hardy.core.selection import LINEAR, Selector
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate.language import encode
-from hardy.files import write_json
+from hardy.files import follow_umask, write_json
 from hardy.studies.measure import load_dense, loaded, measure, texts_of
 
 BATCH, WINDOW = 4, 128
 _DONE = "trained.json"
 
 
-def whole_layers(model: nn.Module, select: Selector | None, layers: str | int | None) -> tuple[str, ...]:
+def whole_layers(model: nn.Module, select: Selector | None, layers: Layers | None) -> tuple[str, ...]:
     """Names of the linear layers that can have an adapter; with `select` all of these, or HaLoRA says why not."""
     sites = selection.select(model, select or LINEAR, layers=layers)
     if select is not None:
@@ -91,6 +92,7 @@ def trained_adapters(
         schedule.step()
         losses.append(loss.item())
     adapted.save_pretrained(str(folder))
+    follow_umask(folder)
     last = losses[-max(1, steps // 10) :]
     found = {"loss": sum(last) / len(last), "weights": float(sum(weight.numel() for weight in weights))}
     write_json(file, found)  # last: what is there is whole

@@ -4,6 +4,7 @@ A ranking of layers by few bits or by analog noise is measured on text; one by t
 alone, and shows how far that gets. Further locators, which break nothing, are in `hardy.studies.diagnostics`.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 from torch import nn
@@ -25,32 +26,44 @@ LOCATORS = ("rtn", "noise", "weight-error", *DIAGNOSTICS)
 from calibration text."""
 
 
-def breaking(by: str, bits: int, strength: float, group_size: int | None, select: Selector) -> WeightMethod:
+def breaking(
+    by: str | WeightMethod, bits: int, strength: float, group_size: int | None, select: Selector
+) -> WeightMethod:
     """The method that breaks `select` for the locator `by`."""
+    if isinstance(by, WeightMethod):
+        return dataclasses.replace(by, select=select)
     if by == "noise":
         return AdditiveNoise(strength=strength, select=select)
     return RoundToNearest(bits=bits, group_size=group_size, select=select)
 
 
-def describe(by: str, bits: int, strength: float) -> str:
+def describe(by: str | WeightMethod, bits: int, strength: float) -> str:
     """What is done to the layers, in words: "2-bit rounding", "noise of 0.05 absmax"."""
+    if isinstance(by, WeightMethod):
+        return f"{by} on it"
     return f"noise of {strength:g} absmax" if by == "noise" else f"{bits}-bit rounding"
 
 
 def cells(
-    sites: Sequence[Site], by: str, *, bits: int, strength: float, group_size: int | None, seeds: Sequence[int]
+    sites: Sequence[Site],
+    by: str | WeightMethod,
+    *,
+    bits: int,
+    strength: float,
+    group_size: int | None,
+    seeds: Sequence[int],
 ) -> list[Cell]:
     """The intact model, and every site broken alone, on the calibration text; noise once per chip instance."""
     grid = [Cell(condition=INTACT, arguments={"part": "calibration", "method": None})]
     for site in sites:
         method = breaking(by, bits, strength, group_size, site.name)
-        for seed in seeds if by == "noise" else [0]:
+        for seed in seeds if hasattr(method, "seed") else [0]:
             arguments = {"part": "calibration", "method": method.to_dict()}
             grid.append(Cell(condition=site.name, arguments=arguments, seed=seed))
     return grid
 
 
-def ranking(results: Sequence[Result], by: str, *, bits: int, strength: float) -> Ranking:
+def ranking(results: Sequence[Result], by: str | WeightMethod, *, bits: int, strength: float) -> Ranking:
     """Sites by the mean increase of the loss over the intact model. Failed cells are left out.
 
     Raises:
@@ -68,7 +81,7 @@ def ranking(results: Sequence[Result], by: str, *, bits: int, strength: float) -
         scores={name: sum(values) / len(values) - intact for name, values in losses.items()},
         meaning=f"increase of the loss when this layer alone has {describe(by, bits, strength)}",
         unit="nats/token",
-        by=by,
+        by=str(by),
     )
 
 
@@ -88,7 +101,7 @@ def weight_error(model: nn.Module, sites: Sequence[Site], *, bits: int, group_si
 def locate(
     model: str = "tiny-llama",
     *,
-    by: str = "rtn",
+    by: str | WeightMethod = "rtn",
     text: str | None = None,
     bits: int = 2,
     strength: float = 0.05,
@@ -108,7 +121,8 @@ def locate(
         by: "rtn" (loss at `bits`), "noise" (loss under additive noise of `strength`, relative to each output
             channel's absmax, mean over chip instances), "weight-error" (rounding error, no text needed);
             "effective-rank", "energy-gain", "perplexity-drop" or "lieq-v1": see `hardy.quant.effective_rank`,
-            `energy_gain`, `perplexity_drop` and `layer_importance`.
+            `energy_gain`, `perplexity_drop` and `layer_importance`. Or any method that edits weights: the loss when it
+            is applied to one layer alone, mean over `seeds` if it has a seed.
         text: UTF-8 file; its first half is used. By default held-out standard-library modules.
         bits, strength, group_size: how the layer is broken.
         select: which layers, as in `hardy.core.selection.select`.
@@ -121,11 +135,11 @@ def locate(
     Raises:
         InputError: any of these cannot be used.
     """
-    if by not in LOCATORS:
+    if not isinstance(by, WeightMethod) and by not in LOCATORS:
         raise InputError(f"unknown locator {by!r}{near_misses(by, LOCATORS)}; there are: {', '.join(LOCATORS)}")
     if seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds}")
-    if by in DIAGNOSTICS:
+    if isinstance(by, str) and by in DIAGNOSTICS:
         return diagnose(
             model, by, text=text, select=select, unit=unit, seeds=range(seeds), tokens=tokens, window=window
         )

@@ -1,10 +1,12 @@
 """Quantize a language model, say what it took and what it cost, and store it packed."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
 from rich.console import Console
+from torch import nn
 
 from hardy.core.artefact import check_destination, save
 from hardy.core.method import ALL_SELECTED
@@ -18,13 +20,14 @@ from hardy.quant import (
     LayerBits,
     Pack,
     TritPlanes,
+    unpack,
 )
 from hardy.quant.pack import PACKED
 from hardy.quant.quantizer import Quantizer
 from hardy.report import Report, Row
 from hardy.studies.fragility import locate
-from hardy.studies.measure import load_dense, loss_on, perplexity_of, read_text, texts_of
-from hardy.zoo.loading import find
+from hardy.studies.measure import loss_on, perplexity_of, read_text, texts_of
+from hardy.zoo.loading import find, load
 
 HELD_OUT = "held-out"
 """In place of a calibration file: the held-out calibration modules of the standard library."""
@@ -103,7 +106,10 @@ def quantize(
         raise InputError(
             f"one kind of layer takes no budget, several need one: got {len(steps)} kinds and a budget of {budget}"
         )
-    loaded, tokenizer = load_dense(model)
+    loaded, tokenizer = load(model, dtype="auto")
+    dtypes = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
+    cast(loaded, {})
+    unpack(loaded)
     limit = context_length(loaded)
     window = window or min(limit or 512, 512)
     evaluation, _ = texts_of(text)
@@ -129,8 +135,10 @@ def quantize(
     with _doing("measuring"):
         losses[DENSE] = loss_on(loaded, judged)
         packing = Pack().apply(loaded)
+        cast(loaded, dtypes)  # a quantized weight without a packed layer is rounded: measure what is stored
+        cast(loaded, {})
         losses[STORED] = loss_on(loaded, judged)
-    folder = save(loaded, out, tokenizer=tokenizer)
+    cast(loaded, dtypes)
     rows = [
         Row(
             metric="perplexity",
@@ -142,23 +150,30 @@ def quantize(
         )
         for condition, loss in losses.items()
     ]
-    sizes = {BEFORE: _weights_on_disk(find(model)), STORED: _weights_on_disk(folder)}
-    rows += [Row(metric="size", condition=name, value=size / 1e6, unit="MB") for name, size in sizes.items()]
-    rows += packing.report.select("bits_per_weight", PACKED)
-    report = Report(
-        title=f"{model}, quantized",
-        rows=(*rows, *change.report.rows),
-        settings={
-            "method": str(method) if budget is None else f"layer bits within {budget:g}, ranked by {by}",
-            "levels": ", ".join(map(str, steps)),
-            "calibration": calibration or "none",
-            "text": text or "held-out standard-library modules",
-            "tokens": sum(len(ids) for ids in judged),
-            "window": window,
-        },
-    )
-    report.save(folder)
-    return report
+    settings = {
+        "method": str(method) if budget is None else f"layer bits within {budget:g}, ranked by {by}",
+        "levels": ", ".join(map(str, steps)),
+        "calibration": calibration or "none",
+        "text": text or "held-out standard-library modules",
+        "tokens": sum(len(ids) for ids in judged),
+        "window": window,
+    }
+
+    def write_report(folder: Path) -> None:
+        sizes = {BEFORE: _weights_on_disk(find(model)), STORED: _weights_on_disk(folder)}
+        size = [Row(metric="size", condition=name, value=size / 1e6, unit="MB") for name, size in sizes.items()]
+        packed = packing.report.select("bits_per_weight", PACKED)
+        rows_of_all = (*rows, *size, *packed, *change.report.rows)
+        Report(title=f"{model}, quantized", rows=rows_of_all, settings=settings).save(folder)
+
+    return Report.load(save(loaded, out, tokenizer=tokenizer, extra=write_report))
+
+
+def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Give each parameter its dtype in `dtypes`, by name, and float32 to the others; buffers stay as they are."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtypes.get(name, torch.float32))
 
 
 SUMMARY = (BEFORE, DENSE, STORED, PACKED, ALL_SELECTED)

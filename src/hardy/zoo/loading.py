@@ -9,8 +9,9 @@ import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hardy.core.artefact import RECORD, no_progress_bars, read_record
+from hardy.core.artefact import RECORD, no_progress_bars, read_record, remember
 from hardy.errors import InputError, near_misses
+from hardy.files import read_json
 
 WEIGHTS = Path(__file__).parent / "weights"
 HUB_FILES = ["*.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model", "vocab*", "merges*"]
@@ -90,6 +91,8 @@ def load(
         if not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
             raise InputError(f"model {name!r} has {bad} NaN or infinite weights in {parameter}")
+    if (place / RECORD).is_file():
+        remember(model, read_json(place / RECORD))
     tokenizer = _reading(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(place))
     return model.eval(), tokenizer
 
