@@ -13,6 +13,8 @@ from trit_matrices import activations, matrix_of
 from hardy.errors import InputError
 from hardy.ops import kernels
 from hardy.ops.trit_product import _triton, trit_product, trit_product_reference
+from hardy.quant import TritLinear
+from hardy.quant.trit_planes import fit
 
 
 @pytest.fixture(autouse=True)
@@ -66,26 +68,24 @@ def test_without_triton_says_what_to_install_once(monkeypatch: pytest.MonkeyPatc
     _triton.cache_clear()
 
 
-_SAME_BITS = """
-import sys, torch
-from hardy.quant import TritLinear
-from hardy.quant.trit_planes import fit
-weight = torch.linspace(-1, 1, 40 * 300).sin().view(40, 300)
-found = fit(weight, 2, 128)
-layer = TritLinear.from_trits(found.trits, found.scales, 300)
-sys.stdout.buffer.write(layer(torch.linspace(-2, 2, 900).view(3, 300)).numpy().tobytes())
-"""
-
-
-def test_the_variable_changes_nothing_but_speed() -> None:
-    results = set()
+def test_the_variable_changes_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = fit(torch.linspace(-1, 1, 40 * 300).sin().view(40, 300), 2, 128)
+    layer = TritLinear.from_trits(found.trits, found.scales, 300)
+    x, results = torch.linspace(-2, 2, 900).view(3, 300), []
     for name in [*kernels.paths(), "torch"]:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", _SAME_BITS],
-            env=os.environ | {"HARDY_KERNELS": name},
-            capture_output=True,
-            check=True,
-        )
-        results.add(done.stdout)
-    assert len(results) == 1
-    assert len(next(iter(results))) == 4 * 3 * 40
+        monkeypatch.setenv("HARDY_KERNELS", name)
+        assert kernels.path() == (None if name == "torch" else name)
+        results.append(layer(x))
+    assert results[0].shape == (3, 40)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_the_variable_is_heard_by_a_new_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "from hardy.ops import kernels; print(kernels.path())"],
+        env=os.environ | {"HARDY_KERNELS": "torch"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "None"
