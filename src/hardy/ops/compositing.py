@@ -168,9 +168,7 @@ class _Composite(torch.autograd.Function):
         bins = module.bin_splats(width, height, means, conics, opacities, colors, depths, radii, threads)
         image, alphas = torch.empty(height, width, channels), torch.empty(height, width)
         behind = None if background is None else background.detach().to(torch.float32).contiguous()
-        made["pairs"] = module.composite(
-            path, bins, behind, image, alphas, made["weights"], made["counts"], threads
-        )
+        made["pairs"] = module.composite(path, bins, behind, image, alphas, made["weights"], made["counts"], threads)
         ctx.save_for_backward(image, alphas)
         ctx.bins, ctx.path, ctx.absolute = bins, path, made["absolute"]
         ctx.shapes = [tensor.shape for tensor in (means, conics, opacities, colors)]
