@@ -50,12 +50,12 @@ def strategies(steps: int, **changes: Any) -> dict[str, Any]:
         "global_to_local": global_to_local(steps, **changes),
         "reactivate": reactivate(steps, **changes),
         "both": global_to_local_reactivate(steps, **changes),
-        "vanilla + resolution": vanilla(steps, resolution=EnergySchedule(), stop=later, **changes),
+        "vanilla + resolution": vanilla(steps, resolution=EnergySchedule(), refine_stop_iter=later, **changes),
         "vanilla + quantile prune": vanilla(steps, prune=QuantilePrune(), **changes),
-        "vanilla + importance": vanilla(steps, criterion=ImportanceWeightedGradient(), threshold=3e-4, **changes),
+        "vanilla + importance": vanilla(steps, criterion=ImportanceWeightedGradient(), grow_grad2d=3e-4, **changes),
         "vanilla + density clone": vanilla(steps, clone=DensityClone(), **changes),
         "vanilla + needles": vanilla(steps, needles=NeedlePerturbation(), **changes),
-        "vanilla + densified longer": vanilla(steps, stop=later, **changes),
+        "vanilla + densified longer": vanilla(steps, refine_stop_iter=later, **changes),
     }
 
 
@@ -99,10 +99,10 @@ def main() -> None:
         for name in names:
             if any(run["strategy"] == name and run["seed"] == seed for run in runs):
                 continue
-            strategy = strategies(options.steps, budget=options.budget or None, seed=seed)[name]
+            strategy = strategies(options.steps, cap_max=options.budget or None, seed=seed)[name]
             settings = Options(
                 steps=options.steps,
-                degree=1,
+                sh_degree=1,
                 random_points=options.points,
                 evaluate_every=max(1, options.steps // 30),
                 seed=seed,

@@ -99,7 +99,7 @@ def write_room(folder: Path) -> tuple[Path, Path]:
         pose = np.linalg.inv(view.viewmat.double().numpy())
         pose[:3, 1:3] *= -1
         frames.append({"file_path": view.name, "transform_matrix": pose.tolist()})
-    record = {"fl_x": float(scene.views[0].k[0, 0]), "w": 32, "h": 24, "frames": frames}
+    record = {"fl_x": float(scene.views[0].K[0, 0]), "w": 32, "h": 24, "frames": frames}
     write_json(folder / "transforms.json", record)
     save_ply(gaussians_from(scene, DEGREE), folder / "start.ply")
     return folder, folder / "start.ply"

@@ -8,6 +8,8 @@ Rooms are imported when they are used: `hardy.zoo`, `hardy.quant`, `hardy.analog
 """
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
     from hardy.opening import load
 
 __version__ = "0.1.0"
+
+# By default, threads that have finished their part spin until the others have. Where something else wants the cores,
+# they spin in place of the threads that they wait for. OpenMP reads this once, when torch is loaded.
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __all__ = [
     "__version__",
     "analog",

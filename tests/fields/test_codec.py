@@ -15,7 +15,7 @@ from hardy.evaluate import psnr
 from hardy.fields import Signal, image
 from hardy.fields.codec import Encoded, decode, encode, encode_album, scaled
 from hardy.fields.container import Contents, unpacked
-from hardy.fields.media import read_media, write_media
+from hardy.fields.media import load_media, save_media
 
 PICTURE = Image.effect_mandelbrot((30, 21), (-2.2, -1.3, 0.9, 1.3), 30)
 
@@ -34,7 +34,7 @@ def opened(path: Path | str) -> np.ndarray:
 
 
 def encoded(source: Path, **aims: float) -> Encoded:
-    signal, contents = read_media(source)
+    signal, contents = load_media(source)
     return encode(signal, contents, steps=60, **aims)  # pyright: ignore[reportArgumentType]
 
 
@@ -75,11 +75,11 @@ def test_pictures_of_every_kind_come_back(mode: str, shape: tuple[int, ...], dty
     picture.save(tmp_path / "in.png")
     result = encoded(tmp_path / "in.png", bits_per_point=16.0)
     (model,), contents = unpacked(result.data)
-    write_media(tmp_path / "out.png", decode(model, contents.grids[0], contents.sample_bits), contents)
+    save_media(decode(model, contents.grids[0], contents.sample_bits), tmp_path / "out.png", contents)
     back = opened(tmp_path / "out.png")
     assert back.dtype == dtype
     assert back.reshape(shape).shape == shape
-    signal = read_media(tmp_path / "in.png")[0]
+    signal = load_media(tmp_path / "in.png")[0]
     assert image(tmp_path / "out.png").psnr(signal.values) == pytest.approx(result.psnr[0], abs=0.2)
     assert result.psnr[0] > (12 if mode == "1" else 17)
 
@@ -105,7 +105,7 @@ def test_a_video_and_a_sound(tmp_path: Path) -> None:
         PICTURE.rotate(10 * index).convert("RGB").save(tmp_path / "frames" / f"{index}.png")
     result = encoded(tmp_path / "frames", bits_per_point=8.0)
     (model,), contents = unpacked(result.data)
-    write_media(tmp_path / "back", decode(model, scaled(contents.grids[0], 2, (1, 2))), contents)
+    save_media(decode(model, scaled(contents.grids[0], 2, (1, 2))), tmp_path / "back", contents)
     frames = sorted((tmp_path / "back").iterdir())
     assert [opened(frame).shape for frame in frames] == [(42, 60, 3)] * 3
 
@@ -113,7 +113,7 @@ def test_a_video_and_a_sound(tmp_path: Path) -> None:
     wavfile.write(tmp_path / "in.wav", 8000, wave)
     result = encoded(tmp_path / "in.wav", target_psnr=15.0)
     (model,), contents = unpacked(result.data)
-    write_media(tmp_path / "out.wav", decode(model, contents.grids[0], 16), contents)
+    save_media(decode(model, contents.grids[0], 16), tmp_path / "out.wav", contents)
     rate, back = wavfile.read(tmp_path / "out.wav")
     assert (rate, back.dtype, back.shape) == (8000, np.int16, (800,) if back.ndim == 1 else (800, 1))
     error = np.mean((back.reshape(-1) / 32768 - wave / 32768) ** 2)

@@ -44,10 +44,10 @@ def test_viser_cameras_are_those_of_the_photos() -> None:
     w = math.sqrt(max(0.0, 1 + turn.trace().item())) / 2
     cross = torch.stack([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / (4 * w)
     wxyz = np.array([w, *cross.tolist()])
-    fov = 2 * math.atan(30 / 2 / float(view.k[1, 1]))
+    fov = 2 * math.atan(30 / 2 / float(view.K[1, 1]))
     camera = camera_of(wxyz, view.eye.numpy(), fov, 40, 30)
     torch.testing.assert_close(camera.viewmat, view.viewmat, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(camera.k, view.k)
+    torch.testing.assert_close(camera.K, view.K)
     with pytest.raises(InputError, match="rotation of a camera must be finite and not zero"):
         camera_of(np.zeros(4), np.zeros(3), 1.0, 4, 4)
 

@@ -40,7 +40,7 @@ def test_finds_where_photos_of_the_room_were_taken(tmp_path: Path) -> None:
     assert len(scene.views) == 10
     assert scene.extra == ("blank.png",)
     assert len(scene.points) == found.points
-    assert 0.8 < float(scene.views[0].k[0, 0]) / (160 / math.tan(math.radians(40))) < 1.25
+    assert 0.8 < float(scene.views[0].K[0, 0]) / (160 / math.tan(math.radians(40))) < 1.25
     # Up to a similarity, which nobody can know, the cameras stand where they stood.
     placed = torch.stack([view.eye for view in scene.views]).double()
     a, b = placed - placed.mean(0), eyes - eyes.mean(0)

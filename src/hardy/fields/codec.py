@@ -28,6 +28,7 @@ from hardy.fields.integer import IntegerField
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel
 from hardy.fields.shared import SharedField, fit_shared
 from hardy.fields.signals import Signal
+from hardy.files import write_atomic
 
 WIDTHS = (6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256)
 WEIGHT_BITS = (8, 7, 6, 5)
@@ -221,10 +222,8 @@ def scaled(grid: Sequence[int], scale: float, axes: Sequence[int]) -> tuple[int,
     return sizes
 
 
-def write_encoded(path: str | Path, result: Encoded) -> None:
+def save_encoded(result: Encoded, path: str | Path) -> None:
     """Write the file, atomically."""
-    from hardy.files import write_atomic
-
     write_atomic(path, lambda temporary: temporary.write_bytes(result.data))
 
 

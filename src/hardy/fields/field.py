@@ -100,8 +100,9 @@ class Field(nn.Module):
             raise InputError(
                 f"this field takes coordinates (..., {self.in_features}), got shape {tuple(coordinates.shape)}"
             )
-        x = self.activation.encode(coordinates)
-        x = x.to(self.layers[0].weight.dtype)
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        x = self.activation.encode(coordinates).to(first.weight.dtype)
         for index, layer in enumerate(self.layers[:-1]):
             x = self.activation.function(self.activation.factor(index == 0) * layer(x))
         return _real(self.layers[-1](x))

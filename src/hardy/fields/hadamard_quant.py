@@ -173,8 +173,8 @@ class HadamardQuant:
     ) -> IntegerField:
         """The integers for these rotations, given the activations at the calibration points."""
         bits = self.fraction_bits
-        found = zip(layers.kinds, layers.functions, reaches, strict=True)
-        units, in_steps, value_steps = zip(*(described(*each, bits) for each in found), strict=True)
+        activations = zip(layers.kinds, layers.functions, reaches, strict=True)
+        units, in_steps, value_steps = zip(*(described(*each, bits) for each in activations), strict=True)
         out_steps = [*in_steps, 2.0**-bits]
         first_step = 2.0**-bits if layers.frequencies else 1.0  # coordinates are exact, encoded ones have F bits
         codes, steps = weight_codes(layers.weights[0], self.first_layer_bits, self.per_channel, self.range)

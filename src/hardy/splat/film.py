@@ -80,9 +80,9 @@ def _mp4(frames: Iterator[np.ndarray], size: tuple[int, ...], path: Path, fps: f
 
 def _ffmpeg() -> str | None:
     """The program, where there is one."""
-    found = shutil.which("ffmpeg")
-    if found is not None:
-        return found
+    program = shutil.which("ffmpeg")
+    if program is not None:
+        return program
     try:
         return importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
     except (ImportError, RuntimeError):

@@ -17,10 +17,10 @@ def neighbour_distances(points: torch.Tensor, neighbours: int = 3) -> torch.Tens
     Fewer neighbours are taken where there are not so many points; a single point gets 1.
     """
     cloud = points.detach().cpu().double().numpy()
-    found = min(neighbours, len(cloud) - 1)
-    if found < 1:
+    count = min(neighbours, len(cloud) - 1)
+    if count < 1:
         return points.new_ones(len(cloud))
-    distances, _ = KDTree(cloud).query(cloud, k=found + 1)
+    distances, _ = KDTree(cloud).query(cloud, k=count + 1)
     squared = torch.from_numpy(distances[:, 1:]).square().mean(1)
     return squared.clamp(min=1e-7).sqrt().to(points)
 
