@@ -123,12 +123,12 @@ def run(line: list[str], out: Path, kill_after: float | None = None) -> bool:
 
 def reached(out: Path) -> int:
     """The step of the checkpoint."""
-    return record_of(out)["progress"]["step"]
+    return record_of(out)["record"]["step"]
 
 
 def record_of(out: Path) -> dict[str, Any]:
     with safe_open(out / "checkpoint.safetensors", "pt") as file:
-        return json.loads(file.metadata()["record"])
+        return json.loads(file.metadata()["record"])["state"]
 
 
 def facts(out: Path) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def facts(out: Path) -> dict[str, Any]:
     with safe_open(out / "checkpoint.safetensors", "pt") as file:
         for name in sorted(file.keys()):
             tensors.update(name.encode() + file.get_tensor(name).numpy().tobytes())
-    history = [{key: value for key, value in row.items() if key != "seconds"} for row in record["progress"]["history"]]
+    history = [{key: value for key, value in row.items() if key != "seconds"} for row in record["record"]["history"]]
     return {
         "ply_sha256": hashlib.sha256((out / "gaussians.ply").read_bytes()).hexdigest(),
         "checkpoint_tensors_sha256": tensors.hexdigest(),
