@@ -15,35 +15,31 @@
 namespace nb = nanobind;
 using namespace nb::literals;
 using hardy::expect;
+using hardy::expect_size;
 using hardy::Tensor;
 
 namespace {
-
-template <class T>
-T* at(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 void bind_trit_product(nb::module_& module) {
   module.def("trit_product_paths", &hardy::trit_product_paths);
   module.def(
       "trit_product",
-      [](const std::string& path, uintptr_t x, int64_t tokens, uintptr_t codes, uintptr_t scales, int64_t rows,
-         int64_t width, int64_t group_size, int planes, uintptr_t output, int threads) {
-        const hardy::TritMatrix matrix{at<const uint8_t>(codes), at<const uint16_t>(scales), rows, width, group_size,
-                                       planes};
-        hardy::trit_product(path, matrix, at<const float>(x), tokens, at<float>(output), threads);
+      [](const std::string& path, const Tensor<const float>& x, const Tensor<const uint8_t>& codes,
+         const Tensor<const hardy::Half>& scales, int64_t rows, int64_t width, int64_t group_size, int planes,
+         const Tensor<float>& output, int threads) {
+        if (rows < 1 || width < 1 || group_size < 1 || planes < 1 || planes > 3)
+          throw nb::value_error("rows, width and group_size must be at least 1, planes 1 to 3");
+        const hardy::TritMatrix matrix{codes.data, &scales.data->bits, rows, width, group_size, planes};
+        expect_size("codes", codes, matrix.blocks() * matrix.groups() * matrix.lines() * hardy::kLine);
+        expect_size("scales", scales, matrix.blocks() * matrix.groups() * planes * hardy::kRows);
+        const int64_t tokens = x.size() / width;
+        hardy::trit_product(path, matrix, expect_size("x", x, tokens * width), tokens,
+                            expect_size("output", output, tokens * rows), threads);
       },
       nb::call_guard<nb::gil_scoped_release>());
-}
-
-hardy::Gaussians gaussians_at(int64_t count, uintptr_t means, uintptr_t quats, uintptr_t scales, uintptr_t opacities) {
-  return {count, at<const float>(means), at<const float>(quats), at<const float>(scales), at<const float>(opacities)};
-}
-
-hardy::Camera camera_at(uintptr_t view, uintptr_t intrinsics, int width, int height, float nearest, float farthest,
-                        float blur, float smallest_radius) {
-  return {at<const float>(view), at<const float>(intrinsics), width, height, nearest, farthest, blur, smallest_radius};
+  module.def("advise_huge_pages", [](const Tensor<uint8_t>& memory) {
+    hardy::advise_huge_pages(reinterpret_cast<uintptr_t>(memory.data), memory.size());
+  });
 }
 
 // What bin_splats returns and Python only keeps. A capsule, not a class of nanobind: torch may hold it in a graph until
@@ -60,6 +56,14 @@ std::shared_ptr<const hardy::Bins> bins_in(const nb::capsule& capsule) {
   void* kept = PyCapsule_GetPointer(capsule.ptr(), kBins);
   if (!kept) throw nb::python_error();
   return *static_cast<std::shared_ptr<const hardy::Bins>*>(kept);
+}
+
+hardy::Gaussians gaussians_of(const Tensor<const float>& means, const Tensor<const float>& quats,
+                              const Tensor<const float>& scales, const Tensor<const float>& opacities) {
+  expect("means", means, {-1, 3});
+  const int64_t count = means.shape[0];
+  return {count, means.data, expect("quats", quats, {count, 4}), expect("scales", scales, {count, 3}),
+          expect("opacities", opacities, {count})};
 }
 
 // The Gaussians and bases of the coefficients (count, bases, 3), and whether the rest fits them.
@@ -79,33 +83,46 @@ void bind_splats(nb::module_& module) {
   const auto released = nb::call_guard<nb::gil_scoped_release>();
   module.def(
       "project",
-      [](int64_t count, uintptr_t means, uintptr_t quats, uintptr_t scales, uintptr_t opacities, uintptr_t view,
-         uintptr_t intrinsics, int width, int height, float nearest, float farthest, float blur, float smallest_radius,
-         bool compensated, uintptr_t means2d, uintptr_t depths, uintptr_t conics, uintptr_t compensations,
-         uintptr_t radii, int threads) {
-        hardy::project(gaussians_at(count, means, quats, scales, opacities),
-                       camera_at(view, intrinsics, width, height, nearest, farthest, blur, smallest_radius), compensated,
-                       {at<float>(means2d), at<float>(depths), at<float>(conics), at<float>(compensations),
-                        at<int32_t>(radii)},
-                       threads);
+      [](const Tensor<const float>& means, const Tensor<const float>& quats, const Tensor<const float>& scales,
+         const Tensor<const float>& opacities, const Tensor<const float>& view, const Tensor<const float>& intrinsics,
+         int width, int height, float nearest, float farthest, float blur, float smallest_radius, bool compensated,
+         const Tensor<float>& means2d, const Tensor<float>& depths, const Tensor<float>& conics,
+         const Tensor<float>& compensations, const Tensor<int32_t>& radii, int threads) {
+        const hardy::Gaussians gaussians = gaussians_of(means, quats, scales, opacities);
+        const int64_t count = gaussians.count;
+        const hardy::Camera camera{expect("view", view, {4, 4}), expect("intrinsics", intrinsics, {3, 3}),
+                                   width, height, nearest, farthest, blur, smallest_radius};
+        const hardy::Projected out{expect("means2d", means2d, {count, 2}), expect("depths", depths, {count}),
+                                   expect("conics", conics, {count, 3}),
+                                   expect("compensations", compensations, {count}),
+                                   expect("radii", radii, {count, 2})};
+        hardy::project(gaussians, camera, compensated, out, threads);
       },
       released);
   module.def(
       "project_backward",
-      [](int64_t count, uintptr_t means, uintptr_t quats, uintptr_t scales, uintptr_t opacities, uintptr_t view,
-         uintptr_t intrinsics, int width, int height, float nearest, float farthest, float blur, float smallest_radius,
-         uintptr_t radii, uintptr_t by_means2d, uintptr_t by_depths, uintptr_t by_conics, uintptr_t by_compensations,
-         uintptr_t means_gradient, uintptr_t quats_gradient, uintptr_t scales_gradient, uintptr_t view_gradient,
-         uintptr_t intrinsics_gradient, int threads) {
-        hardy::project_backward(
-            gaussians_at(count, means, quats, scales, opacities),
-            camera_at(view, intrinsics, width, height, nearest, farthest, blur, smallest_radius),
-            at<const int32_t>(radii),
-            {at<const float>(by_means2d), at<const float>(by_depths), at<const float>(by_conics),
-             at<const float>(by_compensations)},
-            {at<float>(means_gradient), at<float>(quats_gradient), at<float>(scales_gradient), at<float>(view_gradient),
-             at<float>(intrinsics_gradient)},
-            threads);
+      [](const Tensor<const float>& means, const Tensor<const float>& quats, const Tensor<const float>& scales,
+         const Tensor<const float>& opacities, const Tensor<const float>& view, const Tensor<const float>& intrinsics,
+         int width, int height, float nearest, float farthest, float blur, float smallest_radius,
+         const Tensor<const int32_t>& radii, const Tensor<const float>& by_means2d,
+         const Tensor<const float>& by_depths, const Tensor<const float>& by_conics,
+         const Tensor<const float>& by_compensations, const Tensor<float>& means_gradient,
+         const Tensor<float>& quats_gradient, const Tensor<float>& scales_gradient, const Tensor<float>& view_gradient,
+         const Tensor<float>& intrinsics_gradient, int threads) {
+        const hardy::Gaussians gaussians = gaussians_of(means, quats, scales, opacities);
+        const int64_t count = gaussians.count;
+        const hardy::Camera camera{expect("view", view, {4, 4}), expect("intrinsics", intrinsics, {3, 3}),
+                                   width, height, nearest, farthest, blur, smallest_radius};
+        const hardy::ProjectedGradients in{expect("by_means2d", by_means2d, {count, 2}),
+                                           expect("by_depths", by_depths, {count}),
+                                           expect("by_conics", by_conics, {count, 3}),
+                                           expect("by_compensations", by_compensations, {count})};
+        const hardy::GaussianGradients out{expect("means_gradient", means_gradient, {count, 3}),
+                                           expect("quats_gradient", quats_gradient, {count, 4}),
+                                           expect("scales_gradient", scales_gradient, {count, 3}),
+                                           expect("view_gradient", view_gradient, {4, 4}),
+                                           expect("intrinsics_gradient", intrinsics_gradient, {3, 3})};
+        hardy::project_backward(gaussians, camera, expect("radii", radii, {count, 2}), in, out, threads);
       },
       released);
   module.def(
@@ -193,5 +210,4 @@ void bind_splats(nb::module_& module) {
 NB_MODULE(_kernels, module) {
   bind_trit_product(module);
   bind_splats(module);
-  module.def("advise_huge_pages", [](uintptr_t address, size_t bytes) { hardy::advise_huge_pages(address, bytes); });
 }

@@ -15,6 +15,11 @@
 
 namespace hardy {
 
+// An element of float16, which C++17 does not know.
+struct Half {
+  uint16_t bits;
+};
+
 // A C-contiguous tensor on the CPU, for as long as the call lasts. `T` is const for what is only read.
 template <class T>
 struct Tensor {
@@ -47,6 +52,16 @@ T* expect(const char* name, const Tensor<T>& tensor, std::initializer_list<int64
     throw nanobind::value_error(
         (std::string(name) + " must have the shape " + wanted + ", got " + shown(tensor.shape, tensor.ndim)).c_str());
   }
+  return tensor.data;
+}
+
+// ValueError unless the tensor has so many elements, in whatever shape. The data, for short.
+template <class T>
+T* expect_size(const char* name, const Tensor<T>& tensor, int64_t size) {
+  if (tensor.size() != size)
+    throw nanobind::value_error((std::string(name) + " must hold " + std::to_string(size) + " elements, got " +
+                                 std::to_string(tensor.size()))
+                                    .c_str());
   return tensor.data;
 }
 
@@ -89,6 +104,12 @@ inline bool is_contiguous(const nanobind::dlpack::dltensor& tensor) {
 }  // namespace hardy
 
 namespace nanobind::detail {
+
+template <>
+struct dtype_traits<hardy::Half> {
+  static constexpr dlpack::dtype value{static_cast<uint8_t>(dlpack::dtype_code::Float), 16, 1};
+  static constexpr auto name = const_name("float16");
+};
 
 template <class T>
 struct type_caster<hardy::Tensor<T>> {

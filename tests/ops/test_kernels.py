@@ -92,6 +92,12 @@ def test_the_variable_changes_nothing_but_speed() -> None:
     assert len(next(iter(results))) == 4 * 3 * 40
 
 
+class WithoutExchange(torch.Tensor):
+    """A tensor as before torch 2.10, without DLPack's exchange interface for C."""
+
+    __dlpack_c_exchange_api__ = None
+
+
 def test_tensors_are_checked_where_they_enter_compiled_code() -> None:
     """dtype, device, order and shape; also arrays of other frameworks, through DLPack, and none is copied."""
     module = kernels.extension()
@@ -109,6 +115,7 @@ def test_tensors_are_checked_where_they_enter_compiled_code() -> None:
     call(means=means.numpy(), colors=array)
     assert np.array_equal(array, colors.numpy())
     call(means=torch.nn.Parameter(means))
+    call(means=means.as_subclass(WithoutExchange), colors=torch.empty(5, 3).as_subclass(WithoutExchange))
     call(means=means[:0], coefficients=coefficients[:0], radii=radii[:0], colors=colors[:0])
     array.flags.writeable = False
     wrong = {"means": means.double(), "eye": eye.to("meta"), "coefficients": coefficients.mT, "radii": radii.long()}
