@@ -1,6 +1,7 @@
 """The codec: sizes and targets kept, every kind of picture back as it was, honest refusals, and the command line."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.io import wavfile
 from hardy.cli import main as command_line
 from hardy.core import InputError
 from hardy.evaluate import psnr
-from hardy.fields import Signal, image
+from hardy.fields import Signal, entropy, image
 from hardy.fields.codec import Encoded, decode, encode, encode_album, scaled
 from hardy.fields.container import Contents, unpacked
 from hardy.fields.media import load_media, save_media
@@ -205,3 +206,27 @@ def test_signals_without_a_grid_or_with_a_long_one_are_refused() -> None:
         encode(scattered, Contents(), target_psnr=30.0)
     with pytest.raises(InputError, match="at most 32768 points per axis"):
         encode(Signal.on_grid(torch.zeros(40000, 1)), Contents(kind="audio"), target_psnr=30.0)
+
+
+def test_encoding_in_a_pipe_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PICTURE.save(tmp_path / "p.png")
+    monkeypatch.setenv("HARDY_PROGRESS", "lines")
+    monkeypatch.setattr("hardy.core.progress.EVERY", 0.0)
+    assert (
+        hardy(monkeypatch, "field", "encode", tmp_path / "p.png", tmp_path / "f.hardy", "--bpp", 4, "--steps", 3) == 0
+    )
+    said = capsys.readouterr()
+    assert "fit: 2/3 (67%)" in said.err
+    assert "bits per pixel" in said.out
+
+
+def test_without_constriction_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    entropy._stream.cache_clear()
+    try:
+        with pytest.raises(InputError, match=r'entropy coding needs constriction: pip install "hardy\[codec\]"'):
+            entropy.Writer()
+    finally:
+        entropy._stream.cache_clear()

@@ -124,7 +124,7 @@ def test_refuses_films_that_cannot_be(tmp_path: Path) -> None:
         save_film(iter(frames(1)), tmp_path / "a.avi")
     with pytest.raises(InputError, match="at least one frame"):
         save_film(iter([]), tmp_path / "a.gif")
-    with pytest.raises(InputError, match="fps must be above 0, got 0"):
+    with pytest.raises(InputError, match="fps must be a finite number above 0, got 0"):
         save_film(iter(frames(1)), tmp_path / "a.gif", fps=0)
     with patch.object(film, "_ffmpeg", return_value=None), pytest.raises(InputError, match=r"a.mp4 needs ffmpeg"):
         save_film(iter(frames(1)), tmp_path / "a.mp4")

@@ -72,7 +72,7 @@ def test_refuses_what_it_cannot_begin_with(tmp_path: Path, monkeypatch: pytest.M
         find_poses(tmp_path, tmp_path / "scene")
     with pytest.raises(InputError, match="matching must be exhaustive or sequential, got 'x'"):
         find_poses(tmp_path, tmp_path / "scene", matching="x")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InputError, match=r"least_share must be in \[0, 1\], got 2"):
+    with pytest.raises(InputError, match=r"least_share must be a finite number from 0 to 1, got 2"):
         find_poses(tmp_path, tmp_path / "scene", least_share=2)
     for name in ("a.png", "b.png", "c.png"):
         (tmp_path / name).write_bytes(b"no picture")

@@ -313,7 +313,7 @@ def test_refuses_parameters_without_optimizers_and_schedules_without_photos() ->
         strategies.vanilla().check_sanity({}, {})
     with pytest.raises(InputError, match="needs the training photos"):
         strategies.global_to_local().initialize_state(1.0)
-    with pytest.raises(InputError, match="share must be in"):
+    with pytest.raises(InputError, match="share must be a finite number"):
         QuantilePrune(share=1.0)
     with pytest.raises(InputError, match="steps must be an integer of at least 1"):
         strategies.vanilla(0)

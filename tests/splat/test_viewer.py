@@ -94,7 +94,7 @@ def test_refuses_what_it_cannot_show(tmp_path: Path, ply: Path) -> None:
         Snapshots(ply)
     with pytest.raises(InputError, match="is not a PLY file"):
         Snapshots(tmp_path).wait(0)
-    with pytest.raises(InputError, match="height must be at least 1, got 0"):
+    with pytest.raises(InputError, match="height must be an integer of at least 1, got 0"):
         Renderer(Snapshots(tmp_path), height=0)
 
 
@@ -184,5 +184,5 @@ def wait_for(reached: Any, seconds: float = 15) -> None:
 
 def test_refuses_a_port_that_cannot_be(ply: Path) -> None:
     pytest.importorskip("viser")
-    with pytest.raises(InputError, match=r"port must be in \[0, 65535\], got 70000"):
+    with pytest.raises(InputError, match=r"port must be an integer from 0 to 65535, got 70000"):
         Viewer(ply, port=70_000)

@@ -43,8 +43,7 @@ def render(
         save_pictures(parameters, views, out)
         typer.echo(f"{len(views)} views, rendered and photographed: {out}")
         return
-    from rich.progress import track
-
+    from hardy.core.progress import track
     from hardy.splat.cameras import circle_of_gaussians, circle_of_scene, render_camera
     from hardy.splat.film import check_film, save_film
 
@@ -61,7 +60,7 @@ def render(
         width, height = _size(size)
 
     def frames() -> Iterator[Any]:
-        for i in track(range(orbit), "render", transient=True):
+        for i in track(range(orbit), "render"):
             yield render_camera(parameters, circle.camera(i / orbit, width, height))
 
     save_film(frames(), out, fps)

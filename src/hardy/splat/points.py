@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from scipy.spatial import KDTree
 
+from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.ops.spherical_harmonics import FIRST
@@ -44,8 +45,7 @@ def gaussians_from(scene: Scene, degree: int = 3, random_points: int = 5000, see
     Raises:
         InputError: no camera has a point in front of it, or the degree is not 0 to 3.
     """
-    if degree not in range(4):
-        raise InputError(f"the degree of spherical harmonics must be 0 to 3, got {degree!r}")
+    checks.integer("degree", degree, at_least=0, at_most=3)
     means, colors = scene.points.float(), scene.colors.float()
     if not len(means):
         means, colors = random_cloud(scene, random_points, seed), torch.full((random_points, 3), 0.5)

@@ -10,8 +10,9 @@ import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.files import write_atomic
 from hardy.splat import colmap
@@ -68,10 +69,8 @@ def find_poses(
     photos, out = Path(photos), Path(out)
     if not photos.is_dir():
         raise InputError(f"there is no folder of photos {photos}")
-    if matching not in ("exhaustive", "sequential"):
-        raise InputError(f"matching must be exhaustive or sequential, got {matching!r}")
-    if not 0 <= least_share <= 1:
-        raise InputError(f"least_share must be in [0, 1], got {least_share:g}")
+    checks.one_of("matching", matching, get_args(Matching))
+    checks.number("least_share", least_share, at_least=0, at_most=1)
     if out.is_dir() and colmap.model_folder(out) is not None:
         raise InputError(f"{out} holds a COLMAP model already; choose another folder")
     files = sorted(file for file in photos.iterdir() if file.suffix.lower() in SUFFIXES)

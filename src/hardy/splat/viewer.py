@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.splat.cameras import Camera, Circle, camera_of, circle_of_gaussians, circle_of_scene, render_camera
 from hardy.splat.ply import Parameters, load_ply
@@ -119,9 +120,7 @@ class Renderer:
     """
 
     def __init__(self, snapshots: Snapshots, height: int = 720) -> None:
-        if height < 1:
-            raise InputError(f"height must be at least 1, got {height}")
-        self.snapshots, self.height = snapshots, height
+        self.snapshots, self.height = snapshots, checks.integer("height", height, at_least=1)
         self.pace = Pace()
         self._lock = threading.Lock()
 
@@ -180,8 +179,7 @@ class Viewer:
             import viser  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise InputError('showing Gaussians in the browser needs viser: pip install "hardy[view]"') from None
-        if not 0 <= port < 65536:
-            raise InputError(f"port must be in [0, 65535], got {port}")
+        checks.integer("port", port, at_least=0, at_most=65535)
         self.snapshots = Snapshots(path)
         parameters = self.snapshots.wait(timeout)
         self.renderer = Renderer(self.snapshots, height)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from hardy.errors import InputError
+from hardy import checks
 from hardy.splat.points import neighbour_distances
 from hardy.splat.strategies.edits import Optimizers, Parameters, State, assign, duplicate, normal, split
 
@@ -85,8 +85,8 @@ class QuantilePrune:
     cap: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share < 1 or not 0 <= self.cap <= 1:
-            raise InputError(f"share must be in [0, 1) and cap in [0, 1], got {self.share} and {self.cap}")
+        checks.number("share", self.share, at_least=0, below=1)
+        checks.number("cap", self.cap, at_least=0, at_most=1)
 
     def chosen(self, opacities: torch.Tensor, since_reset: int, views: int) -> torch.Tensor:
         if since_reset < views:
