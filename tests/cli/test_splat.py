@@ -135,7 +135,7 @@ def test_demo_trains_on_the_room(tmp_path: Path) -> None:
         (["render", "some.ply", "OUT", "--orbit", "3", "--size", "30"], "--size must be WIDTHxHEIGHT"),
         (
             ["render", "some.ply", "OUT.gif", "--orbit", "3", "--size", "9x9", "--fps", "0"],
-            "fps must be above 0, got 0",
+            "fps must be a finite number above 0, got 0",
         ),
         (["poses", "nothing", "OUT"], "there is no folder of photos nothing"),
         (["demo", "OUT", "--steps", "0"], "steps must be an integer of at least 1, got 0"),
