@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from hardy.core.layers import Layers
+from hardy.core.progress import track
 from hardy.core.ranking import Ranking
 from hardy.core.registry import Registered
 from hardy.core.selection import LINEAR, Selector, Site, select
@@ -89,7 +91,7 @@ class Method(Registered, abc.ABC, group="hardy.methods"):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), list):
+            if isinstance(value := getattr(self, field.name), list | range):
                 object.__setattr__(self, field.name, tuple(value))  # a frozen method is hashable
         self.check()
 
@@ -202,7 +204,7 @@ class WeightMethod(Method):
     """
 
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     @abc.abstractmethod
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
@@ -218,7 +220,7 @@ class WeightMethod(Method):
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         ledger = WeightLedger(model, edits)
-        for site in select(model, self.select, layers=self.layers):
+        for site in track(select(model, self.select, layers=self.layers), type(self).__name__):
             weight = ledger.read(site)
             ledger.write(site, weight, *self.edit_weight(weight, site))
         return ledger.rows()
