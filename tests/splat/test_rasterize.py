@@ -159,7 +159,7 @@ def test_gives_the_image_that_loops_are_too_slow_for(path: str, monkeypatch: pyt
     kept = load_file(RASTERIZED)
     expected = {name: kept.pop(name) for name in ("image", "alphas", "weights", "pixel_counts")}
     height, width = expected["alphas"].shape
-    image, alphas, info = rasterize(**kept, width=width, height=height, sh_degree=3)  # pyright: ignore[reportArgumentType]
+    image, alphas, info = rasterization(**kept, width=width, height=height, sh_degree=3)  # pyright: ignore
     assert (image[0] - expected["image"]).abs().max() < 5e-6
     assert (alphas[0, ..., 0] - expected["alphas"]).abs().max() < 5e-6
     assert (info["weights"][0] - expected["weights"]).abs().max() < 2e-6 * expected["weights"].max()
