@@ -8,6 +8,8 @@ names that everyone needs (`hardy.Method`, `hardy.load`, ...): `import hardy` it
 """
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from hardy.report import Report
 
 __version__ = "0.1.0"
+
+# By default, threads that have finished their part spin until the others have. Where something else wants the cores,
+# they spin in place of the threads that they wait for. OpenMP reads this once, when torch is loaded.
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __all__ = [
     "InputError",
     "Method",

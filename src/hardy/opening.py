@@ -109,9 +109,9 @@ def read_method(path: Path) -> Any:
 def read_integer_fields(path: Path) -> Any:
     """The field in a `.hardy` file, or a list of them if it holds several."""
     from hardy.fields import IntegerField
-    from hardy.fields.container import read_fields
+    from hardy.fields.container import load_fields
 
-    fields = [IntegerField(model) for model in read_fields(path)[0]]
+    fields = [IntegerField(model) for model in load_fields(path)[0]]
     return fields[0] if len(fields) == 1 else fields
 
 
