@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hardy.quant.layer_importance import combined
+from hardy.quant.units import exactly, units
 from lieq_table import DROP, GREEDY, RANK, show
 from scipy.stats import spearmanr
 from survival import processor
@@ -34,9 +36,7 @@ from hardy.core import Method, Ranking, SecondMoment, Statistic, observe, select
 from hardy.core.rng import generator
 from hardy.files import read_json, write_json
 from hardy.quant import LayerBits, RoundToNearest, TritPlanes, effective_rank, energy_gain, perplexity_drop
-from hardy.quant.layer_importance import combined
 from hardy.quant.spectral import Inputs, rank_drop
-from hardy.quant.units import exactly, units
 from hardy.studies.measure import PARTS, perplexity_of
 
 RESULT = Path(__file__).parent / "results" / "lieq.json"

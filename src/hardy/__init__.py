@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hardy import analog, core, evaluate, fields, hardware, ops, quant, studies, zoo
     from hardy.core.artefact import load, save
+    from hardy.studies import locate
+    from hardy.zoo import Subject
 
 __version__ = "0.1.0"
 __all__ = [
+    "Subject",
     "__version__",
     "analog",
     "core",
@@ -23,6 +26,7 @@ __all__ = [
     "fields",
     "hardware",
     "load",
+    "locate",
     "ops",
     "quant",
     "save",
@@ -38,6 +42,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"hardy.{name}")
     if name in {"load", "save"}:
         return getattr(importlib.import_module("hardy.core.artefact"), name)
+    if name in {"Subject", "locate"}:
+        return getattr(importlib.import_module("hardy.zoo" if name == "Subject" else "hardy.studies"), name)
     raise AttributeError(f"module 'hardy' has no attribute {name!r}")
 
 

@@ -21,8 +21,8 @@ from hardy.core.ranking import Ranking
 from hardy.core.rng import generator
 from hardy.core.selection import LINEAR, Selector, Site
 from hardy.core.surgery import weight_of
+from hardy.core.units import Unit, exactly, units
 from hardy.errors import InputError
-from hardy.quant.units import Unit, exactly, units
 
 
 def effective_rank_of(energies: torch.Tensor) -> float:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hardy.core.conditions import Condition
 from hardy.core.ranking import Ranking
 from hardy.core.roles import ROLES
 from hardy.core.selection import Site
-from hardy.core.study import Result
 from hardy.report import Report, Row
 from hardy.report.figures import HeatMap, Lines, Series
 from hardy.studies.measure import INTACT
 
-if TYPE_CHECKING:
-    from hardy.studies.survival import Condition
-
 AGREEMENT = "agreement of rankings (Spearman)"
 KINDS = ("most fragile", "random", "least fragile")
-Conditions = Mapping[str, Mapping[float, "Condition"]]
+Conditions = Mapping[str, Mapping[float, Condition]]
 
 
 def build(
@@ -29,7 +26,8 @@ def build(
     whole: Conditions,
     protection: Mapping[str, Conditions],
     rankings: Mapping[str, Ranking],
-    failures: Sequence[Result],
+    failures: Sequence[Row],
+    notes: Sequence[str],
 ) -> Report:
     """The report of a survival study.
 
@@ -40,7 +38,8 @@ def build(
         whole: what was done to all layers: "rounding" by bits, "additive" and "proportional" by strength.
         protection: by locator, by kind of kept layers ("none" and `KINDS`), by their number.
         rankings: by locator; those that are not in `protection` were made without text.
-        failures: cells that failed.
+        failures: how many cells of which condition failed.
+        notes: what else there is to say.
     """
     measured = {by: rankings[by] for by in protection}
     return Report(
@@ -53,7 +52,12 @@ def build(
                 for sentence in _protection_sentences(rows, protection[by], measured[by], sites)
             ),
         ),
-        rows=(*rows.values(), *_agreements(rankings), *(r for by in measured for r in _scores(measured[by], sites))),
+        rows=(
+            *rows.values(),
+            *_agreements(rankings),
+            *(row for by in measured for row in _scores(measured[by], sites)),
+            *failures,
+        ),
         figures=(
             _bits_figure(rows, whole),
             _noise_figure(rows, whole),
@@ -64,7 +68,7 @@ def build(
         notes=(
             "Layers were located on the calibration text; every perplexity here is of the evaluation text.",
             "Random layers are drawn with the same number and, as nearly as possible, the same number of weights.",
-            *(f"Failed: {r.cell.condition}, seed {r.cell.seed}: {(r.error or '').strip()}" for r in failures),
+            *notes,
         ),
     )
 
