@@ -13,20 +13,21 @@ import torch
 import hardy
 from hardy.files import write_json
 from hardy.quant import ClippedRoundToNearest, RoundToNearest
-from hardy.studies.measure import measure, perplexity_of, settings_for
+from hardy.studies.measure import measure, perplexity_of
+from hardy.zoo import Subject
 
 RESULT = Path(__file__).parent / "results" / "clipping.json"
 
 
 def main() -> None:
-    settings = settings_for("tiny-llama", None, tokens=3072, window=None)
+    subject = Subject.of("tiny-llama")
     rows = []
     for bits in (2, 3, 4):
         for group_size in (16, 42, 128):
             row: dict[str, float] = {"bits": bits, "group_size": group_size}
             for name, kind in (("clipped", ClippedRoundToNearest), ("full_range", RoundToNearest)):
                 method = kind(bits=bits, group_size=group_size)
-                values = measure(settings, {"part": "evaluation", "method": method.to_dict()}, 0)
+                values = measure(subject, {"part": "evaluation", "method": method.to_dict()}, 0)
                 row[name] = perplexity_of(values["loss"])
                 row["bits_per_weight"] = values["bits_per_weight"]
             rows.append(row)

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hardy.quant.layer_importance import combined
 from hardy.quant.units import exactly, units
 from lieq_table import DROP, GREEDY, RANK, show
 from scipy.stats import spearmanr
@@ -35,9 +34,10 @@ import hardy
 from hardy.core import Method, Ranking, SecondMoment, Statistic, observe, select, weight_of
 from hardy.core.rng import generator
 from hardy.files import read_json, write_json
-from hardy.quant import LayerBits, RoundToNearest, TritPlanes, effective_rank, energy_gain, perplexity_drop
+from hardy.quant import LayerBits, RoundToNearest, TritPlanes, combined, effective_rank, energy_gain, perplexity_drop
 from hardy.quant.spectral import Inputs, rank_drop
-from hardy.studies.measure import PARTS, perplexity_of
+from hardy.studies.measure import perplexity_of
+from hardy.zoo.text import PARTS
 
 RESULT = Path(__file__).parent / "results" / "lieq.json"
 WINDOW, EVALUATION, CALIBRATION, DRAWS, RANDOM_ORDERS = 512, 8, 6, 3, 6

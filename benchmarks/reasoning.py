@@ -33,12 +33,12 @@ def main(out: Path) -> None:
     results["versions"] = {"torch": torch.__version__, "hardy": hardy.__version__, "python": sys.version.split()[0]}
     for noise, levels in LEVELS.items():
         report = reasoning(
-            noise=noise, levels=levels, problems=PROBLEMS, seeds=SEEDS, workers=1, out=out / noise
+            noise=noise, levels=levels, problems=PROBLEMS, n_seeds=SEEDS, workers=1, out=out / noise
         )  # fmt: skip
         report.print(metrics=("accuracy", "tokens", "unfinished"))
         results["noises"][noise] = {
             "levels": list(levels),
-            "longest": report.settings["longest"],
+            "max_new_tokens": report.settings["max_new_tokens"],
             "summary": list(report.summary),
             "arrays": {row.condition: row.value for row in report.select("arrays")},
             "notes": list(report.notes),

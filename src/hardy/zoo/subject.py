@@ -173,7 +173,8 @@ class Subject:
     def _read(self) -> tuple[str, dict[str, list[torch.Tensor]]]:
         """sha256 of the text, and its windows."""
         parts = texts_of(self.text)
-        count = len(encode(self.tokenizer, "".join(parts.values())))
+        ids = {part: encode(self.tokenizer, text) for part, text in parts.items()}
+        count = sum(map(len, ids.values()))
         if count < self.window:
             raise InputError(
                 f"text {self.text} has {count} tokens, less than one window of {self.window}; give more, or a smaller "
@@ -181,9 +182,7 @@ class Subject:
             )
         start = self.tokenizer.bos_token_id
         begin = None if start is None else torch.tensor([start])
-        windows = {
-            part: spread_windows(encode(self.tokenizer, parts[part]), self.window, self.tokens, begin) for part in PARTS
-        }
+        windows = {part: spread_windows(ids[part], self.window, self.tokens, begin) for part in PARTS}
         return hashlib.sha256("\0".join(parts.values()).encode()).hexdigest(), windows
 
     def _stays(self, device: torch.device | str | None, dtype: torch.dtype | str | None) -> None:
