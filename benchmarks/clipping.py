@@ -33,7 +33,7 @@ def main() -> None:
             rows.append(row)
             print(f"{bits} bits, groups of {group_size}: {row['clipped']:.2f} clipped, {row['full_range']:.2f} plain")
     versions = {"hardy": hardy.__version__, "torch": torch.__version__}
-    write_json(RESULT, {"settings": settings, "versions": versions, "rows": rows})
+    write_json(RESULT, {"settings": subject.settings(), "versions": versions, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def test_demo_trains_on_the_room(tmp_path: Path) -> None:
             "fps must be above 0, got 0",
         ),
         (["poses", "nothing", "OUT"], "there is no folder of photos nothing"),
-        (["demo", "OUT", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["demo", "OUT", "--steps", "0"], "steps must be an integer of at least 1, got 0"),
     ],
 )
 def test_one_line_for_every_mistake(

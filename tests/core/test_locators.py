@@ -64,7 +64,6 @@ def test_a_name_is_taken_once() -> None:
         raise NotImplementedError
 
     with pytest.raises(InputError, match="there is a locator 'rtn' already: hardy.studies.fragility"):
-        locate("tiny-llama", by="weight-error", bits=2)
         register_locator(Locator(name="rtn", run=other, units=("block",), summary="mine"))
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hardy.core import Cell, InputError, Study, generator
+from hardy.files import temporary_beside
 
 CELLS = [
     Cell(condition=f"noise {strength}", arguments={"strength": strength}, seed=s) for strength in (1, 2) for s in (0, 1)
@@ -252,11 +253,11 @@ def test_a_study_of_another_hardy_is_refused(tmp_path: Path, monkeypatch: pytest
 def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    first = out / ".study.json.abc123.tmp"
+    first = temporary_beside(out / "study.json")
     first.write_text("{")
     study(tmp_path).results(CELLS[:1], workers=1)  # the folder holds nothing else: it is not foreign
-    assert first.exists(), "it could be of a process that runs now"
-    stale = [first, out / ".report.html.x.tmp", out / "cells" / f".{CELLS[0].key}.json.y.tmp"]
+    assert first.exists(), "it is of a process that runs"
+    stale = [first, *(temporary_beside(out / name) for name in ("report.html", f"cells/{CELLS[0].key}.json"))]
     kept = [out / ".mine.tmp", out / "cells" / "notes.tmp"]
     for path in (*stale, *kept):
         path.write_text("{")
@@ -301,7 +302,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"workers": 0}, "workers must be an integer of at least 1, got 0"),
         ({"backend": "slurm"}, "backend must be local or ray, got 'slurm'"),
     ],
 )

@@ -106,7 +106,7 @@ def test_what_it_refuses(micro_llama: Path, tmp_path: Path) -> None:
         ("tiny-reasoner", {"noise": "proportionl"}, "noise must be .*did you mean proportional"),
         ("tiny-reasoner", {"levels": (-0.1,)}, "levels must be finite numbers of at least 0"),
         ("tiny-reasoner", {"levels": ()}, "levels must be"),
-        ("tiny-reasoner", {"n_seeds": 0}, "n_seeds must be at least 1, got 0"),
+        ("tiny-reasoner", {"n_seeds": 0}, "n_seeds must be an integer of at least 1, got 0"),
         ("tiny-reasoner", {"problems": 3}, "problems must be at least 4"),
         ("tiny-reasoner", {"copies": 0}, "copies must be an integer from 1 to 64"),
         ("tiny-reasoner", {"max_new_tokens": 150}, "exceeds the context of 192"),

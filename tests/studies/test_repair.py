@@ -63,15 +63,15 @@ def test_the_other_repairs(model: str, by, text: str) -> None:
 def test_what_it_refuses(micro_llama: Path, text: str) -> None:
     for fields, message in (
         ({"by": "redundncy"}, "repair must be one of hpd, romer, redundancy, halora, got 'redundncy'; did you mean"),
-        ({"by": "hpd", "n_seeds": 0}, "n_seeds must be at least 1, got 0"),
+        ({"by": "hpd", "n_seeds": 0}, "n_seeds must be an integer of at least 1, got 0"),
         ({"by": "hpd"}, "selection 'ssm.out' matches nothing"),
         ({"by": "romer"}, "has no mixture of experts"),
         ({"by": "romer", "layers": "0"}, "romer repairs all experts and routers"),
         ({"by": "redundancy", "copies": 0}, "copies must be an integer from 1 to 64, got 0"),
         ({"by": "redundancy", "chip": "rerm-wan"}, "no chip 'rerm-wan'"),
-        ({"by": "halora", "steps": 0}, "steps must be at least 1, got 0"),
+        ({"by": "halora", "steps": 0}, "steps must be an integer of at least 1, got 0"),
         ({"by": "halora", "rank": 0}, "rank must be a positive integer, got 0"),
-        ({"by": "halora", "learning_rate": -1.0}, "learning rate must be above 0, got -1.0"),
+        ({"by": "halora", "learning_rate": -1.0}, "learning_rate must be a finite number above 0, got -1.0"),
         ({"by": "halora", "select": "router"}, "selection 'router' matches nothing"),
     ):
         with pytest.raises(InputError, match=message):

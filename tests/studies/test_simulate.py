@@ -79,5 +79,5 @@ def test_a_table_of_measured_cells(micro_llama: Path, text: str, tmp_path: Path)
 def test_bad_inputs() -> None:
     with pytest.raises(InputError, match="times must hold at least one time, got none"):
         simulate("tiny-llama", times=[])
-    with pytest.raises(InputError, match="n_seeds must be at least 1, got 1.5"):
+    with pytest.raises(InputError, match="n_seeds must be an integer of at least 1, got 1.5"):
         simulate("tiny-llama", n_seeds=1.5)

@@ -147,7 +147,7 @@ def test_plans_out_of_range_are_refused() -> None:
         ({"bits": (9,)}, "bits must be"),
         ({"additive": (-0.1,)}, "strength must be"),
         ({"proportional": (float("nan"),)}, "strength must be"),
-        ({"n_seeds": 0}, "n_seeds must be at least 1"),
+        ({"n_seeds": 0}, "n_seeds must be an integer of at least 1"),
         ({"keep": (1.5,)}, "keep must hold shares.*got 1.5"),
         ({"keep": ()}, "keep must hold shares.*got none"),
         ({"group_size": 0}, "group_size must be"),

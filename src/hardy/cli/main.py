@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 import hardy
+from hardy import checks
 from hardy.cli.field import app as field_app
 from hardy.cli.options import (
     Backend,
@@ -183,8 +184,8 @@ def locate(
     from hardy.files import write_json
     from hardy.studies import locate as run
 
-    if seeds is not None and seeds < 1:
-        raise InputError(f"seeds must be at least 1, got {seeds}")
+    if seeds is not None:
+        checks.integer("seeds", seeds, at_least=1)
     options = {
         "bits": bits, "strength": strength, "chip": chip, "measure": measure,
         "seeds": None if seeds is None else tuple(range(seeds)),

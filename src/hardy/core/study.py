@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from hardy import __version__
 from hardy.core.conditions import Cell, Condition, Result, Results
+from hardy.core.progress import progress
 from hardy.core.workers import Backend, check_workers, run_jobs
 from hardy.errors import InputError
-from hardy.files import read_json, write_json
+from hardy.files import read_json, sweep, write_json
 
 FORMAT, VERSION = "hardy-study", 2
 
@@ -71,13 +69,11 @@ class Study:
         self.open()
         done = {key: result for key, cell in unique.items() if (result := self._stored(cell))}
         missing = [cell for key, cell in unique.items() if key not in done]
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, transient=True) as progress:
-            task = progress.add_task(title or self.name, total=len(unique), completed=len(done))
+        with progress(title or self.name, len(unique), done=len(done)) as bar:
             for result in self._measure(missing, backend, workers):
                 self._store(result)
                 done[result.cell.key] = result
-                progress.update(task, advance=1)
+                bar.advance()
         return Results(done[key] for key in unique)
 
     def open(self) -> None:
@@ -92,6 +88,8 @@ class Study:
         record |= {"settings": dict(self.settings)}
         record = json.loads(json.dumps(record))  # as it will be read back: tuples are lists
         path = self.out / "study.json"
+        for written in (path, self.out / "report.*", self.out / "cells" / "*"):
+            sweep(written)
         if path.is_file():
             try:
                 old = read_json(path)
@@ -103,23 +101,13 @@ class Study:
                 raise InputError(
                     f"{self.out} holds a different study ({_difference(old, record)}); choose another --out"
                 )
-            self._sweep()
         else:
             foreign = self.out.is_file() or (
                 self.out.is_dir() and set(self.out.iterdir()) - set(self.out.glob(".study.json.*.tmp"))
             )
             if foreign:
                 raise InputError(f"{self.out} exists and is not a study of hardy; choose another --out")
-            self._sweep()
             write_json(path, record)
-
-    def _sweep(self) -> None:
-        """Remove files that a kill left half written: those older than a minute, which no write takes."""
-        assert self.out is not None
-        for pattern in (".study.json.*.tmp", ".report.*.tmp", "cells/.*.json.*.tmp"):
-            for path in self.out.glob(pattern):
-                if time.time() - path.stat().st_mtime > 60:
-                    path.unlink(missing_ok=True)
 
     def _stored(self, cell: Cell) -> Result | None:
         if self.out is None or not (path := self._path(cell)).is_file():
@@ -133,8 +121,7 @@ class Study:
     def _store(self, result: Result) -> None:
         if self.out is None or result.values is None:
             return
-        values = {name: value if abs(value) < float("inf") else repr(value) for name, value in result.values.items()}
-        write_json(self._path(result.cell), dataclasses.asdict(result.cell) | {"values": values})
+        write_json(self._path(result.cell), dataclasses.asdict(result.cell) | {"values": dict(result.values)})
 
     def _path(self, cell: Cell) -> Path:
         assert self.out is not None

@@ -18,6 +18,7 @@ import psutil
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from hardy import checks
 from hardy.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -36,10 +37,9 @@ _CGROUPS = (  # (limit, use, statistics, the statistic that counts what can be g
 
 def check_workers(backend: str, workers: int | None) -> None:
     """Raise `InputError` for an unknown backend or fewer workers than one."""
-    if backend not in get_args(Backend):
-        raise InputError(f"backend must be {' or '.join(get_args(Backend))}, got {backend!r}")
-    if workers is not None and workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}")
+    checks.one_of("backend", backend, get_args(Backend))
+    if workers is not None:
+        checks.integer("workers", workers, at_least=1)
 
 
 def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

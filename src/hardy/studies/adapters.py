@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import nn
 
+from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.halora import HaLoRA
 from hardy.core import selection
+from hardy.core.progress import track
 from hardy.core.rng import generator
 from hardy.core.selection import LINEAR, Selector
 from hardy.core.surgery import Edits
@@ -55,10 +55,8 @@ def trained_adapters(subject: Subject, halora: HaLoRA, below: Path, *, steps: in
         The folder of the adapters, in PEFT's format; `trained.json` in it has the "loss", the mean of the last tenth,
         and "weights", how many the adapters have.
     """
-    if type(steps) is not int or steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps!r}")
-    if not 0 < learning_rate < math.inf:
-        raise InputError(f"learning rate must be above 0, got {learning_rate}")
+    checks.integer("steps", steps, at_least=1)
+    checks.number("learning_rate", learning_rate, above=0)
     ids = encode(subject.tokenizer, texts_of(subject.text)["calibration"])
     window = min(subject.window, WINDOW)
     if len(ids) <= window:
@@ -94,7 +92,7 @@ def _losses(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warmup, 2 * (1 - step / steps))
     )
-    for step in track(range(steps), f"adapters, {'with' if halora.chip else 'without'} noise", transient=True):
+    for step in track(range(steps), f"adapters, {'with' if halora.chip else 'without'} noise"):
         starts = torch.randint(len(ids) - window, (BATCH,), generator=generator(halora.seed, "windows", step))
         batch = torch.stack([ids[start : start + window] for start in starts.tolist()]).to(subject.device)
         loss = adapted(input_ids=batch, labels=batch, use_cache=False).loss

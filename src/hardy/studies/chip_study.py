@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hardy import checks
 from hardy.analog.deploy import Deploy
 from hardy.core.selection import LINEAR
 from hardy.core.workers import Backend
@@ -81,8 +82,7 @@ def simulate(
         InputError: any of these cannot be used; a time at which nothing is known about the cells among them.
     """
     chip = Chip.named(chip) if isinstance(chip, str) else chip
-    if type(n_seeds) is not int or n_seeds < 1:
-        raise InputError(f"n_seeds must be at least 1, got {n_seeds!r}")
+    n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
     moments = {str(time): seconds_of(time) for time in times}
     if not moments:
         raise InputError("times must hold at least one time, got none")

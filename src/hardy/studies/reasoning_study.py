@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import torch
 from transformers import PreTrainedModel
 
+from hardy import checks
 from hardy.analog import Deploy, Redundancy
 from hardy.core.conditions import Condition
 from hardy.core.method import ALL_SELECTED, Method, chain, from_dict
@@ -90,8 +91,7 @@ def reasoning(
         InputError: any of these cannot be used.
     """
     chips = _chips(noise, levels, chip)
-    if type(n_seeds) is not int or n_seeds < 1:
-        raise InputError(f"n_seeds must be at least 1, got {n_seeds!r}")
+    n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
     found = embedded(problems) if tasks is None else read_tasks(tasks, problems)
     subject = dense(model, device=device, dtype=dtype)
     places = _places(subject.model, copies)

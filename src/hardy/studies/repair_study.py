@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from hardy import checks
 from hardy.analog import (
     Deploy,
     ExpertReplacement,
@@ -93,8 +94,7 @@ def repair(
     if by not in get_args(Repair):
         known = get_args(Repair)
         raise InputError(f"repair must be one of {', '.join(known)}, got {by!r}{near_misses(str(by), known)}")
-    if type(n_seeds) is not int or n_seeds < 1:
-        raise InputError(f"n_seeds must be at least 1, got {n_seeds!r}")
+    n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
     if by == "romer" and (select is not None or layers is not None):
         raise InputError("romer repairs all experts and routers; it takes no selection and no layers")
     chip = Chip.named(chip) if isinstance(chip, str) else chip

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hardy import checks
 from hardy.core import selection
 from hardy.core.conditions import Condition, Results
 from hardy.core.method import Method
@@ -60,8 +61,7 @@ class Plan:
     select: Selector = LINEAR
 
     def __post_init__(self) -> None:
-        if self.n_seeds < 1:
-            raise InputError(f"n_seeds must be at least 1, got {self.n_seeds}")
+        checks.integer("n_seeds", self.n_seeds, at_least=1)
         bad = [share for share in self.keep if not 0 < share < 1]
         if bad or not self.keep:
             raise InputError(f"keep must hold shares of the layers between 0 and 1, got {bad[0] if bad else 'none'}")

@@ -10,6 +10,7 @@ import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hardy import checks
 from hardy.core.artefact import RECORD, no_progress_bars, read_record
 from hardy.deprecation import renamed
 from hardy.errors import InputError, near_misses
@@ -104,7 +105,7 @@ def load(
     if missing:
         raise InputError(f"model {name!r} is damaged: {len(missing)} weights missing or misshapen: {missing[0]} ...")
     for parameter, tensor in model.named_parameters():
-        if bad := sum(int((~part.isfinite()).sum()) for part in tensor.detach().flatten().split(1 << 22)):
+        if not tensor.sum().isfinite() and (bad := int((~tensor.isfinite()).sum())):
             raise InputError(f"model {name!r} has {bad} NaN or infinite weights in {parameter}")
     tokenizer = _reading(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(**source))
     if place.is_file() and hasattr(model.config, "quantization_config"):
@@ -162,8 +163,7 @@ def generate(
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature must be finite and at least 0, got {temperature}")
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    checks.integer("max_new_tokens", max_new_tokens, at_least=1)
     encoded = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
     if encoded["input_ids"].shape[1] == 0:
         raise InputError("the prompt is empty")
