@@ -55,3 +55,23 @@ def test_the_check_sees_arrows_that_point_up_and_sideways(tmp_path: Path) -> Non
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_are_short_enough_to_read(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def hidden_modules(package: Path) -> set[str]:
+    """Names that a package gives away and that are its modules as well: `import package.name` would hide one of them."""
+    own = ".".join(("hardy", *package.relative_to(SOURCE).parts))
+    given: set[str] = set()
+    for node in ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module != own:
+            given |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            given.add(node.name)
+    return given & {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+
+
+PACKAGES = sorted(path.parent for path in SOURCE.rglob("__init__.py") if path.parent != SOURCE)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: str(package.relative_to(SOURCE)))
+def test_no_function_hides_its_module(package: Path) -> None:
+    assert not hidden_modules(package)

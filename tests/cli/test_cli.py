@@ -244,7 +244,7 @@ def test_failed_cells_are_in_the_report_and_in_the_exit_code(
     def fails(subject: object, arguments: dict, seed: int) -> dict[str, float]:
         if arguments["method"] is not None and (seed == 1 or command[0] == "simulate"):
             raise InputError("the chip burned down")
-        return {"loss": 1.0 + seed + len(json.dumps(arguments)) % 97}
+        return {"loss": 1.0 + seed + len(json.dumps(arguments)) % 97, "bits_per_weight": 2.0}
 
     monkeypatch.setattr("hardy.studies.repair_study.measure_adapted", fails)
     monkeypatch.setitem(hardy.studies.measure.study_of.__kwdefaults__, "run", fails)
@@ -282,7 +282,7 @@ def test_the_first_line_says_model_dtype_device_and_threads(run: Run, micro_llam
     )
     assert code == 0
     assert err.splitlines()[0].startswith(f"{micro_llama}: 0.0 M parameters, bfloat16 (0 MB), cpu, ")
-    assert err.splitlines()[0].endswith(" threads")
+    assert err.splitlines()[0].endswith((" thread", " threads"))
     assert "M parameters" not in out
 
 

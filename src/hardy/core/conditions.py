@@ -8,10 +8,10 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from hardy.errors import InputError
-from hardy.report import Row
+from hardy.report import Row, Series
 
 FAILED = "failed cells"
 """Metric of the rows that say of how many cells a condition lacks the figure."""
@@ -107,6 +107,19 @@ class Condition:
             baseline=self.baseline,
             details=means | dict(self.details),
         )
+
+
+def curve(label: str, points: Iterable[tuple[float, Row]], style: Literal["line", "dashed"] = "line") -> Series:
+    """A line through rows at their places on the x axis, in that order, with their spread if any of them has one."""
+    pairs = sorted(points, key=lambda pair: pair[0])
+    spread = tuple(row.spread or 0.0 for _, row in pairs)
+    return Series(
+        label=label,
+        x=tuple(float(x) for x, _ in pairs),
+        y=tuple(row.value for _, row in pairs),
+        spread=spread if any(spread) else None,
+        style=style,
+    )
 
 
 class Results(Sequence[Result]):

@@ -56,9 +56,7 @@ class Locator:
         for name in options:
             if name not in self.options:
                 takes = ", ".join(self.options) or "none"
-                raise InputError(
-                    f"locator {self.name} has no option {name}{near_misses(name, self.options)}; it takes {takes}"
-                )
+                raise InputError(f"locator {self.name} has no option {name}; it takes {takes}")
         try:
             return self.units[0] if unit is None else checked_unit(unit, self.units)
         except InputError as error:

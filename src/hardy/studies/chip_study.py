@@ -15,6 +15,7 @@ from typing import Any
 
 from hardy import checks
 from hardy.analog.deploy import Deploy
+from hardy.core.conditions import curve
 from hardy.core.selection import LINEAR
 from hardy.core.workers import Backend
 from hardy.deprecation import renamed
@@ -135,8 +136,7 @@ def _figures(rows: Sequence[Row], methods: dict[str, Deploy]) -> tuple[Lines, ..
     at = [(methods[row.condition].seconds, row) for row in rows if row.condition in methods]
     if len(at) < 2:
         return ()
-    at.sort(key=lambda pair: pair[0])
-    x = tuple(moment for moment, _ in at)
+    x = tuple(sorted(moment for moment, _ in at))
     flat = [row for row in rows if row.condition in {INTACT, _PERFECT}]
     return (
         Lines(
@@ -145,12 +145,7 @@ def _figures(rows: Sequence[Row], methods: dict[str, Deploy]) -> tuple[Lines, ..
             x_label="seconds since programming",
             y_label="perplexity",
             series=(
-                Series(
-                    label="on the chip",
-                    x=x,
-                    y=tuple(row.value for _, row in at),
-                    spread=tuple(row.spread or 0.0 for _, row in at),
-                ),
+                curve("on the chip", at),
                 *(Series(label=row.condition, x=x, y=(row.value,) * len(x), style="dashed") for row in flat),
             ),
             log_x=True,

@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hardy.core.conditions import Condition, Results
+from hardy.core.conditions import Condition, Results, curve
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.report import Row
-from hardy.report.figures import Lines, Series
+from hardy.report.figures import Lines
 
 ONCE = "each layer once"
 THIRDS = ("shallow", "middle", "deep")
@@ -95,14 +95,7 @@ def figures(rows: Sequence[Row], ways: Sequence[str], chips: Mapping[str, Chip],
         for way, place in series:
             at = [(0.0, condition(way, ONCE, "")), *((x, condition(way, place, level)) for level, x in x_of.items())]
             points = [(x, found[metric, name]) for x, name in at if (metric, name) in found]
-            drawn.append(
-                Series(
-                    label=condition(way, place, "").removesuffix(", no noise"),
-                    x=tuple(x for x, _ in points),
-                    y=tuple(row.value for _, row in points),
-                    spread=tuple(row.spread or 0.0 for _, row in points),
-                )
-            )
+            drawn.append(curve(condition(way, place, "").removesuffix(", no noise"), points))
         x_label = "noise (standard deviation)" if numbered else "0: no noise, 1: on the chip"
         return Lines(title=title, caption="Mean and standard deviation over chip instances.", x_label=x_label,
                      y_label=label, series=tuple(drawn))  # fmt: skip

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from hardy.core.conditions import Condition
+from hardy.core.conditions import Condition, curve
 from hardy.core.ranking import Ranking
 from hardy.core.roles import ROLES
 from hardy.core.selection import Site
@@ -154,18 +154,15 @@ def _scores(ranking: Ranking, sites: Sequence[Site]) -> list[Row]:
 
 
 def _series(
-    label: str, rows: Mapping[str, Row], points: Mapping[float, Condition], style: str = "line", x: str | None = None
+    label: str,
+    rows: Mapping[str, Row],
+    points: Mapping[float, Condition],
+    style: Literal["line", "dashed"] = "line",
+    x: str | None = None,
 ) -> Series:
     """One line through the rows of `points`, at their keys or at the detail called `x`."""
-    pairs = [(key, rows[c.name]) for key, c in sorted(points.items()) if c.name in rows]
-    spread = tuple(row.spread or 0.0 for _, row in pairs)
-    return Series(
-        label=label,
-        x=tuple(float(row.details[x]) if x else float(key) for key, row in pairs),  # pyright: ignore[reportArgumentType]
-        y=tuple(row.value for _, row in pairs),
-        spread=spread if any(spread) else None,
-        style=style,  # pyright: ignore[reportArgumentType]
-    )
+    found = [(key, rows[each.name]) for key, each in sorted(points.items()) if each.name in rows]
+    return curve(label, [(float(row.details[x] or 0) if x else key, row) for key, row in found], style)
 
 
 def _level(rows: Mapping[str, Row], condition: str, label: str, xs: Sequence[float]) -> Series:
@@ -222,7 +219,7 @@ def _heat_map(ranking: Ranking, sites: Sequence[Site]) -> HeatMap:
 
 def _protection_figure(rows: Mapping[str, Row], groups: Conditions, ranking: Ranking) -> Lines:
     everywhere = groups["none"][0]
-    styles = {"most fragile": "line", "random": "dashed", "least fragile": "line"}
+    styles: dict[str, Literal["line", "dashed"]] = {"most fragile": "line", "random": "dashed", "least fragile": "line"}
     damage = everywhere.name.removesuffix(", none kept")
     return Lines(
         title=f"What protection buys: {damage}",

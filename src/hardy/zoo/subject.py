@@ -101,7 +101,8 @@ class Subject:
         )  # fmt: skip
         if isinstance(source, tuple):
             subject._stays(device, dtype)
-        _log.info("%s, %d threads", subject, torch.get_num_threads())
+        threads = torch.get_num_threads()
+        _log.info("%s, %d thread%s", subject, threads, "s" * (threads > 1))
         if subject.device.type == "cpu" and device is None and torch.cuda.is_available():
             _log.info("there is a GPU: it is used with device cuda")
         return subject
