@@ -25,8 +25,8 @@ def test_every_way_is_measured_on_the_same_chips_and_kept(tmp_path: Path) -> Non
     conditions = {row.condition for row in report.select("accuracy")}
     assert len(conditions) == 4 + 4 + 2 * 3
     subject = Subject.of("tiny-reasoner")
-    questions = Questions(subject=subject, tasks=embedded(8), calibration=0, max_new_tokens=24)
-    assert report.settings["max_new_tokens"] == 24
+    questions = Questions(subject=subject, tasks=embedded(8), calibration=0, max_new_tokens=32)
+    assert report.settings["max_new_tokens"] == 32
     values = []
     for seed in (0, 1):
         chip = Chip(device=ProportionalDevice(program=0.3))

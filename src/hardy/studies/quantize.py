@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -124,7 +125,7 @@ def quantize(
     else:
         with _doing(f"ranking layers by {by}"):
             source = calibration if calibration not in (None, HELD_OUT) else None
-            options = {"group_size": group_size} if "group_size" in locator_named(by).options else {}
+            options: dict[str, Any] = {"group_size": group_size} if "group_size" in locator_named(by).options else {}
             ranking = locate(subject, by=by, text=source, select=select, **options)
         low, *between, high = steps
         method = LayerBits(budget=budget, low=low, between=tuple(between), high=high, ranking=ranking, select=select)

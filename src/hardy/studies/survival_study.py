@@ -15,7 +15,7 @@ from typing import Any
 from hardy import checks
 from hardy.core import selection
 from hardy.core.conditions import Condition, Results
-from hardy.core.method import Method
+from hardy.core.method import Method, WeightMethod
 from hardy.core.ranking import Ranking
 from hardy.core.rng import derive
 from hardy.core.selection import LINEAR, Selector
@@ -94,7 +94,7 @@ class Plan:
             },
         }
 
-    def breaking(self, by: str, select: Selector) -> Method:
+    def breaking(self, by: str, select: Selector) -> WeightMethod:
         """The damage that locator `by` does to `select`."""
         return fragility.breaking(by, self.break_bits, self.break_noise, self.group_size, select)
 

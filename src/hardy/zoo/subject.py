@@ -207,7 +207,8 @@ def _pair(source: tuple[Any, ...]) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise InputError(f"{type(model).__name__} has no config; a subject is a Hugging Face causal language model")
     if model.training:
         raise InputError(f"{type(model).__name__} is in training mode; measure it after model.eval()")
-    return model, source[1]
+    tokenizer: Any = source[1]
+    return model, tokenizer
 
 
 def spread_windows(ids: torch.Tensor, window: int, tokens: int, begin: torch.Tensor | None) -> list[torch.Tensor]:
