@@ -26,6 +26,7 @@ from hardy.quant import (
     Pack,
     RoundToNearest,
     TritPlanes,
+    Unpack,
 )
 
 
@@ -150,6 +151,13 @@ CASES: dict[type[Method], Case] = {
         no_identity="it changes where values are kept, and has no strength",
         no_control="it has the weights of the quantizer before it, whose control that one has",
         after=Chain(methods=(_TRITS, RoundToNearest(bits=4, select="mlp.down"))),
+    ),
+    Unpack: Case(
+        typical=Unpack(),
+        refused={"dtype": ["int8", "Tensor", 32]},
+        no_identity="it changes where values are kept, and has no strength",
+        no_control="it has the weights of the quantizer before it, whose control that one has",
+        after=Chain(methods=(_TRITS, RoundToNearest(bits=4, select="mlp.down"), Pack())),
     ),
     GPTQ: Case(
         typical=GPTQ(bits=3, group_size=64, layers="0:2"),

@@ -1,5 +1,6 @@
 """Models on disk: whole, checked, and replaced in one step or not at all."""
 
+import copy
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from contract.cases import CASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import CONFIGS, ConvNet, assert_same, build, same_bytes, snapshot
@@ -19,10 +21,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import hardy
-from hardy.core import InputError, artefact, changes
+from hardy.analog import Deploy, ExpertReplacement, RouterCalibration
+from hardy.core import InputError, Method, artefact, chain, changes, history
 from hardy.core.method import from_dict
-from hardy.hardware import AdditiveNoise
-from hardy.quant import RoundToNearest
+from hardy.hardware import AdditiveNoise, Chip
+from hardy.quant import Pack, RoundToNearest, TritPlanes
+from hardy.report import Report
 
 METHOD = RoundToNearest(bits=4, group_size=16)
 
@@ -156,11 +160,157 @@ def test_a_model_changed_behind_hardys_back_is_refused_and_left_alone(llama: nn.
 
 def test_a_newer_save_replaces_the_older(llama: nn.Module, saved: Path, ids: torch.Tensor) -> None:
     AdditiveNoise(strength=0.2).apply(llama)
-    (saved / "left over.txt").write_text("from before")
     hardy.save(llama, saved)
     assert same_bytes(logits(llama, ids), logits(hardy.load(saved), ids))
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
-    assert not (saved / "left over.txt").exists()
+
+
+def test_only_files_of_the_older_artefact_go(llama: nn.Module, saved: Path, ids: torch.Tensor) -> None:
+    """What others put into the folder stays, folders included."""
+    hardy.save(llama, saved, extra=lambda folder: (folder / "old notes.md").write_text("hardy's"))
+    (saved / "README.md").write_text("mine")
+    (saved / "runs").mkdir()
+    (saved / "runs" / "1.log").write_text("mine too")
+    AdditiveNoise(strength=0.2).apply(llama)
+    hardy.save(llama, saved, extra=lambda folder: (folder / "notes.md").write_text("hardy's"))
+    assert (saved / "README.md").read_text() == "mine"
+    assert (saved / "runs" / "1.log").read_text() == "mine too"
+    assert (saved / "notes.md").read_text() == "hardy's"
+    assert not (saved / "old notes.md").exists()
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    assert same_bytes(logits(llama, ids), logits(hardy.load(saved), ids))
+    (saved / "notes.md").write_text("edited: it is not among the files that are checked")
+    assert hardy.load(saved)
+
+
+def test_a_file_that_would_be_overwritten_is_refused_by_name(llama: nn.Module, saved: Path, ids: torch.Tensor) -> None:
+    expected = logits(llama, ids)
+    (saved / "notes.md").write_text("mine")
+    AdditiveNoise(strength=0.2).apply(llama)
+    with pytest.raises(InputError, match=r"not the artefact's and would be overwritten: \['notes.md'\]"):
+        hardy.save(llama, saved, extra=lambda folder: (folder / "notes.md").write_text("hardy's"))
+    assert (saved / "notes.md").read_text() == "mine"
+    assert same_bytes(expected, logits(hardy.load(saved), ids))
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_report_that_an_older_version_put_beside_the_model_is_its_own(llama: nn.Module, saved: Path) -> None:
+    Report(title="before").save(saved)
+    hardy.save(llama, saved, extra=Report(title="after").save)
+    assert Report.load(saved).title == "after"
+
+
+def test_a_folder_whose_record_is_damaged_is_not_replaced(llama: nn.Module, saved: Path) -> None:
+    """Nothing says any more which files may go."""
+    (saved / "hardy.json").write_text("{}")
+    with pytest.raises(InputError, match="hardy.json is damaged"):
+        hardy.save(llama, saved)
+    assert (saved / "model.safetensors").exists()
+
+
+def test_what_is_written_besides_appears_with_the_folder_or_not_at_all(llama: nn.Module, tmp_path: Path) -> None:
+    def broken(folder: Path) -> None:
+        (folder / "report.md").write_text("half of it")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        hardy.save(llama, tmp_path / "artefact", extra=broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_everything_saved_follows_the_umask(umask: int, llama: nn.Module, tmp_path: Path) -> None:
+    old = os.umask(umask)
+    try:
+        (tmp_path / "file").touch()
+        (tmp_path / "folder").mkdir()
+        for name, model in (("llama", llama), ("net", ConvNet())):
+            folder = hardy.save(model, tmp_path / name, extra=lambda place: (place / "sub").mkdir(0o700))
+            assert folder.stat().st_mode == (tmp_path / "folder").stat().st_mode
+            assert (folder / "sub").stat().st_mode == (tmp_path / "folder").stat().st_mode
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            assert len(files) >= 2
+            assert {path.stat().st_mode for path in files} == {(tmp_path / "file").stat().st_mode}
+    finally:
+        os.umask(old)
+
+
+CASTS = {
+    "weights": METHOD,
+    "modules": chain(TritPlanes(group_size=16, select="mlp"), Pack()),
+    "weights and modules": chain(
+        TritPlanes(group_size=16, select="mlp.up"), Pack(), RoundToNearest(bits=4, group_size=16, select="attention")
+    ),
+    "all weights": RoundToNearest(bits=4, group_size=16, select=("linear", "embedding", "head")),
+    "a chip": Deploy(chip=Chip.preset("ideal"), select="mlp"),
+}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("method", CASTS.values(), ids=CASTS)
+def test_a_model_cast_after_its_edits_is_stored(method: Method, tied: bool, ids: torch.Tensor, tmp_path: Path) -> None:
+    model, base = build("llama", tied=tied), build("llama", tied=tied)
+    change = method.apply(model)
+    model.to(torch.bfloat16)
+    before = snapshot(model)
+    folder = hardy.save(model, tmp_path / "cast")
+    assert_same(before, model)
+    assert artefact.read_record(folder)["base_sha256"] == artefact.state_hash(base.to(torch.bfloat16))
+    loaded = hardy.load(folder)
+    assert loaded.dtype == torch.bfloat16
+    for name, tensor in model.state_dict().items():
+        assert same_bytes(tensor, loaded.state_dict()[name]), name
+    model.to(torch.float32)
+    change.undo()
+
+
+def test_history_survives_loading_and_saving_again(llama: nn.Module, tmp_path: Path) -> None:
+    base = artefact.state_hash(llama)
+    first, second, third = METHOD, AdditiveNoise(strength=0.1, select="mlp"), AdditiveNoise(strength=0.2, seed=5)
+    chain(first, second).apply(llama)
+    folder, tokenizer = tmp_path / "a", tmp_path / "b"
+    hardy.save(llama, folder)
+    loaded, into = hardy.load(folder), hardy.load(folder, into=build("llama", seed=1))
+    for model in (loaded, into, copy.deepcopy(loaded)):
+        assert history(model) == (chain(first, second),)
+        assert changes(model) == ()
+        change = third.apply(model)
+        assert history(model) == (chain(first, second), third)
+        again = hardy.save(model, tokenizer)
+        assert history(hardy.load(again)) == (chain(first, second), third)
+        assert artefact.read_record(again)["base_sha256"] == base
+        change.undo()
+        assert history(model) == (chain(first, second),)
+    hardy.save(loaded, folder)  # onto what it was loaded from
+    assert history(hardy.load(folder)) == (chain(first, second),)
+
+
+def test_history_survives_in_a_model_of_the_zoo(micro_llama: Path, tmp_path: Path) -> None:
+    model, tokenizer = hardy.zoo.load(str(micro_llama))
+    METHOD.apply(model)
+    hardy.save(model, tmp_path / "a", tokenizer=tokenizer)
+    again, _ = hardy.zoo.load(str(tmp_path / "a"))
+    assert history(again) == (METHOD,)
+
+
+def test_history_survives_in_a_plain_module(tmp_path: Path) -> None:
+    net = ConvNet()
+    METHOD.apply(net)
+    hardy.save(net, tmp_path / "a")
+    assert history(hardy.load(tmp_path / "a", into=ConvNet())) == (METHOD,)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", [ExpertReplacement, RouterCalibration], ids=lambda kind: kind.__name__)
+def test_what_cannot_be_stored_is_found_however_deep(kind: type[Method], depth: int, tmp_path: Path) -> None:
+    model = build("mixtral")
+    method: Method = CASES[kind].typical
+    for _ in range(depth):
+        method = chain(method, METHOD)
+    data = [torch.arange(64).reshape(4, 16)]
+    with method.apply(model, data), pytest.raises(InputError, match=f"a model with {kind.__name__} cannot be stored"):
+        hardy.save(model, tmp_path / "artefact")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("step", ["save_pretrained", "write_json", "os.replace"])
@@ -204,7 +354,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(llama: nn.Module, tmp_path: 
 
 
 def test_what_is_not_an_artefact_is_refused(llama: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="is not there"):
         hardy.load(tmp_path / "nowhere")
     llama.save_pretrained(tmp_path / "theirs")
     with pytest.raises(InputError, match=r"is not an artefact of hardy: it has no hardy\.json"):

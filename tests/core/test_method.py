@@ -2,17 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 import torch
 from models import build
 from torch import nn
 
-from hardy.core import Chain, InputError, Site, WeightMethod, chain
+from hardy.core import Chain, Edits, InputError, Method, Row, Site, WeightMethod, chain
 from hardy.core.method import from_dict
 from hardy.hardware import AdditiveNoise, ProportionalNoise
-from hardy.quant import RoundToNearest
+from hardy.quant import LayerBits, RoundToNearest
 
 
 def test_a_method_is_frozen_hashable_and_keyword_only() -> None:
@@ -47,7 +47,7 @@ GOOD = RoundToNearest(bits=4).to_dict()
         ({"method": "hardy.nowhere.Method"}, "is not a method of hardy"),
         ({"method": "hardy..x"}, "is not a method of hardy"),
         ({"method": "hardy.core.selection.Site"}, "is not a method of hardy"),
-        ({"method": "hardy.core.method.Method"}, "abstract"),
+        ({"method": "hardy.core.method.Method"}, "is not a method of hardy"),
         (GOOD | {"fields": {"bits": 4, "group": 3}}, "has no field 'group'; did you mean group_size"),
         (GOOD | {"fields": {"bits": 11}}, "bits must be an integer from 2 to 8, got 11"),
         (GOOD | {"fields": {}}, "missing.*bits"),
@@ -72,6 +72,28 @@ def test_a_chain_does_its_methods_in_order_and_says_which_did_what(llama: nn.Mod
         assert {row.details["method"] for row in change.report.rows} == {"AdditiveNoise", "RoundToNearest"}
     with one.apply(llama), two.apply(llama):
         assert all(torch.equal(a, b) for a, b in zip(together, llama.parameters(), strict=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batches(Method):
+    """Says how many batches it was given."""
+
+    def edit(self, model: nn.Module, edits: Edits, data: Iterable[torch.Tensor] | None) -> list[Row]:
+        return [Row(metric="batches", condition="all", value=sum(1 for _ in data or ()))]
+
+
+@pytest.mark.parametrize("kind", [list, iter, lambda batches: (batch for batch in batches), tuple])
+def test_every_method_of_a_chain_sees_all_the_data(kind: Callable[[list[int]], Iterable[int]]) -> None:
+    nested = chain(Batches(), chain(Batches(), Batches()), Batches())
+    report = nested.apply(nn.Linear(1, 1), kind([1, 2, 3])).report
+    assert [row.value for row in report.select("batches")] == [3, 3, 3, 3]
+
+
+def test_parts_are_all_methods_inside() -> None:
+    low, high, noise = RoundToNearest(bits=2), RoundToNearest(bits=4), AdditiveNoise(strength=0.1)
+    levels = LayerBits(budget=3, low=low, between=(RoundToNearest(bits=3),), high=high, ranking={"*": 1.0})
+    method = chain(chain(noise), levels)
+    assert list(method.parts()) == [method, chain(noise), noise, levels, low, high, RoundToNearest(bits=3)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -238,8 +238,7 @@ def test_through_plain_data_and_back(device: Device) -> None:
     [
         ({"device": "os.path"}, "'os.path' is not a device of hardy"),
         ({"device": "hardy.hardware.pcm.Nothing"}, "is not a device of hardy"),
-        ({"device": "hardy.hardware.nowhere.PCM"}, "is not a device of hardy"),
-        ({"device": "hardy.hardware.pcm.PCM", "fields": {"gmax": 3}}, "device PCM: .*gmax"),
+        ({"device": "hardy.hardware.pcm.PCM", "fields": {"gmax": 3}}, "PCM has no field 'gmax'; did you mean g_max"),
     ],
 )
 def test_a_record_of_no_device_is_refused(record: dict[str, object], message: str) -> None:

@@ -1,23 +1,40 @@
 """Packed layers: the bits that were promised, the values that were found, on disk and through transformers."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from models import CONFIGS, assert_same, build, snapshot
+from models import CONFIGS, ConvNet, assert_same, build, snapshot
 from torch import nn
 
 import hardy
-from hardy.core import InputError
+from hardy.core import InputError, PackedLayer, Site, chain, history, register
 from hardy.core.method import Chain
+from hardy.core.packing import describe
 from hardy.hardware import AdditiveNoise
 from hardy.ops.packing import pack_codes, unpack_codes
-from hardy.quant import GridLinear, LayerBits, Pack, RoundToNearest, TritLinear, TritPlanes, round_to_nearest, unpack
-from hardy.quant.transformers_hooks import PackedConfig, described
+from hardy.quant import (
+    GridLinear,
+    LayerBits,
+    Pack,
+    RoundToNearest,
+    TritLinear,
+    TritPlanes,
+    Unpack,
+    round_to_nearest,
+    unpack,
+)
+from hardy.quant.quantizer import StoredWeight
+from hardy.quant.round_to_nearest import GridWeight
+from hardy.quant.transformers_hooks import PackedConfig
 
 GRIDS = [
     RoundToNearest(bits=3, group_size=16),
@@ -47,7 +64,7 @@ def test_codes_out_of_range_and_wrong_lengths_are_refused() -> None:
 def test_a_layer_on_a_grid(method: RoundToNearest, bias: torch.Tensor | None) -> None:
     weight = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
     grid = method.fit(weight)
-    layer = GridLinear.from_grid(grid, bias)
+    layer = GridLinear.from_stored(grid, bias)
     x = torch.randn(2, 3, 40)
     assert torch.equal(layer.dequantize(), grid.dequantize())
     assert torch.equal(layer.weight, grid.dequantize())
@@ -63,7 +80,7 @@ def test_a_layer_on_a_grid(method: RoundToNearest, bias: torch.Tensor | None) ->
 
 
 def test_scales_that_were_rounded_on_the_way_are_refused() -> None:
-    layer = GridLinear.from_grid(round_to_nearest.fit(torch.randn(4, 8), 3, 8, False))
+    layer = GridLinear.from_stored(round_to_nearest.fit(torch.randn(4, 8), 3, 8, False))
     layer.scales = layer.scales.bfloat16()
     with pytest.raises(InputError, match=r"scales must be float16 \(4, 1\), got torch.bfloat16"):
         layer.dequantize()
@@ -96,7 +113,7 @@ def test_save_and_load_every_architecture(
         expected = model(ids).logits
         hardy.save(model, tmp_path / "packed")
         loaded = hardy.load(tmp_path / "packed")
-        assert described(loaded) == described(model)
+        assert describe(loaded) == describe(model)
         assert torch.equal(loaded(ids).logits, expected)
         theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "packed").eval()
         assert torch.equal(theirs(ids).logits, expected)
@@ -114,13 +131,204 @@ def test_loaded_in_another_dtype_the_weight_is_the_same(llama: nn.Module, tmp_pa
         assert torch.equal(model.get_submodule(name).dequantize(), stored.dequantize())
 
 
-def test_unpacked_it_has_the_quantized_values(llama: nn.Module) -> None:
+@pytest.mark.parametrize("loaded", [False, True], ids=["packed here", "loaded"])
+def test_unpacking_is_a_change_like_any_other(loaded: bool, tmp_path: Path, ids: torch.Tensor) -> None:
+    model = build("llama")
+    first = snapshot(model)
+    quantized = TritPlanes(group_size=16).apply(model)
+    dense = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    packing = Pack().apply(model)
+    if loaded:
+        model = hardy.load(hardy.save(model, tmp_path / "packed"))
+    before, described = model.state_dict(), describe(model)
+    assert unpack(model) is model
+    assert {name: tensor for name, tensor in model.state_dict().items() if not torch.equal(tensor, dense[name])} == {}
+    assert not hasattr(model.config, "quantization_config")
+    with AdditiveNoise(strength=0.1).apply(model):  # it has weights to work on
+        noisy = hardy.load(hardy.save(model, tmp_path / "noisy"))
+        assert torch.equal(noisy(ids).logits, model(ids).logits)
+    hardy.save(model, tmp_path / "dense")
+    assert torch.equal(
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense")(ids).logits, model(ids).logits
+    )
+    assert history(hardy.load(tmp_path / "dense")) == (TritPlanes(group_size=16), Pack(), Unpack())
+    hardy.core.changes(model)[-1].undo()
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert describe(model) == described
+    assert describe(hardy.load(hardy.save(model, tmp_path / "again"))) == described
+    if not loaded:
+        packing.undo()
+        quantized.undo()
+        assert_same(first, model)
+
+
+def test_unpacked_in_the_dtype_of_the_rest_or_another(llama: nn.Module) -> None:
     change = TritPlanes(group_size=16).apply(llama)
     Pack().apply(llama)
-    unpack(llama)
-    for name, stored in change.stored.items():
-        assert torch.equal(llama.get_submodule(name).weight, stored.dequantize())
-    assert not hasattr(llama.config, "quantization_config")
+    llama.to(torch.bfloat16)
+    name = next(iter(change.stored))
+    for dtype, expected in ((None, torch.bfloat16), ("float32", torch.float32)):
+        with Unpack(dtype=dtype).apply(llama):
+            assert torch.equal(llama.get_submodule(name).weight, change.stored[name].dequantize().to(expected))
+            assert llama.get_submodule(name).weight.dtype == expected
+    assert llama.dequantize() is llama
+    assert describe(llama) == {}
+    with pytest.raises(InputError, match="nothing to unpack"):
+        Unpack().apply(llama)
+    assert unpack(llama) is llama
+
+
+def test_a_plain_module_comes_back_packed(tmp_path: Path) -> None:
+    net = ConvNet()
+    RoundToNearest(bits=4, group_size=16, select="classifier").apply(net)
+    Pack().apply(net)
+    x = torch.randn(2, 3, 8, 8)
+    again = hardy.load(hardy.save(net, tmp_path / "net"), into=ConvNet())
+    assert (
+        describe(again) == describe(net) == {"classifier": {"layer": "quant.grid_linear", **net.classifier.describe()}}
+    )
+    assert torch.equal(again(x), net(x))
+    with pytest.raises(InputError, match="classifier is packed here, but Linear has no such layer"):
+        hardy.load(tmp_path / "net", into=nn.Linear(2, 2))
+
+
+FRESH = """
+import sys, transformers
+transformers.utils.logging.disable_progress_bar()
+if sys.argv[1] == "hardy":
+    import hardy.quant
+for folder in sys.argv[2:]:
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    except Exception as error:
+        print("refused")
+    else:
+        print("loaded")
+"""
+
+
+def test_without_hardy_transformers_refuses_a_packed_folder(llama: nn.Module, tmp_path: Path) -> None:
+    """It would else put random weights where it knows no layers, and generate nonsense."""
+    levels = TritPlanes(group_size=16, select="mlp"), RoundToNearest(bits=4, group_size=16, select="attention")
+    chain(*levels, Pack()).apply(llama)
+    hardy.save(llama, tmp_path / "packed")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "packed")
+    again.save_pretrained(tmp_path / "theirs")  # what transformers writes is guarded too
+    folders = [str(tmp_path / "packed"), str(tmp_path / "theirs")]
+    said = {
+        room: subprocess.run([sys.executable, "-c", FRESH, room, *folders], capture_output=True, text=True, check=True)
+        for room in ("nothing", "hardy")
+    }
+    assert said["hardy"].stdout == "loaded\nloaded\n"
+    assert said["nothing"].stdout == "refused\nrefused\n"
+    assert "Unknown quantization type, got hardy" in said["nothing"].stderr
+    assert "MISMATCH" in said["nothing"].stderr
+
+
+class Bytes(PackedLayer):
+    """What the kinds of layers below share: grids of 8 bits as they are, a parameter at a time."""
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], groups: Mapping[str, int], device: torch.device) -> None:
+        super().__init__()
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        for name, (*rows, width) in self.shapes.items():
+            size = (*rows, groups[name])
+            self.register_buffer(
+                f"{name}_codes", torch.zeros(*size, width // size[-1], dtype=torch.uint8, device=device)
+            )
+            for part in ("scale", "zero_point"):
+                self.register_buffer(f"{name}_{part}", torch.zeros(*size, 1, device=device))
+
+    @classmethod
+    def pack(cls, module: nn.Module, stored: Sequence[tuple[Site, StoredWeight]]) -> "Bytes | None":
+        fits = all(isinstance(form, GridWeight) and site.rows is None for site, form in stored)
+        if not (cls.stands_for(module) and fits):
+            return None
+        forms = {site.parameter: form for site, form in stored}
+        shapes = {name: getattr(module, name).shape for name in forms}
+        layer = cls(shapes, {name: form.codes.shape[-2] for name, form in forms.items()}, torch.device("cpu"))
+        layer.take_over(module)
+        for name, form in forms.items():
+            for part in ("codes", "scale", "zero_point"):
+                getattr(layer, f"{name}_{part}").copy_(getattr(form, part))
+        return layer
+
+    def describe(self) -> dict[str, Any]:
+        groups = {name: getattr(self, f"{name}_codes").shape[-2] for name in self.shapes}
+        return {"shapes": {name: list(shape) for name, shape in self.shapes.items()}, "groups": groups}
+
+    @classmethod
+    def from_description(cls, module: nn.Module, description: Mapping[str, Any]) -> "Bytes":
+        layer = cls(**description, device=next(module.parameters()).device)
+        layer.take_over(module)
+        return layer
+
+    def weight_of(self, name: str) -> torch.Tensor:
+        codes, scale, zero = (getattr(self, f"{name}_{part}") for part in ("codes", "scale", "zero_point"))
+        return ((codes - zero) * scale).reshape(self.shapes[name])
+
+    @property
+    def weights(self) -> int:
+        return sum(torch.Size(shape).numel() for shape in self.shapes.values())
+
+    @property
+    def bits(self) -> int:
+        return 8 * sum(buffer.nbytes for buffer in self.buffers(recurse=False))
+
+
+def kinds_of_other_layers() -> list[type[PackedLayer]]:
+    """An embedding and a stack of experts: a class each, and nothing else is told of them."""
+
+    class PackedEmbedding(Bytes):
+        stands_for = staticmethod(lambda module: isinstance(module, nn.Embedding))
+
+        def take_over(self, module: nn.Module) -> None:
+            pass
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.weight_of("weight")[ids]
+
+        def dense(self, dtype: torch.dtype) -> nn.Module:
+            return nn.Embedding.from_pretrained(self.weight_of("weight").to(dtype))
+
+    class PackedExperts(Bytes):
+        stands_for = staticmethod(lambda module: type(module).__name__ == "MixtralExperts")
+
+        def take_over(self, module: nn.Module) -> None:
+            self.kind, self.config = type(module), module.config
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return self.dense(torch.float32)(*inputs)
+
+        def dense(self, dtype: torch.dtype) -> nn.Module:
+            module = self.kind(self.config)
+            for name in self.shapes:
+                setattr(module, name, nn.Parameter(self.weight_of(name).to(dtype)))
+            return module
+
+    return [register(PackedEmbedding), register(PackedExperts)]
+
+
+def test_another_kind_of_layer_is_one_class(tmp_path: Path, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = PackedLayer.registry
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    kinds = kinds_of_other_layers()
+    model = build("mixtral", tied=False)
+    quantized = RoundToNearest(bits=8, group_size=16, select=("linear", "experts", "embedding")).apply(model)
+    dense = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected = model(ids).logits
+    report = Pack().apply(model).report
+    assert report.select("bits_per_weight", "all packed layers")[0].details["weights left dense"] == 0
+    assert {kind for kind in kinds if any(isinstance(layer, kind) for layer in model.modules())} == set(kinds)
+    assert len([name for name in quantized.stored if "experts" in name]) == 4, "two weights in each of two stacks"
+    loaded = hardy.load(hardy.save(model, tmp_path / "packed"))
+    assert describe(loaded) == describe(model)
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    torch.testing.assert_close(loaded(ids).logits, expected)
+    unpack(loaded)
+    assert {name for name, tensor in loaded.state_dict().items() if not torch.equal(tensor, dense[name])} == set()
 
 
 def test_levels_of_layer_bits_are_packed_as_they_are(llama: nn.Module) -> None:
@@ -128,14 +336,14 @@ def test_levels_of_layer_bits_are_packed_as_they_are(llama: nn.Module) -> None:
     one, three = TritPlanes(planes=1, group_size=16), TritPlanes(planes=3, group_size=16)
     LayerBits(budget=6, low=one, high=three, ranking=ranking).apply(llama)
     Pack().apply(llama)
-    planes = {name: entry["planes"] for name, entry in described(llama).items()}
+    planes = {name: entry["planes"] for name, entry in describe(llama).items()}
     assert {name.split(".")[2]: count for name, count in planes.items()} == {"0": 1, "1": 3}
 
 
 def test_in_a_chain_too(llama: nn.Module) -> None:
     before = snapshot(llama)
     with Chain(methods=(TritPlanes(group_size=16), Pack())).apply(llama):
-        assert len(described(llama)) == 14
+        assert len(describe(llama)) == 14
     assert_same(before, llama)
 
 

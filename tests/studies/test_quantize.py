@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import SIZES
+from safetensors.torch import load_file
+from transformers import MixtralConfig, MixtralForCausalLM
 
 import hardy
 from hardy.errors import InputError
 from hardy.quant import GridLinear, TritLinear
 from hardy.report import Report
-from hardy.studies.measure import dense, perplexity_of
+from hardy.studies.measure import dense, loss_on, perplexity_of
 from hardy.studies.quantize import levels, quantize
 from hardy.zoo import Subject
 
@@ -44,9 +47,8 @@ def test_a_study_works_on_the_result(micro_llama: Path, tmp_path: Path) -> None:
     assert not any(isinstance(layer, GridLinear) for layer in plain.model.modules())
     assert plain.model.get_input_embeddings().weight is subject.model.get_input_embeddings().weight
     assert torch.allclose(plain.model(ids).logits, subject.model(ids).logits, atol=1e-5)
-    assert plain.notes == (
-        f"14 packed layers of {tmp_path / 'out'} were unpacked: dense weights of the same values were measured.",
-    )
+    (note,) = plain.notes
+    assert note.startswith(f"14 packed layers of {tmp_path / 'out'} were unpacked: dense weights")
     ranking = hardy.locate(subject, by="weight-error", bits=2, group_size=16)
     assert len(ranking) == 14
 
@@ -62,6 +64,65 @@ def test_calibrated_within_a_budget(micro_llama: Path, tmp_path: Path) -> None:
         layer.planes for layer in hardy.zoo.load(str(tmp_path / "out"))[0].modules() if isinstance(layer, TritLinear)
     }
     assert planes == {1, 2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_not_quantized_keeps_its_dtype_and_its_bytes(
+    dtype: torch.dtype, micro_llama: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = hardy.zoo.load(str(micro_llama), dtype=dtype)
+    model.model.norm.float()  # one that is kept in float32, as some models keep theirs
+    model.save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), select="mlp", **TEXT)
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    compared = [name for name in load_file(tmp_path / "source" / "model.safetensors") if ".mlp." not in name]
+    assert len(compared) > 10
+    for name, tensor in hardy.zoo.load(str(tmp_path / "source"), dtype="auto")[0].state_dict().items():
+        assert name not in compared or (stored[name].dtype == tensor.dtype and torch.equal(stored[name], tensor)), name
+    loaded, _ = hardy.zoo.load(str(tmp_path / "out"))  # in float32, as it was measured
+    windows = [
+        ids[0]
+        for ids in hardy.evaluate.batches(tokenizer, hardy.zoo.held_out_text(), window=64, tokens=128, batch_size=1)
+    ]
+    assert perplexity_of(loss_on(loaded, windows)) == report.value("perplexity", "packed")
+
+
+def test_what_stays_dense_is_measured_as_it_is_stored(tmp_path: Path, micro_llama: Path) -> None:
+    """Experts have no packed layer; their quantized weights are rounded to the source's dtype."""
+    tokenizer = hardy.zoo.load(str(micro_llama))[1]
+    config = MixtralConfig(**{**SIZES, "vocab_size": 270}, num_local_experts=4, num_experts_per_tok=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        MixtralForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    select = "linear,experts,!head,!router"
+    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), **TEXT | {"select": select})
+    loaded, _ = hardy.zoo.load(str(tmp_path / "out"))
+    windows = [
+        ids[0]
+        for ids in hardy.evaluate.batches(tokenizer, hardy.zoo.held_out_text(), window=64, tokens=128, batch_size=1)
+    ]
+    assert perplexity_of(loss_on(loaded, windows)) == report.value("perplexity", "packed")
+
+
+def test_a_folder_without_its_report_never_appears(
+    micro_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Report, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(str(micro_llama), tmp_path / "out", planes=(2,), **TEXT)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    report = quantize(str(micro_llama), tmp_path / "out", planes=(2,), **TEXT)
+    (tmp_path / "out" / "my notes").write_text("mine")
+    assert hardy.load(tmp_path / "out")  # the report is no part of what is checked
+    quantize(str(micro_llama), tmp_path / "out", planes=(1,), **TEXT)
+    assert Report.load(tmp_path / "out").rows != report.rows
+    assert (tmp_path / "out" / "my notes").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ an argument rather than a history.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,9 +15,12 @@ from torch import nn
 
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear, Array, OnChip
+from hardy.core.hooks import watch
+from hardy.core.layers import Layers
 from hardy.core.method import Chain, Method, changes
-from hardy.core.observe import AbsMax, observe
+from hardy.core.roles import is_linear
 from hardy.core.selection import LINEAR, Selector, Site, select
+from hardy.core.statistics import AbsMax, observe
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
@@ -53,7 +57,7 @@ class Deploy(Method):
     seed: int = 0
     seconds: float = 0.0
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     def __post_init__(self) -> None:
         chip: object = self.chip
@@ -198,7 +202,7 @@ def on_chip(module: nn.Module, name: str, arrays: list[Array]) -> OnChip:
         return AnalogLinear(module, arrays)
     if isinstance(module, nn.Conv2d):
         return AnalogConv2d(module, arrays)
-    if type(module).__name__ == "Conv1D" and not isinstance(module, nn.Conv1d):
+    if is_linear(module):
         return AnalogConv1D(module, arrays)
     raise InputError(
         f"{name} is a {type(module).__name__}; a chip takes nn.Linear, nn.Conv2d, GPT-2's Conv1D and stacks of experts"
@@ -211,23 +215,17 @@ _SAMPLE = 1024  # input vectors of each layer that its ADC range is found on
 def calibrate(model: nn.Module, layers: dict[str, OnChip], data: Iterable[Any]) -> None:
     """Set the calibrated ranges of `layers`, which are about to take their places in the still digital `model`."""
     samples: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
-    handles = []
 
-    def keep(name: str, layer: OnChip, inputs: tuple[Any, ...]) -> None:
-        missing = _SAMPLE - sum(map(len, samples[name]))
+    def keep(name: str, x: torch.Tensor) -> None:
+        layer, missing = layers[name], _SAMPLE - sum(map(len, samples[name]))
         if missing > 0:
-            x = layer.patches(inputs[0]) if isinstance(layer, AnalogConv2d) else inputs[0]
+            x = layer.patches(x) if isinstance(layer, AnalogConv2d) else x
             vectors = x.detach().reshape(-1, x.shape[-1])
             samples[name].append(vectors[:: max(1, len(vectors) // missing)][:missing].clone())
 
-    try:
-        for name, layer in layers.items():
-            hook = lambda _, inputs, name=name, layer=layer: keep(name, layer, inputs)  # noqa: E731
-            handles.append(model.get_submodule(name).register_forward_pre_hook(hook))
+    points = {(name, "input"): functools.partial(keep, name) for name in layers}
+    with watch(model, points, strict=False):
         seen = observe(model, data, tuple(layers), [AbsMax])
-    finally:
-        for handle in handles:
-            handle.remove()
     for name, layer in layers.items():
         largest = seen[name][0].value.max().item() if samples[name] else 0.0
         if largest == 0:

@@ -16,9 +16,10 @@ from torch import nn
 
 from hardy.analog.modules import OnChip
 from hardy.core import selection
+from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
-from hardy.core.observe import SecondMoment, observe
 from hardy.core.selection import Selector, Site
+from hardy.core.statistics import SecondMoment, observe
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.report import Row
@@ -144,7 +145,7 @@ class HybridProjection(Method):
     columns: Columns = "scaled"
     noise: Method | None = None
     select: Selector = "ssm.out"
-    layers: str | int | None = "last"
+    layers: Layers | None = "last"
 
     def check(self) -> None:
         if self.rank is not None and (type(self.rank) is not int or self.rank < 1):

@@ -15,6 +15,7 @@ from torch import nn
 
 from hardy.analog.deploy import Deploy
 from hardy.analog.modules import OnChip
+from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.selection import LINEAR, Selector, select
 from hardy.core.surgery import Edits
@@ -83,7 +84,7 @@ class Redundancy(Method):
 
     copies: int = 2
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     def check(self) -> None:
         if type(self.copies) is not int or not 1 <= self.copies <= 64:

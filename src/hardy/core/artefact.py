@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,46 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from hardy import __version__
-from hardy.core.method import Chain, changes, from_dict
+from hardy.core.method import Method, changes, from_dict
+from hardy.core.packing import describe, install
 from hardy.errors import InputError
-from hardy.files import read_json, write_json
+from hardy.files import follow_umask, read_json, sweep, temporary_beside, write_json
+from hardy.report.report import FILES as REPORT_FILES
+from hardy.report.report import Report
 
 FORMAT, VERSION = "hardy-artefact", 1
 RECORD = "hardy.json"
 
+# What was done to a model before it was saved and loaded; kept on the model, as its changes are.
+_HISTORY = "_hardy_history"
 
-def state_hash(model: nn.Module) -> str:
-    """sha256 of names, shapes, types and bytes of all parameters and buffers."""
+
+def state_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """sha256 of names, shapes, types and bytes of all parameters and buffers; parameters as if cast to `dtype`."""
     digest = hashlib.sha256()
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in sorted(model.state_dict().items()):
+        if dtype is not None and name in parameters and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path:
+def history(model: nn.Module) -> tuple[Method, ...]:
+    """All methods that made `model`, oldest first: those applied before it was saved and loaded, and since."""
+    earlier = (from_dict(record) for record in vars(model).get(_HISTORY, {}).get("methods", ()))
+    return (*earlier, *(change.method for change in changes(model)))
+
+
+def remember(model: nn.Module, record: Mapping[str, Any]) -> None:
+    """Give `model` the history in `record`, the `hardy.json` of the folder that it was loaded from."""
+    vars(model)[_HISTORY] = {"methods": record["methods"], "base_sha256": record.get("base_sha256")}
+
+
+def save(
+    model: nn.Module, folder: str | Path, *, tokenizer: Any = None, extra: Callable[[Path], object] | None = None
+) -> Path:
     """Store `model` with the record of the methods applied to it.
 
     A Hugging Face model stays loadable by `from_pretrained`. The folder appears in one step: an interrupted save
@@ -43,49 +65,54 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
 
     Args:
         model: any module; the weights go to safetensors.
-        folder: a new folder, or an artefact of hardy, which is replaced.
+        folder: a new folder, or an artefact of hardy, which is replaced; other files in it stay.
         tokenizer: stored along, for language models.
+        extra: called with the folder before it appears, to write further files into it, such as a report.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: the folder exists and is not an artefact of hardy, or a method cannot be recorded.
+        InputError: the folder exists and is not an artefact of hardy, a file in it that is not the artefact's would
+            be overwritten, or a method cannot be recorded.
     """
     folder = Path(folder)
     check_destination(folder)
-    applied = [change.method for change in changes(model)]
-    for method in (member for item in applied for member in (item.methods if isinstance(item, Chain) else (item,))):
+    for method in (part for change in changes(model) for part in change.method.parts()):
         if method.unsaved:
             raise InputError(f"a model with {type(method).__name__} cannot be stored: {method.unsaved}; undo it first")
-    methods = [method.to_dict() for method in applied]
-    with contextlib.ExitStack() as suspended:
-        for change in reversed(changes(model)):
-            change.suspend()
-            suspended.callback(change.resume)
-        base = state_hash(model)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    methods = [method.to_dict() for method in history(model)]
+    base = vars(model).get(_HISTORY, {}).get("base_sha256") or _base_hash(model)
+    sweep(folder)
+    temporary = temporary_beside(folder)
+    temporary.mkdir(parents=True)
     try:
-        if hasattr(model, "save_pretrained"):
+        packed = {}
+        if hasattr(model, "save_pretrained"):  # whose configuration says what is packed
             with no_progress_bars():
                 pretrained: Any = model
                 pretrained.save_pretrained(temporary)
         else:
+            packed = {"packed": describe(model)}
             save_model(model, str(temporary / "model.safetensors"))
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
+        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir()) if path.is_file()}
+        if extra is not None:
+            extra(temporary)
         record = {
             "format": FORMAT,
             "version": VERSION,
             "class": type(model).__name__,
             "methods": methods,
             "base_sha256": base,
-            "files": {path.name: _fingerprint(path) for path in sorted(temporary.iterdir()) if path.is_file()},
+            **packed,
+            "files": files,
+            "extra": sorted({path.name for path in temporary.iterdir()} - files.keys()),
             "versions": {"hardy": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
         write_json(temporary / RECORD, record)
-        temporary.chmod(0o755)
+        follow_umask(temporary)
         _replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -95,7 +122,9 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
 def check_destination(folder: str | Path) -> None:
     """Raise `InputError` unless `save` may write there: a new or empty folder, or an artefact of hardy."""
     folder = Path(folder)
-    if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_dir() and (folder / RECORD).is_file():
+        _own_files(folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an artefact of hardy; choose another folder")
 
 
@@ -103,27 +132,17 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """The checked `hardy.json` of `folder`: every file it names is there, whole and unchanged.
 
     Raises:
-        InputError: the folder is missing, foreign, damaged, or of a newer format.
+        InputError: the folder is missing, foreign, damaged, of a newer format, or names a method not known here.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
     if not (folder / RECORD).is_file():
         raise InputError(f"{folder} is not an artefact of hardy: it has no {RECORD}")
-    record = read_json(folder / RECORD)
-    try:
-        kind, number, files = record["format"], record["version"], dict(record["files"])
-        methods = [dict(method) for method in record["methods"]]
-        expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise InputError(f"{folder / RECORD} is damaged: {error!r}") from None
-    if kind != FORMAT:
-        raise InputError(f"{folder / RECORD} is of format {kind!r}, not {FORMAT!r}")
-    if number != VERSION:
-        raise InputError(f"{folder / RECORD} is of version {number}; this hardy reads version {VERSION}")
-    for method in methods:
+    record, expected = _parsed(folder)
+    for method in record["methods"]:
         try:
-            from_dict(method)  # whoever wrote layers of its own reads them too, once its module is imported
+            from_dict(method)
         except InputError as error:
             raise InputError(f"{folder / RECORD}: {error}") from None
     if not any(name.endswith(".safetensors") for name in expected):
@@ -138,7 +157,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 
 def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
-    """The model that `save` stored, in evaluation mode, in the dtype it was stored in.
+    """The model that `save` stored, in evaluation mode, in the dtype it was stored in, with its `history`.
 
     Args:
         folder: the artefact.
@@ -154,13 +173,16 @@ def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
             if (folder / "config.json").is_file():
                 into.load_state_dict(_pretrained(folder, record).state_dict())
             else:
+                install(into, record.get("packed", {}))
                 load_model(into, str(folder / "model.safetensors"))
         except (RuntimeError, SafetensorError, OSError) as error:
             raise InputError(f"{folder} does not fit {type(into).__name__}: {str(error).splitlines()[0]}") from None
-        return into.eval()
-    if not (folder / "config.json").is_file():
+    elif (folder / "config.json").is_file():
+        into = _pretrained(folder, record)
+    else:
         raise InputError(f"{folder} holds a {record.get('class')}; give a module of that class with into=")
-    return _pretrained(folder, record)
+    remember(into, record)
+    return into.eval()
 
 
 def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
@@ -180,7 +202,7 @@ def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
     wrong = [*info["missing_keys"], *info["mismatched_keys"], *info["unexpected_keys"]]
     if wrong:
         raise InputError(f"the weights in {folder} are not those of a {record.get('class')}: {wrong[0]}")
-    return model.eval()
+    return model
 
 
 @contextlib.contextmanager
@@ -197,6 +219,44 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _base_hash(model: nn.Module) -> str:
+    """`state_hash` of the model without its changes; of one cast since, as if it had been cast without them."""
+    with contextlib.ExitStack() as suspended:
+        dtype = next((cast for change in changes(model) if (cast := change.cast_to())), None)
+        for change in reversed(changes(model)):
+            change.suspend()
+            suspended.callback(change.resume)
+        return state_hash(model, dtype)
+
+
+def _parsed(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
+    """The record of `folder`, of the right shape, and size and digest of each file it names."""
+    record = read_json(folder / RECORD)
+    try:
+        kind, number, files = record["format"], record["version"], dict(record["files"])
+        record = {**record, "methods": [dict(method) for method in record["methods"]]}
+        expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+        record["extra"] = [str(name) for name in record.get("extra", ())]
+        record["packed"] = {str(name): dict(entry) for name, entry in record.get("packed", {}).items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{folder / RECORD} is damaged: {error!r}") from None
+    if kind != FORMAT:
+        raise InputError(f"{folder / RECORD} is of format {kind!r}, not {FORMAT!r}")
+    if number != VERSION:
+        raise InputError(f"{folder / RECORD} is of version {number}; this hardy reads version {VERSION}")
+    return record, expected
+
+
+def _own_files(folder: Path) -> set[str]:
+    """What of the contents of `folder` a newer artefact may replace: all that its record names, and a hardy report."""
+    record, expected = _parsed(folder)
+    names = {RECORD, *expected, *record["extra"]}
+    with contextlib.suppress(InputError):
+        Report.load(folder)
+        names |= {*REPORT_FILES}
+    return names
+
+
 def _fingerprint(path: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -206,16 +266,22 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Move `new` to `folder`; an artefact that is there steps aside first and is removed last."""
-    if not folder.exists():
+    """Move `new` to `folder`; an artefact that is there steps aside first, gives back what is not its own, and goes."""
+    if not (folder / RECORD).is_file():
         os.replace(new, folder)
         return
+    own = _own_files(folder)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    if taken := [name for name in others if (new / name).exists()]:
+        raise InputError(f"{folder} holds files that are not the artefact's and would be overwritten: {taken}")
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
     os.replace(folder, aside / "old")
     try:
         os.replace(new, folder)
     except BaseException:
         os.replace(aside / "old", folder)
+        aside.rmdir()
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    for name in others:
+        os.replace(aside / "old" / name, folder / name)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -68,9 +68,11 @@ class Locator:
         unit = self.checked(unit, options)
         if "unit" in inspect.signature(self.run).parameters:
             options["unit"] = unit
+        if "select" in inspect.signature(self.run).parameters:
+            options["select"] = select
         if self.reads_text:
-            return self.run(subject.model, subject.batches("calibration"), select=select, **options)
-        return self.run(subject, select=select, **options, **(run if self.runs_cells else {}))
+            return self.run(subject.model, subject.batches("calibration"), **options)
+        return self.run(subject, **options, **(run if self.runs_cells else {}))
 
 
 _REGISTERED: dict[str, Locator] = {}

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import dataclasses
-import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from hardy.core.layers import Layers
+from hardy.core.progress import track
 from hardy.core.ranking import Ranking
+from hardy.core.registry import Registered
 from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
-from hardy.errors import InputError, near_misses
+from hardy.errors import InputError
 from hardy.report import Report, Row
 
-# The history of a model is kept on the model, so that it lives as long, and is copied and sent along with it.
-_HISTORY = "_hardy_changes"
+# Kept on the model, so that they live as long, and are copied and sent along with it.
+_CHANGES = "_hardy_changes"
 
 
 def changes(model: nn.Module) -> tuple[Change, ...]:
     """The changes applied to `model` and not undone, oldest first. A deep copy has its own copies of them."""
-    return tuple(vars(model).get(_HISTORY, ()))
+    return tuple(vars(model).get(_CHANGES, ()))
 
 
 class Change:
@@ -42,7 +43,7 @@ class Change:
         self.report = report
         self.stored = dict(edits.stored)
         self._edits = edits
-        vars(model).setdefault(_HISTORY, []).append(self)
+        vars(model).setdefault(_CHANGES, []).append(self)
 
     def undo(self) -> None:
         """Put the model back as it was before.
@@ -53,11 +54,15 @@ class Change:
         if self not in changes(self.model):
             raise InputError(f"this change by {self.method} is undone already")
         self._edits.undo()
-        vars(self.model)[_HISTORY].remove(self)
+        vars(self.model)[_CHANGES].remove(self)
+
+    def cast_to(self) -> torch.dtype | None:
+        """The dtype that the model was cast to since, or None."""
+        return self._edits.cast_to()
 
     def suspend(self) -> None:
         """Put the old weights back for a moment; `resume` must follow. For whoever needs the unchanged model."""
-        self._edits.undo()
+        self._edits.suspend()
 
     def resume(self) -> None:
         """Make the change again after `suspend`, the same bytes."""
@@ -74,10 +79,11 @@ class Change:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method(abc.ABC):
+class Method(Registered, abc.ABC, group="hardy.methods"):
     """A frozen, keyword-only dataclass: its fields are its only configuration, checked on construction.
 
-    A subclass declares its fields, checks them in `check`, and does its work in `edit`.
+    A subclass declares its fields, checks them in `check`, and does its work in `edit`. Outside of hardy it is
+    decorated with `hardy.core.register`, or named by an entry point, to be stored and found again.
     """
 
     unsaved: ClassVar[str] = ""
@@ -85,11 +91,11 @@ class Method(abc.ABC):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), list):
+            if isinstance(value := getattr(self, field.name), list | range):
                 object.__setattr__(self, field.name, tuple(value))  # a frozen method is hashable
         self.check()
 
-    def check(self) -> None:  # noqa: B027 - most methods have something to check, none must
+    def check(self) -> None:
         """Raise `InputError` for a field out of range."""
 
     @abc.abstractmethod
@@ -120,14 +126,24 @@ class Method(abc.ABC):
             raise
         return Change(self, model, edits, report)
 
+    def parts(self) -> Iterator[Method]:
+        """This method, and those in its fields, theirs included."""
+        yield self
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, Method):
+                    yield from item.parts()
+
     def to_dict(self) -> dict[str, Any]:
-        """The method's name and its fields, as plain data for JSON.
+        """The method's id and its fields, as plain data for JSON.
 
         Raises:
-            InputError: a field cannot be stored (a class or predicate as selector).
+            InputError: a field cannot be stored (a class or predicate as selector), or the method is not registered.
         """
+        self.registry.require(type(self))
         values = {field.name: _plain(self, field.name) for field in dataclasses.fields(self)}
-        return {"method": f"{type(self).__module__}.{type(self).__qualname__}", "fields": values}
+        return {"method": self.id, "fields": values}
 
     def __str__(self) -> str:
         shown = [
@@ -142,29 +158,9 @@ def from_dict(record: Mapping[str, Any]) -> Method:
     """The method that `to_dict` described.
 
     Raises:
-        InputError: it is not a method of hardy, or a field is unknown or out of range.
+        InputError: there is no such method here, or a field is unknown or out of range.
     """
-    module_name, _, class_name = str(record.get("method")).rpartition(".")
-    kind = None
-    if module_name.split(".")[0] == "hardy":
-        with contextlib.suppress(ImportError):
-            kind = getattr(importlib.import_module(module_name), class_name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise InputError(f"{record.get('method')!r} is not a method of hardy")
-    stored = record.get("fields", {})
-    if not isinstance(stored, Mapping):
-        raise InputError(f"the fields of {class_name} must be a mapping, got {stored!r}")
-    known = [field.name for field in dataclasses.fields(kind)]
-    for name in stored:
-        if name not in known:
-            raise InputError(
-                f"{class_name} has no field {name!r}{near_misses(str(name), known)}; its fields are {', '.join(known)}"
-            )
-    fields = {name: _restored(value) for name, value in stored.items()}
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise InputError(f"{class_name}: {error}") from None
+    return Method.registry.restore(record.get("method"), record.get("fields", {}), _restored)
 
 
 def _restored(value: Any) -> Any:
@@ -185,7 +181,7 @@ def _plain(method: Method, name: str) -> Any:
             raise InputError(
                 f"{type(method).__name__}.{name}={item!r} cannot be stored; use a role, glob or re: pattern"
             )
-    plain = [item.to_dict() if isinstance(item, Method | Ranking) else item for item in items]
+    plain = [item.to_dict() if hasattr(item, "to_dict") else item for item in items]
     return plain if isinstance(value, tuple | list) else plain[0]
 
 
@@ -208,7 +204,7 @@ class WeightMethod(Method):
     """
 
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     @abc.abstractmethod
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
@@ -224,7 +220,7 @@ class WeightMethod(Method):
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         ledger = WeightLedger(model, edits)
-        for site in select(model, self.select, layers=self.layers):
+        for site in track(select(model, self.select, layers=self.layers), type(self).__name__):
             weight = ledger.read(site)
             ledger.write(site, weight, *self.edit_weight(weight, site))
         return ledger.rows()
@@ -292,6 +288,8 @@ class Chain(Method):
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         rows = []
+        if isinstance(data, Iterator):
+            data = list(data)  # each method goes through it
         for method in self.methods:
             rows += [
                 dataclasses.replace(row, details={**row.details, "method": type(method).__name__})

@@ -10,13 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardy.core.roles import as_matrix, is_transposed
 from hardy.core.selection import Site
 from hardy.errors import InputError
-
-
-def _is_transposed(module: nn.Module) -> bool:
-    """Whether it stores (..., in, out): GPT-2's Conv1D, and the expert stacks of some mixtures (GPT-OSS)."""
-    return type(module).__name__ == "Conv1D" or getattr(module, "is_transposed", False) is True
 
 
 def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
@@ -31,10 +27,7 @@ def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
     if site.parameter is None:
         raise InputError(f"{site.name} ({type(module).__name__}) has no weight matrix to edit")
     weight = getattr(module, site.parameter).detach()
-    if _is_transposed(module):
-        weight = weight.mT
-    if isinstance(module, nn.modules.conv._ConvNd):
-        weight = weight.flatten(1)
+    weight = as_matrix(module, weight)
     if site.rows is not None:
         weight = weight[site.rows[0] : site.rows[1]]
     if not torch.isfinite(weight).all():
@@ -45,7 +38,7 @@ def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
 
 def _written(values: torch.Tensor, module: nn.Module, site: Site, weight: torch.Tensor) -> torch.Tensor:
     """`values`, a parameter's storage, with `weight` written to the rows of `site`."""
-    view = values.mT if _is_transposed(module) else values
+    view = values.mT if is_transposed(module) else values
     if site.rows is not None:
         view = view[site.rows[0] : site.rows[1]]
     view.copy_(weight.reshape(view.shape))
@@ -63,11 +56,19 @@ def _own(owner: Any, attribute: str) -> Any:
     return getattr(owner, attribute, Absent)
 
 
+def _put(owner: Any, attribute: str, value: Any) -> None:
+    if value is Absent:
+        delattr(owner, attribute)
+    else:
+        setattr(owner, attribute, value)
+
+
 class Edits:
     """The replacements made in one model, in order; `undo` and `redo` swap all of them back and forth."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._dtypes = [(parameter, parameter.dtype) for parameter in model.parameters()]
         self._swaps: list[tuple[Any, str, Any, Any]] = []
         # Parameters replaced since `settle`, by the identity of the old one, which is kept so that it stays unique.
         self._successors: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
@@ -105,9 +106,9 @@ class Edits:
         self.swap(self.model.get_submodule(parent), leaf, module)
 
     def swap(self, owner: Any, attribute: str, new: Any) -> None:
-        """Set `owner.attribute`, remembering what was there, if anything."""
+        """Set `owner.attribute`, or delete it if `new` is `Absent`, remembering what was there, if anything."""
         self._swaps.append((owner, attribute, _own(owner, attribute), new))
-        setattr(owner, attribute, new)
+        _put(owner, attribute, new)
 
     def settle(self) -> None:
         """End a method's edits: what it untied stays untied, whatever is edited next."""
@@ -123,17 +124,33 @@ class Edits:
                 moved to another device or cast to another dtype since.
         """
         self._check(expected=3)
-        for owner, attribute, old, _ in reversed(self._swaps):
-            if old is Absent:
-                delattr(owner, attribute)
-            else:
-                setattr(owner, attribute, old)
+        for owner, attribute, old, new in self._swaps:
+            if isinstance(old, torch.Tensor) and (old.dtype, old.device) != (new.dtype, new.device):
+                raise InputError(
+                    f"{type(owner).__name__}.{attribute} was {old.dtype} on {old.device} before the change and is "
+                    f"{new.dtype} on {new.device} now; move the model back first"
+                )
+        self._put_back()
+
+    def suspend(self) -> None:
+        """Put everything back for a moment, whatever the model was cast or moved to since; `redo` must follow."""
+        self._check(expected=3)
+        self._put_back()
 
     def redo(self) -> None:
-        """Make the same replacements again, after `undo`."""
+        """Make the same replacements again, after `undo` or `suspend`."""
         self._check(expected=2)
         for owner, attribute, _, new in self._swaps:
-            setattr(owner, attribute, new)
+            _put(owner, attribute, new)
+
+    def cast_to(self) -> torch.dtype | None:
+        """The dtype that the model was cast to since these edits, or None."""
+        replaced = [(new, old.dtype) for _, _, old, new in self._swaps if isinstance(old, torch.Tensor)]
+        return next((tensor.dtype for tensor, dtype in (*self._dtypes, *replaced) if tensor.dtype != dtype), None)
+
+    def _put_back(self) -> None:
+        for owner, attribute, old, _ in reversed(self._swaps):
+            _put(owner, attribute, old)
 
     def _check(self, expected: int) -> None:
         """Refuse if a place does not hold what the last (undo) or first (redo) swap of it says."""
@@ -150,12 +167,6 @@ class Edits:
             if replaced or _own(owner, attribute) is not swap[expected]:
                 raise InputError(
                     f"{type(owner).__name__}.{attribute} was changed again since; undo the later change first"
-                )
-            old, new = swap[2], swap[3]
-            if isinstance(old, torch.Tensor) and (old.dtype, old.device) != (new.dtype, new.device):
-                raise InputError(
-                    f"{type(owner).__name__}.{attribute} was {old.dtype} on {old.device} before the change and is "
-                    f"{new.dtype} on {new.device} now; move the model back first"
                 )
 
     def _note_untied_head(self) -> None:

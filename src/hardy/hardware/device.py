@@ -9,13 +9,13 @@ whole column exactly Gaussian too.
 
 import abc
 import dataclasses
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 
+from hardy.core.registry import Registered
 from hardy.errors import InputError
 
 
@@ -28,8 +28,8 @@ def polynomial(coefficients: Sequence[float], x: torch.Tensor) -> torch.Tensor:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Device(abc.ABC):
-    """A kind of memory cell.
+class Device(Registered, abc.ABC, group="hardy.devices"):
+    """A kind of memory cell. One of another package is registered as its methods are (`hardy.core.register`).
 
     A chip instance is a set of standard normal numbers, `normals` for each cell, drawn once. Given those, the
     conductance is a function of time alone, so that a chip ages the same way however often it is looked at.
@@ -83,8 +83,13 @@ class Device(abc.ABC):
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Its kind and fields, as plain data for JSON."""
-        return {"device": f"{type(self).__module__}.{type(self).__qualname__}", "fields": dataclasses.asdict(self)}
+        """Its id and fields, as plain data for JSON.
+
+        Raises:
+            InputError: it is of another package, and not registered.
+        """
+        self.registry.require(type(self))
+        return {"device": self.id, "fields": dataclasses.asdict(self)}
 
 
 def require_number(name: str, value: object, *, at_least: float = -math.inf, above: float = -math.inf) -> None:
@@ -221,27 +226,9 @@ def device_from_dict(record: Mapping[str, Any]) -> Device:
     """The device that `Device.to_dict` described.
 
     Raises:
-        InputError: it is not a device of hardy, or a field is unknown or out of range.
+        InputError: there is no such device here, or a field is unknown or out of range.
     """
-    module_name, _, class_name = str(record.get("device")).rpartition(".")
-    kind = None
-    if module_name.startswith("hardy.hardware."):
-        try:
-            kind = getattr(importlib.import_module(module_name), class_name, None)
-        except ImportError:
-            kind = None
-    if not (isinstance(kind, type) and issubclass(kind, Device)):
-        raise InputError(f"{record.get('device')!r} is not a device of hardy")
-    try:
-        return kind(**_tuples(record.get("fields", {})))
-    except InputError:
-        raise
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"device {class_name}: {error}") from None
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _tuple(value) for name, value in fields.items()}
+    return Device.registry.restore(record.get("device"), record.get("fields", {}), _tuple)
 
 
 def _tuple(value: Any) -> Any:

@@ -10,7 +10,7 @@ from hardy.quant.gptq import GPTQ
 from hardy.quant.grid_linear import GridLinear
 from hardy.quant.importance import combined, layer_importance
 from hardy.quant.layer_bits import LayerBits
-from hardy.quant.pack import Pack, unpack
+from hardy.quant.pack import Pack, Unpack, unpack
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
 from hardy.quant.trit_linear import TritLinear
@@ -28,6 +28,7 @@ __all__ = [
     "RoundToNearest",
     "TritLinear",
     "TritPlanes",
+    "Unpack",
     "allocate",
     "combined",
     "effective_rank",

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardy.core.registry import register
 from hardy.errors import InputError
 from hardy.ops.packing import pack_codes, unpack_codes
 from hardy.ops.rounding import grouped, ungrouped
+from hardy.quant.packed_linear import PackedLinear
 from hardy.quant.round_to_nearest import GridWeight
 
 
-class GridLinear(nn.Module):
+@register
+class GridLinear(PackedLinear):
     """`x @ weight.T + bias` for a weight on a grid; it computes in the dtype of the input.
 
     What is stored: `codes` (ceil(out * in * bits / 8),) uint8, row after row without gaps; `scales` (out, groups)
@@ -32,10 +35,11 @@ class GridLinear(nn.Module):
         device: where to make the tensors.
     """
 
+    holds = GridWeight
+
     codes: torch.Tensor
     scales: torch.Tensor
     zero_points: torch.Tensor | None
-    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -49,7 +53,7 @@ class GridLinear(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.bits = in_features, out_features, bits
+        self.in_features, self.out_features, self.bits_per_code = in_features, out_features, bits
         self.group_size = group_size or in_features
         self.symmetric = symmetric
         self.groups = -(-in_features // self.group_size)
@@ -64,28 +68,31 @@ class GridLinear(nn.Module):
         self.register_parameter("bias", nn.Parameter(empty(out_features, dtype=dtype)) if bias else None)
 
     @classmethod
-    def from_grid(cls, grid: GridWeight, bias: torch.Tensor | None = None) -> "GridLinear":
+    def from_stored(cls, stored: GridWeight, bias: torch.Tensor | None = None) -> "GridLinear":
         """The layer of what a quantizer found for a weight (out, in)."""
-        if grid.codes.ndim != 3:
-            raise InputError(f"a linear layer takes a weight (out, in), got codes {tuple(grid.codes.shape)}")
-        size = min(grid.codes.shape[-1], grid.width)
+        if stored.codes.ndim != 3:
+            raise InputError(f"a linear layer takes a weight (out, in), got codes {tuple(stored.codes.shape)}")
+        size = min(stored.codes.shape[-1], stored.width)
         layer = cls(
-            grid.width,
-            len(grid.codes),
-            grid.bits_per_code,
+            stored.width,
+            len(stored.codes),
+            stored.bits_per_code,
             size,
-            grid.symmetric,
+            stored.symmetric,
             bias is not None,
             None if bias is None else bias.dtype,
-            grid.codes.device,
+            stored.codes.device,
         )
-        layer.codes = pack_codes(ungrouped(grid.codes, grid.width).flatten(), grid.bits_per_code)
-        layer.scales = grid.scale.squeeze(-1).half()
-        if not grid.symmetric:
-            layer.zero_points = pack_codes(grid.zero_point.flatten(), grid.bits_per_code)
+        layer.codes = pack_codes(ungrouped(stored.codes, stored.width).flatten(), stored.bits_per_code)
+        layer.scales = stored.scale.squeeze(-1).half()
+        if not stored.symmetric:
+            layer.zero_points = pack_codes(stored.zero_point.flatten(), stored.bits_per_code)
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone())
         return layer
+
+    def describe(self) -> dict[str, Any]:
+        return {"bits": self.bits_per_code, "group_size": self.group_size, "symmetric": self.symmetric}
 
     def grid(self) -> GridWeight:
         """The weight as its quantizer gave it.
@@ -98,28 +105,21 @@ class GridLinear(nn.Module):
             raise InputError(f"scales must be float16 {shape}, got {self.scales.dtype} {tuple(self.scales.shape)}")
         scale = self.scales.float()[..., None]
         if self.zero_points is None:
-            zero_point = torch.full_like(scale, 2 ** (self.bits - 1))
+            zero_point = torch.full_like(scale, 2 ** (self.bits_per_code - 1))
         else:
-            points = unpack_codes(self.zero_points, self.out_features * self.groups, self.bits)
+            points = unpack_codes(self.zero_points, self.out_features * self.groups, self.bits_per_code)
             zero_point = points.view(*shape, 1).float()
-        codes = unpack_codes(self.codes, self.out_features * self.in_features, self.bits)
+        codes = unpack_codes(self.codes, self.weights, self.bits_per_code)
         rows = grouped(codes.view(self.out_features, self.in_features), self.group_size)
-        return GridWeight(rows, scale, zero_point, self.bits, self.in_features, self.symmetric)
+        return GridWeight(rows, scale, zero_point, self.bits_per_code, self.in_features, self.symmetric)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The dense weight (out, in)."""
         return self.grid().dequantize().to(dtype)
 
     @property
-    def weight(self) -> torch.Tensor:
-        """The dense weight, made anew at every access: for models that read it instead of calling the layer."""
-        return self.dequantize(torch.float32 if self.bias is None else self.bias.dtype)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """What is stored, the bias left out, for each weight."""
-        tensors = [tensor for tensor in (self.codes, self.scales, self.zero_points) if tensor is not None]
-        return 8 * sum(tensor.nbytes for tensor in tensors) / (self.in_features * self.out_features)
+    def bits(self) -> int:
+        return 8 * sum(tensor.nbytes for tensor in (self.codes, self.scales, self.zero_points) if tensor is not None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
@@ -128,7 +128,7 @@ class GridLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, "
+            f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits_per_code}, "
             f"group_size={self.group_size}, symmetric={self.symmetric}, bias={self.bias is not None}"
         )
 

@@ -1,6 +1,13 @@
-"""How transformers reads a packed model: `from_pretrained` works on its folder once `hardy.quant` is imported."""
+"""How transformers reads a packed model: `from_pretrained` works on its folder once `hardy.quant` is imported.
 
-from typing import Any
+Without that import transformers knows no such layers: it warns of an "unknown quantization type, got hardy", reads the
+rest, and would leave random weights in their place. So the file holds, under the name of each dense weight, a tensor of
+another shape, which transformers refuses to load.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -8,38 +15,11 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from hardy.core.packing import describe, install
 from hardy.errors import InputError
-from hardy.quant.grid_linear import GridLinear
-from hardy.quant.trit_linear import TritLinear
 
 QUANT_METHOD = "hardy"
 VERSION = 1
-
-
-def described(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The packed layers of `model` by name: all that is needed to make them anew, empty."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, TritLinear):
-            found[name] = {"planes": layer.planes, "group_size": layer.group_size}
-        elif isinstance(layer, GridLinear):
-            found[name] = {"bits": layer.bits, "group_size": layer.group_size, "symmetric": layer.symmetric}
-    return found
-
-
-def empty_layer(
-    entry: dict[str, Any], in_features: int, out_features: int, bias: bool, dtype: torch.dtype
-) -> TritLinear | GridLinear:
-    """The layer that `described` described, on the meta device.
-
-    Raises:
-        InputError: the entry is damaged, or of a format this version does not know.
-    """
-    kind = TritLinear if "planes" in entry else GridLinear
-    try:
-        return kind(in_features, out_features, bias=bias, dtype=dtype, device="meta", **entry)
-    except TypeError:
-        raise InputError(f"a packed layer is described by unknown settings: {entry}") from None
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -47,11 +27,11 @@ class PackedConfig(QuantizationConfigMixin):
     """The part of config.json that says which layers are packed, and how.
 
     Args:
-        modules: see `described`.
+        modules: see `hardy.core.packing.describe`.
         version: of this format.
     """
 
-    def __init__(self, modules: dict[str, dict[str, Any]] | None = None, version: int = VERSION, **_: Any) -> None:
+    def __init__(self, modules: Mapping[str, Mapping[str, Any]] | None = None, version: int = VERSION, **_: Any):
         if version != VERSION:
             raise InputError(f"packed layers of version {version}; this hardy reads version {VERSION}")
         self.quant_method = QUANT_METHOD  # pyright: ignore[reportAttributeAccessIssue]
@@ -61,23 +41,23 @@ class PackedConfig(QuantizationConfigMixin):
 
 @register_quantizer(QUANT_METHOD)
 class PackedQuantizer(HfQuantizer):
-    """Puts empty packed layers into a model before its weights are read."""
+    """Puts empty packed layers into a model before its weights are read, and guards those that are written."""
 
     requires_calibration = True  # quantizing is done by hardy's methods, not while loading
 
     quantization_config: Any
 
     def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
-        for name, entry in self.quantization_config.modules.items():
-            try:
-                old: Any = model.get_submodule(name)
-            except AttributeError:
-                raise InputError(f"{name} is packed here, but {type(model).__name__} has no such layer") from None
-            # GPT-2's Conv1D stores (in, out).
-            width, rows = (old.in_features, old.out_features) if isinstance(old, nn.Linear) else old.weight.shape
-            parent, _, leaf = name.rpartition(".")
-            layer = empty_layer(entry, width, rows, old.bias is not None, old.weight.dtype)
-            setattr(model.get_submodule(parent), leaf, layer)
+        modules, whole = self.quantization_config.modules, cast(Any, model)
+        install(model, modules)
+        guards = "|".join(re.escape(_guard(name)) for name in modules)
+        ignored = whole._keys_to_ignore_on_load_unexpected  # a list in some versions, a set in others
+        ignored = [] if ignored is None else ignored
+        whole._keys_to_ignore_on_load_unexpected = type(ignored)([*ignored, f"^({guards})$"])
+
+    def get_state_dict_and_metadata(self, model: nn.Module, *_: Any) -> Any:
+        guards = {_guard(name): torch.zeros(1, dtype=torch.uint8) for name in describe(model)}
+        return model.state_dict() | guards, {}
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         return True
@@ -89,4 +69,14 @@ class PackedQuantizer(HfQuantizer):
     def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
         from hardy.quant.pack import unpack
 
-        return unpack(model)
+        return unpack(model, dtype)
+
+
+def quantizer_of(model: nn.Module) -> Any:
+    """The quantizer of a model whose layers are packed already; it belongs at `model.hf_quantizer`."""
+    config, quantizer = cast(Any, PackedConfig), cast(Any, PackedQuantizer)  # as decorators of transformers hide them
+    return quantizer(config(modules=describe(model)))
+
+
+def _guard(layer: str) -> str:
+    return f"{layer}.weight"

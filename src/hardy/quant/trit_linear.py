@@ -4,11 +4,13 @@ Source: PTQTP (arXiv 2509.16989), whose inference on planes this is. Where we di
 for each token and group, so that the products are whole numbers (see `hardy.ops.trit_product`).
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
+from hardy.core.registry import register
 from hardy.errors import InputError
 from hardy.ops.packing import pack_trits, unpack_trits
 from hardy.ops.rounding import grouped
@@ -24,9 +26,12 @@ from hardy.ops.trit_matrix import (
     unpack,
 )
 from hardy.ops.trit_product import trit_product
+from hardy.quant.packed_linear import PackedLinear
+from hardy.quant.trit_planes import TritWeight
 
 
-class TritLinear(nn.Module):
+@register
+class TritLinear(PackedLinear):
     """`x @ weight.T + bias` for a weight of one to three trit-planes; the output has the dtype of the input.
 
     What is stored (`state_dict`): `trits` (planes, out, ceil(in / 5)) uint8, five to a byte, without the last group's
@@ -48,11 +53,12 @@ class TritLinear(nn.Module):
         device: where to make the tensors.
     """
 
+    holds = TritWeight
+
     trits: torch.Tensor | None
     scales: torch.Tensor | None
     codes: torch.Tensor | None
     scale_bits: torch.Tensor | None
-    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -111,6 +117,13 @@ class TritLinear(nn.Module):
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().to(dtype=dtype or bias.dtype, copy=True))
         return layer
+
+    @classmethod
+    def from_stored(cls, stored: TritWeight, bias: torch.Tensor | None) -> "TritLinear":
+        return cls.from_trits(stored.trits, stored.scales, stored.width, bias)
+
+    def describe(self) -> dict[str, Any]:
+        return {"planes": self.planes, "group_size": self.group_size}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out).
@@ -171,22 +184,16 @@ class TritLinear(nn.Module):
         return dequantize(self.matrix(), dtype)
 
     @property
-    def weight(self) -> torch.Tensor:
-        """The dense weight, made anew at every access: for models that read it instead of calling the layer."""
-        return self.dequantize(torch.float32 if self.bias is None else self.bias.dtype)
-
-    @property
-    def bits_per_weight(self) -> float:
+    def bits(self) -> int:
         """What the weight takes on disk: trits five to a byte and float16 scales."""
         trits, scales = self._stored_shapes()
-        bits = 8 * trits[0] * trits[1] * trits[2] + 16 * scales[0] * scales[1] * scales[2]
-        return bits / (self.in_features * self.out_features)
+        return 8 * math.prod(trits) + 16 * math.prod(scales)
 
     @property
     def bits_per_weight_in_memory(self) -> float:
         """What the weight takes in the form for products: two bits per trit, float16 scales, and padding."""
         codes, scales = sizes(self.out_features, self.in_features, self.group_size, self.planes)
-        return (8 * codes + 16 * scales) / (self.in_features * self.out_features)
+        return (8 * codes + 16 * scales) / self.weights
 
     def extra_repr(self) -> str:
         return (

@@ -15,13 +15,14 @@ from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.halora import HaLoRA
 from hardy.core import selection
+from hardy.core.layers import Layers
 from hardy.core.progress import track
 from hardy.core.rng import generator
 from hardy.core.selection import LINEAR, Selector
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate.language import encode
-from hardy.files import write_json
+from hardy.files import follow_umask, write_json
 from hardy.studies.measure import copy_sharing_weights, measure
 from hardy.zoo.subject import Subject
 from hardy.zoo.text import texts_of
@@ -30,7 +31,7 @@ BATCH, WINDOW = 4, 128
 _DONE = "trained.json"
 
 
-def whole_layers(model: nn.Module, select: Selector | None, layers: str | int | None) -> tuple[str, ...]:
+def whole_layers(model: nn.Module, select: Selector | None, layers: Layers | None) -> tuple[str, ...]:
     """Names of the linear layers that can have an adapter; with `select` all of these, or HaLoRA says why not."""
     sites = selection.select(model, select or LINEAR, layers=layers)
     if select is not None:
@@ -76,6 +77,7 @@ def trained_adapters(subject: Subject, halora: HaLoRA, below: Path, *, steps: in
         for name, parameter in subject.model.named_parameters():  # what was frozen with the copy
             parameter.requires_grad_(needs[name])
     adapted.save_pretrained(str(folder))
+    follow_umask(folder)
     count = sum(weight.numel() for name, weight in adapted.named_parameters() if "lora_" in name)
     last = losses[-max(1, steps // 10) :]
     write_json(folder / _DONE, {"loss": sum(last) / len(last), "weights": count})  # last: what is there is whole

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from hardy.core.conditions import Condition, Results
 from hardy.core.method import ALL_SELECTED, Method, from_dict
+from hardy.core.packing import PackedLayer
 from hardy.core.study import Study
 from hardy.evaluate.language import token_losses
 from hardy.quant import unpack
-from hardy.quant.pack import PackedLinear
 from hardy.report import Row
 from hardy.zoo.subject import Source, Subject
 
@@ -35,7 +35,7 @@ def dense(source: Source, **options: Any) -> Subject:
     Its notes say so.
     """
     subject = Subject.of(source, **options)
-    packed = sum(isinstance(layer, PackedLinear) for layer in subject.model.modules())
+    packed = sum(isinstance(layer, PackedLayer) for layer in subject.model.modules())
     if not packed:
         return subject
     model: Any = unpack(copy_sharing_weights(subject.model))

@@ -1,11 +1,16 @@
 """Quantize a language model, say what it took and what it cost, and store it packed."""
 
 import contextlib
-from collections.abc import Iterator
+import copy
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from torch import nn
 
 from hardy.core.artefact import check_destination, save
 from hardy.core.locators import locator_named
@@ -20,16 +25,19 @@ from hardy.quant import (
     LayerBits,
     Pack,
     TritPlanes,
+    unpack,
 )
 from hardy.quant.pack import PACKED
 from hardy.quant.quantizer import Quantizer
 from hardy.report import Report, Row
 from hardy.studies.locating import locate
-from hardy.studies.measure import copy_sharing_weights, dense, loss_on, perplexity_of
-from hardy.zoo.loading import find
+from hardy.studies.measure import loss_on, perplexity_of
+from hardy.zoo.loading import dtype_of, find
 from hardy.zoo.subject import HELD_OUT as HELD_OUT_MODULES
-from hardy.zoo.subject import Source
+from hardy.zoo.subject import Source, Subject
 from hardy.zoo.text import read_text, texts_of
+
+_log = logging.getLogger(__name__)
 
 HELD_OUT = "held-out"
 """In place of a calibration file: the held-out calibration modules of the standard library."""
@@ -93,8 +101,9 @@ def quantize(
             calibration file); by default held-out standard-library modules.
         group_size: weights that share scales; None for one group per output channel.
         select: which layers.
-        tokens, window, device, dtype: as in `hardy.zoo.Subject.of`.
+        tokens, window, device: as in `hardy.zoo.Subject.of`.
         calibration_tokens: the most that is used of the calibration text.
+        dtype: to compute in, float32 by default; what is not quantized is stored in the dtype that the source has.
 
     Returns:
         Perplexity before, after, and packed; true bits; relative error and groups that did not converge, layer by
@@ -111,8 +120,18 @@ def quantize(
         raise InputError(
             f"one kind of layer takes no budget, several need one: got {len(steps)} kinds and a budget of {budget}"
         )
-    subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
-    loaded, tokenizer, window = copy_sharing_weights(subject.model), subject.tokenizer, subject.window
+    work: Any = dtype_of(dtype or "float32")
+    named = isinstance(model, str | Path)
+    run = {"text": text, "tokens": tokens, "window": window, "device": device, "dtype": "auto" if named else None}
+    subject = Subject.of(model, **run)
+    loaded, tokenizer, window = subject.model, subject.tokenizer, subject.window
+    if not named:
+        loaded = copy.deepcopy(loaded)
+    dtypes = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
+    cast(loaded, {}, work)
+    _log.info("computed in %s", str(work).removeprefix("torch."))
+    unpack(loaded)
+    subject = dataclasses.replace(subject, model=loaded)
     evaluation = texts_of(subject.text)["evaluation"]
     judged = [ids[0] for ids in batches(tokenizer, evaluation, window=window, tokens=subject.tokens, batch_size=1)]
     data = None
@@ -136,8 +155,10 @@ def quantize(
     with _doing("measuring"):
         losses[DENSE] = loss_on(loaded, judged)
         packing = Pack().apply(loaded)
+        cast(loaded, dtypes, work)  # a quantized weight without a packed layer is rounded: measure what is stored
+        cast(loaded, {}, work)
         losses[STORED] = loss_on(loaded, judged)
-    folder = save(loaded, out, tokenizer=tokenizer)
+    cast(loaded, dtypes, work)
     rows = [
         Row(
             metric="perplexity",
@@ -149,26 +170,32 @@ def quantize(
         )
         for condition, loss in losses.items()
     ]
-    before = _weights_on_disk(find(subject.name)) if isinstance(model, str | Path) else subject.size
-    sizes = {BEFORE: before, STORED: _weights_on_disk(folder)}
-    rows += [Row(metric="size", condition=name, value=size / 1e6, unit="MB") for name, size in sizes.items()]
-    rows += packing.report.select("bits_per_weight", PACKED)
-    report = Report(
-        title=f"{subject.name}, quantized",
-        rows=(*rows, *change.report.rows),
-        settings={
-            "method": str(method) if budget is None else f"layer bits within {budget:g}, ranked by {by}",
-            "levels": ", ".join(map(str, steps)),
-            "calibration": calibration or "none",
-            "text": subject.text or HELD_OUT_MODULES,
-            "tokens": sum(len(ids) for ids in judged),
-            "window": window,
-            "dtype": str(subject.dtype).removeprefix("torch."),
-        },
-        notes=subject.notes,
-    )
-    report.save(folder)
-    return report
+    settings = {
+        "method": str(method) if budget is None else f"layer bits within {budget:g}, ranked by {by}",
+        "levels": ", ".join(map(str, steps)),
+        "calibration": calibration or "none",
+        "text": subject.text or HELD_OUT_MODULES,
+        "tokens": sum(len(ids) for ids in judged),
+        "window": window,
+        "dtype": str(work).removeprefix("torch."),
+    }
+
+    def write_report(folder: Path) -> None:
+        before = _weights_on_disk(find(subject.name)) if named else subject.size
+        sizes = {BEFORE: before, STORED: _weights_on_disk(folder)}
+        size = [Row(metric="size", condition=name, value=size / 1e6, unit="MB") for name, size in sizes.items()]
+        packed = packing.report.select("bits_per_weight", PACKED)
+        rows_of_all = (*rows, *size, *packed, *change.report.rows)
+        Report(title=f"{subject.name}, quantized", rows=rows_of_all, settings=settings).save(folder)
+
+    return Report.load(save(loaded, out, tokenizer=tokenizer, extra=write_report))
+
+
+def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype], other: torch.dtype = torch.float32) -> None:
+    """Give each parameter its dtype in `dtypes`, by name, and `other` to the others; buffers stay as they are."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtypes.get(name, other))
 
 
 SUMMARY = (BEFORE, DENSE, STORED, PACKED, ALL_SELECTED)

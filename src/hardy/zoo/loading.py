@@ -11,9 +11,10 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy import checks
-from hardy.core.artefact import RECORD, no_progress_bars, read_record
+from hardy.core.artefact import RECORD, no_progress_bars, read_record, remember
 from hardy.deprecation import renamed
 from hardy.errors import InputError, near_misses
+from hardy.files import read_json
 
 WEIGHTS = Path(__file__).parent / "weights"
 FLOATS = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
@@ -107,6 +108,8 @@ def load(
     for parameter, tensor in model.named_parameters():
         if not tensor.sum().isfinite() and (bad := int((~tensor.isfinite()).sum())):
             raise InputError(f"model {name!r} has {bad} NaN or infinite weights in {parameter}")
+    if (place / RECORD).is_file():
+        remember(model, read_json(place / RECORD))
     tokenizer = _reading(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(**source))
     if place.is_file() and hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # what transformers calls a model that it has already made dense

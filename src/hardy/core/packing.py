@@ -1,0 +1,89 @@
+"""What a layer that holds its weight in few bits says of itself, so that it is packed, described, and comes back."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hardy.core.registry import Registered
+from hardy.core.selection import Site
+from hardy.errors import InputError
+
+
+class PackedLayer(Registered, nn.Module, abc.ABC, group="hardy.packed_layers"):
+    """A layer in the place of a dense one, whose weight takes few bits in memory and on disk.
+
+    A new kind is one subclass, decorated with `hardy.core.register`: packing, saving, loading and unpacking then know
+    it. Its tensors are buffers and parameters like any others; `describe` holds what they do not say.
+    """
+
+    @property
+    @abc.abstractmethod
+    def bits(self) -> int:
+        """All that is stored for its weights."""
+
+    @property
+    @abc.abstractmethod
+    def weights(self) -> int:
+        """How many weights those are."""
+
+    @classmethod
+    @abc.abstractmethod
+    def pack(cls, module: nn.Module, stored: Sequence[tuple[Site, Any]]) -> PackedLayer | None:
+        """`module` packed, or None where this kind of layer cannot stand for it.
+
+        Args:
+            module: dense; a linear layer, an embedding, a stack of experts ...
+            stored: its quantized weights: where each is, and the few bits that its quantizer left (`change.stored`).
+        """
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What `from_description` needs beside the dense module, as plain data for JSON."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_description(cls, module: nn.Module, description: Mapping[str, Any]) -> PackedLayer:
+        """The layer that `describe` described, in the place of the dense `module`, on its device, to be loaded into.
+
+        Raises:
+            TypeError, InputError: the description is damaged, or does not fit `module`.
+        """
+
+    @abc.abstractmethod
+    def dense(self, dtype: torch.dtype) -> nn.Module:
+        """The dense module of the same values."""
+
+
+def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The packed layers of `model` by name: all that is needed to make them anew, empty, with `install`."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PackedLayer)}
+    for layer in layers.values():
+        layer.registry.require(type(layer))
+    return {name: {"layer": layer.id, **layer.describe()} for name, layer in layers.items()}
+
+
+def install(model: nn.Module, described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put the empty packed layers that `describe` described into `model`, in the place of its dense ones.
+
+    Raises:
+        InputError: `model` has no such layer, or a description is damaged or of a kind not known here.
+    """
+    for name, entry in described.items():
+        try:
+            dense = model.get_submodule(name)
+        except AttributeError:
+            raise InputError(f"{name} is packed here, but {type(model).__name__} has no such layer") from None
+        settings = dict(entry)
+        # Before layers had ids, there were these two.
+        kind = settings.pop("layer", "quant.trit_linear" if "planes" in settings else "quant.grid_linear")
+        try:
+            layer = PackedLayer.registry.find(kind).from_description(dense, settings)
+        except (TypeError, AttributeError):
+            raise InputError(f"{name} is packed, and described by unknown settings: {dict(entry)}") from None
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer)

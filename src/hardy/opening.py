@@ -1,0 +1,126 @@
+"""`hardy.load`: one call that opens whatever hardy wrote, by what is in it, and imports the room only then.
+
+Another package names what its files hold by an entry point of the group "hardy.openers": the `format` that its JSON or
+the metadata of its safetensors says, and the function that reads the path.
+"""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from hardy.errors import InputError
+from hardy.files import read_json
+
+GROUP = "hardy.openers"
+
+OPENERS = {
+    "hardy-artefact": "hardy.core.artefact:load",
+    "hardy-chip": "hardy.hardware:Chip.load",
+    "hardy-field": "hardy.fields:load_field",
+    "hardy-report": "hardy.report:Report.load",
+    "fields of integers": "hardy.opening:read_integer_fields",
+    "Gaussians": "hardy.splat:load_ply",
+    "method": "hardy.opening:read_method",
+    "ranking": "hardy.opening:read_ranking",
+}
+"""What a path holds -> "module:function" that reads it."""
+
+_MAGIC = {b"\x93hrd": "fields of integers", b"ply\n": "Gaussians", b"ply\r": "Gaussians"}
+_FOLDERS = {"hardy.json": "hardy-artefact", "report.json": "hardy-report"}
+_KEYS = {frozenset({"scores", "meaning", "unit", "by"}): "ranking", frozenset({"method", "fields"}): "method"}
+
+
+def load(path: str | Path, *, into: nn.Module | None = None) -> Any:
+    """What is stored at `path`: a saved or packed model, a field, fields of integers, Gaussians, a chip, a ranking, a
+    report or a method.
+
+    Args:
+        path: a file or folder that hardy, or a package that plugs into it, wrote.
+        into: for a saved model that is not a Hugging Face model: a module of the same architecture that takes the
+            weights.
+
+    Returns:
+        The object: an `nn.Module` in evaluation mode, `Field`, `IntegerField` (a list of them, if the file holds
+        several), the parameters of Gaussians, `Chip`, `Ranking`, `Report` or `Method`.
+
+    Raises:
+        InputError: there is nothing, it is damaged, or of a kind that nothing here opens.
+    """
+    path = Path(path).expanduser()
+    kind = kind_of(path)
+    points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    if kind in OPENERS:
+        read = importlib.metadata.EntryPoint(kind, OPENERS[kind], GROUP).load()
+    elif kind in points:
+        read = points[kind].load()
+    else:
+        raise InputError(f"{path} holds a {kind}, which hardy.load does not open; it opens {_known([*points])}")
+    if into is None:
+        return read(path)
+    if kind != "hardy-artefact":
+        raise InputError(f"into= takes the weights of a saved model; {path} holds a {kind}")
+    return read(path, into=into)
+
+
+def kind_of(path: Path) -> str:
+    """What `path` holds: one of `OPENERS`, or the format that it says.
+
+    Raises:
+        InputError: there is nothing, or nothing that is known.
+    """
+    if path.is_dir():
+        for name, kind in _FOLDERS.items():
+            if (path / name).is_file():
+                return kind
+        hint = "; hardy.zoo.load takes models of others" if (path / "config.json").is_file() else ""
+        raise InputError(f"{path} is not an artefact of hardy: it has no hardy.json{hint}")
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start[:4] in _MAGIC:
+        return _MAGIC[start[:4]]
+    if start[:4] == b"GGUF":
+        raise InputError(f"{path} is a model in GGUF; hardy.zoo.load takes models of others")
+    if start.lstrip()[:1] == b"{":
+        value = read_json(path)
+        kind = _KEYS.get(frozenset(value)) or value.get("format")
+    else:
+        try:
+            with safe_open(path, "pt") as tensors:
+                kind = (tensors.metadata() or {}).get("format")
+        except (SafetensorError, OSError):
+            kind = None
+    if not isinstance(kind, str):
+        raise InputError(f"{path} is empty, damaged, or of no kind that hardy.load opens: {_known([])}")
+    return kind
+
+
+def read_ranking(path: Path) -> Any:
+    """The ranking that `hardy locate --out` wrote."""
+    from hardy.core.ranking import Ranking
+
+    return Ranking(**read_json(path))
+
+
+def read_method(path: Path) -> Any:
+    """The method whose `to_dict` somebody stored as JSON."""
+    from hardy.core.method import from_dict
+
+    return from_dict(read_json(path))
+
+
+def read_integer_fields(path: Path) -> Any:
+    """The field in a `.hardy` file, or a list of them if it holds several."""
+    from hardy.fields import IntegerField
+    from hardy.fields.container import read_fields
+
+    fields = [IntegerField(model) for model in read_fields(path)[0]]
+    return fields[0] if len(fields) == 1 else fields
+
+
+def _known(others: list[str]) -> str:
+    return ", ".join([*OPENERS, *others])

@@ -1,0 +1,74 @@
+"""What the packed linear layers share: they stand for `torch.nn.Linear` or GPT-2's Conv1D."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import nn
+
+from hardy.core.packing import PackedLayer
+from hardy.core.roles import is_linear
+from hardy.core.selection import Site
+from hardy.errors import InputError
+from hardy.quant.quantizer import StoredWeight
+
+
+class PackedLinear(PackedLayer):
+    """`x @ weight.T + bias` for a frozen weight of few bits. A subclass names the stored form that it holds."""
+
+    holds: ClassVar[type]
+    """The stored form of a weight (out, in), as its quantizer left it."""
+
+    in_features: int
+    out_features: int
+    bias: nn.Parameter | None
+
+    @classmethod
+    @abc.abstractmethod
+    def from_stored(cls, stored: Any, bias: torch.Tensor | None) -> PackedLinear:
+        """The layer of a weight in the form that it `holds`, and of `bias` (out,)."""
+
+    @abc.abstractmethod
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The dense weight (out, in)."""
+
+    @classmethod
+    def pack(cls, module: nn.Module, stored: Sequence[tuple[Site, StoredWeight]]) -> PackedLinear | None:
+        site, form = stored[0]
+        whole = len(stored) == 1 and site.rows is None and site.parameter == "weight"
+        if not (whole and isinstance(form, cls.holds) and is_linear(module)):
+            return None
+        linear: Any = module
+        return cls.from_stored(form, linear.bias).train(linear.training)
+
+    @classmethod
+    def from_description(cls, module: nn.Module, description: Mapping[str, Any]) -> PackedLinear:
+        if not is_linear(module):
+            raise InputError(f"a {type(module).__name__} is no linear layer, so {cls.__name__} cannot stand for it")
+        dense, layer = cast(Any, module), cast(Any, cls)
+        bias, weight = dense.bias is not None, dense.weight
+        rows, width = weight.shape if isinstance(module, nn.Linear) else weight.T.shape  # Conv1D stores (in, out)
+        return layer(width, rows, bias=bias, dtype=weight.dtype, device=weight.device, **description)
+
+    def dense(self, dtype: torch.dtype) -> nn.Linear:
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(self.dequantize(dtype))
+        linear.bias = self.bias  # pyright: ignore[reportAttributeAccessIssue]
+        return linear.train(self.training)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The dense weight, made anew at every access: for models that read it instead of calling the layer."""
+        return self.dequantize(torch.float32 if self.bias is None else self.bias.dtype)
+
+    @property
+    def weights(self) -> int:
+        return self.in_features * self.out_features
+
+    @property
+    def bits_per_weight(self) -> float:
+        """What is stored, the bias left out, for each weight."""
+        return self.bits / self.weights
