@@ -29,11 +29,11 @@ from benchmarks.harness import Result
 from benchmarks.lieq_table import DROP, GREEDY, RANK, rows_of, show
 from hardy.core import Method, Ranking, SecondMoment, Statistic, observe, select, weight_of
 from hardy.core.rng import generator
-from hardy.quant import LayerBits, RoundToNearest, TritPlanes, effective_rank, energy_gain, perplexity_drop
-from hardy.quant.layer_importance import combined
+from hardy.core.units import exactly, units
+from hardy.quant import LayerBits, RoundToNearest, TritPlanes, combined, effective_rank, energy_gain, perplexity_drop
 from hardy.quant.spectral import Inputs, rank_drop
-from hardy.quant.units import exactly, units
-from hardy.studies.measure import PARTS, perplexity_of
+from hardy.studies.measure import perplexity_of
+from hardy.zoo.text import PARTS
 
 WINDOW, EVALUATION, CALIBRATION, DRAWS, RANDOM_ORDERS = 512, 8, 6, 3, 6
 LOW, HIGH = RoundToNearest(bits=2), RoundToNearest(bits=4)

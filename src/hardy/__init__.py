@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hardy.errors import InputError
     from hardy.opening import load
     from hardy.report import Report
+    from hardy.studies import locate
+    from hardy.zoo import Subject
 
 __version__ = "0.1.0"
 
@@ -31,6 +33,7 @@ __all__ = [
     "Method",
     "Ranking",
     "Report",
+    "Subject",
     "__version__",
     "analog",
     "core",
@@ -38,6 +41,7 @@ __all__ = [
     "fields",
     "hardware",
     "load",
+    "locate",
     "ops",
     "quant",
     "report",
@@ -53,7 +57,9 @@ _HOMES = {
     "Method": "hardy.core",
     "Ranking": "hardy.core",
     "Report": "hardy.report",
+    "Subject": "hardy.zoo",
     "load": "hardy.opening",
+    "locate": "hardy.studies",
     "save": "hardy.core",
     "select": "hardy.core",
 }
