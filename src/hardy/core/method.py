@@ -234,8 +234,9 @@ class WeightLedger:
         self._totals: dict[str, float] = {}
 
     def read(self, site: Site) -> torch.Tensor:
-        """The weight at `site`, (..., out, in), a float32 copy."""
-        return weight_of(self.model, site).to(torch.float32, copy=True)
+        """The weight at `site`, (..., out, in), float32; it stays as it is whatever is written, but not to be written to."""
+        # Parts of a fused projection share the new tensor that they are written to.
+        return weight_of(self.model, site).to(torch.float32, copy=site.rows is not None)
 
     def write(self, site: Site, weight: torch.Tensor, new: torch.Tensor, facts: Mapping[str, float]) -> bool:
         """Put `new` in the place of `weight`.
@@ -246,8 +247,7 @@ class WeightLedger:
         if not self.edits.set_weight(site, new):
             return False
         stored = weight_of(self.model, site)  # as rounded to the model's dtype, and refused if it overflowed
-        error = (stored.double() - weight.double()).square().sum().item()
-        energy = weight.double().square().sum().item()
+        error, energy = squared_norm(stored, minus=weight), squared_norm(weight)
         self._rows += _facts(site.name, error, energy, facts, weight.numel())
         self._size, self._error, self._energy = self._size + weight.numel(), self._error + error, self._energy + energy
         self._totals |= {name: self._totals.get(name, 0.0) + value for name, value in facts.items()}
@@ -257,6 +257,18 @@ class WeightLedger:
         """The account: all weights together, then site by site."""
         return _facts(ALL_SELECTED, self._error, self._energy, self._totals, self._size) + self._rows
 
+
+def squared_norm(values: torch.Tensor, *, minus: torch.Tensor | None = None) -> float:
+    """Sum of the squares of `values`, or of its difference from `minus`, in float64."""
+    # In pieces that stay in the cache: doubles of a whole matrix cost more than all else that is done to it.
+    pieces = values.flatten().split(_PIECE)
+    if minus is None:
+        return sum(piece.double().square_().sum().item() for piece in pieces)
+    pairs = zip(pieces, minus.flatten().split(_PIECE), strict=True)
+    return sum(piece.double().sub_(other).square_().sum().item() for piece, other in pairs)
+
+
+_PIECE = 1 << 18
 
 ALL_SELECTED = "all selected weights"
 """The condition of the rows that sum up an edit of weights."""

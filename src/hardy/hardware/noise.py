@@ -49,17 +49,17 @@ def additive(
     weight: torch.Tensor, strength: float, relative_to: Scale, random: torch.Generator, tile_size: int = 256
 ) -> torch.Tensor:
     """`weight + strength * scale * xi` with xi ~ N(0, 1) for each element; shapes as in `noise_scale`."""
-    return weight + strength * noise_scale(weight, relative_to, tile_size) * _normal(weight, random)
+    return (strength * noise_scale(weight, relative_to, tile_size) * _normal(weight, random)).add_(weight)
 
 
 def proportional(weight: torch.Tensor, strength: float, random: torch.Generator) -> torch.Tensor:
     """`weight * (1 + strength * xi)` with xi ~ N(0, 1) for each element: zeros stay exact."""
-    return weight * (1 + strength * _normal(weight, random))
+    return weight * _normal(weight, random).mul_(strength).add_(1)
 
 
 def log_normal(weight: torch.Tensor, strength: float, random: torch.Generator) -> torch.Tensor:
     """`weight * exp(strength * xi)` with xi ~ N(0, 1) for each element: signs and zeros stay, the median is exact."""
-    return weight * (strength * _normal(weight, random)).exp()
+    return weight * _normal(weight, random).mul_(strength).exp_()
 
 
 def _normal(weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
