@@ -10,6 +10,7 @@ columns scaled (ours) and plain (the paper's). Ten chip instances each; figures 
 calibration text.
 """
 
+import math
 import statistics
 import sys
 import time
@@ -26,18 +27,24 @@ from hardy.core import Ranking
 from hardy.core.rng import generator
 from hardy.evaluate import mean_loss
 from hardy.files import read_json, write_json
-from hardy.hardware import Chip
-from hardy.hardware.device import AdditiveDevice, ProportionalDevice
+from hardy.hardware import AdditiveNoise, Chip, ProportionalNoise
+from hardy.hardware.noise import Scale
 
 RESULTS = Path(__file__).parent / "results" / "hpd.json"
 SEEDS = range(10)
 SCAN_SEEDS = range(100, 103)  # other chip instances than those measured
+
+
+def _additive(cell: float, relative_to: Scale) -> tuple[float, Chip]:
+    """The noise that cells with this much of it give a weight, a pair of them: strength to three digits, and chip."""
+    strength = cell * math.sqrt(2)
+    return float(f"{strength:.3g}"), Chip.with_noise(AdditiveNoise(strength=strength, relative_to=relative_to))
+
+
 NOISES = {
-    "proportional": [(s, Chip(device=ProportionalDevice(program=s))) for s in (0.1, 0.3, 0.6)],
-    "relative to the tensor's largest weight": [
-        (s, Chip(device=AdditiveDevice(program=s), weight_range="tensor")) for s in (0.02, 0.05)
-    ],
-    "relative to each output's largest weight": [(s, Chip(device=AdditiveDevice(program=s))) for s in (0.05, 0.1)],
+    "proportional": [(s, Chip.with_noise(ProportionalNoise(strength=s))) for s in (0.1, 0.3, 0.6)],
+    "relative to the tensor's largest weight": [_additive(cell, "tensor-absmax") for cell in (0.02, 0.05)],
+    "relative to each output's largest weight": [_additive(cell, "channel-absmax") for cell in (0.05, 0.1)],
     "ReRAM (Wan et al.)": [(1.0, Chip.preset("reram-wan").without_periphery())],
 }
 

@@ -223,7 +223,7 @@ def repairs_block() -> str:
         return f"{value:.{digits}f} ± {row['std']:.{digits}f}"
 
     hpd = result_of("hpd")
-    for noise, strength in (("proportional", "0.3"), ("relative to the tensor's largest weight", "0.05")):
+    for noise, strength in (("proportional", "0.3"), ("relative to the tensor's largest weight", "0.0707")):
         rows = hpd["noises"][noise]["strengths"][strength]
         cells = (told(rows[name]) for name in ("noisy", "HPD last", "HPD random"))
         lines.append(
@@ -246,7 +246,7 @@ def repairs_block() -> str:
                 f"{copies['unmodified']:.1f} | {' | '.join(cells)} |"
             )
     reasoning = result_of("reasoning")["noises"]
-    for noise, level in (("proportional", "proportional 0.4"), ("additive", "additive 0.1")):
+    for noise, level in (("proportional", "proportional 0.4"), ("additive", "additive 0.141421")):
         found = reasoning[noise]["accuracy"]
         for place in ("shallow", "middle", "deep"):
             names = (f"steps, {level}", f"steps, {place} copied, {level}")

@@ -7,6 +7,7 @@ get three copies each, at one of three places. The levels double up to where ans
 instance, before the first run of this, showed that a narrower grid would not get there.
 """
 
+import math
 import sys
 import tempfile
 import time
@@ -20,7 +21,10 @@ from hardy.files import write_json
 from hardy.studies import reasoning
 
 RESULTS = Path(__file__).parent / "results" / "reasoning.json"
-LEVELS: dict[Any, tuple[float, ...]] = {"proportional": (0.2, 0.4, 0.8), "additive": (0.05, 0.1, 0.2)}
+LEVELS: dict[Any, tuple[float, ...]] = {
+    "proportional": (0.2, 0.4, 0.8),
+    "additive": tuple(math.sqrt(2) * cell for cell in (0.05, 0.1, 0.2)),  # a weight is a pair of cells
+}
 PROBLEMS = 40
 SEEDS = 10
 

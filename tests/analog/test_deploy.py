@@ -11,7 +11,7 @@ from torch import nn
 import hardy
 from hardy.analog import AnalogConv1D, AnalogConv2d, AnalogLinear, Deploy, drift, program
 from hardy.core import InputError, chain, changes, select, weight_of
-from hardy.hardware import AdditiveDevice, AdditiveNoise, Chip, hold
+from hardy.hardware import AdditiveDevice, AdditiveNoise, Chip, program_matrix
 
 IDEAL = Chip.preset("ideal")
 PCM = Chip.preset("pcm")
@@ -74,7 +74,7 @@ def test_weights_are_those_of_the_chip_instance(llama: nn.Module) -> None:
     site = select(llama, "mlp.down", layers=1)[0]
     clean = weight_of(llama, site).clone()
     Deploy(chip=PCM, select="mlp.down", seed=4, seconds=100).apply(llama)
-    expected = hold(clean, PCM, seed=4, name=site.name, seconds=100).weight
+    expected = program_matrix(clean, PCM, seed=4, site=site.name, seconds=100).weight
     assert torch.equal(weight_of(llama, site), expected)
 
 
@@ -164,7 +164,7 @@ def test_stacks_of_experts(architecture: str, ids: torch.Tensor) -> None:
     with Deploy(chip=WEIGHTS_ONLY, select="experts", seed=1, seconds=50).apply(model):
         held = weight_of(model, site)
         for i in range(len(clean)):
-            expected = hold(clean[i], WEIGHTS_ONLY, seed=1, name=f"{site.name}.{i}", seconds=50).weight
+            expected = program_matrix(clean[i], WEIGHTS_ONLY, seed=1, site=f"{site.name}.{i}", seconds=50).weight
             assert torch.equal(held[i], expected)
         logits(model, ids)
         with pytest.raises(InputError, match="no layer of this"):
@@ -254,13 +254,13 @@ def test_calibrated_ranges(llama: nn.Module, ids: torch.Tensor) -> None:
         drift(llama, 0)
         assert llama.model.layers[0].self_attn.q_proj.arrays[0].periphery == ranges
     assert_same(before, llama)
-    with Deploy(chip="afm-pcm").apply(llama, iter([ids])):
+    with Deploy(chip="pcm-foundation").apply(llama, iter([ids])):
         assert torch.isfinite(logits(llama, ids)).all()
     with pytest.raises(InputError, match="observe was given no batches"):
-        Deploy(chip="afm-pcm").apply(llama, [])
+        Deploy(chip="pcm-foundation").apply(llama, [])
     small = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(InputError, match="saw no input other than zero"):
-        Deploy(chip="afm-pcm", select="linear").apply(small, [torch.zeros(4, 3)])
+        Deploy(chip="pcm-foundation", select="linear").apply(small, [torch.zeros(4, 3)])
     assert_same(before, llama)
 
 

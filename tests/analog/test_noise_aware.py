@@ -387,7 +387,7 @@ def test_autocast_and_bfloat16(ids: torch.Tensor) -> None:
 
 
 def test_calibrated_converters_get_their_ranges_from_data(llama: nn.Module, ids: torch.Tensor) -> None:
-    method = NoiseAware(chip="afm-pcm", select="mlp")
+    method = NoiseAware(chip="pcm-foundation", select="mlp")
     with pytest.raises(InputError, match="give apply calibration batches"):
         method.apply(llama)
     with method.apply(llama, [ids]):

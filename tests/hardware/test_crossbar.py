@@ -16,7 +16,20 @@ from reference import crossbar as oracle
 from reference.devices import solve_crossbar
 
 from hardy.core import InputError
-from hardy.hardware import AdditiveDevice, Chip, Periphery, ProportionalDevice, ReramWan, analog_product, hold, wires
+from hardy.hardware import (
+    AdditiveDevice,
+    AdditiveNoise,
+    Chip,
+    LogNormalNoise,
+    Periphery,
+    ProportionalDevice,
+    ProportionalNoise,
+    ReramWan,
+    WeightNoise,
+    analog_product,
+    program_matrix,
+    wires,
+)
 from hardy.hardware.product import largest_tile_output, quantize
 
 IDEAL = Chip.preset("ideal")
@@ -118,7 +131,7 @@ def test_presets_and_files_that_are_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weight_range", ["tensor", "channel", "tile"])
-@pytest.mark.parametrize("name", ["pcm", "reram-wan", "reram-cmo", "rram-milo", "sonos", "afm-pcm"])
+@pytest.mark.parametrize("name", ["pcm", "reram-wan", "reram-cmo", "reram-milo", "sonos", "pcm-foundation"])
 def test_programming_against_the_oracle(name: str, weight_range: str) -> None:
     chip = dataclasses.replace(
         Chip.preset(name), tile_rows=4, tile_columns=3, weight_range=weight_range, compensation="none",
@@ -127,7 +140,7 @@ def test_programming_against_the_oracle(name: str, weight_range: str) -> None:
     weight = matrix()
     weight[2] = 0
     seconds = 3600.0 if name in {"pcm", "reram-wan", "reram-cmo", "sonos"} else 0.0
-    held = hold(weight, chip, seed=5, name="layer", seconds=seconds)
+    held = program_matrix(weight, chip, seed=5, site="layer", seconds=seconds)
     expected, scales = oracle.program(weight.double().numpy(), chip, 5, "layer", seconds)
     torch.testing.assert_close(held.weight.double(), torch.from_numpy(expected), rtol=1e-4, atol=2e-5)
     spread = held.scale.repeat_interleave(4, 1)[:, :10].double()
@@ -137,7 +150,7 @@ def test_programming_against_the_oracle(name: str, weight_range: str) -> None:
 def test_an_ideal_chip_holds_every_byte() -> None:
     weight = matrix(300, 600)
     weight[0, 0], weight[1] = -0.0, 0.0
-    held = hold(weight, dataclasses.replace(IDEAL, tile_rows=128), seed=0, name="layer")
+    held = program_matrix(weight, dataclasses.replace(IDEAL, tile_rows=128), seed=0, site="layer")
     assert torch.equal(held.weight.view(torch.int32), weight.view(torch.int32))
     assert held.read_variance is None
 
@@ -145,7 +158,7 @@ def test_an_ideal_chip_holds_every_byte() -> None:
 def test_the_weight_given_is_not_written_to() -> None:
     weight = matrix()
     before = weight.clone()
-    hold(weight, Chip.preset("pcm"), seed=0, name="layer", seconds=10)
+    program_matrix(weight, Chip.preset("pcm"), seed=0, site="layer", seconds=10)
     assert torch.equal(weight, before)
 
 
@@ -154,27 +167,28 @@ def test_a_chip_is_seed_site_and_tile() -> None:
     weight = torch.ones(16, 16)
 
     def deviation(seed: int, name: str) -> torch.Tensor:
-        return hold(weight, chip, seed=seed, name=name).weight - weight
+        return program_matrix(weight, chip, seed=seed, site=name).weight - weight
 
     first = deviation(0, "a")
     assert torch.equal(first, deviation(0, "a"))
     assert not torch.equal(first, deviation(1, "a"))
     assert not torch.equal(first, deviation(0, "b"))
     assert not torch.equal(first[:8, :8], first[8:, :8])
-    alone = hold(weight[:8, :8], chip, seed=0, name="a").weight - 1
+    alone = program_matrix(weight[:8, :8], chip, seed=0, site="a").weight - 1
     assert torch.equal(alone, first[:8, :8]), "what other tiles there are changes nothing"
 
 
 def test_the_same_chip_in_other_processes() -> None:
     lines = (
-        "import sys, torch; from hardy.hardware import Chip, hold",
+        "import sys, torch; from hardy.hardware import Chip, program_matrix",
         "torch.manual_seed(99); torch.rand(5)",
-        "held = hold(torch.arange(64.0).reshape(4, 16), Chip.preset(sys.argv[1]), seed=3, name='x', seconds=60)",
+        "weight, chip = torch.arange(64.0).reshape(4, 16), Chip.preset(sys.argv[1])",
+        "held = program_matrix(weight, chip, seed=3, site='x', seconds=60)",
         "print([x.hex() for x in held.weight.flatten().tolist()])",
     )
     source = str(Path(__file__).parents[2] / "src")
     for name in ("pcm", "reram-cmo"):
-        held = hold(torch.arange(64.0).reshape(4, 16), Chip.preset(name), seed=3, name="x", seconds=60)
+        held = program_matrix(torch.arange(64.0).reshape(4, 16), Chip.preset(name), seed=3, site="x", seconds=60)
         out = subprocess.run(
             [sys.executable, "-c", "\n".join(lines), name],
             env={"PYTHONPATH": source, "PYTHONHASHSEED": "5"}, capture_output=True, text=True, check=True,
@@ -189,10 +203,89 @@ def test_additive_cells_make_additive_noise_of_the_range_that_is_named() -> None
         ("channel", weight.abs().amax(1)),
     ):
         chip = Chip(device=AdditiveDevice(program=0.05), weight_range=weight_range)
-        noise = hold(weight, chip, seed=0, name="x").weight - weight
+        noise = program_matrix(weight, chip, seed=0, site="x").weight - weight
         normalised = noise / expected[:, None]
         assert normalised.std().item() == pytest.approx(0.05 * math.sqrt(2), rel=0.01)
         assert normalised[:50].std().item() == pytest.approx(normalised[-50:].std().item(), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        AdditiveNoise(strength=0.07),
+        AdditiveNoise(strength=0.07, relative_to="tensor-absmax"),
+        ProportionalNoise(strength=0.2),
+        LogNormalNoise(strength=0.2),
+    ],
+    ids=str,
+)
+def test_a_strength_is_that_of_the_weight_on_a_chip_and_off_it(noise: WeightNoise) -> None:
+    weight = torch.randn(400, 512, generator=seeded()) * torch.linspace(0.5, 2, 400)[:, None]
+    drawn = noise.draw(weight, seeded(1)) - weight
+    stored = Chip.with_noise(noise).program(weight, seed=0, site="x") - weight
+    for rows in (slice(0, 50), slice(350, 400)):  # of small weights and of large ones
+        assert stored[rows].std().item() == pytest.approx(drawn[rows].std().item(), rel=0.02)
+    for moment in (1, 2):
+        small, large = ((n.abs() ** moment)[weight.abs() < 0.3].mean().item() for n in (drawn, stored))
+        assert large == pytest.approx(small, rel=0.02)
+
+
+def test_what_no_cells_make_is_refused() -> None:
+    for noise in (
+        AdditiveNoise(strength=0.1, relative_to="tile-absmax"),
+        AdditiveNoise(strength=1, relative_to="absolute"),
+    ):
+        with pytest.raises(
+            InputError, match="additive noise relative to tensor-absmax or channel-absmax, got Additive"
+        ):
+            Chip.with_noise(noise)
+
+
+@pytest.mark.parametrize("name", Chip.presets())
+def test_a_weight_as_the_chip_stores_it(name: str) -> None:
+    chip = Chip.preset(name)
+    weight = (torch.randn(6, 4, 3, 3, generator=seeded()) / 10).bfloat16()
+    clean = weight.clone()
+    stored = chip.program(weight, seed=3, site="conv")
+    assert torch.equal(weight, clean)
+    assert (stored.shape, stored.dtype) == (weight.shape, weight.dtype)
+    assert torch.equal(stored, chip.program(weight, seed=3, site="conv"))
+    matrix = program_matrix(weight.flatten(1).float(), chip, seed=3, site="conv").weight
+    assert torch.equal(stored.flatten(1), matrix.bfloat16())
+    assert torch.equal(stored, weight) == (name == "ideal")
+    if name != "ideal":
+        assert not torch.equal(stored, chip.program(weight, seed=4, site="conv"))
+        assert not torch.equal(stored, chip.program(weight, seed=3, site="other"))
+    with pytest.raises(InputError, match="must be a floating-point tensor"):
+        chip.program(torch.ones(3), seed=0, site="x")
+    with pytest.raises(InputError, match="x holds 1 NaN"):
+        chip.program(torch.tensor([[float("nan"), 1.0]]), seed=0, site="x")
+
+
+@pytest.mark.parametrize("weight_range", ["tensor", "channel", "tile"])
+def test_zeros_get_noise_of_the_size_of_the_weights_around_them(weight_range: str) -> None:
+    weight = 1e-3 * torch.randn(200, 64, generator=seeded())
+    weight[:100] = 0  # channels of zeros
+    weight[100:, 32:] = 0  # and tiles of zeros in others
+    device = AdditiveDevice.of_weight(program=0.1)
+    chip = Chip(device=device, weight_range=weight_range, tile_rows=32)  # pyright: ignore[reportArgumentType]
+    noise = program_matrix(weight, chip, seed=0, site="x").weight - weight
+    largest = weight.abs().max().item()
+    assert noise[:100].std().item() == pytest.approx(0.1 * largest, rel=0.05)
+    assert noise[100:, 32:].std().item() == pytest.approx(noise[100:, :32].std().item(), rel=0.25)
+
+
+def test_a_chip_by_its_former_name() -> None:
+    for former, name in (("rram-wan", "reram-wan-cubic"), ("rram-milo", "reram-milo"), ("afm-pcm", "pcm-foundation")):
+        with pytest.warns(FutureWarning, match=f"the chip '{former}' is called '{name}' now"):
+            assert Chip.preset(former) is Chip.preset(name)
+        assert former not in Chip.presets()
+
+
+def test_a_stored_chip_with_a_field_of_its_former_name() -> None:
+    record = Chip(device=ReramWan(weight_read=0.02)).to_dict()
+    record["device"]["fields"]["read"] = record["device"]["fields"].pop("weight_read")
+    assert Chip.from_dict(record) == Chip(device=ReramWan(weight_read=0.02))
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.01, 0.0), (0.0, 0.01), (0.001, 0.001), (0.05, 0.02)])
@@ -201,7 +294,7 @@ def test_as_many_cells_are_stuck_as_was_asked_for(low: float, high: float) -> No
     chip = dataclasses.replace(IDEAL, stuck_low=low, stuck_high=high, weight_range="tensor")
     weight = torch.full((1000, 1000), 0.5)
     weight[0, 0] = 1.0
-    held = hold(weight, chip, seed=1, name="x").weight.flatten()[1:]
+    held = program_matrix(weight, chip, seed=1, site="x").weight.flatten()[1:]
 
     # Positive cells at half range can be stuck at 0 or 1, negative ones, at zero, at 1 only: the four sums.
     def share(value: float) -> float:
@@ -219,16 +312,16 @@ def test_as_many_cells_are_stuck_as_was_asked_for(low: float, high: float) -> No
 def test_stuck_cells_stay_where_they_are() -> None:
     chip = dataclasses.replace(Chip.preset("pcm"), stuck_high=1.0, compensation="none")
     for seconds in (0.0, 1e6):
-        assert hold(matrix(), chip, seed=0, name="x", seconds=seconds).weight.abs().max() < 1e-6
+        assert program_matrix(matrix(), chip, seed=0, site="x", seconds=seconds).weight.abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("over", ["tensor", "channel"])
 def test_compensation_restores_the_sum_of_magnitudes(over: str) -> None:
     chip = dataclasses.replace(Chip.preset("pcm"), compensation=over)
     weight = matrix(40, 300)
-    fresh = hold(weight, chip, seed=2, name="x").weight
-    bare = hold(weight, dataclasses.replace(chip, compensation="none"), seed=2, name="x", seconds=1e6)
-    held = hold(weight, chip, seed=2, name="x", seconds=1e6)
+    fresh = program_matrix(weight, chip, seed=2, site="x").weight
+    bare = program_matrix(weight, dataclasses.replace(chip, compensation="none"), seed=2, site="x", seconds=1e6)
+    held = program_matrix(weight, chip, seed=2, site="x", seconds=1e6)
     dims = (1,) if over == "channel" else (0, 1)
     torch.testing.assert_close(held.weight.abs().sum(dims), fresh.abs().sum(dims), rtol=1e-4, atol=0)
     assert bare.weight.abs().sum() < 0.6 * fresh.abs().sum()
@@ -245,13 +338,13 @@ def test_compensation_restores_the_sum_of_magnitudes(over: str) -> None:
 def test_read_variance_is_that_of_both_cells_in_units_of_the_weight() -> None:
     weight = matrix()
     device = ProportionalDevice(read=0.1, g_min=5.0)
-    held = hold(weight, Chip(device=device, read_noise=0.5, tile_rows=4), seed=0, name="x")
+    held = program_matrix(weight, Chip(device=device, read_noise=0.5, tile_rows=4), seed=0, site="x")
     full = weight.abs().amax(1, keepdim=True)
     plus = 5 + 20 * weight.clamp(min=0) / full
     minus = 5 + 20 * (-weight).clamp(min=0) / full
     expected = (0.5 * 0.1 / 20 * full).square() * (plus.square() + minus.square())
     torch.testing.assert_close(held.read_variance, expected)
-    constant = hold(weight, Chip(device=ReramWan()), seed=0, name="x").read_variance
+    constant = program_matrix(weight, Chip(device=ReramWan()), seed=0, site="x").read_variance
     torch.testing.assert_close(constant, (0.01 * full).square())
 
 
@@ -271,7 +364,7 @@ def test_products_against_the_oracle(
     )  # fmt: skip
     weight, x = matrix(), matrix(6, 10, seed=1)
     x[3] = 0
-    held = hold(weight, chip, seed=0, name="x")
+    held = program_matrix(weight, chip, seed=0, site="x")
     y = analog_product(x, held.weight, held.scale, held.read_variance, Periphery.of(chip), seeded())
     scales = held.scale.repeat_interleave(min(rows, 10), 1)[:, :10].double().numpy()
     number = dac_range if isinstance(dac_range, float) else None
@@ -296,14 +389,16 @@ def test_codes_are_whole_symmetric_and_the_nearest(bits: int, full: float, value
 
 
 @pytest.mark.parametrize("adc_bits", [None, 16])
-@pytest.mark.parametrize("device", [ReramWan(read=0.05), ProportionalDevice(read=0.2)], ids=["constant", "by level"])
+@pytest.mark.parametrize(
+    "device", [ReramWan(weight_read=0.05), ProportionalDevice(read=0.2)], ids=["constant", "by level"]
+)
 def test_read_noise_at_the_output_equals_noise_of_every_cell_at_every_read(
     adc_bits: int | None, device: object
 ) -> None:
     """Mean, variance and tails as if each weight were drawn for each input vector; outputs and reads independent."""
     chip = Chip(device=device, adc_bits=adc_bits, tile_rows=8, adc_range=40.0)
     weight, x = matrix(4, 20), matrix(1, 20, seed=3)
-    held = hold(weight, dataclasses.replace(chip, read_noise=1.0), seed=0, name="x")
+    held = program_matrix(weight, dataclasses.replace(chip, read_noise=1.0), seed=0, site="x")
     assert held.read_variance is not None
     draws = 100_000
     fast = analog_product(
@@ -324,7 +419,7 @@ def test_read_noise_at_the_output_equals_noise_of_every_cell_at_every_read(
 def test_output_noise_has_its_size_in_cells(adc_bits: int | None) -> None:
     chip = Chip(device=AdditiveDevice(), output_noise=0.06, adc_bits=adc_bits, tile_rows=8, weight_range="tile")
     weight, x = matrix(4, 20), matrix(1, 20, seed=3)
-    held = hold(weight, chip, seed=0, name="x")
+    held = program_matrix(weight, chip, seed=0, site="x")
     y = analog_product(x.expand(50_000, -1), held.weight, held.scale, None, Periphery.of(chip), seeded())
     expected = 0.06 * x.abs().max() * held.scale.square().sum(1).sqrt()
     torch.testing.assert_close(y.std(0), expected, rtol=0.015, atol=0)
@@ -333,7 +428,7 @@ def test_output_noise_has_its_size_in_cells(adc_bits: int | None) -> None:
 def test_gradients_are_those_of_the_plain_product() -> None:
     chip = dataclasses.replace(Chip.preset("pcm"), tile_rows=4)
     weight, x = matrix().requires_grad_(), matrix(6, 10, seed=1).requires_grad_()
-    held = hold(weight.detach(), chip, seed=0, name="x")
+    held = program_matrix(weight.detach(), chip, seed=0, site="x")
     upstream = matrix(6, 7, seed=2)
     (
         analog_product(x, weight, held.scale, held.read_variance, Periphery.of(chip), seeded()) * upstream
@@ -345,7 +440,7 @@ def test_gradients_are_those_of_the_plain_product() -> None:
 def test_the_calibrated_range_is_the_largest_output_of_a_tile() -> None:
     chip = Chip(device=AdditiveDevice(), adc_bits=8, tile_rows=4, dac_range=2.0)
     weight, x = matrix(), matrix(6, 10, seed=1)
-    held = hold(weight, chip, seed=0, name="x")
+    held = program_matrix(weight, chip, seed=0, site="x")
     expected = max(
         (x[v, t : t + 4] @ weight[o, t : t + 4] / 2.0 / weight[o].abs().max()).abs().item()
         for v in range(6) for o in range(7) for t in (0, 4, 8)
@@ -397,7 +492,7 @@ def test_the_error_of_first_order_is_of_second_order() -> None:
 def test_wires_on_a_chip(solution: str) -> None:
     chip = dataclasses.replace(IDEAL, wire_resistance=2.0, wires=solution, tile_rows=8, tile_columns=6)
     weight = matrix(7, 10)
-    held = hold(weight, chip, seed=0, name="x").weight
+    held = program_matrix(weight, chip, seed=0, site="x").weight
     full = weight.abs().amax(1, keepdim=True)
     solve = {"first-order": wires.first_order, "exact": wires.exact}[solution]
     for rows in (slice(0, 8), slice(8, 10)):
@@ -410,4 +505,4 @@ def test_wires_on_a_chip(solution: str) -> None:
 def test_tiles_too_large_to_solve_are_refused() -> None:
     chip = dataclasses.replace(IDEAL, wire_resistance=1.0, wires="exact")
     with pytest.raises(InputError, match="tile of 200 x 100 cells is too large for wires='exact'"):
-        hold(matrix(100, 200), chip, seed=0, name="x")
+        program_matrix(matrix(100, 200), chip, seed=0, site="x")

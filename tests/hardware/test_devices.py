@@ -49,8 +49,8 @@ PROGRAMMING = [
     (ReramWan(), published.wan, True),
     (ReramCMO(), published.cmo, False),
     (ReramCMO(acceptance=0.2), published.cmo_fine, False),
-    (Chip.preset("rram-milo").device, published.milo, False),
-    (Chip.preset("rram-wan").device, published.wan_cubic, False),
+    (Chip.preset("reram-milo").device, published.milo, False),
+    (Chip.preset("reram-wan-cubic").device, published.wan_cubic, False),
     (Chip.preset("pcm-joshi").device, published.joshi, True),
     (Sonos(), published.sonos, True),
     (AdditiveDevice(g_min=5, program=0.03), lambda g: (g, 0.6), False),
@@ -139,7 +139,7 @@ def test_reading_a_pair_of_wan_cells_has_one_percent_of_the_range() -> None:
     std = ReramWan(g_max=30).read_std(torch.ones(3), torch.ones(3), 0)
     assert std is not None
     assert (std.square() * 2).sqrt().tolist() == pytest.approx([0.3] * 3)
-    assert ReramWan(read=0).read_std(torch.ones(3), torch.ones(3), 0) is None
+    assert ReramWan(weight_read=0).read_std(torch.ones(3), torch.ones(3), 0) is None
 
 
 def test_the_relaxation_of_cmo_cells() -> None:
@@ -190,7 +190,7 @@ def test_no_weight_of_the_foundation_chip_below_the_smallest_level() -> None:
         (ReramWan(), 3 * DAY, "ReramWan is known up to 172800 s after programming, got 259200 s"),
         (Sonos(), 6 * DAY, "Sonos is known up to 432000 s"),
         (FoundationPCM(), 1.0, "known right after programming only"),
-        (Chip.preset("rram-milo").device, 1.0, "known right after programming only"),
+        (Chip.preset("reram-milo").device, 1.0, "known right after programming only"),
         (PCM(), -1.0, "seconds since programming must be a finite number of at least 0, got -1.0"),
         (PCM(), math.inf, "seconds since programming must be a finite number"),
     ],
@@ -215,7 +215,7 @@ def test_times_at_which_nothing_is_known_are_refused(device: Device, seconds: fl
         (lambda: AdditiveDevice(program=-0.1), "program must be a finite number of at least 0, got -0.1"),
         (lambda: ProportionalDevice(read="1"), "read must be a finite number of at least 0, got '1'"),
         (lambda: LogNormalDevice(sigma=math.inf), "sigma must be a finite number"),
-        (lambda: ReramWan(read=-1), "read must be"),
+        (lambda: ReramWan(weight_read=-1), "read must be"),
         (lambda: FittedDevice(coefficients=(), fitted=(0, 1), g_max=1), "coefficients must hold at least one"),
         (lambda: FittedDevice(coefficients=(1.0,), fitted=(0, 1), g_max=2), "must lie in the fit's 0 to 1 uS"),
         (lambda: FittedDevice(coefficients=(1.0,), fitted=(0, 1), g_max=1, truncated=1), "truncated must be True"),

@@ -50,7 +50,7 @@ def lines(path: Path, *records: object) -> str:
 def test_a_file_of_tasks_for_another_model_on_a_chip_with_converters(micro_llama: Path, tmp_path: Path) -> None:
     path = lines(tmp_path / "t.jsonl", *({"answer": i, "direct": f"def add{i}"} for i in range(12)), "")
     report = reasoning(
-        str(micro_llama), tasks=path, chip="afm-pcm", copies=1, longest=4, seeds=1, workers=1, problems=10
+        str(micro_llama), tasks=path, chip="pcm-foundation", copies=1, longest=4, seeds=1, workers=1, problems=10
     )
     assert not report.notes
     assert {row.condition for row in report.select("unfinished")} == {"direct, no noise", "direct, on the chip"}
@@ -109,7 +109,11 @@ def test_what_it_refuses(micro_llama: Path, tmp_path: Path) -> None:
         ("tiny-reasoner", {"longest": 150}, "exceeds the context of 192"),
         ("tiny-reasoner", {"chip": "rerm-wan"}, "no chip 'rerm-wan'"),
         (str(micro_llama), {"tasks": path}, "a model of 2 layers has no shallow, middle and deep third"),
-        (str(micro_llama), {"tasks": path, "copies": 1, "chip": "afm-pcm", "longest": 4}, "1 problems are too few"),
+        (
+            str(micro_llama),
+            {"tasks": path, "copies": 1, "chip": "pcm-foundation", "longest": 4},
+            "1 problems are too few",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             reasoning(model, **{**SMALL, **fields})

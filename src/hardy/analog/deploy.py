@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from hardy.analog.adapters import keep_adapters_digital
-from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear, Array, OnChip
+from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLayer, AnalogLinear, Array
 from hardy.core.method import Chain, Method, changes
 from hardy.core.observe import AbsMax, observe
 from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
-from hardy.hardware.crossbar import hold
+from hardy.hardware.crossbar import program_matrix
 from hardy.hardware.device import require_number
 from hardy.hardware.product import Periphery
 from hardy.report import Row
@@ -84,7 +84,7 @@ class Deploy(Method):
         for site in sites:
             by_module.setdefault(site.module, []).append(site)
         errors: dict[str, tuple[float, float, int]] = {}
-        layers: dict[str, OnChip] = {}
+        layers: dict[str, AnalogLayer] = {}
         for name, group in by_module.items():
             module = model.get_submodule(name)
             if _is_read_by_its_model(module, group[0]):
@@ -119,7 +119,9 @@ class Deploy(Method):
             )
         names = [site.name] if clean.ndim == 2 else [f"{site.name}.{i}" for i in range(len(clean))]
         matrices = zip(names, clean.reshape(-1, *clean.shape[-2:]), strict=True)
-        held = [hold(m, self.chip, seed=self.seed, name=name, seconds=self.seconds).weight for name, m in matrices]
+        held = [
+            program_matrix(m, self.chip, seed=self.seed, site=name, seconds=self.seconds).weight for name, m in matrices
+        ]
         new = torch.stack(held).reshape(clean.shape)
         error = _error(clean, new)
         edits.set_weight(site, new)
@@ -153,7 +155,7 @@ def drift(model: nn.Module, seconds: float) -> None:
 
 def _reprogram(model: nn.Module, **change: Any) -> None:
     found = {item: list(_deployments(item.method)) for item in changes(model)}
-    layers = [module for module in model.modules() if isinstance(module, OnChip)]
+    layers = [module for module in model.modules() if isinstance(module, AnalogLayer)]
     if not any(found.values()) or not layers:
         raise InputError(f"no layer of this {type(model).__name__} is on a chip: apply Deploy first")
     for method in (method for methods in found.values() for method in methods):
@@ -186,13 +188,13 @@ def _replaced(method: Method, change: Mapping[str, Any]) -> Method:
     return method
 
 
-def on_chip(module: nn.Module, name: str, arrays: list[Array]) -> OnChip:
+def on_chip(module: nn.Module, name: str, arrays: list[Array]) -> AnalogLayer:
     """The layer that takes the place of `module`, called `name`, and computes on `arrays`.
 
     Raises:
         InputError: there is none for this kind of layer, or it is on a chip already.
     """
-    if isinstance(module, OnChip):
+    if isinstance(module, AnalogLayer):
         raise InputError(f"{name} is on a chip already; undo that change first")
     if isinstance(module, nn.Linear):
         return AnalogLinear(module, arrays)
@@ -208,12 +210,12 @@ def on_chip(module: nn.Module, name: str, arrays: list[Array]) -> OnChip:
 _SAMPLE = 1024  # input vectors of each layer that its ADC range is found on
 
 
-def calibrate(model: nn.Module, layers: dict[str, OnChip], data: Iterable[Any]) -> None:
+def calibrate(model: nn.Module, layers: dict[str, AnalogLayer], data: Iterable[Any]) -> None:
     """Set the calibrated ranges of `layers`, which are about to take their places in the still digital `model`."""
     samples: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
     handles = []
 
-    def keep(name: str, layer: OnChip, inputs: tuple[Any, ...]) -> None:
+    def keep(name: str, layer: AnalogLayer, inputs: tuple[Any, ...]) -> None:
         missing = _SAMPLE - sum(map(len, samples[name]))
         if missing > 0:
             x = layer.patches(inputs[0]) if isinstance(layer, AnalogConv2d) else inputs[0]

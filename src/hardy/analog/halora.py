@@ -24,7 +24,7 @@ from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.device import require_number
-from hardy.hardware.noise import ChipNoise
+from hardy.hardware.noise import WeightNoise
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -55,7 +55,7 @@ class HaLoRA:
         noisy: which weights of the base are noisy in training; by default all that `Deploy` puts on a chip.
     """
 
-    chip: Chip | ChipNoise | Simulator | str | None = None
+    chip: Chip | WeightNoise | Simulator | str | None = None
     rank: int = 8
     alpha: float = 16.0
     penalty_weight: float = 1e-3

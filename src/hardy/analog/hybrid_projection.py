@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from hardy.analog.modules import OnChip
+from hardy.analog.modules import AnalogLayer
 from hardy.core import selection
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.observe import SecondMoment, observe
@@ -100,7 +100,7 @@ class HybridLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         array = self.array
-        converts = isinstance(array, OnChip) and not all(part.reads_exactly for part in array.arrays)
+        converts = isinstance(array, AnalogLayer) and not all(part.reads_exactly for part in array.arrays)
         if isinstance(array, nn.Linear) and not converts:
             return nn.functional.linear(x, self.weight, self.bias)
         rotated = (x.float() @ self.rotation.mT) * self.gain
@@ -159,7 +159,7 @@ class HybridProjection(Method):
         for site in sites:
             module = model.get_submodule(site.module)
             if type(module) is not nn.Linear:
-                reason = "apply HybridProjection before it" if isinstance(module, OnChip) else "it takes nn.Linear"
+                reason = "apply HybridProjection before it" if isinstance(module, AnalogLayer) else "it takes nn.Linear"
                 raise InputError(f"{site.name} is a {type(module).__name__}; {reason}")
         grams = observe(model, data, tuple(s.name for s in sites), [SecondMoment]) if data and self.noise else {}
         rows, error, energy, macs, size = [], 0.0, 0.0, 0, 0

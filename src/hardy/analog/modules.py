@@ -14,7 +14,7 @@ from hardy.core.rng import generator
 from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
-from hardy.hardware.crossbar import Held, hold
+from hardy.hardware.crossbar import ArrayState, program_matrix
 from hardy.hardware.product import Periphery, analog_product, largest_tile_output
 
 
@@ -36,7 +36,7 @@ class Array:
     chip: Chip
     clean: torch.Tensor
     periphery: Periphery
-    held: Held
+    held: ArrayState
     seed: int
     seconds: float
     random: torch.Generator
@@ -46,7 +46,7 @@ class Array:
         site: Site, chip: Chip, clean: torch.Tensor, seed: int, seconds: float, periphery: Periphery
     ) -> "Array":
         """`clean` on the chip instance `seed`, `seconds` after programming."""
-        held = hold(clean, chip, seed=seed, name=site.name, seconds=seconds)
+        held = program_matrix(clean, chip, seed=seed, site=site.name, seconds=seconds)
         random = generator(seed, "read", site.name, device=clean.device)
         return Array(
             site=site, chip=chip, clean=clean, periphery=periphery, held=held, seed=seed, seconds=seconds, random=random
@@ -74,11 +74,11 @@ class Array:
             return None if tensor is None else tensor.to(move(tensor).device)
 
         self.clean = self.clean.to(move(self.clean).device)
-        values = {field.name: to(getattr(self.held, field.name)) for field in dataclasses.fields(Held)}
-        self.held = Held(**values)  # pyright: ignore[reportArgumentType]
+        values = {field.name: to(getattr(self.held, field.name)) for field in dataclasses.fields(ArrayState)}
+        self.held = ArrayState(**values)  # pyright: ignore[reportArgumentType]
 
 
-class OnChip(nn.Module):
+class AnalogLayer(nn.Module):
     """What the layers have in common: their arrays, and how those are programmed and aged."""
 
     weight: torch.Tensor
@@ -155,14 +155,14 @@ class OnChip(nn.Module):
             largest = largest_tile_output(x.float(), weight, array.held.scale, periphery)
             array.periphery = Periphery.of(array.chip, input_range=input_range, output_range=largest or None)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "OnChip":
+    def _apply(self, fn: Any, recurse: bool = True) -> "AnalogLayer":
         super()._apply(fn, recurse)
         for array in self.arrays:
             array.moved(fn)
         return self
 
 
-class AnalogLinear(OnChip, nn.Linear):
+class AnalogLinear(AnalogLayer, nn.Linear):
     """An nn.Linear whose product is computed on a chip; the bias is added digitally."""
 
     def __init__(self, original: nn.Linear, arrays: list[Array]) -> None:
@@ -176,7 +176,7 @@ class AnalogLinear(OnChip, nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
-class AnalogConv1D(OnChip, nn.Linear):
+class AnalogConv1D(AnalogLayer, nn.Linear):
     """GPT-2's Conv1D on a chip: an nn.Linear that stores its weight as (in, out)."""
 
     is_transposed = True
@@ -194,7 +194,7 @@ class AnalogConv1D(OnChip, nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
-class AnalogConv2d(OnChip, nn.Conv2d):
+class AnalogConv2d(AnalogLayer, nn.Conv2d):
     """An nn.Conv2d on a chip: each patch of the image is one input vector of in_channels * kernel entries."""
 
     def __init__(self, original: nn.Conv2d, arrays: list[Array]) -> None:

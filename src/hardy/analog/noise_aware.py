@@ -13,7 +13,7 @@ from torch import nn
 
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.deploy import calibrate, on_chip
-from hardy.analog.modules import Array, OnChip
+from hardy.analog.modules import AnalogLayer, Array
 from hardy.analog.noisy_forward import (
     Gradient,
     InputGradient,
@@ -30,7 +30,7 @@ from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.device import require_number
-from hardy.hardware.noise import ChipNoise
+from hardy.hardware.noise import WeightNoise
 from hardy.hardware.product import Periphery
 from hardy.report import Row
 
@@ -71,7 +71,7 @@ class NoiseAware(Method):
     `apply` needs calibration batches if the chip has calibrated ranges (`chip.needs_data`).
     """
 
-    chip: Chip | ChipNoise | Simulator
+    chip: Chip | WeightNoise | Simulator
     gradient: Gradient = "straight-through"
     input_gradient: InputGradient = "clean"
     resample: Resample = 1
@@ -92,9 +92,9 @@ class NoiseAware(Method):
 
     def check(self) -> None:
         noise: Any = self.chip
-        if isinstance(noise, type) or not (isinstance(noise, Chip | ChipNoise) or callable(noise)):
+        if isinstance(noise, type) or not (isinstance(noise, Chip | WeightNoise) or callable(noise)):
             raise InputError(f"chip must be a Chip, a preset, a weight noise or a function, got {noise!r}")
-        if isinstance(noise, ChipNoise):
+        if isinstance(noise, WeightNoise):
             for field in ("seed", "select", "layers"):
                 if getattr(noise, field) != type(noise).__dataclass_fields__[field].default:
                     raise InputError(
@@ -124,7 +124,7 @@ class NoiseAware(Method):
             _require_differentiable(noise)
 
     def to_dict(self) -> dict[str, Any]:
-        if not isinstance(self.chip, Chip | ChipNoise):
+        if not isinstance(self.chip, Chip | WeightNoise):
             raise InputError(f"NoiseAware with a function of your own ({self.chip!r}) cannot be stored; undo it first")
         record = super().to_dict()
         record["fields"]["chip"] = self.chip.to_dict()
@@ -224,7 +224,7 @@ class NoiseAware(Method):
 def _require_layer(module: nn.Module, site: Site) -> None:
     """Raise `InputError` unless `module` is a layer that can be trained with noise."""
     conv1d = type(module).__name__ == "Conv1D" and not isinstance(module, nn.Conv1d)
-    if isinstance(module, OnChip):
+    if isinstance(module, AnalogLayer):
         raise InputError(f"{site.name} is on a chip already; undo that change first")
     if site.parameter != "weight" or not (isinstance(module, nn.Linear | nn.Conv2d) or conv1d):
         raise InputError(

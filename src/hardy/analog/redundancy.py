@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hardy.analog.deploy import Deploy
-from hardy.analog.modules import OnChip
+from hardy.analog.modules import AnalogLayer
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.selection import LINEAR, Selector, select
 from hardy.core.surgery import Edits
@@ -55,7 +55,7 @@ class RedundantLinear(nn.Module):
         return torch.stack([weight.float() for weight in weights]).mean(0).to(weights[0].dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        arrays = [array for copy in self.copies if isinstance(copy, OnChip) for array in copy.arrays]
+        arrays = [array for copy in self.copies if isinstance(copy, AnalogLayer) for array in copy.arrays]
         if all(array.reads_exactly for array in arrays):
             return nn.functional.linear(x, self.weight, self.bias)
         y = torch.stack([copy(x).float() for copy in self.copies]).mean(0).to(x.dtype)
@@ -94,7 +94,7 @@ class Redundancy(Method):
         for site in select(model, self.select, layers=self.layers):
             module = model.get_submodule(site.module)
             if type(module) is not nn.Linear or site.rows is not None:
-                reason = "apply Redundancy before it" if isinstance(module, OnChip) else "it takes whole nn.Linear"
+                reason = "apply Redundancy before it" if isinstance(module, AnalogLayer) else "it takes whole nn.Linear"
                 raise InputError(f"{site.name} is a {type(module).__name__}; {reason}")
             edits.set_module(site.name, RedundantLinear(module, self.copies))
             added = (self.copies - 1) * module.weight.numel()

@@ -234,7 +234,7 @@ class WeightLedger:
         self._totals: dict[str, float] = {}
 
     def read(self, site: Site) -> torch.Tensor:
-        """The weight at `site`, (..., out, in), float32; it stays as it is whatever is written, but not to be written to."""
+        """The weight at `site`, (..., out, in), float32. Not to be written to."""
         # Parts of a fused projection share the new tensor that they are written to.
         return weight_of(self.model, site).to(torch.float32, copy=site.rows is not None)
 

@@ -137,8 +137,8 @@ def _adc(bits: int) -> tuple[float, float]:
         raise InputError(f"the cost of an ADC is known from 4 to 10 bits, got {bits!r}")
     low = bits - bits % 2
     (energy, rate, _), (above, above_rate, _) = _ADC[low], _ADC[min(low + 2, 10)]
-    way = (bits - low) / 2
-    return energy * (above / energy) ** way, 1 / (rate + way * (above_rate - rate))
+    fraction = (bits - low) / 2
+    return energy * (above / energy) ** fraction, 1 / (rate + fraction * (above_rate - rate))
 
 
 def matrix_cost(inputs: int, outputs: int, chip: Chip, *, parts: Parts | None = None, copies: int = 1) -> Cost:

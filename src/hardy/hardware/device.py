@@ -7,6 +7,8 @@ around the conductance and not truncated at zero, because it is a noise of the c
 whole column exactly Gaussian too.
 """
 
+from __future__ import annotations
+
 import abc
 import dataclasses
 import math
@@ -44,6 +46,9 @@ class Device(Registered, abc.ABC, group="hardy.devices"):
 
     normals: ClassVar[int] = 1
     """How many standard normal numbers make one cell."""
+
+    former_fields: ClassVar[Mapping[str, str]] = {}
+    """Fields that were called otherwise in stored chips: old name -> its name now."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -115,17 +120,27 @@ def require_seconds(seconds: float, latest: float = math.inf, whose: str = "") -
 class AdditiveDevice(Device):
     """Gaussian programming and read noise of one size for all levels; no drift.
 
-    With the weight's scale of the chip it is additive noise relative to the largest weight of the tensor, the
-    output channel or the tile. Each weight is a pair of cells, so the noise of a weight is larger by sqrt(2).
+    A weight is a pair of such cells and both err, so its noise is larger than a cell's by sqrt(2): `of_weight` takes
+    the strengths of the weight, which is how hardy states noise wherever it does not name cells.
 
     Args:
-        program: standard deviation of programming, as a share of g_max - g_min.
-        read: standard deviation of one read, likewise.
+        program: standard deviation of programming one cell, as a share of g_max - g_min.
+        read: standard deviation of reading one cell once, likewise.
     """
 
     g_max: float = 25.0
     program: float = 0.0
     read: float = 0.0
+
+    @classmethod
+    def of_weight(cls, *, program: float = 0.0, read: float = 0.0) -> AdditiveDevice:
+        """Cells of which a pair gives a weight these standard deviations, as shares of the largest weight.
+
+        What the largest weight is taken over, tensor, channel or tile, is the chip's `weight_range`.
+        """
+        require_number("program", program, at_least=0)
+        require_number("read", read, at_least=0)
+        return cls(program=program / math.sqrt(2), read=read / math.sqrt(2))
 
     def check(self) -> None:
         super().check()
@@ -228,7 +243,11 @@ def device_from_dict(record: Mapping[str, Any]) -> Device:
     Raises:
         InputError: there is no such device here, or a field is unknown or out of range.
     """
-    return Device.registry.restore(record.get("device"), record.get("fields", {}), _tuple)
+    former = Device.registry.find(record.get("device")).former_fields
+    fields = record.get("fields", {})
+    if isinstance(fields, Mapping):
+        fields = {former.get(name, name): value for name, value in fields.items()}
+    return Device.registry.restore(record.get("device"), fields, _tuple)
 
 
 def _tuple(value: Any) -> Any:

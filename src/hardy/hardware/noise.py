@@ -1,5 +1,12 @@
 """Weight noise of an analog chip, drawn once per chip instance: additive with a named scale, proportional, log-normal.
 
+The strength of a noise is the standard deviation of a weight as it is read back, in units of the scale that
+`relative_to` names; of proportional noise in units of the weight itself, of log-normal noise that of the logarithm.
+Studies, commands, training and fields all mean this by a number, and "additive" without more is relative to the largest
+weight of each output channel. A chip has cells instead, two to a weight: `Chip.with_noise` gives it those that make
+this noise. There additive noise of the weight is sqrt(2) times that of a cell, because both cells err, and proportional
+noise is that of a cell, because the other holds nothing.
+
 Sources: IBM's analog-foundation-models (additive, relative to each output channel's absmax) and CrossSim
 (proportional); the equations are theirs, the seeding by site and the explicit scales are ours, because papers that
 say "5 % noise" without the scale cannot be compared.
@@ -68,11 +75,11 @@ def _normal(weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ChipNoise(WeightMethod, abc.ABC):
-    """A chip instance: `seed` and the site's name fix every draw.
+class WeightNoise(WeightMethod, abc.ABC):
+    """Noise on weights; a chip instance of it is a `seed`, which with the site's name fixes every draw.
 
     Args:
-        strength: standard deviation of the noise, in units of its scale.
+        strength: standard deviation of a weight, in units of the noise's scale; 0 is the identity.
         seed: of the chip instance.
     """
 
@@ -98,7 +105,7 @@ class ChipNoise(WeightMethod, abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdditiveNoise(ChipNoise):
+class AdditiveNoise(WeightNoise):
     """Programming noise whose size does not depend on the weight.
 
     Args:
@@ -122,7 +129,7 @@ class AdditiveNoise(ChipNoise):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProportionalNoise(ChipNoise):
+class ProportionalNoise(WeightNoise):
     """Programming noise in proportion to each weight."""
 
     def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
@@ -130,7 +137,7 @@ class ProportionalNoise(ChipNoise):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogNormalNoise(ChipNoise):
+class LogNormalNoise(WeightNoise):
     """Programming noise that multiplies each weight by a log-normal factor of median 1."""
 
     def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:

@@ -66,7 +66,7 @@ def analog_product(
 
     Args:
         x: (vectors, in) float32.
-        weight, scale, read_variance: as in `Held`, float32.
+        weight, scale, read_variance: as in `ArrayState`, float32.
         periphery: the converters.
         random: of the read noise, on the device of `x`; it moves on with each use.
 

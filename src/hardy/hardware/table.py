@@ -108,16 +108,16 @@ class TableDevice(Device):
         require_seconds(seconds, 0, "a cell from a table")
         levels = torch.tensor(self.levels, dtype=torch.float64, device=target.device)
         above = torch.searchsorted(levels, target.double().contiguous()).clamp(1, len(levels) - 1)
-        way = ((target - levels[above - 1]) / (levels[above] - levels[above - 1])).clamp(0, 1)
+        fraction = ((target - levels[above - 1]) / (levels[above] - levels[above - 1])).clamp(0, 1)
 
         def between(values: torch.Tensor) -> torch.Tensor:
-            return torch.lerp(values[above - 1], values[above], way)
+            return torch.lerp(values[above - 1], values[above], fraction)
 
         means = torch.tensor(self.means, dtype=torch.float64, device=target.device)
         if self.stds:
             spread = between(torch.tensor(self.stds, dtype=torch.float64, device=target.device)) * normals[0]
         else:
-            spread = between_samples(self.samples, self.means, above, way, normals[0])
+            spread = between_samples(self.samples, self.means, above, fraction, normals[0])
         return (between(means) + spread).to(target.dtype)
 
     def read_std(self, programmed: torch.Tensor, held: torch.Tensor, seconds: float) -> torch.Tensor | None:
@@ -128,7 +128,7 @@ def between_samples(
     samples: tuple[tuple[float, ...], ...],
     means: tuple[float, ...],
     above: torch.Tensor,
-    way: torch.Tensor,
+    fraction: torch.Tensor,
     normal: torch.Tensor,
 ) -> torch.Tensor:
     """Deviations at the same quantile of the levels below and above, interpolated; `normal` says which quantile."""
@@ -142,4 +142,4 @@ def between_samples(
             pick = (quantile[here] * len(ordered)).long().clamp(max=len(ordered) - 1)
             side[here] = ordered[pick]
         sides.append(side)
-    return torch.lerp(sides[0], sides[1], way)
+    return torch.lerp(sides[0], sides[1], fraction)
