@@ -123,7 +123,7 @@ def test_the_shortcut_refuses_what_is_not_one_draw() -> None:
     for reason, noise in refused.items():
         with pytest.raises(InputError, match=f"no single draw is the mean of 2 copies: .*{reason}"):
             equivalent_noise(noise, 2)
-    with pytest.raises(InputError, match="copies must be a positive integer, got 0"):
+    with pytest.raises(InputError, match="copies must be an integer of at least 1, got 0"):
         equivalent_noise(ProportionalNoise(strength=0.2), 0)
 
 

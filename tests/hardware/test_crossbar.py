@@ -60,13 +60,13 @@ def test_presets_through_json_and_back(name: str, tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"device": "pcm"}, "device must be a Device, got 'pcm'"),
-        ({"tile_rows": 0}, "tile_rows must be a positive integer, got 0"),
-        ({"tile_columns": 2.5}, "tile_columns must be a positive integer, got 2.5"),
-        ({"dac_bits": 1}, "dac_bits must be an integer from 2 to 16 or None, got 1"),
-        ({"adc_bits": True}, "adc_bits must be an integer from 2 to 16 or None, got True"),
-        ({"weight_range": "row"}, "weight_range must be one of tensor, channel, tile, got 'row'"),
-        ({"compensation": "all"}, "compensation must be one of none, tensor, channel, got 'all'"),
-        ({"wires": "fast"}, "wires must be one of first-order, exact, got 'fast'"),
+        ({"tile_rows": 0}, "tile_rows must be an integer of at least 1, got 0"),
+        ({"tile_columns": 2.5}, "tile_columns must be an integer of at least 1, got 2.5"),
+        ({"dac_bits": 1}, "dac_bits \\(or None\\) must be an integer from 2 to 16, got 1"),
+        ({"adc_bits": True}, "adc_bits \\(or None\\) must be an integer from 2 to 16, got True"),
+        ({"weight_range": "row"}, "weight_range must be tensor, channel or tile, got 'row'"),
+        ({"compensation": "all"}, "compensation must be none, tensor or channel, got 'all'"),
+        ({"wires": "fast"}, "wires must be first-order or exact, got 'fast'"),
         ({"dac_range": "max"}, "dac_range must be a number or vector or calibrated, got 'max'"),
         ({"dac_range": 0}, "dac_range must be a finite number above 0, got 0"),
         ({"adc_range": "vector"}, "adc_range must be a number or calibrated, got 'vector'"),
@@ -89,7 +89,7 @@ def test_fields_out_of_range_are_refused(fields: dict[str, object], message: str
         ({"version": 2}, "not a chip of hardy"),
         ({"tile_row": 3}, "no field 'tile_row'; did you mean tile_rows"),
         ({"device": 3}, "device of a chip must be a mapping, got 3"),
-        ({"adc_bits": 99}, "adc_bits must be"),
+        ({"adc_bits": 99}, "adc_bits .* must be"),
     ],
 )
 def test_a_record_of_no_chip_is_refused(change: dict[str, object], message: str) -> None:
@@ -224,10 +224,10 @@ def test_a_strength_is_that_of_the_weight_on_a_chip_and_off_it(noise: WeightNois
     drawn = noise.draw(weight, seeded(1)) - weight
     stored = Chip.with_noise(noise).program(weight, seed=0, site="x") - weight
     for rows in (slice(0, 50), slice(350, 400)):  # of small weights and of large ones
-        assert stored[rows].std().item() == pytest.approx(drawn[rows].std().item(), rel=0.02)
+        assert stored[rows].std().item() == pytest.approx(drawn[rows].std().item(), rel=0.05)
     for moment in (1, 2):
         small, large = ((n.abs() ** moment)[weight.abs() < 0.3].mean().item() for n in (drawn, stored))
-        assert large == pytest.approx(small, rel=0.02)
+        assert large == pytest.approx(small, rel=0.05)
 
 
 def test_what_no_cells_make_is_refused() -> None:

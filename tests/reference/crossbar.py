@@ -18,7 +18,9 @@ def program(weight: np.ndarray, chip: Chip, seed: int, name: str, seconds: float
             names = (left // chip.tile_rows, top // chip.tile_columns)
             shape = (2, bottom - top, right - left)
             normals = torch.randn(device.normals, *shape, generator=generator(seed, "chip", name, *names, "cells"))
-            fault_draw = torch.rand(shape, generator=generator(seed, "chip", name, *names, "faults"), dtype=torch.float64)
+            fault_draw = torch.rand(
+                shape, generator=generator(seed, "chip", name, *names, "faults"), dtype=torch.float64
+            )
             for o in range(top, bottom):
                 for i in range(left, right):
                     tensor = np.abs(weight).max()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLayer, AnalogLinear, Array
 from hardy.core.method import Chain, Method, changes
@@ -21,7 +22,6 @@ from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.crossbar import program_matrix
-from hardy.hardware.device import require_number
 from hardy.hardware.product import Periphery
 from hardy.report import Row
 
@@ -66,9 +66,8 @@ class Deploy(Method):
     def check(self) -> None:
         if not isinstance(self.chip, Chip):
             raise InputError(f"chip must be a Chip or the name of a preset, got {self.chip!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"seed must be an integer, got {self.seed!r}")
-        require_number("seconds", self.seconds, at_least=0)
+        checks.integer("seed", self.seed)
+        checks.number("seconds", self.seconds, at_least=0)
 
     def to_dict(self) -> dict[str, Any]:
         record = super().to_dict()
@@ -149,7 +148,7 @@ def drift(model: nn.Module, seconds: float) -> None:
     Raises:
         InputError: as `program`; or the cells are not known at that time, and nothing has changed.
     """
-    require_number("seconds since programming", seconds, at_least=0)
+    checks.number("seconds since programming", seconds, at_least=0)
     _reprogram(model, seconds=float(seconds))
 
 

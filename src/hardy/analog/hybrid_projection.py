@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.analog.modules import AnalogLayer
 from hardy.core import selection
 from hardy.core.method import ALL_SELECTED, Method
@@ -51,8 +52,7 @@ def decompose(
     rank = largest if rank is None else rank
     if type(rank) is not int or not 1 <= rank <= largest:
         raise InputError(f"rank must be in 1..{largest}, the smaller side of the weight, or None, got {rank!r}")
-    if columns not in get_args(Columns):
-        raise InputError(f"columns must be one of {', '.join(get_args(Columns))}, got {columns!r}")
+    checks.one_of("columns", columns, get_args(Columns))
     left, values, rotation = torch.linalg.svd(weight.double(), full_matrices=False)
     array, rotation = (left * values)[:, :rank], rotation[:rank]
     gain = torch.ones(rank, dtype=torch.float64)
@@ -147,10 +147,9 @@ class HybridProjection(Method):
     layers: str | int | None = "last"
 
     def check(self) -> None:
-        if self.rank is not None and (type(self.rank) is not int or self.rank < 1):
-            raise InputError(f"rank must be a positive integer or None, got {self.rank!r}")
-        if self.columns not in get_args(Columns):
-            raise InputError(f"columns must be one of {', '.join(get_args(Columns))}, got {self.columns!r}")
+        if self.rank is not None:
+            checks.integer("rank (or None)", self.rank, at_least=1)
+        checks.one_of("columns", self.columns, get_args(Columns))
         if self.noise is not None and not (isinstance(self.noise, Method) and hasattr(self.noise, "select")):
             raise InputError(f"noise must be Deploy or a noise of hardy.hardware, or None, got {self.noise!r}")
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.deploy import calibrate, on_chip
 from hardy.analog.modules import AnalogLayer, Array
@@ -29,7 +30,6 @@ from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
-from hardy.hardware.device import require_number
 from hardy.hardware.noise import WeightNoise
 from hardy.hardware.product import Periphery
 from hardy.report import Row
@@ -102,8 +102,7 @@ class NoiseAware(Method):
                         f"give NoiseAware({field}={getattr(noise, field)!r}, ...)"
                     )
         for field, kind in (("gradient", Gradient), ("input_gradient", InputGradient)):
-            if getattr(self, field) not in get_args(kind):
-                raise InputError(f"{field} must be one of {', '.join(get_args(kind))}, got {getattr(self, field)!r}")
+            checks.one_of(field, getattr(self, field), get_args(kind))
         if not (self.resample in ("sample", "never") or (type(self.resample) is int and self.resample >= 1)):
             raise InputError(f"resample must be a positive integer, 'sample' or 'never', got {self.resample!r}")
         if self.resample == "sample" and (self.gradient, self.input_gradient) != ("straight-through", "clean"):
@@ -111,13 +110,11 @@ class NoiseAware(Method):
                 "resample='sample' needs gradient='straight-through' and input_gradient='clean', got "
                 f"{self.gradient!r} and {self.input_gradient!r}"
             )
-        if type(self.warmup_steps) is not int or self.warmup_steps < 0:
-            raise InputError(f"warmup_steps must be an integer of at least 0, got {self.warmup_steps!r}")
+        checks.integer("warmup_steps", self.warmup_steps, at_least=0)
         if self.clip is not None:
-            require_number("clip", self.clip, above=0)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"seed must be an integer, got {self.seed!r}")
-        require_number("seconds", self.seconds, at_least=0)
+            checks.number("clip", self.clip, above=0)
+        checks.integer("seed", self.seed)
+        checks.number("seconds", self.seconds, at_least=0)
         if self.seconds and not isinstance(noise, Chip):
             raise InputError(f"seconds is for a Chip, whose cells drift; got seconds={self.seconds:g} with {noise!s}")
         if self.gradient == "full" and isinstance(noise, Chip):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.analog.deploy import Deploy
 from hardy.analog.modules import AnalogLayer
 from hardy.core.method import ALL_SELECTED, Method
@@ -86,8 +87,7 @@ class Redundancy(Method):
     layers: str | int | None = None
 
     def check(self) -> None:
-        if type(self.copies) is not int or not 1 <= self.copies <= 64:
-            raise InputError(f"copies must be an integer from 1 to 64, got {self.copies!r}")
+        checks.integer("copies", self.copies, at_least=1, at_most=64)
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         rows, extra = [], 0
@@ -118,8 +118,7 @@ def equivalent_noise(noise: Method, copies: int) -> Method:
     Raises:
         InputError: the mean is not such a draw; use `Redundancy`, which makes the copies.
     """
-    if type(copies) is not int or copies < 1:
-        raise InputError(f"copies must be a positive integer, got {copies!r}")
+    checks.integer("copies", copies, at_least=1)
     root = math.sqrt(copies)
     if isinstance(noise, AdditiveNoise | ProportionalNoise):
         return dataclasses.replace(noise, strength=noise.strength / root)

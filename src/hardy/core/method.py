@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.core.ranking import Ranking
 from hardy.core.registry import Registered
 from hardy.core.selection import LINEAR, Selector, Site, select
@@ -89,8 +90,8 @@ class Method(Registered, abc.ABC, group="hardy.methods"):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(value))  # a frozen method is hashable
+            value = checks.unwrapped(getattr(self, field.name))  # a NumPy integer seeds as Python's own does
+            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)  # hashable
         self.check()
 
     def check(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from hardy import checks
 from hardy.errors import InputError, near_misses
 from hardy.files import read_json, write_json
 from hardy.hardware.crossbar import program_matrix
@@ -22,7 +23,6 @@ from hardy.hardware.device import (
     LogNormalDevice,
     ProportionalDevice,
     device_from_dict,
-    require_number,
 )
 from hardy.hardware.flash import Sonos
 from hardy.hardware.noise import AdditiveNoise, LogNormalNoise, ProportionalNoise, WeightNoise
@@ -86,25 +86,23 @@ class Chip:
     def __post_init__(self) -> None:
         if not isinstance(self.device, Device):
             raise InputError(f"device must be a Device, got {self.device!r}")
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, checks.unwrapped(getattr(self, field.name)))
         for name in ("tile_rows", "tile_columns"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name} must be a positive integer, got {value!r}")
+            checks.integer(name, getattr(self, name), at_least=1)
         for name in ("dac_bits", "adc_bits"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or not 2 <= value <= 16):
-                raise InputError(f"{name} must be an integer from 2 to 16 or None, got {value!r}")
+            if getattr(self, name) is not None:
+                checks.integer(f"{name} (or None)", getattr(self, name), at_least=2, at_most=16)
         for name, kind in (("weight_range", WeightRange), ("compensation", Compensation), ("wires", Wires)):
-            if getattr(self, name) not in get_args(kind):
-                raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+            checks.one_of(name, getattr(self, name), get_args(kind))
         for name, words in (("dac_range", ("vector", "calibrated")), ("adc_range", ("calibrated",))):
             value = getattr(self, name)
             if isinstance(value, str) and value not in words:
                 raise InputError(f"{name} must be a number or {' or '.join(words)}, got {value!r}")
             if not isinstance(value, str):
-                require_number(name, value, above=0)
+                checks.number(name, value, above=0)
         for name in ("output_noise", "read_noise", "wire_resistance", "stuck_low", "stuck_high"):
-            require_number(name, getattr(self, name), at_least=0)
+            checks.number(name, getattr(self, name), at_least=0)
         if self.stuck_low + self.stuck_high > 1:
             raise InputError(
                 f"stuck_low and stuck_high must add up to at most 1, got {self.stuck_low:g} and {self.stuck_high:g}"

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from hardy import checks
 from hardy.core.registry import Registered
 from hardy.errors import InputError
 
@@ -52,14 +53,14 @@ class Device(Registered, abc.ABC, group="hardy.devices"):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(value))
+            value = checks.unwrapped(getattr(self, field.name))
+            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
         self.check()
 
     def check(self) -> None:
         """Raise `InputError` for a field out of range."""
-        require_number("g_min", self.g_min, at_least=0)
-        require_number("g_max", self.g_max, above=self.g_min)
+        checks.number("g_min", self.g_min, at_least=0)
+        checks.number("g_max", self.g_max, above=self.g_min)
 
     @abc.abstractmethod
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
@@ -97,20 +98,12 @@ class Device(Registered, abc.ABC, group="hardy.devices"):
         return {"device": self.id, "fields": dataclasses.asdict(self)}
 
 
-def require_number(name: str, value: object, *, at_least: float = -math.inf, above: float = -math.inf) -> None:
-    """Raise `InputError` unless `value` is a finite number within its bounds."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not (math.isfinite(number) and number >= at_least and number > above):
-        bound = f"above {above:g}" if above > -math.inf else f"of at least {at_least:g}"
-        raise InputError(f"{name} must be a finite number {bound}, got {value!r}")
-
-
 def require_seconds(seconds: float, latest: float = math.inf, whose: str = "") -> None:
     """Raise `InputError` unless `seconds` is a time at which the cell is known.
 
     A cell whose drift nobody measured is known at 0 only: holding it still would be a claim.
     """
-    require_number("seconds since programming", seconds, at_least=0)
+    checks.number("seconds since programming", seconds, at_least=0)
     if seconds > latest:
         known = "right after programming only (0 s)" if latest == 0 else f"up to {latest:g} s after programming"
         raise InputError(f"{whose} is known {known}, got {seconds:g} s")
@@ -138,14 +131,14 @@ class AdditiveDevice(Device):
 
         What the largest weight is taken over, tensor, channel or tile, is the chip's `weight_range`.
         """
-        require_number("program", program, at_least=0)
-        require_number("read", read, at_least=0)
+        checks.number("program", program, at_least=0)
+        checks.number("read", read, at_least=0)
         return cls(program=program / math.sqrt(2), read=read / math.sqrt(2))
 
     def check(self) -> None:
         super().check()
-        require_number("program", self.program, at_least=0)
-        require_number("read", self.read, at_least=0)
+        checks.number("program", self.program, at_least=0)
+        checks.number("read", self.read, at_least=0)
 
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
         require_seconds(seconds)
@@ -172,8 +165,8 @@ class ProportionalDevice(Device):
 
     def check(self) -> None:
         super().check()
-        require_number("program", self.program, at_least=0)
-        require_number("read", self.read, at_least=0)
+        checks.number("program", self.program, at_least=0)
+        checks.number("read", self.read, at_least=0)
 
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
         require_seconds(seconds)
@@ -196,7 +189,7 @@ class LogNormalDevice(Device):
 
     def check(self) -> None:
         super().check()
-        require_number("sigma", self.sigma, at_least=0)
+        checks.number("sigma", self.sigma, at_least=0)
 
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
         require_seconds(seconds)
@@ -222,14 +215,13 @@ class FittedDevice(Device):
         if not self.coefficients:
             raise InputError("coefficients must hold at least one number, got none")
         for coefficient in self.coefficients:
-            require_number("coefficients", coefficient)
+            checks.number("coefficients", coefficient)
         low, high = self.fitted
         if not low <= self.g_min < self.g_max <= high:
             raise InputError(
                 f"g_min and g_max must lie in the fit's {low:g} to {high:g} uS, got {self.g_min:g}, {self.g_max:g}"
             )
-        if not isinstance(self.truncated, bool):
-            raise InputError(f"truncated must be True or False, got {self.truncated!r}")
+        checks.boolean("truncated", self.truncated)
 
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
         require_seconds(seconds, 0, "a cell known by its programming error")

@@ -14,16 +14,15 @@ say "5 % noise" without the scale cannot be compared.
 
 import abc
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
 
+from hardy import checks
 from hardy.core.method import WeightMethod
 from hardy.core.rng import generator
 from hardy.core.selection import Site
-from hardy.errors import InputError
 
 Scale = Literal[
     "absolute", "tensor-absmax", "tensor-std", "channel-absmax", "channel-std", "tile-absmax", "tile-std"
@@ -88,11 +87,8 @@ class WeightNoise(WeightMethod, abc.ABC):
 
     def check(self) -> None:
         super().check()
-        number = isinstance(self.strength, int | float) and not isinstance(self.strength, bool)
-        if not (number and math.isfinite(self.strength) and self.strength >= 0):
-            raise InputError(f"noise strength must be a finite number of at least 0, got {self.strength!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"seed must be an integer, got {self.seed!r}")
+        checks.number("noise strength", self.strength, at_least=0)
+        checks.integer("seed", self.seed)
 
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         if self.strength == 0:
@@ -119,10 +115,8 @@ class AdditiveNoise(WeightNoise):
 
     def check(self) -> None:
         super().check()
-        if self.relative_to not in get_args(Scale):
-            raise InputError(f"relative_to must be one of {', '.join(get_args(Scale))}, got {self.relative_to!r}")
-        if type(self.tile_size) is not int or self.tile_size < 1:
-            raise InputError(f"tile_size must be a positive integer, got {self.tile_size!r}")
+        checks.one_of("relative_to", self.relative_to, get_args(Scale))
+        checks.integer("tile_size", self.tile_size, at_least=1)
 
     def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         return additive(weight, self.strength, self.relative_to, random, self.tile_size)

@@ -13,8 +13,9 @@ from typing import ClassVar
 
 import torch
 
+from hardy import checks
 from hardy.errors import InputError
-from hardy.hardware.device import Device, polynomial, require_number, require_seconds
+from hardy.hardware.device import Device, polynomial, require_seconds
 
 DAY = 86400.0
 
@@ -45,7 +46,7 @@ class ReramWan(Device):
 
     def check(self) -> None:
         super().check()
-        require_number("weight_read", self.weight_read, at_least=0)
+        checks.number("weight_read", self.weight_read, at_least=0)
 
     def program_std(self, target: torch.Tensor, seconds: float) -> torch.Tensor:
         """Standard deviation around the target before truncation at zero, uS."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from hardy import checks
 from hardy.errors import InputError
-from hardy.hardware.device import Device, require_number, require_seconds
+from hardy.hardware.device import Device, require_seconds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,12 @@ class TableDevice(Device):
 
     def check(self) -> None:
         super().check()
-        require_number("read", self.read, at_least=0)
+        checks.number("read", self.read, at_least=0)
         if len(self.levels) < 2:
             raise InputError(f"levels must hold at least 2 numbers, got {len(self.levels)}")
         for name in ("levels", "means", "stds"):
             for value in getattr(self, name):
-                require_number(name, value, **({"at_least": 0} if name != "means" else {}))
+                checks.number(name, value, **({"at_least": 0} if name != "means" else {}))
         if any(b <= a for a, b in zip(self.levels, self.levels[1:], strict=False)):
             raise InputError(f"levels must rise, got {self.levels}")
         if bool(self.stds) == bool(self.samples):
