@@ -90,7 +90,7 @@ class HybridLinear(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The whole matrix, (out, in), as the array holds its part."""
-        array: Any = self.array.weight
+        array: Any = self.array.stored_weight() if isinstance(self.array, AnalogLayer) else self.array.weight
         return ((array.float() * self.gain) @ self.rotation).to(array.dtype)
 
     @property
@@ -100,7 +100,7 @@ class HybridLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         array = self.array
-        converts = isinstance(array, AnalogLayer) and not all(part.reads_exactly for part in array.arrays)
+        converts = isinstance(array, AnalogLayer) and not array.reads_exactly
         if isinstance(array, nn.Linear) and not converts:
             return nn.functional.linear(x, self.weight, self.bias)
         rotated = (x.float() @ self.rotation.mT) * self.gain
@@ -210,6 +210,7 @@ def _output_error(holder: nn.ModuleDict, select: str, noise: Any, gram: torch.Te
             method = dataclasses.replace(method, chip=method.chip.without_periphery())
         with method.apply(holder):
             noisy: Any = holder["layer"]
-            change = noisy.weight.detach().float() - clean
+            weight = noisy.stored_weight() if isinstance(noisy, AnalogLayer) else noisy.weight
+            change = weight.detach().float() - clean
         total += (change @ gram * change).sum().item() if gram is not None else change.square().sum().item()
     return (total / _DRAWS) ** 0.5

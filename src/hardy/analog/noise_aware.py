@@ -5,7 +5,7 @@ after each step instead of getting no gradient beyond it, because a weight witho
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, get_args
 
 import torch
@@ -13,8 +13,9 @@ from torch import nn
 
 from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
-from hardy.analog.deploy import calibrate, on_chip
-from hardy.analog.modules import AnalogLayer, Array
+from hardy.analog.arrays import Array
+from hardy.analog.deploy import as_chip, calibrate, on_chip
+from hardy.analog.modules import AnalogLayer
 from hardy.analog.noisy_forward import (
     Gradient,
     InputGradient,
@@ -68,7 +69,8 @@ class NoiseAware(Method):
         select: which weights, as in `hardy.core.selection.select`.
         layers: in which layers; all by default.
 
-    `apply` needs calibration batches if the chip has calibrated ranges (`chip.needs_data`).
+    `apply` finds calibrated ranges (`chip.needs_data`) on the calibration batches it is given, each layer without any
+    on its first inputs in training.
     """
 
     chip: Chip | WeightNoise | Simulator
@@ -83,11 +85,7 @@ class NoiseAware(Method):
     layers: str | int | None = None
 
     def __post_init__(self) -> None:
-        chip: object = self.chip
-        if isinstance(chip, str):
-            object.__setattr__(self, "chip", Chip.preset(chip))
-        elif isinstance(chip, Mapping):
-            object.__setattr__(self, "chip", Chip.from_dict(chip))
+        object.__setattr__(self, "chip", as_chip(self.chip))
         super().__post_init__()
 
     def check(self) -> None:
@@ -129,8 +127,6 @@ class NoiseAware(Method):
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         noise = self.chip
-        if isinstance(noise, Chip) and noise.needs_data and data is None:
-            raise InputError("this chip has calibrated converter ranges: give apply calibration batches")
         sites = select(model, self.select, layers=self.layers)
         keep_adapters_digital(model, sites, edits)
         by_module: dict[str, list[Site]] = {}
@@ -198,10 +194,9 @@ class NoiseAware(Method):
             arrays = []
             for site in group:
                 clean = weight_of(model, site).to(torch.float32, copy=True)
-                arrays.append(Array.program(site, chip, clean, self.seed, self.seconds, Periphery.of(chip)))
+                arrays.append(Array.program(site, chip, clean, self.seed, self.seconds))
             layers[name] = on_chip(model.get_submodule(name), name, arrays)
-        if chip.needs_data:
-            assert data is not None
+        if chip.needs_data and data is not None:
             calibrate(model, layers, data)
         return {name: [array.periphery for array in layer.arrays] for name, layer in layers.items()}
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import grad
 
+from hardy.analog.arrays import Array
 from hardy.analog.deploy import on_chip
-from hardy.analog.modules import Array
 from hardy.core.rng import derive, generator
 from hardy.core.selection import Site
 from hardy.errors import InputError
@@ -148,15 +148,17 @@ class NoisyForward:
         parts = zip(self.sites, self.peripheries, held, strict=True)
         arrays = [self.array(site, periphery, part, self.steps, *sample) for site, periphery, part in parts]
         layer = on_chip(self.module, self.sites[0].module, arrays)
-        return layer(x), layer.weight.detach()
+        y = layer(x)
+        self.peripheries = [array.periphery for array in arrays]  # with the ranges that the first inputs set
+        return y, layer.stored_weight().detach()
 
     def array(self, site: Site, periphery: Periphery, held: ArrayState, *step: int) -> Array:
         """The arrays that hold `held`."""
         assert isinstance(self.noise, Chip)
         random = generator(self.seed, "training", "read", site.name, *step, device=held.weight.device)
         return Array(
-            site=site, chip=self.noise, clean=held.weight, periphery=periphery, held=held,
-            seed=self.seed, seconds=self.seconds, random=random,
+            site=site, name=site.name, place=slice(None) if site.rows is None else slice(*site.rows), chip=self.noise,
+            periphery=periphery, state=held, seed=self.seed, seconds=self.seconds, random=random,
         )  # fmt: skip
 
     def held(self, weight: torch.Tensor, *sample: int) -> list[ArrayState]:

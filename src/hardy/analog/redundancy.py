@@ -50,14 +50,15 @@ class RedundantLinear(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The mean of the copies, (out, in)."""
-        weights: list[Any] = [copy.weight for copy in self.copies]
+        weights: list[Any] = [
+            copy.stored_weight() if isinstance(copy, AnalogLayer) else copy.weight for copy in self.copies
+        ]
         if len(weights) == 1:
             return weights[0]
         return torch.stack([weight.float() for weight in weights]).mean(0).to(weights[0].dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        arrays = [array for copy in self.copies if isinstance(copy, AnalogLayer) for array in copy.arrays]
-        if all(array.reads_exactly for array in arrays):
+        if all(copy.reads_exactly for copy in self.copies if isinstance(copy, AnalogLayer)):
             return nn.functional.linear(x, self.weight, self.bias)
         y = torch.stack([copy(x).float() for copy in self.copies]).mean(0).to(x.dtype)
         return y if self.bias is None else y + self.bias

@@ -53,10 +53,11 @@ class Chip:
             of each output channel within each "tile".
         dac_bits: of the input converters, symmetric around zero (8 bits are 255 values); None for exact inputs.
         dac_range: the input that is full scale: a number in the units of the activations, "vector" for the largest
-            magnitude of each input vector, or "calibrated" for the largest one in calibration data.
+            magnitude of each input vector, or "calibrated" for the largest one of each layer in calibration data.
         adc_bits: of the output converters, likewise; None for exact outputs.
         adc_range: the sum that is full scale, where 1 is one cell pair at full range times an input at full scale:
-            a number, or "calibrated" for the largest one of each layer in calibration data.
+            a number, or "calibrated" for a percentile of each layer's sums in calibration data.
+        adc_percentile: which: so many per cent of the sums of calibration data are within the range.
         output_noise: standard deviation of each output before it is converted, in the units of `adc_range`.
         read_noise: factor on the cells' read noise; 0 turns it off.
         stuck_low: probability that a cell is stuck at g_min.
@@ -74,7 +75,8 @@ class Chip:
     dac_bits: int | None = None
     dac_range: float | Literal["vector", "calibrated"] = "vector"
     adc_bits: int | None = None
-    adc_range: float | Literal["calibrated"] = 12.0
+    adc_range: float | Literal["calibrated"] = "calibrated"
+    adc_percentile: float = 99.99
     output_noise: float = 0.0
     read_noise: float = 1.0
     stuck_low: float = 0.0
@@ -101,6 +103,7 @@ class Chip:
                 raise InputError(f"{name} must be a number or {' or '.join(words)}, got {value!r}")
             if not isinstance(value, str):
                 checks.number(name, value, above=0)
+        checks.number("adc_percentile", self.adc_percentile, above=50, at_most=100)
         for name in ("output_noise", "read_noise", "wire_resistance", "stuck_low", "stuck_high"):
             checks.number(name, getattr(self, name), at_least=0)
         if self.stuck_low + self.stuck_high > 1:
@@ -110,7 +113,7 @@ class Chip:
 
     @property
     def needs_data(self) -> bool:
-        """Whether a converter's range is found on calibration data."""
+        """Whether a converter's range is found on calibration data, or without any on the first inputs."""
         return (self.has_range and self.dac_range == "calibrated") or (
             self.adc_bits is not None and self.adc_range == "calibrated"
         )
@@ -182,9 +185,9 @@ class Chip:
         "ideal" adds nothing. "pcm" (Nandakumar's cells), "hermes" and "hermes-1" (two and one device to a cell,
         256 x 256 arrays), "reram-wan" and "reram-wan-cubic" (256 x 256; aihwkit's and CrossSim's fit of the same
         data), "reram-cmo" and "reram-cmo-0.2" (acceptance of 2 and 0.2 %), "reram-milo", "pcm-joshi" and "sonos" have
-        8-bit converters with input vectors at full scale and outputs up to 12 cells; those with drift laws known as
-        such (pcm, hermes) compensate it per tensor. "pcm-foundation" is the chip of the analog foundation models:
-        8-bit static converters, inputs calibrated, outputs up to 14 cells, 512 x 512 tiles.
+        8-bit converters with input vectors at full scale and calibrated outputs; those with drift laws known as such
+        (pcm, hermes) compensate it per tensor. "pcm-foundation" is the chip of the analog foundation models: 8-bit
+        static converters, inputs calibrated, outputs up to 14 cells, 512 x 512 tiles.
 
         Raises:
             InputError: there is no such preset.
