@@ -30,7 +30,7 @@ from hardy.hardware import (
     program_matrix,
     wires,
 )
-from hardy.hardware.product import largest_tile_output, quantize
+from hardy.hardware.product import Clips, calibrated, quantize
 
 IDEAL = Chip.preset("ideal")
 
@@ -275,9 +275,21 @@ def test_zeros_get_noise_of_the_size_of_the_weights_around_them(weight_range: st
     assert noise[100:, 32:].std().item() == pytest.approx(noise[100:, :32].std().item(), rel=0.25)
 
 
+def test_wires_that_take_most_of_it_are_said() -> None:
+    weight = torch.randn(512, 512, generator=seeded())
+    chip = dataclasses.replace(Chip.preset("reram-wan"), tile_rows=512, tile_columns=512, wire_resistance=1.0)
+    with pytest.warns(
+        UserWarning, match="^up: wires of 1 ohm a segment take [3-9]. % of .* 512 x 512|^up: .* take [3-9].%"
+    ):
+        program_matrix(weight, chip, seed=0, site="up")
+    program_matrix(
+        weight, dataclasses.replace(chip, wire_resistance=0.1, tile_rows=128, tile_columns=128), seed=0, site="up"
+    )
+
+
 def test_a_chip_by_its_former_name() -> None:
     for former, name in (("rram-wan", "reram-wan-cubic"), ("rram-milo", "reram-milo"), ("afm-pcm", "pcm-foundation")):
-        with pytest.warns(FutureWarning, match=f"the chip '{former}' is called '{name}' now"):
+        with pytest.warns(DeprecationWarning, match=f"the chip '{former}' is now called '{name}'"):
             assert Chip.preset(former) is Chip.preset(name)
         assert former not in Chip.presets()
 
@@ -437,15 +449,42 @@ def test_gradients_are_those_of_the_plain_product() -> None:
     torch.testing.assert_close(weight.grad, upstream.T @ x.detach())
 
 
-def test_the_calibrated_range_is_the_largest_output_of_a_tile() -> None:
-    chip = Chip(device=AdditiveDevice(), adc_bits=8, tile_rows=4, dac_range=2.0)
-    weight, x = matrix(), matrix(6, 10, seed=1)
+def sums_of_tiles(x: torch.Tensor, weight: torch.Tensor, rows: int, full: float) -> list[float]:
+    """Magnitudes of all partial sums, in cells, one by one."""
+    return [
+        (x[v, t : t + rows] @ weight[o, t : t + rows] / full / weight[o].abs().max()).abs().item()
+        for v in range(len(x)) for o in range(len(weight)) for t in range(0, weight.shape[1], rows)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("percentile", [100.0, 90.0])
+def test_calibrated_ranges_against_every_sum_of_a_tile(percentile: float) -> None:
+    weight, x = matrix(), torch.randn(6, 10, generator=seeded(1))
+    chip = Chip(device=AdditiveDevice(), adc_bits=8, tile_rows=4, dac_range=2.0, adc_percentile=percentile)
     held = program_matrix(weight, chip, seed=0, site="x")
-    expected = max(
-        (x[v, t : t + 4] @ weight[o, t : t + 4] / 2.0 / weight[o].abs().max()).abs().item()
-        for v in range(6) for o in range(7) for t in (0, 4, 8)
-    )  # fmt: skip
-    assert largest_tile_output(x, weight, held.scale, Periphery.of(chip)) == pytest.approx(expected, rel=1e-5)
+    x = x.clamp(-2, 2)
+    expected = sorted(sums_of_tiles(x, weight, 4, 2.0))
+    inputs, outputs = calibrated(x, weight, held.scale, chip)
+    assert inputs is None, "the chip has a range of its own for them"
+    place = len(expected) - 1 - int(len(expected) * (1 - percentile / 100))
+    assert outputs == pytest.approx(expected[place], rel=1e-5)
+    static = dataclasses.replace(chip, dac_range="calibrated", dac_bits=8)
+    inputs, outputs = calibrated(x, weight, held.scale, static)
+    assert inputs == pytest.approx(x.abs().max().item())
+    assert calibrated(x, weight, held.scale, static, 4.0)[0] == 4.0, "that of more inputs than these"
+    assert calibrated(0 * x, weight, held.scale, static) == (None, None)
+
+
+def test_clipped_conversions_are_counted() -> None:
+    weight, x = matrix().abs(), torch.rand(6, 10, generator=seeded(1))
+    chip = Chip(device=AdditiveDevice(), dac_bits=8, adc_bits=8, tile_rows=4, dac_range=0.5, adc_range=1.0)
+    held, clips = program_matrix(weight, chip, seed=0, site="x"), Clips()
+    for _ in range(2):
+        analog_product(x, weight, held.scale, None, Periphery.of(chip), seeded(), clips)
+    assert (clips.of_inputs, clips.of_outputs) == (2 * 60, 2 * 6 * 7 * 3)
+    assert int(clips.inputs) == 2 * int((x > 0.5).sum())
+    levels = [round(value * 127) for value in sums_of_tiles(x.clamp(max=0.5).mul(254).round().div(254), weight, 4, 0.5)]
+    assert int(clips.outputs) == 2 * sum(level > 127 for level in levels) > 0
 
 
 # Wires.

@@ -271,9 +271,27 @@ def test_a_table_of_samples_keeps_their_skew(tmp_path: Path) -> None:
         assert (held > level + 2).double().mean().item() == pytest.approx(0.25, abs=0.005)
 
 
+@pytest.mark.parametrize(("unit", "factor"), [("S", 1e-6), ("mS", 1e-3), ("uS", 1.0), ("µS", 1.0), ("nS", 1e3)])
+def test_a_table_in_another_unit(unit: str, factor: float, tmp_path: Path) -> None:
+    rows = [(0, 0.5, 0.1), (10, 10.5, 0.5), (20, 21, 2)]
+    (tmp_path / "plain.csv").write_text("level,mean,std\n" + "\n".join(f"{a},{b},{c}" for a, b, c in rows))
+    lines = [",".join(str(value * factor) for value in row) for row in rows]
+    (tmp_path / "unit.csv").write_text(f"Level [{unit}], mean [{unit}],std ({unit})\n" + "\n".join(lines))
+    plain, other = (TableDevice.from_csv(tmp_path / f"{name}.csv") for name in ("plain", "unit"))
+    for name in ("levels", "means", "stds"):
+        assert getattr(other, name) == pytest.approx(getattr(plain, name))
+    assert (other.g_min, other.g_max) == pytest.approx((0, 20))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "level,mean,std\n0,0,1e-7\n2e-5,2e-5,1e-7",
+            "levels up to 2e-05, .*: if they are siemens, .* level \\[S\\],mean",
+        ),
+        ("level [S],mean [uS],std [S]\n1,2,3\n2,3,4", "every column must give the same unit"),
+        ("level [A],mean [A],std [A]\n1,2,3\n2,3,4", "every column must give the same unit, S, mS, uS or nS"),
         ("", "must begin with level,mean,std or level,sample, got ''"),
         ("state,mean,std\n1,2,3", "must begin with"),
         ("level,mean,std\n1,2,3\n2,x,4", "line 3: '2,x,4' is not numbers"),

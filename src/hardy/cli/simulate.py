@@ -15,6 +15,9 @@ def simulate(
     chip: Chip = "reram-wan",
     time: Time = "0",
     seeds: Annotated[int, typer.Option(help="Chip instances at each time.")] = 10,
+    adc_range: Annotated[
+        float | None, typer.Option(help="Fixed range of the output converters, in cells; calibrated without.")
+    ] = None,
     text: Text = None,
     out: Annotated[str | None, typer.Option(help="Folder to keep the study and its report in.")] = None,
     select: Select = "linear,!head,!router",
@@ -32,6 +35,7 @@ def simulate(
             chip=chip,
             times=[entry.strip() for entry in time.split(",") if entry.strip()],
             seeds=seeds,
+            adc_range=adc_range,
             select=select,
             text=text,
             out=out,

@@ -5,7 +5,6 @@ converters with the input scaled to each vector's largest value, and the docstri
 """
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from hardy import checks
+from hardy.deprecation import warn_renamed
 from hardy.errors import InputError, near_misses
 from hardy.files import read_json, write_json
 from hardy.hardware.crossbar import program_matrix
@@ -193,11 +193,7 @@ class Chip:
             InputError: there is no such preset.
         """
         if name in _FORMER_NAMES:
-            warnings.warn(
-                f"the chip {name!r} is called {_FORMER_NAMES[name]!r} now; the old name goes with the next version",
-                FutureWarning,
-                stacklevel=2,
-            )
+            warn_renamed(f"the chip {name!r}", repr(_FORMER_NAMES[name]))
             name = _FORMER_NAMES[name]
         if name not in _PRESETS:
             raise InputError(f"no chip {name!r}{near_misses(name, _PRESETS)}; there are: {', '.join(_PRESETS)}")

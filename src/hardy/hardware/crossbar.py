@@ -7,6 +7,7 @@ chip comes out on one process or many, whatever else is programmed and in whatev
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,6 +35,10 @@ class ArrayState:
     weight: torch.Tensor
     scale: torch.Tensor
     read_variance: torch.Tensor | None
+
+
+LARGE_DROP = 0.2
+"""Share of the conductance of a tile that wires may take without a warning."""
 
 
 def full_scale(weight: torch.Tensor, chip: Chip) -> torch.Tensor:
@@ -76,6 +81,7 @@ def program_matrix(weight: torch.Tensor, chip: Chip, *, seed: int, site: str, se
     held, fresh = torch.empty_like(weight), torch.empty_like(weight)
     variance = torch.zeros_like(weight) if chip.read_noise else None
     compensated = chip.compensation != "none" and seconds > 0
+    drops = []
     for i, left in enumerate(range(0, weight.shape[1], chip.tile_rows)):
         for j, top in enumerate(range(0, weight.shape[0], chip.tile_columns)):
             block = (slice(top, top + chip.tile_columns), slice(left, left + chip.tile_rows))
@@ -84,12 +90,19 @@ def program_matrix(weight: torch.Tensor, chip: Chip, *, seed: int, site: str, se
             programmed = tile.cells(0.0) if seconds == 0 or compensated or variance is not None else None
             now = tile.cells(seconds) if seconds or programmed is None else programmed
             held[block] = tile.weight(now)
+            drops.append(tile.drop)
             if compensated and programmed is not None:
                 fresh[block] = tile.weight(programmed)
             if variance is not None and programmed is not None:
                 std = chip.device.read_std(programmed, now, seconds)
                 if std is not None:
                     variance[block] = (chip.read_noise * unit).square() * std.square().sum(0)
+    if (drop := max(drops)) > LARGE_DROP:
+        warnings.warn(
+            f"{site}: wires of {chip.wire_resistance:g} ohm a segment take {drop:.0%} of what the cells of a tile of "
+            f"{rows} x {columns} conduct; real arrays of that size have wires of a fraction of this, or smaller tiles",
+            stacklevel=2,
+        )
     if compensated:
         over = (1,) if chip.compensation == "channel" else (0, 1)
         now, before = held.abs().sum(over, keepdim=True), fresh.abs().sum(over, keepdim=True)
@@ -106,6 +119,7 @@ class _Tile:
         self, weight: torch.Tensor, unit: torch.Tensor, chip: Chip, seed: int, site: str, i: int, j: int
     ) -> None:
         self.clean, self.unit, self.chip = weight, unit, chip
+        self.drop = 0.0
         device = chip.device
         self.target = device.g_min + torch.stack([weight, -weight]).clamp(min=0) / unit
         self.target = self.target.clamp(max=device.g_max)  # the largest weight, a rounding error above
@@ -131,7 +145,9 @@ class _Tile:
         if self.chip.wire_resistance:
             solve = wires.exact if self.chip.wires == "exact" else wires.first_order
             # A model that lets noise carry a cell below zero has no network; a real cell ends at zero.
-            cells = torch.stack([solve(side.clamp(min=0).mT, self.chip.wire_resistance).mT for side in cells])
+            before = cells.clamp(min=0)
+            cells = torch.stack([solve(side.mT, self.chip.wire_resistance).mT for side in before])
+            self.drop = 1 - (cells.sum() / before.sum()).item() if before.any() else 0.0
         off = cells - self.target
         change = (off[0] - off[1]) * self.unit
         return torch.where(change == 0, self.clean, self.clean + change)  # not `+ 0`, which turns -0.0 into 0.0

@@ -8,6 +8,7 @@ Gaussian, so that skew and tails are those of the chip.
 import csv
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -67,10 +68,12 @@ class TableDevice(Device):
     def from_csv(cls, path: str | Path, *, read: float = 0.0) -> "TableDevice":
         """Read a table with a header: `level,mean,std`, one row per level; or `level,sample`, one row per measurement.
 
-        All in uS. g_min and g_max are the first and last level.
+        In uS, or in the unit that every column of the header names: `level [S],mean [S],std [S]`, with S, mS, uS or
+        nS. g_min and g_max are the first and last level.
 
         Raises:
-            InputError: the file is missing or not such a table; the message names the line.
+            InputError: the file is missing or not such a table, and the message names the line; or it names no unit
+                and all its levels are below 0.01, which are siemens and not uS.
         """
         path = Path(path)
         try:
@@ -80,7 +83,7 @@ class TableDevice(Device):
         except UnicodeDecodeError:
             raise InputError(f"table {path} is not UTF-8 text") from None
         rows = [(number, row) for number, row in enumerate(csv.reader(lines), start=1) if any(map(str.strip, row))]
-        header = tuple(name.strip().lower() for name in rows[0][1]) if rows else ()
+        header, unit = _header(path, rows[0][1]) if rows else ((), None)
         if header not in {("level", "mean", "std"), ("level", "sample")}:
             raise InputError(f"table {path} must begin with level,mean,std or level,sample, got {','.join(header)!r}")
         values: list[tuple[float, ...]] = []
@@ -91,8 +94,13 @@ class TableDevice(Device):
                 raise InputError(f"table {path}, line {number}: {','.join(row)!r} is not numbers") from None
             if len(numbers) != len(header) or not all(map(math.isfinite, numbers)):
                 raise InputError(f"table {path}, line {number}: expected {len(header)} finite numbers, got {row}")
-            values.append(numbers)
+            values.append(tuple(value * _UNITS[unit or "us"] for value in numbers))
         levels = tuple(sorted({numbers[0] for numbers in values}))
+        if unit is None and levels and max(levels) < 0.01:
+            raise InputError(
+                f"table {path} has levels up to {max(levels):g}, which is no conductance in uS: if they are siemens, "
+                f"say so in its header: {','.join(f'{name} [S]' for name in header)}"
+            )
         if len(levels) < 2:
             raise InputError(f"table {path} must hold at least 2 levels, got {len(levels)}")
         if len(header) == 3:
@@ -123,6 +131,20 @@ class TableDevice(Device):
 
     def read_std(self, programmed: torch.Tensor, held: torch.Tensor, seconds: float) -> torch.Tensor | None:
         return torch.full_like(held, self.read) if self.read else None
+
+
+_UNITS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
+
+
+def _header(path: Path, row: list[str]) -> tuple[tuple[str, ...], str | None]:
+    """Names of the columns, and the unit that they give, in small letters."""
+    found = [re.fullmatch(r"([a-z]+)\s*(?:[\[(]\s*([a-zµμ]+)\s*[\])])?", name.strip().lower()) for name in row]
+    if not all(found):
+        return tuple(name.strip().lower() for name in row), None
+    units = {match[2] and match[2].replace("µ", "u").replace("μ", "u") for match in found if match}
+    if len(units) > 1 or (units != {None} and not units <= set(_UNITS)):
+        raise InputError(f"table {path}: every column must give the same unit, S, mS, uS or nS, got {','.join(row)!r}")
+    return tuple(match[1] for match in found if match), next(iter(units))
 
 
 def between_samples(

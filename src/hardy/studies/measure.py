@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hardy.analog.deploy import clipping, stored_weights
 from hardy.core.artefact import state_hash
-from hardy.core.method import from_dict
+from hardy.core.method import ALL_SELECTED, from_dict
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length, encode, token_losses
 from hardy.quant import unpack
@@ -106,8 +107,17 @@ def measure(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int
         record = {**record, "fields": {**record["fields"], "seed": seed}}
     calibration = [ids[None] for ids in windows["calibration"]]
     with from_dict(record).apply(model, calibration) as change:
-        facts = {row.metric: row.value for row in change.report.select(condition="all selected weights")}
-        return {"loss": loss_on(model, windows[arguments["part"]]), **facts}
+        facts = {row.metric: row.value for row in change.report.select(condition=ALL_SELECTED)}
+        loss = loss_on(model, windows[arguments["part"]])
+        return {"loss": loss, **facts, **_clipped(model)}
+
+
+def _clipped(model: PreTrainedModel) -> dict[str, float]:
+    """Shares of conversions beyond the range, over all layers and for each, if the model is on a chip."""
+    if not any(True for _ in stored_weights(model)):
+        return {}
+    rows = clipping(model).rows
+    return {row.metric if row.condition == ALL_SELECTED else f"{row.metric} {row.condition}": row.value for row in rows}
 
 
 def loaded(settings: Mapping[str, Any]) -> tuple[PreTrainedModel, dict[str, list[torch.Tensor]]]:

@@ -49,6 +49,7 @@ def simulate(
     chip: str | Chip = "reram-wan",
     times: Sequence[str | float] = ("0",),
     seeds: int = 10,
+    adc_range: float | None = None,
     select: str = LINEAR,
     text: str | None = None,
     out: str | Path | None = None,
@@ -64,6 +65,7 @@ def simulate(
         chip: a chip, or what `Chip.named` takes: a preset, a JSON file, or a CSV table of measured cells.
         times: since programming, as `seconds_of` takes them.
         seeds: chip instances at each time.
+        adc_range: a fixed range of the output converters, in cells; None for the chip's own, which presets calibrate.
         select: the layers on the chip, as in `hardy.core.selection.select`.
         text: a UTF-8 file; its second half is measured on, its first calibrates. By default held-out
             standard-library modules.
@@ -76,6 +78,7 @@ def simulate(
         InputError: any of these cannot be used; a time at which nothing is known about the cells among them.
     """
     chip = Chip.named(chip) if isinstance(chip, str) else chip
+    chip = chip if adc_range is None else dataclasses.replace(chip, adc_range=adc_range)
     if type(seeds) is not int or seeds < 1:
         raise InputError(f"seeds must be at least 1, got {seeds!r}")
     moments = {str(time): seconds_of(time) for time in times}
@@ -105,7 +108,11 @@ def simulate(
     report = Report(
         title=f"{model} on {type(chip.device).__name__} cells",
         summary=tuple(_sentences({row.condition: row for row in rows}, methods)),
-        rows=(*rows, *_costs(loaded, chip, select)),
+        rows=(
+            *rows,
+            *_clipped([found[cell.key] for name in methods for cell in grid[name]]),
+            *_costs(loaded, chip, select),
+        ),
         figures=_figures(rows, methods),
         settings=dict(study.settings),
         notes=tuple(
@@ -115,6 +122,24 @@ def simulate(
     if out is not None:
         report.save(out)
     return report
+
+
+def _clipped(results: Sequence[Result]) -> list[Row]:
+    """Shares of conversions beyond the range: of all layers, and of the layers where it is largest."""
+    values = [result.values for result in results if result.values]
+    names = {name for value in values for name in value if name.startswith("clipped_")}
+    means = {name: statistics.fmean(value[name] for value in values) for name in names}
+    rows = []
+    for name in sorted(means, key=means.__getitem__, reverse=True):
+        metric, _, layer = name.partition(" ")
+        if not layer:
+            rows.insert(0, Row(metric=metric, condition="all selected weights", value=means[name], n=len(values)))
+        elif means[name] and sum(row.metric == metric for row in rows) < _WORST:
+            rows.append(Row(metric=metric, condition=layer, value=means[name], n=len(values)))
+    return rows
+
+
+_WORST = 8
 
 
 def _cells(name: str, method: Deploy, seeds: int) -> list[Cell]:
@@ -133,7 +158,7 @@ def _row(name: str, results: Sequence[Result]) -> Row | None:
     if not values:
         return None
     perplexities = [perplexity_of(value["loss"]) for value in values]
-    errors = [value["relative_error"] for value in values if "relative_error" in value]
+    facts = [name for name in ("relative_error", "share_on_chip") if all(name in value for value in values)]
     several = len(values) > 1 and max(perplexities) < math.inf
     return Row(
         metric="perplexity",
@@ -143,7 +168,7 @@ def _row(name: str, results: Sequence[Result]) -> Row | None:
         n=len(values),
         seeds=tuple(result.cell.seed for result in results if result.values),
         baseline=None if name == INTACT else INTACT,
-        details={"relative_error": statistics.fmean(errors)} if errors else {},
+        details={name: statistics.fmean(value[name] for value in values) for name in facts},
     )
 
 
