@@ -88,7 +88,7 @@ def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def weights(method: Method, model: nn.Module, data: Iterable[torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-    """The state of `model` with `method` applied, and what it computes in training mode if that is where `method` acts.
+    """The state of `model` with `method` applied, and what it computes in training mode if the weights stay.
 
     The model itself is left as it was.
     """
@@ -98,7 +98,7 @@ def weights(method: Method, model: nn.Module, data: Iterable[torch.Tensor] | Non
 
 
 def outputs_in_training(method: Method, model: nn.Module) -> dict[str, torch.Tensor]:
-    if not CASES[type(method)].in_training:
+    if not CASES[type(method)].weights_stay:
         return {}
     model.train()
     outputs = logits(model, torch.arange(64)[None])

@@ -8,7 +8,7 @@ an argument rather than a history.
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -60,6 +60,11 @@ class Deploy(Method):
     seconds: float = 0.0
     select: Selector | None = None
     layers: str | int | None = None
+
+    unsaved: ClassVar[str] = (
+        "what the arrays compute has no place in the format, and without them it would come back as a digital model; "
+        "store the digital weights and, with to_dict, the method, which makes the same chip of them again"
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chip", as_chip(self.chip))
