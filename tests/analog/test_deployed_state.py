@@ -6,17 +6,20 @@ Nothing is silent: a layer that its parent passes over is computed on the chip a
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from models import assert_same, build, snapshot
 from torch import nn
 
-from hardy.analog import Deploy, clipping, drift, program
+import hardy
+from hardy.analog import Deploy, HybridProjection, Redundancy, clipping, drift, program
 from hardy.analog.deploy import stored_weights
-from hardy.core import InputError
-from hardy.hardware import Chip
+from hardy.core import InputError, chain, changes
+from hardy.hardware import AdditiveNoise, Chip
 
 CELLS = Chip.preset("pcm").without_periphery()
 READ_NOISE = dataclasses.replace(Chip.preset("reram-wan"), dac_bits=None, adc_bits=None)
@@ -244,6 +247,38 @@ def test_mamba_reads_the_weight_of_its_time_step(ids: torch.Tensor) -> None:
     fine = dataclasses.replace(COARSE, dac_bits=16, adc_bits=16)
     with Deploy(chip=fine, select="ssm.dt").apply(model, [ids]):
         torch.testing.assert_close(model(ids).logits, clean, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("chip", ["pcm-foundation", "reram-wan", COARSE, CELLS], ids=str)
+def test_a_stored_model_comes_back_on_its_chip(chip: Any, ids: torch.Tensor, tmp_path: Path) -> None:
+    model = build("llama")
+    AdditiveNoise(strength=0.02, select="mlp.down").apply(model)
+    chain(AdditiveNoise(strength=0.01, select="mlp.up"), Deploy(chip=chip, seed=3, select="mlp")).apply(model, [ids])
+    if not isinstance(chip, str):
+        program(model, 5)
+    expected = model(ids).logits if isinstance(chip, Chip) else None
+    hardy.save(model, tmp_path / "model")
+    twins = [hardy.load(tmp_path / "model") for _ in range(2)]
+    assert same(on_arrays(model), on_arrays(twins[0]))
+    for (_, ours), (_, theirs) in zip(stored_weights(model), stored_weights(twins[0]), strict=True):
+        assert [array.periphery for array in ours.arrays] == [array.periphery for array in theirs.arrays]
+    first, second = (twin(ids).logits for twin in twins)
+    assert torch.equal(first, second)
+    assert expected is None or torch.equal(first, expected)
+    hardy.save(twins[0], tmp_path / "again")
+    assert same(on_arrays(model), on_arrays(hardy.load(tmp_path / "again")))
+    assert len(changes(twins[0])) == 1
+    changes(twins[0])[0].undo()
+    digital = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(twins[0](ids).logits, digital(ids).logits)
+
+
+def test_what_is_stored_as_a_plain_weight_is_not_stored_on_a_chip(tmp_path: Path) -> None:
+    for method in (Redundancy(copies=2, select="mlp.up"), HybridProjection(select="mlp.up", layers=None)):
+        model = build("llama")
+        chain(method, Deploy(chip=CELLS, select="mlp")).apply(model)
+        with pytest.raises(InputError, match=r"mlp.up_proj \(.*Linear\) cannot be stored: its .* on a chip"):
+            hardy.save(model, tmp_path / "model")
 
 
 def test_what_stays_digital_is_said() -> None:

@@ -189,6 +189,7 @@ CASES: dict[type[Method], Case] = {
             "chip": ["no-such-chip", 3],
             "seed": [1.5, True, None],
             "seconds": [-1.0, float("nan"), float("inf"), "1 h", True],
+            "ranges": [3, "up", (("up", 1.0),), (("up", -1.0, None),)],
         },
         reseeded=_deploy("pcm", seed=2, seconds=3600.0),
         identity=_deploy("ideal", seed=1),

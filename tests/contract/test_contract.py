@@ -193,11 +193,12 @@ def test_what_is_saved_is_what_is_loaded(
     expected = logits(model, tokens)
     hardy.save(model, tmp_path / "edited")
     assert same_bytes(expected, logits(hardy.load(tmp_path / "edited"), tokens))
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited").eval()
-    assert same_bytes(expected, logits(theirs, tokens))
+    if not case.typical.recorded(model).reapplied:
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited").eval()
+        assert same_bytes(expected, logits(theirs, tokens))
     record = json.loads((tmp_path / "edited" / "hardy.json").read_text())
     applied = [method for method in (case.after, case.typical) if method is not None]
-    assert [from_dict(method) for method in record["methods"]] == applied
+    assert [from_dict(method) for method in record["methods"]] == [method.recorded(model) for method in applied]
 
 
 @every

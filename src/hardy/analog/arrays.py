@@ -110,6 +110,11 @@ class StoredWeight:
         """Whether products with the stored weights are all that happens at a use."""
         return all(array.reads_exactly for array in self.arrays)
 
+    @property
+    def known(self) -> bool:
+        """Whether the ranges of all converters are."""
+        return all(array.periphery.known for array in self.arrays)
+
     def matrices(self, values: torch.Tensor) -> torch.Tensor:
         """A parameter as (out, in), (out, in * kernel) or (experts, out, in)."""
         if self.transposed:

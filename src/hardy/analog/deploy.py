@@ -8,7 +8,7 @@ an argument rather than a history.
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
+from hardy.hardware.product import Periphery
 from hardy.report import Report, Row
 
 
@@ -50,6 +51,11 @@ class Deploy(Method):
             all convolutions that a chip takes. The report lists what stays digital, and why; with None a warning says
             so where it is more than 5 % of what could be multiplied on arrays.
         layers: in which layers; all by default.
+        ranges: calibrated ranges that are known already, of inputs and of outputs in cells, by the name of the matrix;
+            a stored model has them in its record.
+
+    A stored model holds the digital weights, and `hardy.load` puts them on the same chip instance again; its series of
+    reads begins anew. transformers' `from_pretrained` reads the digital model.
 
     `apply` finds calibrated ranges (`chip.needs_data`) on the calibration batches it is given, each layer without any
     on the first inputs that it sees.
@@ -60,11 +66,7 @@ class Deploy(Method):
     seconds: float = 0.0
     select: Selector | None = None
     layers: str | int | None = None
-
-    unsaved: ClassVar[str] = (
-        "what the arrays compute has no place in the format, and without them it would come back as a digital model; "
-        "store the digital weights and, with to_dict, the method, which makes the same chip of them again"
-    )
+    ranges: tuple[tuple[str, float | None, float | None], ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chip", as_chip(self.chip))
@@ -75,11 +77,36 @@ class Deploy(Method):
             raise InputError(f"chip must be a Chip or the name of a preset, got {self.chip!r}")
         checks.integer("seed", self.seed)
         checks.number("seconds", self.seconds, at_least=0)
+        entries: Any = () if self.ranges is None else self.ranges
+        if not isinstance(entries, tuple) or not all(isinstance(e, tuple) and len(e) == 3 for e in entries):
+            raise InputError(f"ranges must hold (name, input range, output range) for each matrix, got {entries!r}")
+        for name, *values in entries:
+            for value in values:
+                if value is not None:
+                    checks.number(f"ranges of {name}", value, above=0)
 
     def to_dict(self) -> dict[str, Any]:
         record = super().to_dict()
         record["fields"]["chip"] = self.chip.to_dict()
         return record
+
+    @property
+    def reapplied(self) -> bool:
+        return self.ranges is not None  # a record without them is of a time when the stored weights were the arrays'
+
+    def recorded(self, model: nn.Module) -> Method:
+        found = [
+            (array.name, array.periphery.dac_range, array.periphery.adc_range)
+            for _, stored in stored_weights(model)
+            for array in stored.arrays
+        ]
+        chip, known = self.chip, []
+        for name, dac_range, adc_range in found:
+            inputs = dac_range if chip.dac_range == "calibrated" and isinstance(dac_range, float) else None
+            outputs = adc_range if chip.adc_range == "calibrated" else None
+            if inputs is not None or outputs is not None:
+                known.append((name, inputs, outputs))
+        return dataclasses.replace(self, ranges=tuple(known))
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         sites, unfit = self._sites(model)
@@ -102,11 +129,16 @@ class Deploy(Method):
             array.name: (*_error(weight_of(model, array.site), array), array.state.weight.numel())
             for array in (array for weight in stored for array in weight.arrays)
         }
+        known = {name: ranges for name, *ranges in self.ranges or ()}
+        for array in (array for weight in stored for array in weight.arrays):
+            if array.name in known:
+                inputs, outputs = known[array.name]
+                array.periphery = Periphery.of(self.chip, input_range=inputs, output_range=outputs)
         batches = None if data is None or not self.chip.needs_data else list(data)
-        if batches is not None and layers:
-            calibrate(model, layers, batches)
+        if batches is not None and (new := {n: layer for n, layer in layers.items() if not layer.stored.known}):
+            calibrate(model, new, batches)
         self._place(model, edits, layers, read, passes)
-        if batches and not all(array.periphery.known for weight in stored for array in weight.arrays):
+        if batches and not all(weight.known for weight in stored):
             with torch.no_grad():
                 run(model, batches[0])  # what the model computes itself finds its ranges in use
         total = tuple(map(sum, zip(*errors.values(), strict=True)))

@@ -98,6 +98,12 @@ class HybridLinear(nn.Module):
         """Added digitally."""
         return self.array.bias  # pyright: ignore[reportReturnType]
 
+    @property
+    def unsaved(self) -> str:
+        """Why a model with this layer cannot be stored, if so."""
+        on_chip = isinstance(self.array, AnalogLayer)
+        return "its array is on a chip, and it is stored as a plain weight, which is not; undo Deploy first" * on_chip
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         array = self.array
         converts = isinstance(array, AnalogLayer) and not array.reads_exactly

@@ -57,6 +57,12 @@ class RedundantLinear(nn.Module):
             return weights[0]
         return torch.stack([weight.float() for weight in weights]).mean(0).to(weights[0].dtype)
 
+    @property
+    def unsaved(self) -> str:
+        """Why a model with this layer cannot be stored, if so."""
+        on_chip = any(isinstance(copy, AnalogLayer) for copy in self.copies)
+        return "its copies are on a chip, and it is stored as a plain weight, which is not; undo Deploy first" * on_chip
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if all(copy.reads_exactly for copy in self.copies if isinstance(copy, AnalogLayer)):
             return nn.functional.linear(x, self.weight, self.bias)

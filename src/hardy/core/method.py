@@ -125,6 +125,15 @@ class Method(Registered, abc.ABC, group="hardy.methods"):
             raise
         return Change(self, model, edits, report)
 
+    @property
+    def reapplied(self) -> bool:
+        """Whether a stored model has the weights from before it, and it is applied again when that is loaded."""
+        return False
+
+    def recorded(self, model: nn.Module) -> Method:
+        """This method as it is stored with `model`, to which it is applied."""
+        return self
+
     def parts(self) -> Iterator[Method]:
         """This method, and those in its fields, theirs included."""
         yield self
@@ -308,6 +317,9 @@ class Chain(Method):
             ]
             edits.settle()
         return rows
+
+    def recorded(self, model: nn.Module) -> Method:
+        return Chain(methods=tuple(method.recorded(model) for method in self.methods))
 
 
 def chain(*methods: Method) -> Chain:
