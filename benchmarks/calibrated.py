@@ -1,4 +1,4 @@
-"""Quantizers that look at data: what each choice buys on tiny-llama, and their cost; writes results/calibrated.json.
+"""Quantizers that look at data: what each choice buys on tiny-llama, and their cost.
 
 Loss (mean cross-entropy, nats per token) on the evaluation text and, for whatever was chosen by looking, on the
 calibration text, 20 windows of 512 tokens of each. Calibrated on 8,192 tokens of the text the model was trained on,
@@ -8,28 +8,22 @@ Seconds per million weights on one thread, for a Gaussian 1024 x 1024 weight and
 Gram matrix given: methods in turn, five times; best and median. hqq and llm-compressor are
 measured where they can be imported.
 
-    python benchmarks/calibrated.py [quality] [speed]
+    python -m benchmarks run calibrated-quality
+    python -m benchmarks run calibrated-speed
 """
 
 import contextlib
 import io
-import os
-import platform
 import statistics
-import sys
-import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
-from survival import processor
 
 import hardy
+from benchmarks.harness import Result, in_turns, mean_of, rows, timed
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.evaluate import batches, token_losses
-from hardy.files import read_json, write_json
 from hardy.ops.rounding import grouped, uniform_grid
 from hardy.quant import (
     GPTQ,
@@ -44,8 +38,9 @@ from hardy.quant import (
 )
 from hardy.zoo.text import training_documents
 
-RESULT = Path(__file__).parent / "results" / "calibrated.json"
+PEERS = ("hqq", "llmcompressor")
 SEEDS = (0, 1, 2)
+UNIT = "nats/token"
 
 # Groups of 43 bring codes of 3 bits to 3.45 bits per weight here; two planes with groups of 128 take 3.49.
 METHODS: list[Method] = [
@@ -71,7 +66,7 @@ METHODS: list[Method] = [
 ]
 
 
-def quality() -> dict[str, Any]:
+def quality() -> Result:
     model, tokenizer = hardy.zoo.load("tiny-llama")
     texts = {
         part: batches(tokenizer, hardy.zoo.held_out_text(part), tokens=10240) for part in ("evaluation", "calibration")
@@ -82,16 +77,16 @@ def quality() -> dict[str, Any]:
 
     def losses() -> dict[str, float]:
         return {
-            part: torch.cat([token_losses(model, ids, window=512) for windows in found for ids in windows])
+            part: torch.cat([token_losses(model, ids, window=512) for batch in batched for ids in batch])
             .double()
             .mean()
             .item()
-            for part, found in texts.items()
+            for part, batched in texts.items()
         }
 
     intact = losses()
     print(f"{'unmodified':62}{'':6}  {intact['evaluation']:.4f}            {intact['calibration']:.4f}")
-    rows = []
+    found = [row for part in texts for row in rows("unmodified", {"text": part}, loss=mean_of([intact[part]], UNIT))]
     for method in METHODS:
         seeds = SEEDS if hasattr(method, "damping") else SEEDS[:1]
         each, bits = [], 0.0
@@ -99,17 +94,15 @@ def quality() -> dict[str, Any]:
             with method.apply(model, data[seed]) as change:
                 bits = change.report.value("bits_per_weight", ALL_SELECTED)
                 each.append(losses())
-        row: dict[str, Any] = {"method": str(method), "bits_per_weight": bits, "seeds": list(seeds)}
-        for part in texts:
-            values = [loss[part] for loss in each]
-            row[part] = {"loss": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
-        rows.append(row)
+        losses_of = {part: mean_of([loss[part] for loss in each], UNIT) for part in texts}
+        for part, loss in losses_of.items():
+            found += rows(str(method), {"text": part, "bits_per_weight": bits}, seeds=seeds, loss=loss)
         shown = "   ".join(
-            f"{row[part]['loss']:.4f} {'' if row[part]['sd'] is None else format(row[part]['sd'], '.4f'):7}"
-            for part in texts
+            f"{loss.value:.4f} {'' if loss.spread is None else format(loss.spread, '.4f'):7}"
+            for loss in losses_of.values()
         )
         print(f"{method!s:62}{bits:6.3f}  {shown}", flush=True)
-    return {"unmodified": intact, "tokens_per_draw": 8192, "rows": rows}
+    return Result(rows=found, settings={"tokens_per_draw": 8192}, seeds=SEEDS)
 
 
 def hqq_fit(weight: torch.Tensor) -> Callable[[], object]:
@@ -144,8 +137,7 @@ def llm_compressor_fit(weight: torch.Tensor, gram: torch.Tensor) -> Callable[[],
     return act
 
 
-def speed() -> dict[str, Any]:
-    torch.set_num_threads(1)
+def speed() -> Result:
     draw = torch.Generator().manual_seed(0)
     weight = torch.randn(1024, 1024, generator=draw)
     inputs = torch.randn(4096, 1024, generator=draw) @ torch.randn(1024, 1024, generator=draw)
@@ -169,34 +161,14 @@ def speed() -> dict[str, Any]:
             work[name] = fit()
         except ImportError as error:
             notes.append(f"{name}: not measured ({error})")
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(5):
-        for name, act in work.items():
-            begun = time.perf_counter()
-            act()
-            seconds[name].append((time.perf_counter() - begun) * 1e6 / weight.numel())
-    rows = [{"method": name, "best": min(times), "median": statistics.median(times)} for name, times in seconds.items()]
-    for row in rows:
-        print(f"{row['method']:62}best {row['best']:.3f}  median {row['median']:.3f} s per million weights")
+    found = []
+    for name, times in in_turns({name: timed(act) for name, act in work.items()}, rounds=5, warm_up=0).items():
+        best, median = (pick(times) * 1e6 / weight.numel() for pick in (min, statistics.median))
+        found += rows(name, seconds_best=best, seconds_median=median)
+        print(f"{name:62}best {best:.3f}  median {median:.3f} s per million weights")
     print("\n".join(notes))
-    return {"rows": rows, "notes": notes, "threads": 1, "load": os.getloadavg()[0]}
+    return Result(rows=found, settings={"seconds": "per million weights"}, seeds=(0,), notes=notes)
 
 
-def main() -> None:
-    wanted = sys.argv[1:] or ["quality", "speed"]
-    result = read_json(RESULT) if RESULT.exists() else {}
-    for part in wanted:
-        begun = time.monotonic()
-        result[part] = {"quality": quality, "speed": speed}[part]()
-        result[part]["seconds"] = round(time.monotonic() - begun, 1)
-    result |= {
-        "command": "python benchmarks/calibrated.py",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
-    }
-    write_json(RESULT, result)
-    print(f"written to {RESULT}")
-
-
-if __name__ == "__main__":
-    main()
+def run(*, part: str = "quality") -> Result:
+    return {"quality": quality, "speed": speed}[part]()

@@ -8,37 +8,31 @@
    pure-torch tiles of both. They draw one noisy weight matrix per batch, hardy draws the noise of every read: the
    size is the same, the noise of two vectors in a batch is independent only here.
 
-Writes results/chip.json.
-
-    python benchmarks/chip.py
+    python -m benchmarks run chip
 """
 
 import dataclasses
+import functools
 import hashlib
-import importlib.metadata
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import joblib
 import torch
-from survival import processor
 from torch import nn
 
 import hardy
+from benchmarks.harness import FOLDER, Result, Value, in_turns, rows
 from hardy.analog import Deploy
-from hardy.files import write_json
 from hardy.hardware import PCM, AdditiveDevice, Chip, Device
+from hardy.report import Row
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(FOLDER.parent / "tests"))
 from reference import devices as published
 
-RESULT = Path(__file__).parent / "results" / "chip.json"
+PEERS = ("aihwkit", "aihwkit-lightning")
 MILLION = 1_000_000
 SHARES = (0.0, 0.02, 0.09, 0.15, 0.3, 0.5, 0.75, 1.0)
 DAY = 86400.0
@@ -75,49 +69,37 @@ def moments(device: Device, level: float, seconds: float) -> tuple[float, float]
     return held.mean().item(), held.std().item()
 
 
-def levels(name: str, seconds: float, expected: Callable[[float], tuple[float, float]]) -> dict[str, Any]:
+def levels(name: str, seconds: float, expected: Callable[[float], tuple[float, float]]) -> list[Row]:
     """Worst relative error of the standard deviation, and of the mean in standard deviations, over the levels."""
     device = Chip.preset(name).device
-    rows = []
+    found, worst = [], {"std_error": 0.0, "mean_error": 0.0}
     for share in SHARES:
         level = device.g_min + share * (device.g_max - device.g_min)
         (mean, std), (want_mean, want_std) = moments(device, level, seconds), expected(level)
         error = abs(std / want_std - 1) if want_std else std
         off = abs(mean - want_mean) / want_std if want_std else abs(mean - want_mean)
-        rows.append(
-            {
-                "level": level,
-                "mean": mean,
-                "std": std,
-                "formula": [want_mean, want_std],
-                "std_error": error,
-                "mean_error": off,
-            }
-        )
-    worst = {key: max(row[key] for row in rows) for key in ("std_error", "mean_error")}
+        details = {"seconds": seconds, "level": level, "formula": want_mean, "formula_std": want_std}
+        found += rows(name, details, conductance=Value(mean, "uS", std, MILLION))
+        worst = {"std_error": max(worst["std_error"], error), "mean_error": max(worst["mean_error"], off)}
     print(
         f"{name:14} after {seconds:>9g} s: std within {worst['std_error']:.3%}, "
         f"mean within {worst['mean_error']:.4f} std"
     )
-    return {"preset": name, "seconds": seconds, **worst, "levels": rows}
+    return rows(name, {"seconds": seconds}, **worst) + found
 
 
-def all_levels() -> list[dict[str, Any]]:
-    rows = []
+def all_levels() -> list[Row]:
+    found = []
     for name, seconds, formula, truncated in FORMULAS:
-        rows.append(levels(name, seconds, lambda g, f=formula, t=truncated: published.truncated(*f(g)) if t else f(g)))
+        found += levels(name, seconds, lambda g, f=formula, t=truncated: published.truncated(*f(g)) if t else f(g))
         if name in EXPONENTS:
             exponent, first = EXPONENTS[name]
             for later in (DAY, 365 * DAY):
                 ratio = (later + first) / first
-                rows.append(
-                    levels(
-                        name,
-                        later,
-                        lambda g, f=formula, e=exponent, r=ratio: published.power_law_moments(f(g), e(g), r),
-                    )
+                found += levels(
+                    name, later, lambda g, f=formula, e=exponent, r=ratio: published.power_law_moments(f(g), e(g), r)
                 )
-    return rows
+    return found
 
 
 def fingerprint(seed: int) -> str:
@@ -130,11 +112,12 @@ def fingerprint(seed: int) -> str:
     return digest.hexdigest()
 
 
-def same_chip() -> dict[str, Any]:
+def same_chip() -> list[Row]:
     one = [fingerprint(seed) for seed in range(4)]
     many = joblib.Parallel(n_jobs=4)(joblib.delayed(fingerprint)(seed) for seed in range(4))
     print(f"four chip instances from one process and from four: {'the same bytes' if one == many else 'DIFFERENT'}")
-    return {"seeds": 4, "same": one == many, "different_seeds_differ": len(set(one)) == 4}
+    same = sum(first == second for first, second in zip(one, many, strict=True))
+    return rows("four chip instances", {"processes": 4}, seeds=range(4), same=same, different=len(set(one)))
 
 
 def on_chip(chip: Chip) -> nn.Module:
@@ -204,8 +187,7 @@ def lightning_layers() -> dict[str, nn.Module]:
     }
 
 
-def speed() -> dict[str, Any]:
-    torch.set_num_threads(1)
+def speed() -> tuple[list[Row], list[str]]:
     layers, missing = ours(), []
     for name, make in (("aihwkit", aihwkit_layers), ("aihwkit-lightning", lightning_layers)):
         try:
@@ -218,60 +200,41 @@ def speed() -> dict[str, Any]:
     for layer in layers.values():
         for _ in range(3):  # lightning takes its first batches to find the input range
             layer.train()(x).backward(upstream)
-    forward: dict[str, list[float]] = {name: [] for name in layers}
-    both: dict[str, list[float]] = {name: [] for name in layers}
-    for _ in range(ROUNDS):
-        for name, layer in layers.items():
-            begun = time.thread_time()
-            y = layer(x)
-            middle = time.thread_time()
-            y.backward(upstream)
-            both[name].append(1e3 * (time.thread_time() - begun))
-            forward[name].append(1e3 * (middle - begun))
-    rows = []
+
+    def step(layer: nn.Module) -> tuple[float, float]:
+        """Milliseconds of the forward pass, and of both."""
+        begun = time.thread_time()
+        y = layer(x)
+        middle = time.thread_time()
+        y.backward(upstream)
+        return 1e3 * (middle - begun), 1e3 * (time.thread_time() - begun)
+
+    times = in_turns({name: functools.partial(step, layer) for name, layer in layers.items()}, rounds=ROUNDS, warm_up=0)
+    both = {name: [whole for _, whole in of] for name, of in times.items()}
     best, median = min(both["nn.Linear"]), statistics.median(both["nn.Linear"])
-    print(f"{'':62}{'fwd ms':>8}{'fwd+bwd':>9}{'x best':>8}{'x median':>9}")
-    for name in layers:
-        row = {
-            "layer": name,
-            "forward_ms": min(forward[name]),
-            "forward_backward_ms": min(both[name]),
-            "ratio_of_best": min(both[name]) / best,
-            "ratio_of_median": statistics.median(both[name]) / median,
-        }
-        rows.append(row)
-        print(
-            f"{name:62}{row['forward_ms']:8.1f}{row['forward_backward_ms']:9.1f}{row['ratio_of_best']:8.2f}{row['ratio_of_median']:9.2f}"
+    found = []
+    print(f"{'':62}{'fwd+bwd ms':>12}{'x best':>8}{'x median':>9}")
+    for name, of in times.items():
+        of_best, of_median = min(both[name]) / best, statistics.median(both[name]) / median
+        found += rows(
+            name,
+            {"part": "speed"},
+            baseline="nn.Linear",
+            forward_ms=Value(min(forward for forward, _ in of), "ms", n=ROUNDS),
+            forward_backward_ms=Value(min(both[name]), "ms", n=ROUNDS),
+            ratio_of_best=of_best,
+            ratio_of_median=of_median,
         )
-    return {"shape": [256, 1024, 1024], "rounds": ROUNDS, "threads": 1, "missing": missing, "rows": rows}
+        print(f"{name:62}{min(both[name]):12.1f}{of_best:8.2f}{of_median:9.2f}")
+    return found, missing
 
 
-def versions() -> dict[str, str]:
-    found = {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__}
-    for name in ("aihwkit", "aihwkit-lightning"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def main() -> None:
-    begun = time.monotonic()
-    result = {
-        "command": "python benchmarks/chip.py",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": versions(),
-        "cells": MILLION,
-        "formulas": all_levels(),
-        "same_chip": same_chip(),
-        "load_before": os.getloadavg()[0],
-        "speed": speed(),
-        "seconds": round(time.monotonic() - begun, 1),
-    }
-    write_json(RESULT, result)
-    print(f"{result['seconds']:.0f} s; written to {RESULT}")
-
-
-if __name__ == "__main__":
-    main()
+def run() -> Result:
+    cells, same = all_levels(), same_chip()
+    timed, missing = speed()
+    return Result(
+        rows=[*cells, *same, *timed],
+        settings={"cells": MILLION, "shape": [256, 1024, 1024], "rounds": ROUNDS},
+        seeds=range(4),
+        notes=[f"not measured: {name}" for name in missing],
+    )

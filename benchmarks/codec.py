@@ -1,4 +1,4 @@
-"""Rate and distortion of the codec against JPEG and WebP on Kodak 1-8; writes results/codec.json.
+"""Rate and distortion of the codec against JPEG and WebP on Kodak 1-8.
 
 The photographs, 768 x 512, averaged to WIDTH x HEIGHT: a search over full ones takes minutes each on one thread. All
 bytes count, headers included: JPEG's tables and headers alone take about 600 bytes. JPEG (4:2:0, optimized, and
@@ -6,31 +6,24 @@ progressive: the smaller one counts) and WebP (method 6) are encoded at every qu
 qualities next to the size. PSNR of the decoded 8-bit pixels over all three channels. The codec's settings were chosen
 on scikit-learn's photographs; each file is decoded with one thread, with two, and in NumPy, and must be the same.
 
-    python benchmarks/codec.py [--width 120] [--height 80] [--steps 400] [--photos 8]
+    python -m benchmarks run codec [--width 120] [--height 80] [--steps 400] [--photos 8]
 """
 
-import argparse
 import io
-import os
-import platform
-import statistics
 import time
-from pathlib import Path
 
 import numpy as np
-import PIL
 import torch
-from fields import PHOTOS
 from PIL import Image
-from survival import processor
 
-import hardy
+from benchmarks.fields import photographs
+from benchmarks.harness import Result, Value, mean_of, rows
 from hardy.fields import image
 from hardy.fields.codec import decode, encode
 from hardy.fields.container import Contents, unpacked
-from hardy.files import write_json
+from hardy.report import Row
 
-RESULT = Path(__file__).parent / "results" / "codec.json"
+PEERS = ("pillow",)
 RATES = (0.75, 1.5, 3.0)
 
 
@@ -74,69 +67,55 @@ def same_everywhere(data: bytes) -> np.ndarray:
     return found[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("width", 120), ("height", 80), ("steps", 400), ("photos", 8)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    begun, rows = time.monotonic(), []
-    files = sorted(PHOTOS.glob("*.png"))[: options.photos]
-    for file in files:
+def run(*, width: int = 120, height: int = 80, steps: int = 400, photos: int = 8) -> Result:
+    found = []
+    for file in photographs(photos):
         with Image.open(file) as whole:
             upright = whole.convert("RGB") if whole.width > whole.height else whole.convert("RGB").transpose(2)
-            picture = upright.resize((options.width, options.height), Image.Resampling.BOX)
+            picture = upright.resize((width, height), Image.Resampling.BOX)
         pixels, peers = np.asarray(picture), {form: curve(picture, form) for form in ("JPEG", "WEBP")}
         for rate in RATES:
             start = time.perf_counter()
-            contents = Contents(kind="image", grids=((options.height, options.width),))
-            result = encode(image(picture), contents, bits_per_point=rate, steps=options.steps)
+            contents = Contents(kind="image", grids=((height, width),))
+            result = encode(image(picture), contents, bits_per_point=rate, steps=steps)
             seconds = time.perf_counter() - start
-            row = {
-                "photo": file.name,
-                "asked": rate,
+            of_file = {
                 "bits_per_pixel": result.bits_per_point,
-                "bytes": len(result.data),
-                "width": result.width,
-                "weight_bits": result.weight_bits,
                 "psnr": psnr(same_everywhere(result.data), pixels),
                 "jpeg": at(peers["JPEG"], result.bits_per_point),
                 "webp": at(peers["WEBP"], result.bits_per_point),
                 "seconds": round(seconds, 1),
             }
-            rows.append(row)
-            print(*row.values(), flush=True)
-    summary = []
+            details = {
+                "asked": rate,
+                "bytes": len(result.data),
+                "width": result.width,
+                "weight_bits": result.weight_bits,
+            }
+            found.append((file.name, details, of_file))
+            print(file.name, *details.values(), *of_file.values(), flush=True)
+    each = [row for name, details, of_file in found for row in rows(name, details, **with_units(of_file))]
+    return Result(
+        rows=[*summary(found), *each], settings={"decoded_alike": "one thread, two threads, NumPy"}, seeds=(0,)
+    )
+
+
+UNITS = {"bits_per_pixel": "bit", "psnr": "dB", "jpeg": "dB", "webp": "dB", "seconds": "s"}
+
+
+def with_units(values: dict[str, float | None]) -> dict[str, Value | None]:
+    return {name: None if value is None else Value(value, UNITS[name]) for name, value in values.items()}
+
+
+def summary(found: list[tuple[str, dict[str, float], dict[str, float | None]]]) -> list[Row]:
+    """Means over photographs; those of a peer only where it reaches the rate on every one of them."""
+    lines = []
     for rate in RATES:
-        of_rate = [row for row in rows if row["asked"] == rate]
-        line = {"asked": rate}
-        for name in ("bits_per_pixel", "psnr", "jpeg", "webp", "seconds"):
-            values = [row[name] for row in of_rate if row[name] is not None]
-            line[name] = statistics.mean(values) if values else None
-            line[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else None
-            line[f"{name}_photos"] = len(values)
-        summary.append(line)
-        print(line)
-    result = {
-        "command": "python benchmarks/codec.py "
-        + " ".join(f"--{name} {value}" for name, value in vars(options).items()),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
-        "versions": {
-            "hardy": hardy.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pillow": PIL.__version__,
-        },
-        "photos": [file.name for file in files],
-        "seeds": [0],
-        "decoded_alike": "one thread, two threads, NumPy",
-        "seconds": round(time.monotonic() - begun, 1),
-        "summary": summary,
-        "rows": rows,
-    }
-    write_json(RESULT, result)
-    print(f"{result['seconds']:.0f} s; written to {RESULT}")
-
-
-if __name__ == "__main__":
-    main()
+        of_rate = [of_file for _, details, of_file in found if details["asked"] == rate]
+        means = {}
+        for name, unit in UNITS.items():
+            values = [of_file[name] for of_file in of_rate]
+            if None not in values:
+                means[name] = mean_of(values, unit)
+        lines += rows("mean over photographs", {"asked": rate}, **means)
+    return lines

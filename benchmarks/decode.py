@@ -5,32 +5,25 @@ says it does not depend on it. All variants are the same model, dense ones with 
 for; head and embedding are dense in all of them, in the variant's dtype. Each variant decodes in a process of its own,
 in turns, so that its peak memory is its own and a busy moment of the machine hits all alike.
 
-    python benchmarks/decode.py
+    python -m benchmarks run decode
 """
 
-import argparse
-import json
-import os
-import platform
+import functools
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 import transformers
-from survival import processor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import hardy
+from benchmarks.harness import Result, Value, in_own_process, in_turns, peak_memory, rows
 from hardy.core.rng import generator
-from hardy.files import write_json
 from hardy.quant import TritLinear, unpack
 from hardy.quant.transformers_hooks import quantizer_of
 
-RESULT = Path(__file__).parent / "results" / "decode.json"
+PEERS = ("transformers",)
 GROUP = 128
 PROMPT, NEW = 16, 48
 VARIANTS = ("float32", "bfloat16", "1 plane", "2 planes", "3 planes")
@@ -84,78 +77,47 @@ def decode(folder: str, dtype: str, threads: int) -> dict[str, float]:
     with torch.inference_mode():
         generate(2)
         first, whole = generate(1), generate(NEW + 1)
-    return {
-        "tokens_per_second": NEW / (whole - first),
-        "peak_mb": peak_memory(),
-    }
+    found = {"tokens_per_second": NEW / (whole - first), "peak_mb": peak_memory()}
+    print(f"{Path(folder).name:10} {dtype:8} {threads} threads: {found}", flush=True)
+    return found
 
 
-def peak_memory() -> float:
-    """MB of this process at most (Linux: what getrusage says is inherited from the parent)."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=1536)
-    parser.add_argument("--intermediate", type=int, default=4096)
-    parser.add_argument("--decode", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.decode:
-        folder, dtype, threads = options.decode
-        print(json.dumps(decode(folder, dtype, int(threads))))
-        return
-    shape = {"layers": options.layers, "hidden": options.hidden, "intermediate": options.intermediate}
-    found: dict[tuple[str, int], list[dict[str, float]]] = {}
+def run(*, layers: int = 4, hidden: int = 1536, intermediate: int = 4096) -> Result:
+    shape, found = {"layers": layers, "hidden": hidden, "intermediate": intermediate}, []
     with tempfile.TemporaryDirectory() as place:
         weights = sizes(place, shape)
-        for _ in range(ROUNDS):
-            for threads in THREADS:
-                for variant in VARIANTS:
-                    dtype = variant if variant in ("float32", "bfloat16") else "bfloat16"
-                    folder = Path(place) / ("dense" if dtype == variant else variant)
-                    command = [sys.executable, __file__, "--decode", str(folder), dtype, str(threads)]
-                    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-                    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-                    found.setdefault((variant, threads), []).append(json.loads(done.stdout.splitlines()[-1]))
-                    print(f"{variant:10} {threads} threads: {found[variant, threads][-1]}", flush=True)
-    rows = []
-    for (variant, threads), runs in found.items():
-        speeds = [run["tokens_per_second"] for run in runs]
-        rows.append(
-            {
-                "variant": variant,
-                "threads": threads,
-                "tokens_per_second": {"best": max(speeds), "median": statistics.median(speeds), "all": speeds},
-                "peak_mb": statistics.median(run["peak_mb"] for run in runs),
-                "weights_mb": weights[variant],
-            }
+        contenders = {}
+        for threads in THREADS:
+            for variant in VARIANTS:
+                dtype = variant if variant in ("float32", "bfloat16") else "bfloat16"
+                folder = str(Path(place) / ("dense" if dtype == variant else variant))
+                contenders[variant, threads] = functools.partial(
+                    in_own_process, decode, folder, dtype, threads, threads=threads
+                )
+        runs = in_turns(contenders, rounds=ROUNDS, warm_up=0)
+    speeds = {key: [each["tokens_per_second"] for each in of] for key, of in runs.items()}
+    medians = {key: statistics.median(values) for key, values in speeds.items()}
+    for (variant, threads), of in runs.items():
+        found += rows(
+            variant,
+            {"threads": threads},
+            tokens_per_second=Value(medians[variant, threads], "tokens/s", n=ROUNDS),
+            tokens_per_second_best=Value(max(speeds[variant, threads]), "tokens/s", n=ROUNDS),
+            times_float32=medians[variant, threads] / medians["float32", threads],
+            times_bfloat16=medians[variant, threads] / medians["bfloat16", threads],
+            peak_mb=Value(statistics.median(each["peak_mb"] for each in of), "MB", n=ROUNDS),
+            weights_mb=Value(weights[variant], "MB"),
         )
-    for row in rows:
-        for name in ("float32", "bfloat16"):
-            other = next(r for r in rows if (r["variant"], r["threads"]) == (name, row["threads"]))
-            row[f"times_{name}"] = row["tokens_per_second"]["median"] / other["tokens_per_second"]["median"]
-    print(f"\n{'':12}threads  tokens/s (best)   x float32  x bfloat16  peak MB  weights MB")
-    for row in rows:
-        speed = row["tokens_per_second"]
-        print(
-            f"{row['variant']:12}{row['threads']:7}{speed['median']:9.1f} ({speed['best']:5.1f})"
-            f"{row['times_float32']:12.2f}{row['times_bfloat16']:12.2f}{row['peak_mb']:9.0f}{row['weights_mb']:12.0f}"
-        )
-    result = {
-        "command": "python benchmarks/decode.py",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"hardy": hardy.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "model": shape | {"weights_in_layers": weights["in layers"], "group_size": GROUP},
-        "prompt": PROMPT,
-        "new_tokens": NEW,
-        "rounds": ROUNDS,
-        "rows": rows,
-    }
-    write_json(RESULT, result)
-    print(f"written to {RESULT}")
+    return Result(
+        rows=found,
+        settings={
+            "model": shape | {"weights_in_layers": weights["in layers"], "group_size": GROUP},
+            "prompt": PROMPT,
+            "new_tokens": NEW,
+            "rounds": ROUNDS,
+        },
+        seeds=(0,),
+    )
 
 
 def sizes(place: str, shape: dict[str, int]) -> dict[str, float]:
@@ -174,7 +136,3 @@ def sizes(place: str, shape: dict[str, int]) -> dict[str, float]:
         weights["float32"], weights["bfloat16"] = 4 * (size + rest) / 1e6, 2 * (size + rest) / 1e6
     unpack(model).save_pretrained(Path(place) / "dense")
     return weights
-
-
-if __name__ == "__main__":
-    main()

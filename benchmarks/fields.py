@@ -1,4 +1,4 @@
-"""Activations side by side under one protocol, omega swept for sine and quad; writes results/fields.json.
+"""Activations side by side under one protocol, omega swept for sine and quad.
 
 The central squares of the eight Kodak photographs beside the checkout, 512 x 512 averaged to SIZE x SIZE, a network of
 three hidden layers on each, full-batch Adam, learning rate falling tenfold. PSNR of the fitted photo, mean and spread
@@ -7,21 +7,16 @@ over the photos, steps to 30 dB. All photos of an activation are fitted in one b
 Learning rates and the "best" omegas are chosen on four crops of the photographs that scikit-learn brings along, of the
 same size, seed 0: the Kodak photographs are only judged.
 
-    python benchmarks/fields.py [--size 48] [--steps 300] [--width 48] [--seeds 2]
+    python -m benchmarks run fields [--size 48] [--steps 300] [--width 48] [--seeds 2]
 """
 
-import argparse
-import os
-import platform
+import dataclasses
 import statistics
-import time
 from pathlib import Path
 
-import torch
-from survival import processor
 from torch.nn.functional import interpolate
 
-import hardy
+from benchmarks.harness import SHARED, NotMeasuredError, Result, Value, mean_of, rows
 from hardy.fields import (
     Activation,
     Field,
@@ -39,10 +34,8 @@ from hardy.fields import (
     image,
     sample_photo,
 )
-from hardy.files import write_json
+from hardy.report import Row
 
-RESULT = Path(__file__).parent / "results" / "fields.json"
-PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "images" / "kodak"
 OMEGAS = (10.0, 19.1, 30.0, 45.0, 60.0)
 RATES = (1e-3, 2e-3, 5e-3)
 TARGET = 30.0
@@ -57,6 +50,14 @@ ROWS: list[Activation] = [
     Relu(),
     Wire(),
 ]
+
+
+def photographs(count: int = 8) -> list[Path]:
+    """The first of the Kodak photographs beside the checkout."""
+    files = sorted((SHARED / "images" / "kodak").glob("*.png"))[:count]
+    if len(files) < count:
+        raise NotMeasuredError(f"{count} photographs are wanted, {len(files)} are in {SHARED / 'images' / 'kodak'}")
+    return files
 
 
 def shrunk(file: Path, size: int) -> Signal:
@@ -86,23 +87,25 @@ def mean_psnr(fits: list[Fit]) -> float:
     return statistics.mean(result.psnr for result in fits)
 
 
-def chosen(kinds: list[Activation], options: argparse.Namespace) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+def chosen(
+    kinds: list[Activation], size: int, steps: int, width: int
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """PSNR on the choosing photos of each learning rate of each kind, and of each omega, the best of each named."""
-    signals = choosing(options.size)
+    signals = choosing(size)
     rates: dict[str, dict[str, float]] = {}
     best: dict[str, tuple[float, str]] = {}
     for kind in kinds:
         if type(kind) in (Sine, Quad) and kind.factor(True) != 30.0:
             continue  # the learning rate of a wave is chosen at omega 30
         for rate in RATES:
-            schedule = Schedule(steps=options.steps, check_every=options.steps, learning_rate=rate)
-            found = mean_psnr(fitted(kind, signals, schedule, options.width, 0))
+            schedule = Schedule(steps=steps, check_every=steps, learning_rate=rate)
+            found = mean_psnr(fitted(kind, signals, schedule, width, 0))
             rates.setdefault(str(kind), {})[str(rate)] = round(found, 3)
     for kind in kinds:
         if type(kind) not in (Sine, Quad):
             continue
-        schedule = Schedule(steps=options.steps, check_every=options.steps, learning_rate=rate_of(kind, rates))
-        found = mean_psnr(fitted(kind, signals, schedule, options.width, 0))
+        schedule = Schedule(steps=steps, check_every=steps, learning_rate=rate_of(kind, rates))
+        found = mean_psnr(fitted(kind, signals, schedule, width, 0))
         best[kind.name] = max(best.get(kind.name, (0.0, "")), (found, str(kind)))
     return rates, {name: kind for name, (_, kind) in best.items()}
 
@@ -113,63 +116,61 @@ def rate_of(kind: Activation, rates: dict[str, dict[str, float]]) -> float:
     return float(max(rates[of], key=lambda rate: rates[of][rate]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("size", 48), ("steps", 300), ("width", 48), ("seeds", 2)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
-    seeds = range(options.seeds)
-    torch.set_num_threads(1)
-    files = sorted(PHOTOS.glob("*.png"))
-    signals = [shrunk(file, options.size) for file in files]
-    begun, rows = time.monotonic(), []
-    rates, best = chosen(ROWS, options)
+def run(*, size: int = 48, steps: int = 300, width: int = 48, seeds: int = 2) -> Result:
+    files = photographs()
+    signals = [shrunk(file, size) for file in files]
+    rates, best = chosen(ROWS, size, steps, width)
     print("chosen on other photos:", rates, best, flush=True)
     print(f"{'activation':44} {'PSNR':>6} {'spread':>6} {'of seeds':>8} {'to 30 dB':>9} {'seconds':>8}")
+    found, raw = [], {}
     for kind in ROWS:
-        psnr, steps, seconds = [], [], []
-        for seed in seeds:
-            schedule = Schedule(steps=options.steps, check_every=10, learning_rate=rate_of(kind, rates))
-            fits = fitted(kind, signals, schedule, options.width, seed)
+        psnr, reached, seconds = [], [], []
+        for seed in range(seeds):
+            schedule = Schedule(steps=steps, check_every=10, learning_rate=rate_of(kind, rates))
+            fits = fitted(kind, signals, schedule, width, seed)
             psnr.append([round(result.psnr, 3) for result in fits])
-            steps.append([result.steps_to(TARGET) for result in fits])
+            reached += [step for result in fits if (step := result.steps_to(TARGET)) is not None]
             seconds.append(round(fits[0].seconds, 2))
-        photos = [statistics.mean(values) for values in zip(*psnr, strict=True)]
-        reached = [step for of_seed in steps for step in of_seed if step is not None]
-        row = {
-            "activation": str(kind),
+        raw[str(kind)] = psnr
+        over_photos = mean_of([statistics.mean(values) for values in zip(*psnr, strict=True)], "dB")
+        over_seeds = mean_of([statistics.mean(values) for values in psnr], "dB")
+        details = {
+            "kind": kind.name,
             "learning_rate": rate_of(kind, rates),
-            "omega_chosen": best.get(kind.name) == str(kind) if kind.name in best else None,
-            "psnr": statistics.mean(photos),
-            "spread_over_photos": statistics.stdev(photos),
-            "spread_of_seeds": statistics.stdev(map(statistics.mean, psnr)) if len(psnr) > 1 else None,
-            "reached_30_db": len(reached) / (len(seeds) * len(signals)),
-            "median_steps_to_30_db": statistics.median(reached) if reached else None,
-            "seconds_for_all_photos": statistics.mean(seconds),
-            "psnr_of_photos_by_seed": psnr,
+            "omega_chosen": best[kind.name] == str(kind) if kind.name in best else None,
         }
-        rows.append(row)
-        short = f"{row['median_steps_to_30_db'] or '-'} ({row['reached_30_db']:.0%})"
+        found += rows(
+            str(kind),
+            details,
+            seeds=range(seeds),
+            psnr=over_photos,
+            spread_of_seeds=None if over_seeds.spread is None else Value(over_seeds.spread, "dB", n=seeds),
+            reached_30_db=Value(len(reached) / (seeds * len(signals)), "share"),
+            median_steps_to_30_db=Value(statistics.median(reached), "steps") if reached else None,
+            seconds_for_all_photos=Value(statistics.mean(seconds), "s", n=seeds),
+        )
         print(
-            f"{kind!s:44} {row['psnr']:6.2f} {row['spread_over_photos']:6.2f} {row['spread_of_seeds'] or 0:8.2f} "
-            f"{short:>9} {row['seconds_for_all_photos']:8.1f}",
+            f"{kind!s:44} {over_photos.value:6.2f} {over_photos.spread or 0:6.2f} {over_seeds.spread or 0:8.2f} "
+            f"{statistics.median(reached) if reached else '-':>9} {statistics.mean(seconds):8.1f}",
             flush=True,
         )
-    result = {
-        "command": "python benchmarks/fields.py "
-        + " ".join(f"--{name} {value}" for name, value in vars(options).items()),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
-        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
-        "photos": [file.name for file in files],
-        "seeds": list(seeds),
-        "learning_rates_tried": rates,
-        "best_omega_on_other_photos": best,
-        "seconds": round(time.monotonic() - begun, 1),
-        "rows": rows,
-    }
-    write_json(RESULT, result)
-    print(f"{result['seconds']:.0f} s; written to {RESULT}")
+    return Result(
+        rows=best_of_each_kind(found),
+        settings={
+            "photos": [file.name for file in files],
+            "learning_rates_tried": rates,
+            "best_omega_on_other_photos": best,
+        },
+        seeds=range(seeds),
+        raw={"psnr_of_photos_by_seed": raw},
+    )
 
 
-if __name__ == "__main__":
-    main()
+def best_of_each_kind(found: list[Row]) -> list[Row]:
+    """The rows, saying which setting of a kind is shown: the chosen omega, or what has the largest PSNR."""
+    allowed = [row for row in found if row.metric == "psnr" and row.details["omega_chosen"] is not False]
+    top = {row.details["kind"]: row.condition for row in sorted(allowed, key=lambda row: row.value)}
+    return [
+        dataclasses.replace(row, details={**row.details, "shown": top[row.details["kind"]] == row.condition})
+        for row in found
+    ]

@@ -1,4 +1,4 @@
-"""Fits per minute: many SIRENs in one batch, one after the other, and siren-pytorch; writes results/fits.json.
+"""Fits per minute: many SIRENs in one batch, one after the other, and siren-pytorch.
 
 The same work for all: N photos, full-batch Adam, the same sizes and number of steps; random halves of the photographs
 that scikit-learn brings along; and the cost of a fit against N, at the smallest size. The three take turns in every
@@ -6,24 +6,19 @@ round, on one thread, so that whatever else the machine does falls on all of the
 the median one. The batch exists for accelerators, where N small products cost what one costs; on a CPU it saves only
 the overhead of each operation.
 
-    pip install siren-pytorch && python benchmarks/fits.py
+    pip install siren-pytorch && python -m benchmarks run fits
 """
 
-import os
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from survival import processor
+from siren_pytorch import SirenNet
 
-import hardy
+from benchmarks.harness import Result, Value, in_turns, rows, timed
 from hardy.fields import Field, Schedule, Signal, Sine, fit, fit_many, sample_photo
-from hardy.files import write_json
 
-RESULT = Path(__file__).parent / "results" / "fits.json"
+PEERS = ("siren-pytorch",)
 ROUNDS = 5
 # Pixels on a side, units of a layer, photos, steps.
 SIZES = ((16, 16, 32, 100), (32, 32, 16, 60), (64, 48, 8, 40))
@@ -41,8 +36,6 @@ def photos(size: int, count: int) -> list[Signal]:
 
 def ways(size: int, width: int, count: int, steps: int) -> dict[str, Callable[[], float]]:
     """What is compared: each fits all photos and gives their mean PSNR."""
-    from siren_pytorch import SirenNet
-
     signals = photos(size, count)
     schedule = Schedule(steps=steps, learning_rate=RATE, decay=1.0, check_every=steps)
     kind = Sine(first_omega=30.0, hidden_omega=30.0)
@@ -74,68 +67,43 @@ def ways(size: int, width: int, count: int, steps: int) -> dict[str, Callable[[]
     return {"hardy, one batch": batch, "hardy, one by one": loop, "siren-pytorch, one by one": peer}
 
 
-def in_turns(compared: dict[str, Callable[[], float]]) -> tuple[dict[str, list[float]], dict[str, float]]:
+def compared(contenders: dict[str, Callable[[], float]]) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds in every round, and PSNR."""
-    seconds: dict[str, list[float]] = {name: [] for name in compared}
     psnr: dict[str, float] = {}
-    for work in compared.values():
-        work()  # once for nothing: the first call of each product is slower
-    for _ in range(ROUNDS):
-        for name, work in compared.items():
-            start = time.perf_counter()
-            psnr[name] = work()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds, psnr
+
+    def noting(name: str, work: Callable[[], float]) -> Callable[[], None]:
+        return lambda: psnr.__setitem__(name, work())
+
+    return in_turns({name: timed(noting(name, work)) for name, work in contenders.items()}, rounds=ROUNDS), psnr
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    begun, rows, curve = time.monotonic(), [], []
+def run() -> Result:
+    found, curve = [], []
     for count in COUNTS:
-        seconds, _ = in_turns(ways(16, 16, count, 50))
+        seconds, _ = compared(ways(16, 16, count, 50))
         for name, times in seconds.items():
-            each = {"best": 1e3 * min(times) / count, "median": 1e3 * statistics.median(times) / count}
-            curve.append({"photos": count, "way": name, "steps": 50, "ms_per_fit": each})
+            best, median = (Value(1e3 * pick(times) / count, "ms", n=ROUNDS) for pick in (min, statistics.median))
+            curve += rows(name, {"photos": count, "steps": 50}, ms_per_fit_best=best, ms_per_fit_median=median)
         shown = "  ".join(f"{name} {1e3 * min(times) / count:.0f}" for name, times in seconds.items())
         print(f"{count} photos of 16 x 16, ms for a fit: {shown}", flush=True)
     for size, width, count, steps in SIZES:
-        seconds, psnr = in_turns(ways(size, width, count, steps))
+        seconds, psnr = compared(ways(size, width, count, steps))
         print(f"{count} photos of {size} x {size}, three layers of {width}, {steps} steps")
         peer = seconds["siren-pytorch, one by one"]
         for name, times in seconds.items():
-            row = {
-                "pixels": size,
-                "width": width,
-                "photos": count,
-                "steps": steps,
-                "way": name,
-                "fits_per_minute_best": 60 * count / min(times),
-                "fits_per_minute_median": 60 * count / statistics.median(times),
-                "times_siren_pytorch_best": min(peer) / min(times),
-                "times_siren_pytorch_median": statistics.median(peer) / statistics.median(times),
-                "psnr": psnr[name],
-                "seconds": times,
-            }
-            rows.append(row)
+            best, median = min(times), statistics.median(times)
+            found += rows(
+                name,
+                {"pixels": size, "width": width, "photos": count, "steps": steps},
+                fits_per_minute_best=Value(60 * count / best, "fits/min", n=ROUNDS),
+                fits_per_minute_median=Value(60 * count / median, "fits/min", n=ROUNDS),
+                times_siren_pytorch_best=min(peer) / best,
+                times_siren_pytorch_median=statistics.median(peer) / median,
+                psnr=Value(psnr[name], "dB"),
+            )
             print(
-                f"  {name:28} {row['fits_per_minute_best']:7.1f} fits per minute, "
-                f"{row['times_siren_pytorch_best']:.2f} x (best), {row['times_siren_pytorch_median']:.2f} x (median), "
-                f"{row['psnr']:.2f} dB",
+                f"  {name:28} {60 * count / best:7.1f} fits per minute, {min(peer) / best:.2f} x (best), "
+                f"{statistics.median(peer) / median:.2f} x (median), {psnr[name]:.2f} dB",
                 flush=True,
             )
-    result = {
-        "command": "python benchmarks/fits.py",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
-        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
-        "rounds": ROUNDS,
-        "load_average_at_the_end": os.getloadavg()[0],
-        "seconds": round(time.monotonic() - begun, 1),
-        "rows": rows,
-        "cost_against_photos": curve,
-    }
-    write_json(RESULT, result)
-    print(f"{result['seconds']:.0f} s; written to {RESULT}")
-
-
-if __name__ == "__main__":
-    main()
+    return Result(rows=[*found, *curve], settings={"rounds": ROUNDS}, seeds=range(64))

@@ -8,32 +8,24 @@ adapters are the same.
 
 The learning rate of each way, from three, and the factor of the penalty, from two, were chosen with --choose for the
 mean accuracy over noise levels, on chip instances and training seeds of their own.
-Writes results/halora.json.
 
-    python benchmarks/halora.py
+    python -m benchmarks run halora [--choose]
 """
 
-import argparse
-import importlib.metadata
-import os
-import platform
 import statistics
-import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
-from survival import processor
 from torch import nn
 
 import hardy
+from benchmarks.harness import Result, Value, mean_of, rows
 from hardy.analog import HaLoRA
 from hardy.core.rng import generator
-from hardy.files import write_json
 from hardy.hardware import AdditiveNoise
 
-RESULT = Path(__file__).parent / "results" / "halora.json"
+PEERS = ("peft",)
 RELATIVE_TO = "tensor-absmax"
 TRAINED_AT = 0.04
 LEVELS = (0.0, 0.02, 0.04, 0.06)
@@ -45,6 +37,7 @@ CHOSEN = {"LoRA": 3e-3, "LoRA + noise": 3e-3, "HaLoRA": 1e-2}
 PENALTY = 1e-3
 PENALTIES = (1e-4, 1e-3)
 SEEDS = (0, 1, 2)
+CHOOSING_SEEDS = (50, 51, 52)
 INSTANCES = 10
 
 
@@ -110,86 +103,66 @@ def noisy_accuracy(
 ARMS = ("LoRA", "LoRA + noise", "HaLoRA")
 
 
-def choose() -> None:
-    """Print what each learning rate and factor of the penalty give, on chip instances and seeds for choosing."""
+def choices() -> Result:
+    """What each learning rate and factor of the penalty give, on chip instances and seeds for choosing."""
     _, tokenizer = hardy.zoo.load("tiny-llama")
-    data = problems(tokenizer)
+    data, found = problems(tokenizer), []
     for arm, penalty in (("LoRA", 0.0), ("LoRA + noise", 0.0), *(("HaLoRA", mu) for mu in PENALTIES)):
         for rate in LEARNING_RATES:
-            found, losses = [], []
-            for seed in (50, 51, 52):
+            accuracies, losses = [], []
+            for seed in CHOOSING_SEEDS:
                 model, loss = trained(method(arm, seed, penalty), seed, rate)
-                found.append([statistics.mean(noisy_accuracy(model, level, data, 5000)) for level in LEVELS[::2]])
+                accuracies.append([statistics.mean(noisy_accuracy(model, level, data, 5000)) for level in LEVELS[::2]])
                 losses.append(round(loss, 3))
-            means = [round(statistics.mean(values), 3) for values in zip(*found, strict=True)]
+            means = [statistics.mean(values) for values in zip(*accuracies, strict=True)]
+            for level, value in zip(LEVELS[::2], means, strict=True):
+                details = {"noise": level, "penalty_weight": penalty, "learning_rate": rate}
+                found += rows(arm, details, seeds=CHOOSING_SEEDS, accuracy=Value(value, "share", n=len(CHOOSING_SEEDS)))
             print(arm, penalty, rate, f"{statistics.mean(means):.3f}", means, losses, flush=True)
+    return Result(rows=found, seeds=CHOOSING_SEEDS)
 
 
-def compare() -> list[dict[str, Any]]:
+def compare() -> Result:
     """Every way, seed and level: mean over seeds and chip instances, and both spreads."""
     _, tokenizer = hardy.zoo.load("tiny-llama")
     data = problems(tokenizer)
-    found: dict[tuple[str, float], list[list[float]]] = {}
+    values: dict[tuple[str, float], list[list[float]]] = {}
     for arm in ARMS:
         for seed in SEEDS:
             model, _ = trained(method(arm, seed), seed, CHOSEN[arm])
             for level in LEVELS:
-                found.setdefault((arm, level), []).append(noisy_accuracy(model, level, data, 1000))
-        means = {level: statistics.mean(map(statistics.mean, found[arm, level])) for level in LEVELS}
+                values.setdefault((arm, level), []).append(noisy_accuracy(model, level, data, 1000))
+        means = {level: statistics.mean(map(statistics.mean, values[arm, level])) for level in LEVELS}
         print(f"{arm:14}" + "  ".join(f"{level:g}: {value:.3f}" for level, value in means.items()), flush=True)
-    rows = []
-    for (arm, level), values in found.items():
-        means_of_seeds = [statistics.mean(instances) for instances in values]
-        within = [statistics.stdev(instances) for instances in values if len(instances) > 1]
-        rows.append(
-            {
-                "way": arm,
-                "noise": level,
-                "accuracy": statistics.mean(means_of_seeds),
-                "sd_over_seeds": statistics.stdev(means_of_seeds),
-                "sd_over_instances": statistics.mean(within) if within else None,
-                "values": values,
-            }
+    found = []
+    for (arm, level), of_seeds in values.items():
+        within = [statistics.stdev(instances) for instances in of_seeds if len(instances) > 1]
+        found += rows(
+            arm,
+            {"noise": level},
+            seeds=SEEDS,
+            accuracy=mean_of([statistics.mean(instances) for instances in of_seeds], "share"),
+            sd_over_instances=Value(statistics.mean(within), "share") if within else None,
         )
-    return rows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--choose", action="store_true", help="try factors on data for choosing, and write nothing")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.choose:
-        choose()
-        return
-    begun = time.monotonic()
-    result = {
-        "command": "python benchmarks/halora.py",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
-        "versions": {
-            "hardy": hardy.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "peft": importlib.metadata.version("peft"),
+    return Result(
+        rows=found,
+        settings={
+            "noise": f"additive, relative to {RELATIVE_TO}",
+            "trained_at": TRAINED_AT,
+            "penalty_weight": PENALTY,
+            "rank": RANK,
+            "alpha": ALPHA,
+            "select": SELECT,
+            "steps": STEPS,
+            "batch": BATCH,
+            "learning_rates": CHOSEN,
+            "problems": 100,
+            "chip_seeds": [1000, 1000 + INSTANCES - 1],
         },
-        "noise": f"additive, relative to {RELATIVE_TO}",
-        "trained_at": TRAINED_AT,
-        "penalty_weight": PENALTY,
-        "rank": RANK,
-        "alpha": ALPHA,
-        "select": SELECT,
-        "steps": STEPS,
-        "batch": BATCH,
-        "learning_rates": CHOSEN,
-        "problems": 100,
-        "training_seeds": list(SEEDS),
-        "chip_seeds": [1000, 1000 + INSTANCES - 1],
-        "rows": compare(),
-    }
-    result["seconds"] = round(time.monotonic() - begun, 1)
-    write_json(RESULT, result)
-    print(f"{result['seconds']:.0f} s; written to {RESULT}")
+        seeds=SEEDS,
+        raw=[{"way": arm, "noise": level, "accuracies": of_seeds} for (arm, level), of_seeds in values.items()],
+    )
 
 
-if __name__ == "__main__":
-    main()
+def run(*, choose: bool = False) -> Result:
+    return choices() if choose else compare()

@@ -1,4 +1,4 @@
-"""LieQ on trained models: do its scores find the blocks that deserve bits? Writes results/lieq.json.
+"""LieQ on trained models: do its scores find the blocks that deserve bits?
 
 Paper | ours | control, for every model:
 (a) agreement of rankings: Spearman correlation of each with the perplexity drop and with what few bits do, over draws
@@ -9,14 +9,11 @@ Paper | ours | control, for every model:
 (d) 1, 2 or 3 trit-planes per block in the bytes of two planes everywhere.
 Rankings are made on calibration text and judged on evaluation text; bits are round-to-nearest in groups of 128.
 
-    python benchmarks/lieq.py                        # tiny-llama
-    python benchmarks/lieq.py --model path/to/folder # another model, added to the results
+    python -m benchmarks run lieq
+    python -m benchmarks run lieq --model path/to/folder --out FOLDER
 """
 
-import argparse
 import math
-import os
-import platform
 import random
 import statistics
 import time
@@ -25,24 +22,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lieq_table import DROP, GREEDY, RANK, show
 from scipy.stats import spearmanr
-from survival import processor
 
 import hardy
+from benchmarks.harness import Result, Value, mean_of, rows
+from benchmarks.lieq_table import DROP, GREEDY, RANK, show
 from hardy.core import Method, Ranking, SecondMoment, Statistic, observe, select, weight_of
 from hardy.core.rng import generator
-from hardy.files import read_json, write_json
 from hardy.quant import LayerBits, RoundToNearest, TritPlanes, effective_rank, energy_gain, perplexity_drop
 from hardy.quant.layer_importance import combined
 from hardy.quant.spectral import Inputs, rank_drop
 from hardy.quant.units import exactly, units
+from hardy.report import Row
 from hardy.studies.measure import PARTS, perplexity_of
 
-RESULT = Path(__file__).parent / "results" / "lieq.json"
 WINDOW, EVALUATION, CALIBRATION, DRAWS, RANDOM_ORDERS = 512, 8, 6, 3, 6
 LOW, HIGH = RoundToNearest(bits=2), RoundToNearest(bits=4)
 PLANES = tuple(TritPlanes(planes=planes) for planes in (1, 2, 3))
+
+NATS = "nats/token"
 
 Losses = list[float]
 """Mean loss of every window, in nats per token."""
@@ -320,7 +318,7 @@ def mean_gain(found: list[Losses], base: Losses) -> dict[str, float]:
     return {"gain": statistics.mean(gains), "sd": statistics.stdev(gains)}
 
 
-def run(name: str) -> dict[str, Any]:
+def measured(name: str) -> dict[str, Any]:
     begun = time.monotonic()
     model, tokenizer = hardy.zoo.load(name)
     ids = {part: hardy.evaluate.encode(tokenizer, hardy.zoo.held_out_text(part)) for part in PARTS}
@@ -346,7 +344,6 @@ def run(name: str) -> dict[str, Any]:
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "blocks": len(blocks),
-        "seconds": round(time.monotonic() - begun, 1),
         "perplexity": {
             label: perplexity_of(statistics.mean(bank.losses(dict.fromkeys(blocks, level), evaluation)))
             for label, level in uniform.items()
@@ -369,30 +366,44 @@ def progress(begun: float, what: str) -> None:
     print(f"  {time.monotonic() - begun:5.0f} s  {what}", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny-llama", help="zoo name or Hugging Face folder")
-    name = parser.parse_args().model
-    torch.set_num_threads(1)
-    result = read_json(RESULT) if RESULT.is_file() else {"models": {}}
-    result |= {
-        "command": "python benchmarks/lieq.py --model NAME",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
-        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
-        "text": {
+def run(*, model: str = "tiny-llama") -> Result:
+    found = measured(model)
+    show(Path(model).name, found)
+    return Result(
+        rows=rows_of(found),
+        settings={
             "window": WINDOW,
             "evaluation_windows": EVALUATION,
             "calibration_windows": CALIBRATION,
             "calibration_draws": DRAWS,
             "random_orders": RANDOM_ORDERS,
+            "quantizers": {"low": str(LOW), "high": str(HIGH), "planes": [str(level) for level in PLANES]},
         },
-        "quantizers": {"low": str(LOW), "high": str(HIGH), "planes": [str(level) for level in PLANES]},
-    }
-    result["models"][Path(name).name] = run(name)
-    show(Path(name).name, result["models"][Path(name).name])
-    write_json(RESULT, result)
-    print(f"written to {RESULT}")
+        seeds=range(3 * DRAWS),
+        raw=found,
+    )
 
 
-if __name__ == "__main__":
-    main()
+def rows_of(found: dict[str, Any]) -> list[Row]:
+    """The figures of every part, as rows."""
+    lines = [row for name, value in found["perplexity"].items() for row in rows(name, perplexity=value)]
+    for pair in found["agreement"]:
+        (first, second), least, most = pair["pair"], pair["least"], pair["most"]
+        lines += rows(first, {"with": second, "least": least, "most": most}, spearman=Value(pair["mean"], n=DRAWS))
+    for by, places in found["one_block"]["place_of_the_top"].items():
+        for draw, place in enumerate(places):
+            lines += rows(by, {"draw": draw}, place_of_the_top=place)
+    recovery, planes = found["recovery"], found["planes"]
+    for by, area in recovery["area"].items():
+        lines += rows(by, saved_over_all_m=Value(area, NATS))
+    lines += rows("random orders", saved_over_all_m=mean_of(recovery["random_area"], NATS))
+    for by, points in recovery["orders"].items():
+        for m, point in enumerate(points):
+            details = {"blocks_at_4_bits": m, "bits_per_weight": recovery["bits_per_weight"][m]}
+            lines += rows(by, details, perplexity=point["perplexity"])
+    for m, level in enumerate(recovery["uniform"]):
+        lines += rows("uniform", {"blocks_at_4_bits": m, **level}, perplexity=level["perplexity"])
+    for by, level in planes["automatic"].items():
+        lines += rows(f"LayerBits, {by}", {"bits_per_weight": level["bits_per_weight"]}, perplexity=level["perplexity"],
+                      saved_by_planes=Value(level["gain"], NATS, level["gain_se"], EVALUATION))  # fmt: skip
+    return lines

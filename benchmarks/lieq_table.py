@@ -1,4 +1,4 @@
-"""The table that `python benchmarks/lieq.py` prints of one model's results."""
+"""The table that benchmarks/lieq.py prints of one model's results."""
 
 import statistics
 from typing import Any

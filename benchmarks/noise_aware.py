@@ -8,19 +8,15 @@ vision: ResNet-20 on CIFAR-10, from its trained weights, on part of the training
 cost: step time, interleaved in one process, and peak memory above the model's, each contender in a process of its
     own, with noise that is one line and with the cells of a phase-change chip.
 
-Writes one part of results/noise_aware.json.
-
-    python benchmarks/noise_aware.py vision|language|cost
+    python -m benchmarks run noise_aware-vision [--choose]
+    python -m benchmarks run noise_aware-language [--choose]
+    python -m benchmarks run noise_aware-cost
 """
 
-import argparse
 import dataclasses
 import gc
-import os
-import platform
+import itertools
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,19 +25,17 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from survival import processor
 from torch import nn
 from torch.nn import functional as F
 
 import hardy
+from benchmarks.harness import SHARED, Result, Value, in_own_process, in_turns, mean_of, peak_memory, rows, timed
 from hardy.analog import NoiseAware
 from hardy.core.rng import generator
-from hardy.files import read_json, write_json
 from hardy.hardware import AdditiveNoise, Chip
 from hardy.zoo.text import training_documents
 
-RESULT = Path(__file__).parent / "results" / "noise_aware.json"
-DATA = Path(__file__).parents[2] / "shared" / "data" / "vision"
+DATA = SHARED / "vision"
 SEEDS, INSTANCES = (0, 1, 2), 10
 RELATIVE_TO = "channel-absmax"
 
@@ -105,7 +99,7 @@ def noise(strength: float, seed: int = 0, select: Any = None) -> AdditiveNoise:
 class Vision:
     """ResNet-20 on CIFAR-10. The last 2,000 training images are for choosing, the rest for training."""
 
-    select, metric, better = "conv,linear", "accuracy", max
+    select, metric, unit = "conv,linear", "accuracy", "%"
     levels = (0.0, 0.05, 0.1)
     trained_at, rate, steps, batch, choices = 0.1, 3e-3, 120, 64, ((0.1, 3e-3), (0.1, 1e-2), (0.1, 3e-2))
 
@@ -143,7 +137,7 @@ class Vision:
 class Language:
     """tiny-llama on its own training text."""
 
-    select, metric, better = None, "perplexity", min
+    select, metric, unit = None, "perplexity", ""
     levels = (0.0, 0.05, 0.1)
     trained_at, rate, steps, batch, choices = 0.1, 1e-4, 40, 4, ((0.1, 1e-4), (0.1, 3e-4))
 
@@ -206,51 +200,56 @@ def scores(task: Task, model: nn.Module, level: float, instances: int, first: in
     return values
 
 
-def choose(task: Task) -> None:
-    """Print what each choice of noise and learning rate gives the full gradient, on data for choosing."""
+def choices(task: Task) -> Result:
+    """What each choice of noise and learning rate gives the full gradient, on data for choosing."""
+    lines = []
     for strength, rate in task.choices:
         begun = time.monotonic()
         model = trained(task, WAYS["full gradient"], 100, strength, rate)
         found = [statistics.mean(scores(task, model, level, 4, 5000)) for level in task.levels]
+        for level, value in zip(task.levels, found, strict=True):
+            details = {"noise": level, "trained_at": strength, "learning_rate": rate}
+            lines += rows("full gradient", details, seeds=(100,), **{task.metric: value})
         print(strength, rate, [round(value, 2) for value in found], f"{time.monotonic() - begun:.0f} s", flush=True)
+    return Result(rows=lines, seeds=(100,))
 
 
-def compare(task: Task) -> dict[str, Any]:
+def compare(task: Task) -> Result:
     """Every way of training, every seed, every level: mean over seeds and instances, and both spreads."""
-    rows = []
+    lines, raw = [], []
     for name, way in {"no fine-tuning": None, **WAYS}.items():
         seeds = SEEDS[:1] if name == "no fine-tuning" else SEEDS
         models = [
             task.model() if name == "no fine-tuning" else trained(task, way, seed, task.trained_at, task.rate)
             for seed in seeds
         ]
+        shown = []
         for level in task.levels:
             found = [scores(task, model, level, INSTANCES, 1000) for model in models]
-            means = [statistics.mean(values) for values in found]
             within = [statistics.stdev(values) for values in found if len(values) > 1]
-            rows.append(
-                {
-                    "way": name,
-                    "noise": level,
-                    "mean": statistics.mean(means),
-                    "sd_over_seeds": statistics.stdev(means) if len(means) > 1 else None,
-                    "sd_over_instances": statistics.mean(within) if within else None,
-                    "values": found,
-                }
-            )
-        shown = "  ".join(f"{row['noise']:g}: {row['mean']:.2f}" for row in rows if row["way"] == name)
-        print(f"{name:26}{shown}", flush=True)
-    return {
-        "metric": task.metric,
-        "noise": f"additive, relative to {RELATIVE_TO}",
-        "trained_at": task.trained_at,
-        "learning_rate": task.rate,
-        "steps": task.steps,
-        "batch": task.batch,
-        "training_seeds": list(SEEDS),
-        "chip_seeds": [1000, 1000 + INSTANCES - 1],
-        "rows": rows,
-    }
+            over_seeds = mean_of([statistics.mean(values) for values in found], task.unit)
+            # The spread that is shown is that over chip instances.
+            value = Value(over_seeds.value, task.unit, statistics.mean(within) if within else None, over_seeds.n)
+            spread = None if over_seeds.spread is None else Value(over_seeds.spread, task.unit)
+            metrics = {task.metric: value, f"{task.metric}_sd_over_seeds": spread}
+            lines += rows(name, {"noise": level}, seeds=seeds, **metrics)
+            raw.append({"way": name, "noise": level, task.metric: found})
+            shown.append(f"{level:g}: {value.value:.2f}")
+        print(f"{name:26}{'  '.join(shown)}", flush=True)
+    return Result(
+        rows=lines,
+        settings={
+            "noise": f"additive, relative to {RELATIVE_TO}",
+            "spread": "over chip instances, mean over training seeds",
+            "trained_at": task.trained_at,
+            "learning_rate": task.rate,
+            "steps": task.steps,
+            "batch": task.batch,
+            "chip_seeds": [1000, 1000 + INSTANCES - 1],
+        },
+        seeds=SEEDS,
+        raw=raw,
+    )
 
 
 PCM_CELLS = dataclasses.replace(Chip.preset("pcm"), dac_bits=None, adc_bits=None)
@@ -285,7 +284,7 @@ COSTED: dict[str, Callable[[], Any]] = {
 }
 
 
-def contenders() -> list[tuple[str | None, str]]:
+def contenders_of_noise() -> list[tuple[str | None, str]]:
     """(noise, way) of every contender; converters have no full gradient."""
     ways = [way for way in WAYS if way != "plain fine-tuning"]
     noisy = [(kind, way) for kind in NOISES for way in ways if not ("converters" in kind and way == "full gradient")]
@@ -302,88 +301,46 @@ def prepared(task: Any, kind: str | None, way: str) -> nn.Module:
 
 def memory(task_name: str, kind: str | None, way: str) -> float:
     """Peak resident memory of three training steps above that before there was a model, MB; Linux only."""
+    torch.set_num_threads(1)
     task = COSTED[task_name]()
-    before = resident("VmRSS")
+    before = peak_memory("VmRSS")
     model = prepared(task, kind, way)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: `apply` itself draws once
     for step in range(3):
         model.zero_grad(set_to_none=True)
         task.loss(model, 0, step).backward()
-    return resident("VmHWM") - before
+    return peak_memory() - before
 
 
-def resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+def stepping(task: Any, model: nn.Module) -> Callable[[], float]:
+    """CPU seconds of the next step each time."""
+    steps = itertools.count()
+
+    def step() -> float:
+        model.zero_grad(set_to_none=True)
+        number = next(steps)
+        return timed(lambda: task.loss(model, 0, number).backward(), time.thread_time)()
+
+    return step
 
 
-def measured_memory(task_name: str, kind: str | None, way: str) -> float:
-    """The same in a process of its own."""
-    arguments = [sys.executable, __file__, "memory", task_name, kind or "", way]
-    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
-    return float(done.stdout.strip().splitlines()[-1])
-
-
-def cost() -> dict[str, Any]:
-    rows = []
+def cost() -> Result:
+    found, raw = [], []
     for task_name, make in COSTED.items():
         task = make()
-        models = {key: prepared(task, *key) for key in contenders()}
-        seconds: dict[Any, list[float]] = {key: [] for key in models}
-        for step in range(ROUNDS + 1):
-            for key, model in models.items():
-                model.zero_grad(set_to_none=True)
-                begun = time.thread_time()
-                task.loss(model, 0, step).backward()
-                if step:  # the first one warms up
-                    seconds[key].append(time.thread_time() - begun)
-        for (kind, way), times in seconds.items():
-            row = {
-                "task": task_name,
-                "noise": kind or "none",
-                "way": way,
-                "step_s": statistics.median(times),
-                "step_s_all": times,
-                "peak_mb": measured_memory(task_name, kind, way),
-            }
-            rows.append(row)
-            print(f"{task_name:36}{row['noise']:26}{way:26}{row['step_s']:8.3f} s{row['peak_mb']:9.0f} MB", flush=True)
-    return {"rounds": ROUNDS, "threads": 1, "load": os.getloadavg()[0], "rows": rows}
+        contenders = {key: stepping(task, prepared(task, *key)) for key in contenders_of_noise()}
+        for (kind, way), times in in_turns(contenders, rounds=ROUNDS).items():
+            seconds, peak = statistics.median(times), in_own_process(memory, task_name, kind, way)
+            details = {"task": task_name, "noise": kind or "none"}
+            found += rows(way, details, step_s=Value(seconds, "s", n=ROUNDS), peak_mb=Value(peak, "MB"))
+            raw.append({"way": way, **details, "step_s": times})
+            print(f"{task_name:36}{kind or 'none':26}{way:26}{seconds:8.3f} s{peak:9.0f} MB", flush=True)
+    return Result(rows=found, settings={"rounds": ROUNDS}, seeds=(0,), raw=raw)
 
 
-PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "vision": lambda: compare(Vision(judged=True)),
-    "language": lambda: compare(Language(judged=True)),
-    "cost": cost,
-}
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    if sys.argv[1:2] == ["memory"]:
-        task_name, kind, way = sys.argv[2:]
-        print(memory(task_name, kind or None, way))
-        return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--choose", action="store_true", help="try settings on data for choosing, and write nothing")
-    options = parser.parse_args()
-    if options.choose:
-        choose({"vision": Vision, "language": Language}[options.part](judged=False))
-        return
-    begun = time.monotonic()
-    part = PARTS[options.part]()
-    part |= {
-        "command": f"python benchmarks/noise_aware.py {options.part}",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
-        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
-        "seconds": round(time.monotonic() - begun, 1),
-    }
-    whole = read_json(RESULT) if RESULT.is_file() else {}
-    write_json(RESULT, {**whole, options.part: part})
-    print(f"{part['seconds']:.0f} s; written to {RESULT}")
-
-
-if __name__ == "__main__":
-    main()
+def run(*, part: str = "vision", choose: bool = False) -> Result:
+    if part == "cost":
+        return cost()
+    task = {"vision": Vision, "language": Language}[part](judged=not choose)
+    return choices(task) if choose else compare(task)

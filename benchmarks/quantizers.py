@@ -7,7 +7,7 @@ then the best possible one. Calibration is drawn anew for every seed; mean and s
 without data have no spread: nothing is drawn. auto-round, with its 200 steps of training for each layer, gets the first
 seed's calibration and no other, and only tiny-llama, all of whose rows its groups divide.
 
-    pip install -r benchmarks/requirements.txt && python benchmarks/quantizers.py
+    pip install -r benchmarks/requirements.txt && python -m benchmarks run quantizers
 """
 
 import contextlib
@@ -16,29 +16,23 @@ import dataclasses
 import importlib
 import io
 import math
-import os
-import platform
-import statistics
 import sys
-import time
 import types
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from survival import processor
 from torch import nn
 from transformers import PreTrainedModel
 
 import hardy
+from benchmarks.harness import FOLDER, SHARED, Result, mean_of, rows
 from hardy.core.method import ALL_SELECTED, Method, WeightLedger, WeightMethod
 from hardy.core.selection import LINEAR, Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate import batches, token_losses
-from hardy.files import write_json
 from hardy.quant import (
     GPTQ,
     AbsmeanTrits,
@@ -51,9 +45,8 @@ from hardy.quant import (
 from hardy.report import Row
 from hardy.zoo.text import training_documents
 
-HERE = Path(__file__).parent
-RESULT = HERE / "results" / "quantizers.json"
-STORIES = HERE.parents[1] / "shared" / "data" / "lm"
+PEERS = ("hqq", "auto-round")
+STORIES = SHARED / "lm"
 SEEDS = (0, 1, 2)
 KINDS = {
     "round to nearest": "RoundToNearest",
@@ -158,7 +151,7 @@ def tiny_llama() -> Subject:
 
 
 def stories() -> Subject:
-    sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent / "tests" / "evaluate")]
+    sys.path[:0] = [str(FOLDER.parent / "tests"), str(FOLDER.parent / "tests" / "evaluate")]
     from reference.stories import read_checkpoint
     from test_stories260k import to_transformers
 
@@ -179,8 +172,8 @@ def stories() -> Subject:
     return Subject(model, judged, data, 64, 32)
 
 
-def measured(subject: Subject, peers: set[str]) -> list[dict[str, Any]]:
-    rows = []
+def measured(name: str, subject: Subject, peers: set[str]) -> list[Row]:
+    found = []
     for method in methods(subject.group, subject.small, peers):
         seeds = SEEDS if hasattr(method, "damping") else SEEDS[:1]
         losses, bits = [], 0.0
@@ -188,24 +181,18 @@ def measured(subject: Subject, peers: set[str]) -> list[dict[str, Any]]:
             with method.apply(subject.model, subject.calibration[seed]) as change:
                 bits = change.report.value("bits_per_weight", ALL_SELECTED)
                 losses.append(subject.loss())
-        row = {
-            "kind": next(kind for kind, name in KINDS.items() if name == type(method).__name__),
-            "method": str(method),
-            "bits_per_weight": bits,
-            "loss": statistics.mean(losses),
-            "sd": statistics.stdev(losses) if len(losses) > 1 else None,
-            "perplexity": math.exp(statistics.mean(losses)),
-            "seeds": list(seeds),
-        }
-        rows.append(row)
-        spread = "" if row["sd"] is None else f" ± {row['sd']:.4f}"
-        print(f"{row['kind']:24}{bits:6.3f}  {row['perplexity']:9.2f}  {row['loss']:.4f}{spread}  {method}", flush=True)
-    return sorted(rows, key=lambda row: row["bits_per_weight"])
+        kind = next(kind for kind, name in KINDS.items() if name == type(method).__name__)
+        loss, fields = mean_of(losses, "nats/token"), vars(method)
+        details = {"model": name, "kind": kind, "group_size": fields["group_size"], "bits_per_weight": bits}
+        found.append(rows(str(method), details, seeds=seeds, loss=loss, perplexity=math.exp(loss.value)))
+        spread = "" if loss.spread is None else f" ± {loss.spread:.4f}"
+        print(f"{kind:24}{bits:6.3f}  {math.exp(loss.value):9.2f}  {loss.value:.4f}{spread}  {method}", flush=True)
+    found.sort(key=lambda lines: lines[0].details["bits_per_weight"])
+    return [row for lines in found for row in lines]
 
 
-def main() -> None:
-    begun, found = time.monotonic(), {}
-    notes = []
+def run() -> Result:
+    found, notes = [], []
     peers: set[str] = set()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -221,27 +208,11 @@ def main() -> None:
         except (InputError, FileNotFoundError) as error:
             notes.append(f"{name}: not measured ({error})")
             continue
-        parameters = sum(parameter.numel() for parameter in subject.model.parameters())
-        intact = subject.loss()
-        print(f"\n{name}: {parameters / 1e6:.2f} M parameters; unmodified perplexity {math.exp(intact):.3f}")
-        found[name] = {
-            "parameters": parameters,
-            "tokens_judged": sum(len(ids) - 1 for ids in subject.judged),
-            "unmodified": {"loss": intact, "perplexity": math.exp(intact)},
-            "rows": measured(subject, peers if name == "tiny-llama" else peers - {"auto-round"}),
-        }
+        size, intact = sum(parameter.numel() for parameter in subject.model.parameters()), subject.loss()
+        print(f"\n{name}: {size / 1e6:.2f} M parameters; unmodified perplexity {math.exp(intact):.3f}")
+        details = {"model": name, "tokens_judged": sum(len(ids) - 1 for ids in subject.judged)}
+        loss = mean_of([intact], "nats/token")
+        found += rows("unmodified", details, loss=loss, perplexity=math.exp(intact), parameters=size)
+        found += measured(name, subject, peers if name == "tiny-llama" else peers - {"auto-round"})
     print("\n".join(notes))
-    result = {
-        "command": "python benchmarks/quantizers.py",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
-        "seconds": round(time.monotonic() - begun, 1),
-        "notes": notes,
-        "models": found,
-    }
-    write_json(RESULT, result)
-    print(f"{result['seconds']:.0f} s; written to {RESULT}")
-
-
-if __name__ == "__main__":
-    main()
+    return Result(rows=found, seeds=SEEDS, notes=notes)

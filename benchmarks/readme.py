@@ -1,47 +1,54 @@
-"""Write the README's measured figures and plots from the committed results; a test says when they drift.
+"""What the README shows of the committed results: which tables, which lines, which columns.
 
-python benchmarks/readme.py
+python -m benchmarks tables
 """
 
-import json
+import functools
 import re
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.harness.catalogue import FOLDER
+from benchmarks.harness.record import Record, committed
+from benchmarks.harness.tables import Cell, Lines, table, values_of
 from hardy.files import write_text
-from hardy.report import Report
-from hardy.report.figures import Lines, Series, save_png
+from hardy.report import Row
+from hardy.report.figures import Lines as Plot
+from hardy.report.figures import Series, save_png
 from hardy.zoo import card
 
-ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-IMAGES = ROOT / "docs" / "images"
+README = FOLDER.parent / "README.md"
+IMAGES = FOLDER.parent / "docs" / "images"
 PLOTS = ("bits", "noise", "fragility-rtn", "fragility-noise", "protection-rtn", "protection-noise")
 
-
-def block(name: str, text: str) -> str:
-    """`text` between the markers that `written` looks for."""
-    return f"<!-- generated: {name} -->\n{text}\n<!-- end: {name} -->"
+record = functools.cache(Record.read)
 
 
-def survival_block() -> str:
-    """The table and sentences of the survival study."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "survival.json").read_text(encoding="utf-8"))
-    report = Report.from_json(result["report"])
-    lines = ["| condition | true bits per weight | perplexity | sd | n |", "|---|---:|---:|---:|---:|"]
-    for row in report.select("perplexity"):
-        bits = row.details.get("bits_per_weight")
-        shown = "" if bits is None else f"{bits:.2f}"
-        spread = "" if row.spread is None else f"{row.spread:.2g}"
-        lines.append(f"| {row.condition} | {shown} | {row.value:.4g} | {spread} | {row.n} |")
-    machine, versions = result["machine"], result["versions"]
-    where = f"{machine['cores']} cores ({machine['processor']}), torch {versions['torch']}"
-    lines += ["", f"`{result['command']}` took {result['seconds']:.0f} s on {where}."]
-    return "\n".join(lines)
+def rows(*names: str) -> list[Row]:
+    return [row for name in names for row in record(name).report.rows]
 
 
-def zoo_block() -> str:
-    """What the zoo's models reach."""
+def survival() -> str:
+    found = record("survival")
+    of_perplexity = [row for row in found.report.rows if row.metric == "perplexity"]
+    cells = (
+        "{condition}",
+        "{bits_per_weight:.2f}",
+        "{perplexity.value:.4g}",
+        "{perplexity.spread:.2g}",
+        "{perplexity.n}",
+    )
+    where = f"{found.machine['cores']} cores ({found.machine['processor']}), torch {found.versions['torch']}"
+    return (
+        table(
+            ("condition", "true bits per weight", "perplexity", "sd", "n"),
+            Lines(rows=of_perplexity, cells=cells),
+        )
+        + f"\n\n`hardy study` took {found.seconds:.0f} s on {where}."
+    )
+
+
+def zoo() -> str:
     figures = card("tiny-llama")
     held_out = figures["held_out"]
     return (
@@ -51,59 +58,246 @@ def zoo_block() -> str:
     )
 
 
-RESULTS = ROOT / "benchmarks" / "results"
+def quantizers() -> str:
+    found = rows("quantizers")
+    headers = ("true bits per weight", "method", "perplexity", "loss, nats/token (sd over calibration draws)")
+    cells = ("{bits_per_weight:.2f}", "{kind}, groups of {group_size}", "{perplexity.value:.2f}", "{loss:.3f}")
+    parts = []
+    for model in values_of("model", found):
+        of_model = [row for row in found if row.details["model"] == model]
+        intact = {row.metric: row.value for row in of_model if row.condition == "unmodified"}
+        methods = [row for row in of_model if row.condition != "unmodified"]
+        parts.append(
+            f"`{model}`, {intact['parameters'] / 1e6:.2f} M parameters, unmodified perplexity "
+            f"{intact['perplexity']:.2f}:\n\n{table(headers, Lines(rows=methods, cells=cells))}"
+        )
+    return "\n\n".join(parts)
 
 
-def result_of(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def kernels() -> str:
+    cells = (
+        "{condition}",
+        "{at[rows=4096].repeated_us_best.value:.0f} us",
+        "{at[rows=11008].from_memory_us_median.value:.0f} us",
+        "{at[rows=11008].from_memory_gb_per_s_median.value:.0f} GB/s, "
+        "{at[rows=11008].share_of_the_read_bandwidth.value:.0%} %",
+        "{at[rows=4096].error.value:.1e}",
+    )
+    headers = ("one token, one thread", "4096 x 4096", "11008 x 4096, from memory, median", "bandwidth", "output error")
+    return table(headers, Lines(rows=rows("trit_kernels"), where={"batch": 1, "threads": 1}, cells=cells))
 
 
-def quantizers_block() -> str:
-    """Perplexity at true bits, a table for each model."""
-    lines = []
-    for name, model in result_of("quantizers")["models"].items():
-        lines += [
-            f"`{name}`, {model['parameters'] / 1e6:.2f} M parameters, unmodified perplexity "
-            f"{model['unmodified']['perplexity']:.2f}:",
-            "",
-            "| true bits per weight | method | perplexity | loss, nats/token (sd over calibration draws) |",
-            "|---:|---|---:|---:|",
-        ]
-        for row in model["rows"]:
-            spread = "" if row["sd"] is None else f" ± {row['sd']:.3f}"
-            size = re.search(r"group_size=(\d+)", row["method"])
-            groups = int(size[1]) if size else 64 if row["kind"] == "hqq" else 128
-            label = f"{row['kind']}, groups of {groups}"
-            lines.append(
-                f"| {row['bits_per_weight']:.2f} | {label} | {row['perplexity']:.2f} | {row['loss']:.3f}{spread} |"
+def decode() -> str:
+    columns = {
+        "": "{condition}",
+        "threads": "{threads}",
+        "tokens per second": "{tokens_per_second.value:.1f}",
+        "times float32": "{times_float32.value:.2f}",
+        "times bfloat16": "{times_bfloat16.value:.2f}",
+        "weights, MB": "{weights_mb.value:.0f}",
+        "peak memory, MB": "{peak_mb.value:.0f}",
+    }
+    return of_columns(columns, rows("decode"), by=("condition", "threads"))
+
+
+def fields() -> str:
+    columns = {
+        "activation": "{kind}",
+        "PSNR, dB": "{psnr:.1f}",
+        "median steps to 30 dB": "{median_steps_to_30_db.value:.0f}",
+    }
+    codec = {
+        "bits per pixel": "{bits_per_pixel.value:.2f}",
+        "PSNR, dB": "{psnr.value:.1f}",
+        "JPEG": "{jpeg.value:.1f}",
+        "WebP": "{webp.value:.1f}",
+        "seconds to encode": "{seconds.value:.0f}",
+    }
+    photos = len(record("fields").report.settings["photos"])
+    encoded = record("codec").report.settings["options"]["photos"]
+    return (
+        f"Fields of {photos} photographs, mean PSNR ± spread over photographs (`{record('fields').command}`):\n\n"
+        + of_columns(columns, rows("fields"), where={"shown": True}, order="psnr")
+        + f"\n\nThe codec on {encoded} photographs beside JPEG and WebP of "
+        f"the same size, all headers counted (`{record('codec').command}`):\n\n"
+        + of_columns(codec, rows("codec"), by=("asked",), where={"condition": "mean over photographs"})
+    )
+
+
+def noise_aware() -> str:
+    found = rows("noise_aware-vision", "noise_aware-language")
+    levels = values_of("noise", found)
+    columns = {"training": "{condition}"}
+    for metric, digits in (("accuracy", 1), ("perplexity", 2)):
+        columns |= {f"{metric}, {100 * x:g} %": f"{{at[noise={x}].{metric}:.{digits}f}}" for x in levels}
+    return of_columns(columns, found)
+
+
+def noise_cost() -> str:
+    columns = {
+        "": "{task}",
+        "simulator": "{noise}",
+        "gradient": "{condition}",
+        "step, s": "{step_s.value:.3f}",
+        "peak memory, MB": "{peak_mb.value:.0f}",
+    }
+    return of_columns(columns, rows("noise_aware-cost"), by=("task", "noise", "condition"))
+
+
+def halora() -> str:
+    found = rows("halora")
+    levels = values_of("noise", found)
+    columns = {f"noise {100 * x:g} %": f"{{at[noise={x}].accuracy:.1%}}" for x in levels}
+    return of_columns({"adapters": "{condition}"} | columns, found)
+
+
+def repairs() -> str:
+    """Each repair beside the chip as it is and its control, at one noise that hurts and on measured cells."""
+
+    def lines(name: str, what: str, where: dict[str, object], repaired: str, control: str, noisy: str) -> Lines:
+        intact = next(row.value for row in rows(name) if (row.condition, row.metric) == ("unmodified", "perplexity"))
+        cells = [f"{{at[{condition}].perplexity:.1f}}" for condition in (noisy, repaired, control)]
+        by = tuple(key for key in where if key != "condition")
+        return Lines(rows=rows(name), by=by, where=where, cells=(*what.split("|"), f"{intact:.1f}", *cells))
+
+    hpd = "HPD, last output projection; a random one|tiny-mamba, perplexity, {noise} {strength:g}"
+    romer = "ROMER, both parts; random replacement|tiny-moe, perplexity, {noise}"
+    parts = [
+        lines("hpd", hpd, {"noise": noise, "strength": strength}, "HPD last", "HPD random", "noisy")
+        for noise, strength in (("proportional", 0.3), ("relative to the tensor's largest weight", 0.0707))
+    ]
+    parts += [
+        lines("romer", romer, {"noise": noise}, "both", "random replacement", "noisy")
+        for noise in ("additive 10 % of each tensor's largest weight", "ReRAM (Wan et al.)")
+    ]
+    for noise in ("proportional 0.3", "ReRAM (Wan et al.) with 0.5 % of cells stuck"):
+        for place in ("shallow", "middle", "deep"):
+            what = f"three copies of two {place} layers; of random ones|tiny-llama, perplexity, {{noise}}"
+            parts.append(lines("redundancy", what, {"noise": noise}, place, "random", "none"))
+    for noise, level in (("proportional", "proportional 0.4"), ("additive", "additive 0.141421")):
+        for place in ("shallow", "middle", "deep"):
+            accuracies = ("steps, no noise", f"steps, {level}", f"steps, {place} copied, {level}")
+            cells = (
+                f"three copies of two {place} layers",
+                f"tiny-reasoner, accuracy in written steps, {level}",
+                *(f"{{at[{condition}].accuracy:.2f}}" for condition in accuracies),
+                "",
             )
-        lines.append("")
-    return "\n".join(lines).strip()
+            parts.append(Lines(rows=rows("reasoning"), by=("noise",), where={"noise": noise}, cells=cells))
+    return table(("repair", "model, noise", "no noise", "on the chip", "repaired", "control"), *parts)
 
 
-def quantizers_figure() -> Lines:
+def chip() -> str:
+    columns = {
+        "forward and backward, one thread": "{condition}",
+        "times nn.Linear": "{ratio_of_median.value:.2f}",
+    }
+    return of_columns(columns, rows("chip"), where={"part": "speed"})
+
+
+SPLAT = {
+    "strategy": "{condition}",
+    "PSNR, dB": "{psnr:.2f}",
+    "on training views": "{training_psnr.value:.1f}",
+    "SSIM": "{ssim.value:.3f}",
+    "Gaussians": "{gaussians.value:,.0f}",
+    "seconds": "{seconds.value:.0f}",
+    "work": "{work.value:.2f}",
+    "work to vanilla's": ("{pairs_to_vanilla.value:.2f}", "{reached} of {of} did"),
+    "time to it": "{seconds_to_vanilla.value:.2f}",
+}
+
+
+def scenes() -> list[tuple[str, Record]]:
+    """The results of splat.py by scene, steps and budget; the shorter trainings first."""
+
+    def key(found: Record) -> tuple[bool, str, int, int]:
+        scene, options = found.report.settings["scene"], found.report.settings["options"]
+        return options["steps"] > 1500, scene["name"], scene["height"], options["budget"]
+
+    named = []
+    for found in sorted((record(name) for name in committed() if name.startswith("splat-")), key=key):
+        scene, options = found.report.settings["scene"], found.report.settings["options"]
+        budget = f", at most {options['budget']:,} Gaussians" if options["budget"] else ""
+        named.append((f"{scene['name']} {scene['width']} x {scene['height']}, {options['steps']} steps{budget}", found))
+    return named
+
+
+def splat() -> str:
+    parts = [
+        Lines(rows=found.report.rows, where={"whole": True}, cells=(name, *SPLAT.values())) for name, found in scenes()
+    ]
+    return table(("scene", *SPLAT), *parts)
+
+
+def splat_parts() -> str:
+    texts = []
+    for name, found in scenes():
+        parts = [row for row in found.report.rows if row.condition == "vanilla" or not row.details["whole"]]
+        if len(values_of("condition", parts)) > 1:
+            title = f"{name[0].upper()}{name[1:]} (`{found.command}`):"
+            texts.append(f"{title}\n\n{of_columns(SPLAT, parts)}")
+    return "\n\n".join(texts)
+
+
+def rasterizer() -> str:
+    columns = {
+        "Gaussians, size": "{gaussians:,}, {width} x {height}",
+        "path": "{condition}",
+        "threads": "{threads}",
+        "forward, ms": "{forward_ms.value:.0f}",
+        "backward, ms": "{backward_ms.value:.0f}",
+        "million pairs per second": "{million_pairs_per_second.value:.0f}",
+    }
+    return of_columns(columns, rows("rasterize"), by=("case", "condition", "threads"))
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "survival": survival,
+    "zoo": zoo,
+    "quantizers": quantizers,
+    "kernels": kernels,
+    "decode": decode,
+    "fields": fields,
+    "chip": chip,
+    "noise-aware": noise_aware,
+    "repairs": repairs,
+    "noise-cost": noise_cost,
+    "halora": halora,
+    "splat": splat,
+    "splat-parts": splat_parts,
+    "rasterizer": rasterizer,
+}
+
+
+def of_columns(columns: Mapping[str, Cell], found: Sequence[Row], **lines: Any) -> str:
+    return table(tuple(columns), Lines(rows=found, cells=tuple(columns.values()), **lines))
+
+
+PLOTTED = (
+    "round to nearest",
+    "clipped rounding",
+    "hqq",
+    "GPTQ",
+    "auto-round",
+    "trit-planes",
+    "calibrated trit-planes",
+)
+
+
+def quantizers_plot() -> Plot:
     """Loss against true bits on tiny-llama, a line for each method in its larger groups."""
-    model = result_of("quantizers")["models"]["tiny-llama"]
+    losses = [row for row in rows("quantizers") if row.details["model"] == "tiny-llama" and row.metric == "loss"]
     series = []
-    for kind in (
-        "round to nearest",
-        "clipped rounding",
-        "hqq",
-        "GPTQ",
-        "auto-round",
-        "trit-planes",
-        "calibrated trit-planes",
-    ):
-        rows = [row for row in model["rows"] if row["kind"] == kind]
-        if kind in ("round to nearest", "clipped rounding", "GPTQ"):
-            rows = [row for row in rows if "group_size=43" not in row["method"]]
-        if rows:
-            bits, losses = (tuple(row[field] for row in rows) for field in ("bits_per_weight", "loss"))
+    for kind in PLOTTED:
+        points = [row for row in losses if row.details.get("kind") == kind and row.details["group_size"] != 43]
+        if points:
+            bits, values = (tuple(p.details["bits_per_weight"] for p in points), tuple(p.value for p in points))
             style = "dashed" if kind == "round to nearest" else "line"
-            series.append(Series(label=kind, x=bits, y=losses, style=style))
-    intact = model["unmodified"]["loss"]
+            series.append(Series(label=kind, x=bits, y=values, style=style))
+    intact = next(row.value for row in losses if row.condition == "unmodified")
     series.append(Series(label="unmodified", x=(1.7, 5.3), y=(intact, intact), style="dashed"))
-    return Lines(
+    return Plot(
         title="tiny-llama: loss against true bits per weight",
         caption="scales and zero points counted; lower left is better",
         x_label="true bits per weight",
@@ -112,290 +306,26 @@ def quantizers_figure() -> Lines:
     )
 
 
-def kernels_block() -> str:
-    """Products with packed trit-planes against the peers: one token, one thread."""
-    result = result_of("trit_kernels")
-    rows = [row for row in result["rows"] if row["batch"] == 1 and row["threads"] == 1]
-    lines = [
-        "| one token, one thread | 4096 x 4096 | 11008 x 4096, from memory, median | bandwidth | output error |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for name in dict.fromkeys(row["peer"] for row in rows):
-        small, large = (row for row in rows if row["peer"] == name)
-        share = large["from_memory_gb_per_s"]["median"] / result["read_gb_per_s"]["median"]
-        lines.append(
-            f"| {name} | {small['repeated_us']['best']:.0f} us | {large['from_memory_us']['median']:.0f} us | "
-            f"{large['from_memory_gb_per_s']['median']:.0f} GB/s, {100 * share:.0f} % | {small['error']:.1e} |"
-        )
-    return "\n".join(lines)
-
-
-def decode_block() -> str:
-    """Tokens per second of `generate`, as ratios, and peak memory."""
-    result = result_of("decode")
-    lines = [
-        "| | threads | tokens per second | times float32 | times bfloat16 | weights, MB | peak memory, MB |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in result["rows"]:
-        lines.append(
-            f"| {row['variant']} | {row['threads']} | {row['tokens_per_second']['median']:.1f} | "
-            f"{row['times_float32']:.2f} | {row['times_bfloat16']:.2f} | {row['weights_mb']:.0f} | "
-            f"{row['peak_mb']:.0f} |"
-        )
-    return "\n".join(lines)
-
-
-def fields_block() -> str:
-    """Activations of fields on photographs, and the codec beside JPEG and WebP."""
-    result = result_of("fields")
-    lines = [
-        f"Fields of {len(result['photos'])} photographs, mean PSNR ± spread over photographs (`{result['command']}`):",
-        "",
-        "| activation | PSNR, dB | median steps to 30 dB |",
-        "|---|---:|---:|",
-    ]
-    best: dict[str, dict[str, Any]] = {}
-    for row in result["rows"]:
-        name = row["activation"].partition("(")[0].lower()
-        if row["omega_chosen"] is not False and row["psnr"] > best.get(name, {"psnr": 0})["psnr"]:
-            best[name] = row
-    for name, row in sorted(best.items(), key=lambda pair: -pair[1]["psnr"]):
-        steps = row["median_steps_to_30_db"]
-        shown = "-" if steps is None else f"{steps:.0f}"
-        lines.append(f"| {name} | {row['psnr']:.1f} ± {row['spread_over_photos']:.1f} | {shown} |")
-    codec = result_of("codec")
-    lines += [
-        "",
-        f"The codec on {len(codec['photos'])} photographs beside JPEG and WebP of the same size, all headers counted "
-        f"(`{codec['command']}`):",
-        "",
-        "| bits per pixel | PSNR, dB | JPEG | WebP | seconds to encode |",
-        "|---:|---:|---:|---:|---:|",
-    ]
-    for row in codec["summary"]:
-        peers = (
-            f"{row[name]:.1f}" if row[f"{name}_photos"] == len(codec["photos"]) else "-" for name in ("jpeg", "webp")
-        )
-        lines.append(
-            f"| {row['bits_per_pixel']:.2f} | {row['psnr']:.1f} | {' | '.join(peers)} | {row['seconds']:.0f} |"
-        )
-    return "\n".join(lines)
-
-
-def _with_chips(row: dict[str, Any], value: str, digits: int) -> str:
-    """A mean, and its standard deviation over chip instances, if there was noise."""
-    spread = row["sd_over_instances"]
-    return f"{row[value]:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
-
-
-def noise_aware_block() -> str:
-    """Training through noise on two models, with its spread over chip instances."""
-    parts = result_of("noise_aware")
-    vision, language = parts["vision"], parts["language"]
-    levels = list(dict.fromkeys(row["noise"] for row in vision["rows"]))
-    percents = [f"{100 * level:g} %" for level in levels]
-    lines = [
-        "| training | " + " | ".join(f"accuracy, {p}" for p in percents) + " | "
-        + " | ".join(f"perplexity, {p}" for p in percents) + " |",
-        "|---" + "|---:" * (2 * len(levels)) + "|",
-    ]  # fmt: skip
-    for way in dict.fromkeys(row["way"] for row in vision["rows"]):
-        cells = [
-            _with_chips(row, "mean", digits)
-            for part, digits in ((vision, 1), (language, 2))
-            for row in part["rows"]
-            if row["way"] == way
-        ]
-        lines.append(f"| {way} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def repairs_block() -> str:
-    """Each repair beside the chip as it is and its control, at one noise that hurts and on measured cells."""
-    lines = [
-        "| repair | model, noise | no noise | on the chip | repaired | control |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-
-    def told(row: dict[str, Any], digits: int = 1) -> str:
-        value = row.get("perplexity", row.get("mean", 0.0))
-        return f"{value:.{digits}f} ± {row['std']:.{digits}f}"
-
-    hpd = result_of("hpd")
-    for noise, strength in (("proportional", "0.3"), ("relative to the tensor's largest weight", "0.0707")):
-        rows = hpd["noises"][noise]["strengths"][strength]
-        cells = (told(rows[name]) for name in ("noisy", "HPD last", "HPD random"))
-        lines.append(
-            f"| HPD, last output projection; a random one | tiny-mamba, perplexity, {noise} {strength} | "
-            f"{hpd['unmodified']:.1f} | {' | '.join(cells)} |"
-        )
-    romer = result_of("romer")
-    for noise in ("additive 10 % of each tensor's largest weight", "ReRAM (Wan et al.)"):
-        cells = (told(romer["noises"][noise][name]) for name in ("noisy", "both", "random replacement"))
-        lines.append(
-            f"| ROMER, both parts; random replacement | tiny-moe, perplexity, {noise} | "
-            f"{romer['unmodified']['perplexity']:.1f} | {' | '.join(cells)} |"
-        )
-    copies = result_of("redundancy")
-    for noise in ("proportional 0.3", "ReRAM (Wan et al.) with 0.5 % of cells stuck"):
-        for place in ("shallow", "middle", "deep"):
-            cells = (told(copies["noises"][noise][name]) for name in ("none", place, "random"))
-            lines.append(
-                f"| three copies of two {place} layers; of random ones | tiny-llama, perplexity, {noise} | "
-                f"{copies['unmodified']:.1f} | {' | '.join(cells)} |"
-            )
-    reasoning = result_of("reasoning")["noises"]
-    for noise, level in (("proportional", "proportional 0.4"), ("additive", "additive 0.141421")):
-        found = reasoning[noise]["accuracy"]
-        for place in ("shallow", "middle", "deep"):
-            names = (f"steps, {level}", f"steps, {place} copied, {level}")
-            cells = [told(found[name], 2) for name in names]
-            lines.append(
-                f"| three copies of two {place} layers | tiny-reasoner, accuracy in written steps, {level} | "
-                f"{found['steps, no noise']['mean']:.2f} | {' | '.join(cells)} | |"
-            )
-    return "\n".join(lines)
-
-
-def noise_cost_block() -> str:
-    """Step time and peak memory of the gradients, by simulator."""
-    lines = ["| | simulator | gradient | step, s | peak memory, MB |", "|---|---|---|---:|---:|"]
-    lines += [
-        f"| {row['task']} | {row['noise']} | {row['way']} | {row['step_s']:.3f} | {row['peak_mb']:.0f} |"
-        for row in result_of("noise_aware")["cost"]["rows"]
-    ]
-    return "\n".join(lines)
-
-
-def halora_block() -> str:
-    """Adapters on a noisy base, with the spread over training seeds."""
-    result = result_of("halora")
-    levels = list(dict.fromkeys(row["noise"] for row in result["rows"]))
-    lines = [
-        "| adapters | " + " | ".join(f"noise {100 * level:g} %" for level in levels) + " |",
-        "|---" + "|---:" * len(levels) + "|",
-    ]
-    for way in dict.fromkeys(row["way"] for row in result["rows"]):
-        cells = [
-            f"{100 * row['accuracy']:.1f} ± {100 * row['sd_over_seeds']:.1f}"
-            for row in result["rows"]
-            if row["way"] == way
-        ]
-        lines.append(f"| {way} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def chip_block() -> str:
-    """What an analog layer costs in time beside a digital one."""
-    speed = result_of("chip")["speed"]
-    lines = ["| forward and backward, one thread | times nn.Linear |", "|---|---:|"]
-    lines += [f"| {row['layer']} | {row['ratio_of_median']:.2f} |" for row in speed["rows"]]
-    return "\n".join(lines)
-
-
-SPLAT_WHOLE = ("vanilla", "global_to_local", "reactivate", "both")
-
-
-def splat_scenes() -> list[tuple[str, dict[str, Any]]]:
-    """Every result of benchmarks/splat.py, named by its scene, steps and budget; the shorter trainings first."""
-    found = [result_of(file.stem) for file in RESULTS.glob("splat-*.json")]
-    found.sort(key=lambda result: (result["steps"] > 1500, result["scene"]["name"], result["scene"]["height"]))
-    named = []
-    for result in found:
-        scene = result["scene"]
-        budget = f", at most {result['budget']:,} Gaussians" if result["budget"] else ""
-        named.append((f"{scene['name']} {scene['width']} x {scene['height']}, {result['steps']} steps{budget}", result))
-    return named
-
-
-def splat_row(row: dict[str, Any], base: dict[str, Any]) -> str:
-    spread = "" if row["psnr_spread"] is None else f" ± {row['psnr_spread']:.2f}"
-    work, time = row["pairs_to_vanilla"], row["seconds_to_vanilla"]
-    reached = f"{row['reached']} of {row['seeds']} did | " if work is None else f"{work:.2f} | {time:.2f}"
-    return (
-        f"{row['strategy']} | {row['psnr']:.2f}{spread} | {row['training_psnr']:.1f} | {row['ssim']:.3f} | "
-        f"{row['gaussians']:,.0f} | {row['seconds']:.0f} | {row['pairs'] / base['pairs']:.2f} | {reached} |"
-    )
-
-
-SPLAT_COLUMNS = "PSNR, dB | on training views | SSIM | Gaussians | seconds | work | work to vanilla's | time to it |"
-
-
-def splat_block() -> str:
-    """The strategies of densification on each scene."""
-    lines = [f"| scene | strategy | {SPLAT_COLUMNS}", "|---|---|" + "---:|" * 8]
-    for name, result in splat_scenes():
-        rows = {row["strategy"]: row for row in result["rows"]}
-        lines += [f"| {name} | {splat_row(rows[each], rows['vanilla'])}" for each in SPLAT_WHOLE]
-    return "\n".join(lines)
-
-
-def splat_parts_block() -> str:
-    """Vanilla with one part of the other strategies at a time."""
-    lines = []
-    for name, result in splat_scenes():
-        rows = {row["strategy"]: row for row in result["rows"]}
-        parts = [row for each, row in rows.items() if each not in SPLAT_WHOLE]
-        if parts:
-            command = result["command"].split(" --only")[0]
-            lines += [f"{name[0].upper()}{name[1:]} (`{command}`):", "", f"| strategy | {SPLAT_COLUMNS}"]
-            lines += ["|---|" + "---:|" * 8]
-            lines += [f"| {splat_row(row, rows['vanilla'])}" for row in (rows["vanilla"], *parts)] + [""]
-    return "\n".join(lines).strip()
-
-
-def rasterizer_block() -> str:
-    """Forward and backward of the rasterizer by instruction set and threads."""
-    lines = [
-        "| Gaussians, size | path | threads | forward, ms | backward, ms | million pairs per second |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {row['gaussians']:,}, {row['width']} x {row['height']} | {row['path']} | {row['threads']} | "
-        f"{row['forward_ms']:.0f} | {row['backward_ms']:.0f} | {row['million_pairs_per_second']:.0f} |"
-        for row in result_of("rasterize")["rows"]
-    ]
-    return "\n".join(lines)
-
-
-BLOCKS = {
-    "survival": survival_block,
-    "zoo": zoo_block,
-    "quantizers": quantizers_block,
-    "kernels": kernels_block,
-    "decode": decode_block,
-    "fields": fields_block,
-    "chip": chip_block,
-    "noise-aware": noise_aware_block,
-    "repairs": repairs_block,
-    "noise-cost": noise_cost_block,
-    "halora": halora_block,
-    "splat": splat_block,
-    "splat-parts": splat_parts_block,
-    "rasterizer": rasterizer_block,
-}
-
-
 def written(text: str) -> str:
     """`text` of the README with its generated blocks made anew."""
     for name, make in BLOCKS.items():
-        content = make()
+        content = f"<!-- generated: {name} -->\n{make()}\n<!-- end: {name} -->"
         pattern = rf"<!-- generated: {name} -->.*?<!-- end: {name} -->"
-        text, count = re.subn(pattern, lambda _, n=name, c=content: block(n, c), text, flags=re.DOTALL)
+        text, count = re.subn(pattern, lambda _, new=content: new, text, flags=re.DOTALL)
         if count != 1:
             raise ValueError(f"README.md must have the block {name} once, it has it {count} times")
     return text
 
 
-def main() -> None:
+def is_current() -> bool:
+    text = README.read_text(encoding="utf-8")
+    return written(text) == text
+
+
+def write() -> None:
+    """The README's blocks and the plots beside them."""
     write_text(README, written(README.read_text(encoding="utf-8")))
-    result = json.loads((ROOT / "benchmarks" / "results" / "survival.json").read_text(encoding="utf-8"))
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, figure in zip(PLOTS, Report.from_json(result["report"]).figures, strict=True):
+    for name, figure in zip(PLOTS, record("survival").report.figures, strict=True):
         save_png(figure, IMAGES / f"{name}.png", dpi=110)
-    save_png(quantizers_figure(), IMAGES / "quantizers.png", dpi=110)
-
-
-if __name__ == "__main__":
-    main()
+    save_png(quantizers_plot(), IMAGES / "quantizers.png", dpi=110)

@@ -1,24 +1,16 @@
-"""Fields under weight noise after plain and robust training; writes results/robust.json.
+"""Fields under weight noise after plain and robust training.
 
 SIRENs of three hidden layers on photographs as in fields.py. Noise on all weight matrices: additive, relative to the
 standard deviation of each matrix, and proportional to each weight; PSNR, mean over photos and chip instances, spread
 over instances (mean of the photos' standard deviations). Strengths of a loss were not tuned on these photos.
 
-    python benchmarks/robust.py [--size 48] [--steps 400] [--width 48] [--photos 8] [--instances 10]
+    python -m benchmarks run robust [--size 48] [--steps 400] [--width 48] [--photos 8] [--instances 10]
 """
 
-import argparse
-import os
-import platform
-import statistics
-import time
-from pathlib import Path
-
 import torch
-from fields import PHOTOS, shrunk
-from survival import processor
 
-import hardy
+from benchmarks.fields import photographs, shrunk
+from benchmarks.harness import Result, Value, mean_of, rows
 from hardy.fields import (
     Field,
     GradientNorm,
@@ -29,10 +21,8 @@ from hardy.fields import (
     fit_many,
     noisy_psnr,
 )
-from hardy.files import write_json
 from hardy.hardware import AdditiveNoise, ProportionalNoise
 
-RESULT = Path(__file__).parent / "results" / "robust.json"
 STRENGTHS = (0.01, 0.02, 0.05, 0.1)
 LOSSES = (
     SquaredError(),
@@ -50,43 +40,26 @@ NOISES = [
 ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("size", 48), ("steps", 400), ("width", 48), ("photos", 8), ("instances", 10)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    files = sorted(PHOTOS.glob("*.png"))[: options.photos]
-    signals = [shrunk(file, options.size) for file in files]
-    begun, rows = time.monotonic(), []
+def run(*, size: int = 48, steps: int = 400, width: int = 48, photos: int = 8, instances: int = 10) -> Result:
+    files, found = photographs(photos), []
+    signals = [shrunk(file, size) for file in files]
     print(f"{'clean':>87} {'additive 1, 2, 5, 10 %':>27} {'proportional 1, 2, 5, 10 %':>27}")
     for loss in LOSSES:
-        fields = [Field(2, 3, hidden_features=options.width) for _ in signals]
-        fits = fit_many(fields, signals, loss=loss, schedule=Schedule(steps=options.steps))
-        row = {"loss": str(loss), "clean": statistics.mean(fit.psnr for fit in fits), "seconds": fits[0].seconds}
-        row["noisy"] = []
+        fields = [Field(2, 3, hidden_features=width) for _ in signals]
+        fits = fit_many(fields, signals, loss=loss, schedule=Schedule(steps=steps))
+        clean = mean_of([fit.psnr for fit in fits], "dB")
+        found += rows(str(loss), {"noise": "none"}, psnr=clean, seconds=Value(fits[0].seconds, "s"))
+        shown = []
         for noise in NOISES:
             pairs = zip(fields, signals, strict=True)
-            values = torch.stack([noisy_psnr(field, signal, noise, options.instances) for field, signal in pairs])
-            spread = values.std(1).mean().item()
-            row["noisy"].append({"noise": str(noise), "psnr": values.mean().item(), "spread": spread})
-        rows.append(row)
-        shown = " ".join(f"{found['psnr']:6.2f}" for found in row["noisy"])
-        print(f"{loss!s:80.80} {row['clean']:6.2f} {shown}  {row['seconds']:.0f} s", flush=True)
-    result = {
-        "command": "python benchmarks/robust.py "
-        + " ".join(f"--{name} {value}" for name, value in vars(options).items()),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
-        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
+            values = torch.stack([noisy_psnr(field, signal, noise, instances) for field, signal in pairs])
+            value = Value(values.mean().item(), "dB", values.std(1).mean().item(), instances)
+            found += rows(str(loss), {"noise": str(noise)}, seeds=range(1000, 1000 + instances), psnr=value)
+            shown.append(f"{value.value:6.2f}")
+        print(f"{loss!s:80.80} {clean.value:6.2f} {' '.join(shown)}  {fits[0].seconds:.0f} s", flush=True)
+    settings = {
         "photos": [file.name for file in files],
-        "seeds": [0],
-        "chip_seeds": [1000, 1000 + options.instances - 1],
-        "seconds": round(time.monotonic() - begun, 1),
-        "rows": rows,
+        "chip_seeds": [1000, 1000 + instances - 1],
+        "spread": "without noise over photos, with noise over chip instances (mean of the photos' own)",
     }
-    write_json(RESULT, result)
-    print(f"{result['seconds']:.0f} s; written to {RESULT}")
-
-
-if __name__ == "__main__":
-    main()
+    return Result(rows=found, settings=settings, seeds=(0,))

@@ -1,6 +1,6 @@
 """ROMER on tiny-moe: how noise shifts the load of the experts, and what each repair gives back.
 
-    python benchmarks/romer.py
+    python -m benchmarks run romer
 
 Each chip instance is repaired for itself, as one would a chip that was programmed: everything is counted and chosen
 on the calibration text under that instance, and measured on the evaluation text. Beside the two steps of ROMER and
@@ -10,24 +10,21 @@ the load. Ten instances, three noises.
 """
 
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import hardy
+from benchmarks.harness import Result, Value, mean_of, rows
 from hardy.analog import Deploy, ExpertReplacement, RandomReplacement, RouterCalibration
 from hardy.analog.experts import RepairedRouter, blocks, routing
 from hardy.core.surgery import Edits
 from hardy.evaluate import mean_loss
-from hardy.files import write_json
 from hardy.hardware import AdditiveNoise, Chip
 
-RESULTS = Path(__file__).parent / "results" / "romer.json"
+TOKENS, CALIBRATION_TOKENS = 2048, 1024
 SEEDS = range(10)
 ANALOG = "linear,router,!head"
 
@@ -89,14 +86,12 @@ def load(counts: list[torch.Tensor]) -> dict[str, float]:
     }
 
 
-def main(tokens: int, calibration_tokens: int) -> None:
-    begin = time.monotonic()
-    torch.set_num_threads(1)
+def run() -> Result:
     model: Any
     model, tokenizer = hardy.zoo.load("tiny-moe")
     evaluation, calibration = (
         hardy.evaluate.batches(tokenizer, hardy.zoo.held_out_text(part), window=256, tokens=count)
-        for part, count in (("evaluation", tokens), ("calibration", calibration_tokens))
+        for part, count in (("evaluation", TOKENS), ("calibration", CALIBRATION_TOKENS))
     )
     found = blocks(model)
 
@@ -105,9 +100,9 @@ def main(tokens: int, calibration_tokens: int) -> None:
             perplexity = mean_loss(model, evaluation).exp().item()
         return {"perplexity": perplexity, **load(routing(model, evaluation, found)[1])}
 
-    results: dict[str, Any] = {"unmodified": measured(), "noises": {}}
+    lines, raw = rows("unmodified", **measured()), []
     for name, (kind, strength) in NOISES.items():
-        rows: dict[str, list[dict[str, float]]] = {}
+        values: dict[str, list[dict[str, float]]] = {}
         for seed in SEEDS:
             noise = kind(strength, ANALOG, seed)
             repairs = {
@@ -118,43 +113,36 @@ def main(tokens: int, calibration_tokens: int) -> None:
             for label, repair in {"noisy": None, **repairs}.items():
                 with repair.apply(model, calibration) if repair is not None else nullcontext():
                     with noise.apply(model):
-                        rows.setdefault(label, []).append(measured())
+                        values.setdefault(label, []).append(measured())
                     if label == "expert replacement":
                         with repairs["router calibration"].apply(model, calibration), noise.apply(model):
-                            rows.setdefault("both", []).append(measured())
+                            values.setdefault("both", []).append(measured())
             with kind(strength, "linear,!head,!router", seed).apply(model):
-                rows.setdefault("digital router", []).append(measured())
+                values.setdefault("digital router", []).append(measured())
             restore = top_norm_digital(model)
             with noise.apply(model):
                 restore()
-                rows.setdefault("digital top-norm experts", []).append(measured())
+                values.setdefault("digital top-norm experts", []).append(measured())
             edits = Edits(model)
             balance(model, noise, calibration, edits)
             with noise.apply(model):
-                rows.setdefault("load-balancing bias", []).append(measured())
+                values.setdefault("load-balancing bias", []).append(measured())
             edits.undo()
-            print(name, seed, {label: round(values[-1]["perplexity"], 2) for label, values in rows.items()}, flush=True)
-        noisy = [row["perplexity"] for row in rows["noisy"]]
-        results["noises"][name] = {
-            label: {
-                "perplexity": statistics.fmean(row["perplexity"] for row in values),
-                "std": statistics.stdev(row["perplexity"] for row in values),
-                "ratio_to_noisy": statistics.fmean(
-                    row["perplexity"] / other for row, other in zip(values, noisy, strict=True)
-                ),
-                "ratio_std": statistics.stdev(
-                    row["perplexity"] / other for row, other in zip(values, noisy, strict=True)
-                ),
-                **{key: statistics.fmean(row[key] for row in values) for key in values[0] if key != "perplexity"},
-                "instances": [row["perplexity"] for row in values],
-            }
-            for label, values in rows.items()
-        }
-    results |= {"tokens": tokens, "calibration_tokens": calibration_tokens, "analog": ANALOG}
-    results["versions"] = {"torch": torch.__version__, "hardy": hardy.__version__, "python": sys.version.split()[0]}
-    results["seconds"] = time.monotonic() - begin
-    write_json(RESULTS, results)
-
-
-if __name__ == "__main__":
-    main(tokens=2048, calibration_tokens=1024)
+            print(name, seed, {label: round(each[-1]["perplexity"], 2) for label, each in values.items()}, flush=True)
+        noisy = [found["perplexity"] for found in values["noisy"]]
+        for label, each in values.items():
+            perplexity = [found["perplexity"] for found in each]
+            ratios = [value / other for value, other in zip(perplexity, noisy, strict=True)]
+            loads = {key: statistics.fmean(found[key] for found in each) for key in each[0] if key != "perplexity"}
+            lines += rows(
+                label,
+                {"noise": name},
+                seeds=SEEDS,
+                baseline="noisy",
+                perplexity=mean_of(perplexity),
+                ratio_to_noisy=mean_of(ratios),
+                **{key: Value(value, n=len(each)) for key, value in loads.items()},
+            )
+            raw.append({"condition": label, "noise": name, "perplexity": perplexity})
+    settings = {"tokens": TOKENS, "calibration_tokens": CALIBRATION_TOKENS, "analog": ANALOG}
+    return Result(rows=lines, settings=settings, seeds=SEEDS, raw=raw)

@@ -1,4 +1,4 @@
-"""Densification strategies on the fox or the ray-traced room; writes results/splat-NAME.json.
+"""Densification strategies on the fox or the ray-traced room.
 
 50 posed photos of the fox, every 8th held out, no sparse points: random ones to start with; or 40 views of the room,
 with points. All strategies have the same steps, views in the same order and start; only densification differs. Measured
@@ -6,23 +6,16 @@ are PSNR and SSIM on the held-out views, PSNR on the training views beside them,
 thread, and pairs of pixel and Gaussian, which do not depend on what else runs. `global_to_local` and `reactivate` are
 measured whole, and with each part alone added to vanilla. Stopped anywhere, the same command goes on.
 
-    python benchmarks/splat.py NAME [--scene fox] [--steps 1500] [--seeds 3] [--downscale 2] [--points 5000]
-                               [--budget 0] [--only A,B]
+    python -m benchmarks run splat-fox-135
 """
 
-import argparse
-import json
-import os
-import platform
 import statistics
 from pathlib import Path
 from typing import Any
 
-import torch
-from survival import processor
-
-import hardy
-from hardy.files import write_json
+from benchmarks.harness import SHARED, NotMeasuredError, Result, Value, mean_of, rows
+from hardy.files import read_json, write_json
+from hardy.report import Row
 from hardy.splat import load_scene, train
 from hardy.splat.room import room
 from hardy.splat.strategies import (
@@ -38,8 +31,8 @@ from hardy.splat.strategies import (
 )
 from hardy.splat.training import Options, evaluate
 
-FOX = Path(__file__).parents[2] / "shared" / "data" / "splat" / "fox"
-RESULTS = Path(__file__).parent / "results"
+FOX = SHARED / "splat" / "fox"
+UNITS = {"psnr": "dB", "ssim": "", "gaussians": "", "seconds": "s", "pairs": ""}
 
 
 def strategies(steps: int, **changes: Any) -> dict[str, Any]:
@@ -59,56 +52,37 @@ def strategies(steps: int, **changes: Any) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="of the result")
-    parser.add_argument("--scene", choices=("fox", "room"), default="fox")
-    sizes = {"steps": 1500, "seeds": 3, "downscale": 2, "points": 5000, "budget": 0}
-    for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--only", default="")
-    options = parser.parse_args()
-    if options.scene == "fox" and not FOX.is_dir():
-        raise SystemExit(f"the fox is not at {FOX}")
-    torch.set_num_threads(1)
-    scene = load_scene(FOX, downscale=options.downscale) if options.scene == "fox" else room()
-    wanted = [name.strip() for name in options.only.split(",") if name.strip()]
-    names = wanted or list(strategies(options.steps))
-    height, width = scene.views[0].image.shape[:2]
-    command = f"python benchmarks/splat.py {options.name} --scene {options.scene} " + " ".join(
-        f"--{name} {getattr(options, name)}" for name in sizes
-    )
-    file = RESULTS / f"splat-{options.name}.json"
-    result: dict[str, Any] = {
-        "command": command + (f' --only "{options.only}"' if options.only else ""),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
-        "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
-        "scene": {"name": options.scene, "width": width, "height": height, "views": len(scene.views)},
-        "steps": options.steps,
-        "budget": options.budget or None,
-        "seeds": list(range(options.seeds)),
-        "rows": [],
-        "runs": [],
-    }
-    if file.is_file():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-        if earlier["command"].partition(" --only")[0] == command:
-            result["runs"] = earlier["runs"]
-    runs = result["runs"]
-    for seed in range(options.seeds):
+def run(
+    *,
+    work: Path,
+    scene: str = "fox",
+    steps: int = 1500,
+    seeds: int = 3,
+    downscale: int = 2,
+    points: int = 5000,
+    budget: int = 0,
+    only: str = "",
+) -> Result:
+    if scene == "fox" and not FOX.is_dir():
+        raise NotMeasuredError(f"the fox is not at {FOX}")
+    loaded = load_scene(FOX, downscale=downscale) if scene == "fox" else room()
+    names = [name.strip() for name in only.split(",") if name.strip()] or list(strategies(steps))
+    done = work / "runs.json"
+    runs: list[dict[str, Any]] = read_json(done) if done.is_file() else []
+    for seed in range(seeds):
         for name in names:
-            if any(run["strategy"] == name and run["seed"] == seed for run in runs):
+            if any(each["strategy"] == name and each["seed"] == seed for each in runs):
                 continue
-            strategy = strategies(options.steps, budget=options.budget or None, seed=seed)[name]
+            strategy = strategies(steps, budget=budget or None, seed=seed)[name]
             settings = Options(
-                steps=options.steps,
+                steps=steps,
                 degree=1,
-                random_points=options.points,
-                evaluate_every=max(1, options.steps // 30),
+                random_points=points,
+                evaluate_every=max(1, steps // 30),
                 seed=seed,
             )
-            found = train(scene, strategy, options=settings)
-            fitted = evaluate(found.parameters, scene.views).psnr
+            found = train(loaded, strategy, options=settings)
+            fitted = evaluate(found.parameters, loaded.views).psnr
             runs.append({"strategy": name, "seed": seed, "training_psnr": fitted, "history": found.history})
             last = found.history[-1]
             print(
@@ -116,38 +90,34 @@ def main() -> None:
                 f"{last['seconds']:.0f} s, {last['pairs'] / 1e9:.2f} G pairs; {fitted:.2f} dB on the training views",
                 flush=True,
             )
-            done = {run["strategy"] for run in runs}
-            result["rows"] = [row_of(each, runs) for each in strategies(options.steps) if each in done]
-            write_json(file, result)
-    for row in result["rows"]:
-        print(row)
-    print(f"written to {file}")
+            write_json(done, runs)
+    height, width = loaded.views[0].image.shape[:2]
+    return Result(
+        rows=[row for name in names for row in rows_of(name, runs)],
+        settings={"scene": {"name": scene, "width": width, "height": height, "views": len(loaded.views)}},
+        seeds=range(seeds),
+        raw={"runs": runs},
+    )
 
 
-def row_of(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means and spreads over seeds of the last figures, and the share of vanilla's pairs and seconds to its PSNR."""
+def rows_of(name: str, runs: list[dict[str, Any]]) -> list[Row]:
+    """Last figures over seeds; and the share of vanilla's pairs and seconds to its PSNR, if every seed reached it."""
     of = [run for run in runs if run["strategy"] == name]
-    row: dict[str, Any] = {"strategy": name, "seeds": len(of)}
-    for metric in ("psnr", "ssim", "gaussians", "seconds", "pairs"):
-        values = [run["history"][-1][metric] for run in of]
-        row[metric] = statistics.mean(values)
-        row[f"{metric}_spread"] = statistics.stdev(values) if len(values) > 1 else None
-    fitted = [run.get("training_psnr") for run in of]
-    row["training_psnr"] = None if None in fitted else statistics.mean(fitted)
+    bases = [next((r for r in runs if r["strategy"] == "vanilla" and r["seed"] == run["seed"]), None) for run in of]
+    found = {metric: mean_of([run["history"][-1][metric] for run in of], unit) for metric, unit in UNITS.items()}
+    found["training_psnr"] = mean_of([run["training_psnr"] for run in of], "dB")
+    pairs = [run["history"][-1]["pairs"] for run in runs if run["strategy"] == "vanilla"]
+    found["work"] = Value(found["pairs"].value / statistics.mean(pairs), n=len(of))
+    reached = 0
     for metric in ("seconds", "pairs"):
         shares = []
-        for run in of:
-            base = [r for r in runs if r["strategy"] == "vanilla" and r["seed"] == run["seed"]]
-            if not base:
-                continue
-            goal = base[0]["history"][-1]
-            reached = [look[metric] for look in run["history"] if look["psnr"] >= goal["psnr"]]
-            shares.append(reached[0] / goal[metric] if reached else None)
-        known = [share for share in shares if share is not None]
-        row[f"{metric}_to_vanilla"] = statistics.mean(known) if known and len(known) == len(shares) else None
-        row["reached"] = len(known)
-    return row
-
-
-if __name__ == "__main__":
-    main()
+        for run, base in zip(of, bases, strict=True):
+            goal = base["history"][-1] if base else None
+            at = [look[metric] for look in run["history"] if goal and look["psnr"] >= goal["psnr"]]
+            shares += [at[0] / goal[metric]] if goal and at else []
+        reached = len(shares)
+        if shares and reached == len(of):
+            found[f"{metric}_to_vanilla"] = Value(statistics.mean(shares), n=reached)
+    whole = name in ("vanilla", "global_to_local", "reactivate", "both")
+    details = {"whole": whole, "reached": reached, "of": len(of)}
+    return rows(name, details, seeds=[run["seed"] for run in of], baseline="vanilla", **found)

@@ -3,14 +3,13 @@
 The ray-traced room at 32 x 24 pixels with at most 300 Gaussians and all of densification, through the command line, one
 thread. The processes are killed with SIGKILL; compared are the Gaussians' file, every tensor of the last checkpoint
 (parameters, moments, state of the strategy) and the history of evaluations without its seconds, byte for byte.
-Written to benchmarks/results/splat_resume.json.
+
+    python -m benchmarks run splat_resume
 """
 
-import argparse
 import hashlib
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -23,70 +22,53 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import safe_open
-from survival import processor
 
-import hardy
+from benchmarks.harness import Result, Value, rows
 from hardy.core.rng import generator
 from hardy.files import write_json
 from hardy.splat import save_ply
 from hardy.splat.points import gaussians_from
 from hardy.splat.room import room
 
-RESULT = Path(__file__).parent / "results" / "splat_resume.json"
 STRATEGY, BUDGET, DEGREE, SEED = "global-to-local-reactivate", 300, 1, 0
 START_UP = 6.0  # seconds at least that a process is left to run: Python, torch, the checkpoint
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=30_000)
-    parser.add_argument("--kills", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def run(*, steps: int = 30_000, kills: int = 5) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         scene, start = write_room(place / "scene")
         line = [sys.executable, "-m", "hardy", "splat", "train", str(scene), "", "--strategy", STRATEGY]
-        line += ["--steps", str(options.steps), "--budget", str(BUDGET), "--degree", str(DEGREE)]
+        line += ["--steps", str(steps), "--budget", str(BUDGET), "--degree", str(DEGREE)]
         line += ["--start", str(start), "--seed", str(SEED)]
 
         began = time.perf_counter()
-        run(line, place / "whole")
+        train(line, place / "whole")
         whole_seconds = time.perf_counter() - began
         print(f"left alone: {whole_seconds:.0f} s", flush=True)
 
-        kills, random = [], generator(SEED, "kills")
+        killed_at, random = [], generator(SEED, "kills")
         began = time.perf_counter()
-        while len(kills) < options.kills:
-            longest = whole_seconds / options.kills
-            wait = START_UP + float(torch.rand((), generator=random)) * max(1.0, longest)
-            killed = run([*line, "--snapshot-every", "700"], place / "killed", wait)
+        while len(killed_at) < kills:
+            wait = START_UP + float(torch.rand((), generator=random)) * max(1.0, whole_seconds / kills)
+            killed = train([*line, "--snapshot-every", "700"], place / "killed", wait)
             at = reached(place / "killed") if (place / "killed" / "checkpoint.safetensors").is_file() else 0
             if not killed:
-                raise SystemExit(f"the training ended before kill {len(kills) + 1}")
-            kills.append({"after_seconds": round(wait, 2), "goes_on_from_step": at})
-            print(kills[-1], flush=True)
-        run([*line, "--snapshot-every", "700"], place / "killed")
+                raise SystemExit(f"the training ended before kill {len(killed_at) + 1}")
+            killed_at.append({"after_seconds": round(wait, 2), "goes_on_from_step": at})
+            print(killed_at[-1], flush=True)
+        train([*line, "--snapshot-every", "700"], place / "killed")
         killed_seconds = time.perf_counter() - began
 
         found = {"left_alone": facts(place / "whole"), "killed": facts(place / "killed")}
         same = {name: found["left_alone"][name] == found["killed"][name] for name in found["killed"]}
-        result = {
-            "steps": options.steps,
-            "strategy": STRATEGY,
-            "budget": BUDGET,
-            "degree": DEGREE,
-            "kills": kills,
-            "seconds": {"left_alone": whole_seconds, "killed": killed_seconds},
-            **found,
-            "same": same,
-            "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
-            "versions": {"hardy": hardy.__version__, "python": platform.python_version(), "torch": torch.__version__},
-        }
-    write_json(RESULT, result)
-    print(json.dumps(result, indent=1))
+    print(json.dumps(found, indent=1))
     if not all(same.values()):
         raise SystemExit(f"not the same: {', '.join(name for name, alike in same.items() if not alike)}")
+    lines = rows("left alone", seconds=Value(whole_seconds, "s"))
+    lines += rows("killed", {"kills": kills}, seconds=Value(killed_seconds, "s"), same=len(same), compared=len(same))
+    settings = {"strategy": STRATEGY, "budget": BUDGET, "degree": DEGREE}
+    return Result(rows=lines, settings=settings, seeds=(SEED,), raw={"kills": killed_at, **found})
 
 
 def write_room(folder: Path) -> tuple[Path, Path]:
@@ -105,7 +87,7 @@ def write_room(folder: Path) -> tuple[Path, Path]:
     return folder, folder / "start.ply"
 
 
-def run(line: list[str], out: Path, kill_after: float | None = None) -> bool:
+def train(line: list[str], out: Path, kill_after: float | None = None) -> bool:
     """Train into a folder; whether the process was killed."""
     words = [str(out) if word == "" else word for word in line]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -146,7 +128,3 @@ def facts(out: Path) -> dict[str, Any]:
         "final": history[-1],
         "state": {key: value for key, value in record["state"].items() if isinstance(value, int | float)},
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -7,17 +7,15 @@ that take 128 MB together, as the layers of a model do. ggml is the build in xll
 torch are their wheels.
 
 The error is that of the output against float64 with the peer's own rounded weight: what its rounding of activations
-costs. The read bandwidth is measured by read_bandwidth.c, compiled here, in turns with everything else. Writes
-results/trit_kernels.json.
+costs. The read bandwidth is measured by read_bandwidth.c, compiled here, in turns with everything else.
 
-    pip install -r benchmarks/requirements.txt && python benchmarks/trit_kernels.py
+    pip install -r benchmarks/requirements.txt && python -m benchmarks run trit_kernels
 """
 
 import ctypes
 import functools
-import importlib.metadata
+import itertools
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -28,16 +26,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from survival import processor
-from trit_kernels_peers import Peer, copies, with_ggml, with_onnxruntime, with_torch
 
-import hardy
-from hardy.files import write_json
+from benchmarks.harness import FOLDER, Result, Value, in_turns, rows, timed
+from benchmarks.trit_kernels_peers import Peer, copies, with_ggml, with_onnxruntime, with_torch
 from hardy.ops import kernels
 from hardy.ops.trit_matrix import pack, unpack
 from hardy.ops.trit_product import trit_product
+from hardy.report import Row
 
-RESULT = Path(__file__).parent / "results" / "trit_kernels.json"
+PEERS = ("onnxruntime", "xllamacpp", "numpy")
 SHAPES = [(4096, 4096), (11008, 4096)]
 BATCHES = [4, 16, 64, 512]
 GROUP = 128
@@ -92,7 +89,7 @@ class Reader:
     def __init__(self, folder: str) -> None:
         library = Path(folder) / "read_bandwidth.so"
         compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
-        source = str(RESULT.parents[1] / "read_bandwidth.c")
+        source = str(FOLDER / "read_bandwidth.c")
         subprocess.run([compiler, "-O3", "-march=native", "-shared", "-fPIC", source, "-o", str(library)], check=True)
         self._read: Callable[..., int] = ctypes.CDLL(str(library)).read_all
         self._read.argtypes = [ctypes.c_void_p, ctypes.c_size_t]  # pyright: ignore[reportFunctionMemberAccess]
@@ -105,126 +102,100 @@ class Reader:
         self.found.append(self._words.nbytes / (time.perf_counter() - begun) / 1e9)
 
 
-def timed(run: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun
-
-
-def measure(
-    shape: tuple[int, int], batch: int, threads: int, reader: Reader, seconds: float
-) -> list[dict[str, object]]:
+def measure(shape: tuple[int, int], batch: int, threads: int, reader: Reader, seconds: float) -> list[Row]:
     torch.set_num_threads(threads)
     x = np.random.default_rng(0).standard_normal((batch, shape[1])).astype(np.float32)
     in_rows = batch == 1 and threads == 1
     peers = peers_of(shape, x, threads, MEMORY if in_rows else 0)
-    repeated: list[list[float]] = [[] for _ in peers]
-    from_memory: list[list[float]] = [[] for _ in peers]
+    calls = 12 if batch == 1 else 2
+
+    def block(peer: Peer) -> tuple[list[float], list[float]]:
+        """Seconds of calls right after another, and of calls in a row of calls with copies of the weight."""
+        if threads > 1:
+            time.sleep(0.02)  # until the threads of the one before have stopped waiting in busy loops
+        again = [timed(peer.runs[0])() for _ in range(calls)][1:]
+        return again, [timed(run)() for run in peer.runs[1:]] if in_rows else []
+
     for peer in peers:
         for run in peer.runs:
             run()
-    begun, rounds = time.monotonic(), 0
-    while time.monotonic() - begun < seconds or rounds < 3:
-        rounds += 1
-        reader.read()
-        for index, peer in enumerate(peers):
-            if threads > 1:
-                time.sleep(0.02)  # until the threads of the one before have stopped waiting in busy loops
-            calls = 12 if batch == 1 else 2
-            repeated[index] += [timed(peer.runs[0]) for _ in range(calls)][1:]
-            if in_rows:
-                from_memory[index] += [timed(run) for run in peer.runs[1:]]
-    rows = []
-    for peer, again, cold in zip(peers, repeated, from_memory, strict=True):
-        row: dict[str, object] = {
-            "peer": peer.name,
-            "shape": list(shape),
-            "batch": batch,
-            "threads": threads,
-            "bytes": peer.bytes,
-            "error": error_of(peer, x),
-            "calls": len(again),
-            "repeated_us": {"best": 1e6 * min(again), "median": 1e6 * statistics.median(again)},
-        }
-        if cold:
-            row["from_memory_us"] = {"best": 1e6 * min(cold), "median": 1e6 * statistics.median(cold)}
-            row["from_memory_gb_per_s"] = {
-                "best": peer.bytes / min(cold) / 1e9,
-                "median": peer.bytes / statistics.median(cold) / 1e9,
-            }
-        rows.append(row)
-    return rows
+    blocks = {peer.name: functools.partial(block, peer) for peer in peers}
+    reading = {"": lambda: (reader.read(), ([], []))[1]}
+    times = in_turns(reading | blocks, rounds=3, warm_up=0, seconds=seconds)
+    found = []
+    for peer in peers:
+        again, cold = (list(itertools.chain(*part)) for part in zip(*times[peer.name], strict=True))
+        metrics = {f"repeated_us_{name}": Value(1e6 * value, "us", n=len(again)) for name, value in ends(again)}
+        for name, value in ends(cold):
+            metrics[f"from_memory_us_{name}"] = Value(1e6 * value, "us", n=len(cold))
+            metrics[f"from_memory_gb_per_s_{name}"] = Value(peer.bytes / value / 1e9, "GB/s", n=len(cold))
+        details = {"rows": shape[0], "columns": shape[1], "batch": batch, "threads": threads, "bytes": peer.bytes}
+        found += rows(peer.name, details, error=error_of(peer, x), **metrics)
+        shown = "  ".join(f"{name} {value.value:.0f}" for name, value in metrics.items())
+        print(f"{peer.name:30}{shape[0]:6} x {shape[1]}{batch:5}{threads:3}  {shown}", flush=True)
+    return found
 
 
-def goals(rows: list[dict], bandwidth: float) -> list[dict[str, object]]:
+def ends(times: list[float]) -> list[tuple[str, float]]:
+    return [("best", min(times)), ("median", statistics.median(times))] if times else []
+
+
+def goals(found: list[Row], bandwidth: float) -> list[Row]:
     """What was hoped for, what was measured: ratios of best times with the weight in the cache, and from memory of
     medians, since the best calls found parts in a cache; `bandwidth` is the median too.
     """
 
-    def of(name: str, shape: tuple[int, int]) -> dict[str, dict[str, float]]:
-        found = (r for r in rows if (r["peer"], tuple(r["shape"]), r["batch"], r["threads"]) == (name, shape, 1, 1))
-        return next(found)
+    def of(name: str, metric: str, shape: tuple[int, int]) -> float:
+        wanted = {"rows": shape[0], "columns": shape[1], "batch": 1, "threads": 1}
+        return next(
+            row.value
+            for row in found
+            if (row.condition, row.metric) == (name, metric) and wanted.items() <= row.details.items()
+        )
 
-    def faster(name: str, other: str, key: str, which: str) -> float:
-        return of(other, small)[key][which] / of(name, small)[key][which]
+    def faster(name: str, other: str, metric: str) -> float:
+        return of(other, metric, small) / of(name, metric, small)
 
     small, large = SHAPES
     one, two, ort = "hardy, 1 plane", "hardy, 2 planes", "onnxruntime MatMulNBits"
-    share = of(two, large)["from_memory_gb_per_s"]["median"] / bandwidth
+    share = of(two, "from_memory_gb_per_s_median", large) / bandwidth
     listed = [
-        ("two planes, times onnxruntime 4 bit", faster(two, f"{ort} 4 bit", "repeated_us", "best"), 1.0),
-        ("the same from memory", faster(two, f"{ort} 4 bit", "from_memory_us", "median"), 1.0),
-        ("two planes, times two TQ2_0", faster(two, "2 x ggml TQ2_0", "repeated_us", "best"), 1.7),
-        ("one plane, times onnxruntime 2 bit", faster(one, f"{ort} 2 bit", "repeated_us", "best"), 1.0),
-        ("the same from memory", faster(one, f"{ort} 2 bit", "from_memory_us", "median"), 1.0),
+        ("two planes, times onnxruntime 4 bit", faster(two, f"{ort} 4 bit", "repeated_us_best"), 1.0),
+        ("two planes, times onnxruntime 4 bit, from memory", faster(two, f"{ort} 4 bit", "from_memory_us_median"), 1.0),
+        ("two planes, times two TQ2_0", faster(two, "2 x ggml TQ2_0", "repeated_us_best"), 1.7),
+        ("one plane, times onnxruntime 2 bit", faster(one, f"{ort} 2 bit", "repeated_us_best"), 1.0),
+        ("one plane, times onnxruntime 2 bit, from memory", faster(one, f"{ort} 2 bit", "from_memory_us_median"), 1.0),
         ("two planes of 11008 x 4096, share of the read bandwidth", share, 0.85),
     ]
+    for goal, value, least in listed:
+        print(f"{goal}: {value:.3f} (at least {least})")
     return [
-        {"goal": goal, "at_least": least, "measured": round(value, 3), "reached": value >= least}
+        row
         for goal, value, least in listed
+        for row in rows(goal, {"at_least": least, "reached": value >= least}, goal=round(value, 3))
     ]
 
 
-def show(rows: list[dict], bandwidth: float) -> None:
-    for row in rows:
-        again, cold = row["repeated_us"], row.get("from_memory_us")
-        shape = f"{row['shape'][0]} x {row['shape'][1]}"
-        line = f"{row['peer']:30}{shape:>14}{row['batch']:5}{row['threads']:3}"
-        line += f"{again['best']:11.0f} /{again['median']:9.0f}"
-        if cold:
-            speed = row["from_memory_gb_per_s"]["median"]
-            line += f"{cold['best']:9.0f} /{cold['median']:8.0f} us {speed:6.1f} GB/s {speed / bandwidth:5.0%}"
-        print(f"{line}   error {row['error']:.2e}")
-
-
-def main() -> None:
-    begun, rows = time.monotonic(), []
+def run() -> Result:
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         reader = Reader(folder)
         for threads in (1, 2):
             for shape in SHAPES:
-                rows += measure(shape, 1, threads, reader, seconds=8)
+                found += measure(shape, 1, threads, reader, seconds=8)
         for batch in BATCHES:
-            rows += measure(SHAPES[0], batch, 1, reader, seconds=4)
+            found += measure(SHAPES[0], batch, 1, reader, seconds=4)
     bandwidth = statistics.median(reader.found)
-    result = {
-        "command": "python benchmarks/trit_kernels.py",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"hardy": hardy.__version__, "python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime", "xllamacpp", "numpy")},
-        "path": kernels.path(),
-        "seconds": round(time.monotonic() - begun, 1),
-        "load": [round(load, 2) for load in os.getloadavg()],
-        "read_gb_per_s": {"best": round(max(reader.found), 1), "median": round(bandwidth, 1)},
-        "goals": goals(rows, bandwidth),
-        "rows": rows,
-    }
-    show(rows, bandwidth)
-    for goal in result["goals"]:
-        print(f"{goal['goal']}: {goal['measured']} (at least {goal['at_least']})")
-    write_json(RESULT, result)
-    print(f"read bandwidth {bandwidth:.1f} GB/s; {result['seconds']:.0f} s; written to {RESULT}")
-
-
-if __name__ == "__main__":
-    main()
+    print(f"read bandwidth {bandwidth:.1f} GB/s")
+    shares = [
+        share
+        for row in found
+        if row.metric == "from_memory_gb_per_s_median"
+        for share in rows(row.condition, row.details, share_of_the_read_bandwidth=row.value / round(bandwidth, 1))
+    ]
+    read = Value(round(bandwidth, 1), "GB/s", n=len(reader.found))
+    best = Value(round(max(reader.found), 1), "GB/s", n=len(reader.found))
+    reads = rows("read bandwidth", gb_per_s_median=read, gb_per_s_best=best)
+    return Result(
+        rows=[*found, *shares, *reads, *goals(found, bandwidth)], settings={"path": kernels.path()}, seeds=(0, 1)
+    )

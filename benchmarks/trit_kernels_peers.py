@@ -5,12 +5,13 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import ggml_library
 import gguf
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+
+from benchmarks import ggml_library
 
 
 @dataclasses.dataclass

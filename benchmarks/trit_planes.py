@@ -1,4 +1,4 @@
-"""Trit-planes on synthetic weights: the paper's algorithm, ours, and controls; writes results/trit_planes.json.
+"""Trit-planes on synthetic weights: the paper's algorithm, ours, and controls.
 
 The "expected" errors are not the paper's, which reports language models: they were measured with another
 implementation of the same algorithms on the same distributions.
@@ -9,32 +9,25 @@ same and at neighbouring true bits per weight (groups of 42 take 3-bit codes to 
 types, quantized by ggml itself (of xllamacpp's wheel; left out with a note where that is not installed) with a flat
 importance matrix: without one it searches less for the K types, and q2_K has an error of 0.297.
 
-    pip install -r benchmarks/requirements.txt && python benchmarks/trit_planes.py
+    pip install -r benchmarks/requirements.txt && python -m benchmarks run trit_planes
 """
 
 import ctypes
 import dataclasses
-import importlib.metadata
 import importlib.util
-import os
-import platform
-import statistics
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
-import ggml_library
 import numpy as np
 import torch
-from survival import processor
 
-import hardy
+from benchmarks import ggml_library
+from benchmarks.harness import Result, Value, mean_of, rows
 from hardy.core.method import WeightMethod
 from hardy.core.selection import Site
-from hardy.files import write_json
 from hardy.quant import AbsmeanTrits, ClippedRoundToNearest, RoundToNearest, TritPlanes
 
-RESULT = Path(__file__).parent / "results" / "trit_planes.json"
+PEERS = ("numpy", "xllamacpp")
 SEEDS = (0, 1)
 SITE = Site("weight", "weight", "weight", None, None, None)
 SIGN = ("sign",)
@@ -102,57 +95,35 @@ def weights(seed: int) -> dict[str, torch.Tensor]:
     return {"gaussian": torch.from_numpy(normal).float(), "student-t5": torch.from_numpy(heavy).float()}
 
 
-def measured(method: WeightMethod, data: list[dict[str, torch.Tensor]]) -> dict[str, object]:
-    """Errors over seeds, true bits per weight, share of weights in unconverged groups, seconds per 2^20 weights."""
-    row: dict[str, object] = {"method": str(method)}
-    begun = time.perf_counter()
-    for name in data[0]:
-        errors, unconverged = [], 0.0
-        for weight in (of_seed[name] for of_seed in data):
-            new, facts = method.edit_weight(weight, SITE)
-            errors.append(((new - weight).norm() / weight.norm()).item())
-            unconverged += facts.get("unconverged", 0) / weight.numel() / len(data)
-            row["bits_per_weight"] = facts["bits"] / weight.numel()
-        row[name] = {"error": statistics.mean(errors), "sd": statistics.stdev(errors), "unconverged": unconverged}
-    row["seconds"] = round((time.perf_counter() - begun) / len(data) / len(data[0]), 3)
-    return row
-
-
-def main() -> None:
-    torch.set_num_threads(1)
+def run() -> Result:
     data = [weights(seed) for seed in SEEDS]
-    begun, rows = time.monotonic(), []
+    found, notes = [], []
     print(f"{'':8}{'method':62}{'bits':>6}  {'Gaussian':>14}  {'Student-t5':>14}  seconds   (expected / measured)")
     has_ggml = importlib.util.find_spec("xllamacpp") is not None
     if not has_ggml:
-        print("xllamacpp is not installed: no rows for ggml")
+        notes.append("xllamacpp is not installed: no rows for ggml")
     for kind, method, gaussian, student in ROWS:
         if kind == "ggml" and not has_ggml:
             continue
-        row = measured(method, data)
-        rows.append({"kind": kind, "expected": {"gaussian": gaussian, "student-t5": student}, **row})
-        here = [row[name]["error"] for name in ("gaussian", "student-t5")]
-        shown = [f"{expected:>5} / {error:.4f}" for expected, error in zip((gaussian, student), here, strict=True)]
-        print(
-            f"{kind:8}{method!s:62}{row['bits_per_weight']:6.3f}  {shown[0]:>14}  {shown[1]:>14}  {row['seconds']:7.2f}"
-        )
-    result = {
-        "command": "python benchmarks/trit_planes.py",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()},
-        "versions": {
-            "hardy": hardy.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "xllamacpp": importlib.metadata.version("xllamacpp") if has_ggml else None,
-        },
-        "seeds": list(SEEDS),
-        "seconds": round(time.monotonic() - begun, 1),
-        "rows": rows,
-    }
-    write_json(RESULT, result)
-    print(f"{result['seconds']:.0f} s; written to {RESULT}")
-
-
-if __name__ == "__main__":
-    main()
+        shown = []
+        for distribution, expected in (("gaussian", gaussian), ("student-t5", student)):
+            errors, unconverged, bits = [], 0.0, 0.0
+            begun = time.perf_counter()
+            for weight in (of_seed[distribution] for of_seed in data):
+                new, facts = method.edit_weight(weight, SITE)
+                errors.append(((new - weight).norm() / weight.norm()).item())
+                unconverged += facts.get("unconverged", 0) / weight.numel() / len(data)
+                bits = facts["bits"] / weight.numel()
+            seconds = (time.perf_counter() - begun) / len(data)  # for 2^20 weights
+            found += rows(
+                str(method),
+                {"kind": kind, "distribution": distribution, "bits_per_weight": bits, "expected": expected or None},
+                seeds=SEEDS,
+                error=mean_of(errors),
+                unconverged=Value(unconverged, "share", n=len(data)),
+                seconds=Value(round(seconds, 3), "s", n=len(data)),
+            )
+            shown.append(f"{expected:>5} / {found[-3].value:.4f}")
+        print(f"{kind:8}{method!s:62}{bits:6.3f}  {shown[0]:>14}  {shown[1]:>14}  {found[-1].value:7.2f}", flush=True)
+    print("\n".join(notes))
+    return Result(rows=found, seeds=SEEDS, notes=notes)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import settings
 from transformers.utils import logging
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `benchmarks`
 sys.path.insert(0, str(Path(__file__).parent))  # for `models`, `reference` and `contract`
 
 from models import SIZES, build

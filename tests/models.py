@@ -36,18 +36,57 @@ CONFIGS = {
     "mamba": lambda: hf.MambaConfig(hidden_size=32, state_size=4, time_step_rank=16, num_hidden_layers=2, **_TOKENS),
 }
 
+DECODERS = CONFIGS | {
+    "qwen2": lambda: hf.Qwen2Config(**SIZES),
+    "qwen3": lambda: hf.Qwen3Config(**SIZES, head_dim=8),
+    "gemma3": lambda: hf.Gemma3TextConfig(**SIZES, head_dim=8, layer_types=["sliding_attention", "full_attention"]),
+    "olmo2": lambda: hf.Olmo2Config(**SIZES),
+    "gpt_neox_sequential": lambda: hf.GPTNeoXConfig(**_NEOX, use_parallel_residual=False),
+}
+"""Those above and others of whose activations hardy knows the names."""
+
+_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+_WHISPER = {"num_mel_bins": 8, "max_source_positions": 8, "max_target_positions": 16, "decoder_start_token_id": 1}
+_SEQUENCE = {
+    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+}  # fmt: skip
+ENCODERS = {
+    "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**_T5, **_TOKENS)),
+    "bert": lambda: hf.BertForMaskedLM(
+        hf.BertConfig(**{key: value for key, value in _NEOX.items() if key != "bos_token_id"})
+    ),
+    "distilbert": lambda: hf.DistilBertForMaskedLM(
+        hf.DistilBertConfig(vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4)
+    ),
+    "vit": lambda: hf.ViTForImageClassification(
+        hf.ViTConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=8, patch_size=4
+        )
+    ),
+    "whisper": lambda: hf.WhisperForConditionalGeneration(hf.WhisperConfig(**_SEQUENCE, **_WHISPER, **_TOKENS)),
+}
+"""Whole models with an encoder, of random weights."""
+
 
 def build(
     architecture: str, *, tied: bool | None = None, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> nn.Module:
     """A causal language model with random weights, in evaluation mode; `tied` overrides the configuration's default."""
-    config = CONFIGS[architecture]()
+    config = DECODERS[architecture]()
     if tied is not None:
         config.tie_word_embeddings = tied
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = hf.AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.eval()
+
+
+def build_encoder(architecture: str) -> nn.Module:
+    """One of `ENCODERS`, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ENCODERS[architecture]().eval()
 
 
 class ConvNet(nn.Module):

@@ -1,17 +1,17 @@
 """README and docs are true: Python blocks run, command lines parse, links lead somewhere, figures match the results."""
 
-import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 import typer
 from typer.main import get_command
 
+from benchmarks import readme
+from benchmarks.harness import catalogue
+from benchmarks.harness.record import Record
 from hardy.cli.main import app
-from hardy.report import Report
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,8 +29,7 @@ def lines_of(language: str) -> list[str]:
 @pytest.fixture
 def study_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty working folder with the study that the pages speak of."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "survival.json").read_text(encoding="utf-8"))
-    Report.from_json(result["report"]).save(tmp_path / "hardy-study")
+    Record.read("survival").report.save(tmp_path / "hardy-study")
     monkeypatch.chdir(tmp_path)
 
 
@@ -61,19 +60,19 @@ def test_links_and_images_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-def test_figures_in_the_readme_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import readme
+def test_figures_in_the_readme_are_those_of_the_results() -> None:
+    assert readme.is_current(), "run python -m benchmarks tables"
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme.written(text) == text, "run python benchmarks/readme.py"
-    sys.modules.pop("readme")
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_benchmarks_that_pages_name_can_be_run(page: Path) -> None:
+    named = re.findall(r"python -m benchmarks run ([\w-]+)", page.read_text(encoding="utf-8"))
+    assert set(named) <= {*catalogue.names(), "NAME"}
 
 
 def test_the_default_study_shows_what_the_readme_says() -> None:
     """Bit by bit worse, and located protection better than random protection, at every k and for both damages."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "survival.json").read_text(encoding="utf-8"))
-    report = Report.from_json(result["report"])
+    report = Record.read("survival").report
     values = {row.condition: row.value for row in report.select("perplexity")}
     bits = [values[f"{bits}-bit"] for bits in (8, 4, 3, 2)]
     assert bits == sorted(bits)

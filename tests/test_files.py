@@ -59,11 +59,17 @@ def test_files_and_folders_are_as_readable_as_any_new_one(tmp_path: Path, umask:
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
-    code = "import sys, os, hardy.files as f; p = f.temporary_beside(sys.argv[1]); p.mkdir(); (p / 'x').touch()"
-    for name in ("model", "model.json", "other"):
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True)
     mine = temporary_beside(tmp_path / "model")
     mine.touch()
+    code = """
+import sys, hardy.files
+for path in sys.argv[1:]:
+    folder = hardy.files.temporary_beside(path)
+    folder.mkdir()
+    (folder / "x").touch()
+"""
+    names = [str(tmp_path / name) for name in ("model", "model.json", "other")]
+    subprocess.run([sys.executable, "-c", code, *names], check=True)
     foreign = [tmp_path / ".model.0123abcd-1-0123abcd.tmp", tmp_path / ".model.other.tmp"]
     for path in foreign:
         path.touch()
@@ -77,6 +83,15 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     assert len(sweep(tmp_path / "*")) == 4
     assert list(tmp_path.iterdir()) == foreign[1:]
     assert sweep(tmp_path / "nowhere" / "model") == []
+
+
+def test_the_next_process_that_writes_there_sweeps(tmp_path: Path) -> None:
+    killed = "import os, sys, hardy.files as f; f.write_atomic(sys.argv[1], lambda temporary: os._exit(0))"
+    for name in ("a", "b"):
+        subprocess.run([sys.executable, "-c", killed, str(tmp_path / name)], check=True)
+    assert len(list(tmp_path.iterdir())) == 1, "b's process has removed what a's left"
+    write_text(tmp_path / "c", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_json_there_and_back(tmp_path: Path) -> None:

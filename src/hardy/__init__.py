@@ -3,20 +3,26 @@
 Locate what breaks first (a `Ranking`), steer the model there (a `Method` gives a `Change`), improve it so that it
 holds: on few bits, on noisy analog hardware, on endless streams, on small chips.
 
-Rooms are imported when they are used: `hardy.zoo`, `hardy.quant`, `hardy.analog`, `hardy.fields`,
-`hardy.hardware`, `hardy.evaluate`, `hardy.studies`, `hardy.core`.
+Every room is an attribute that is imported when it is first used (`hardy.quant`, `hardy.splat`, ...), and so are the
+names that everyone needs (`hardy.Method`, `hardy.load`, ...): `import hardy` itself takes no time.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardy import analog, core, evaluate, fields, hardware, ops, quant, studies, zoo
-    from hardy.core.artefact import save
+    from hardy import analog, core, evaluate, fields, hardware, ops, quant, report, splat, studies, zoo
+    from hardy.core import Method, Ranking, save, select
+    from hardy.errors import InputError
     from hardy.opening import load
+    from hardy.report import Report
 
 __version__ = "0.1.0"
 __all__ = [
+    "InputError",
+    "Method",
+    "Ranking",
+    "Report",
     "__version__",
     "analog",
     "core",
@@ -26,20 +32,36 @@ __all__ = [
     "load",
     "ops",
     "quant",
+    "report",
     "save",
+    "select",
+    "splat",
     "studies",
     "zoo",
 ]
 
-_ROOMS = {"analog", "core", "evaluate", "fields", "hardware", "ops", "quant", "studies", "zoo"}
+_HOMES = {
+    "InputError": "hardy.errors",
+    "Method": "hardy.core",
+    "Ranking": "hardy.core",
+    "Report": "hardy.report",
+    "load": "hardy.opening",
+    "save": "hardy.core",
+    "select": "hardy.core",
+}
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"hardy.{name}")
-    if name in {"load", "save"}:
-        return getattr(importlib.import_module("hardy.opening" if name == "load" else "hardy.core.artefact"), name)
-    raise AttributeError(f"module 'hardy' has no attribute {name!r}")
+if not TYPE_CHECKING:  # which knows all names, and so can tell a wrong one
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            value = getattr(importlib.import_module(_HOMES[name]), name)
+        elif name in __all__:
+            value = importlib.import_module(f"hardy.{name}")
+        else:
+            raise AttributeError(f"module 'hardy' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -19,8 +19,8 @@ from hardy.errors import InputError
 
 NON_FINITE = "non-finite"
 """Key of the object that stands for infinity or NaN in JSON, which has neither: {"non-finite": "inf"}."""
-_NUMBERS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _DAY = 24 * 3600.0
+_swept: set[Path] = set()
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.tmp")
 
@@ -47,8 +47,14 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def temporary_beside(path: str | Path) -> Path:
-    """A new hidden name beside `path` for a file or folder that will take its place; `sweep` knows whose it is."""
+    """A new hidden name beside `path` for a file or folder that will take its place; `sweep` knows whose it is.
+
+    The first one in a folder also sweeps what killed processes left there.
+    """
     path = Path(path)
+    if (folder := path.parent.absolute()) not in _swept:
+        _swept.add(folder)
+        sweep(folder / "*")
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
@@ -78,16 +84,19 @@ def sweep(path: str | Path) -> list[Path]:
     return removed
 
 
-def follow_umask(folder: str | Path) -> None:
-    """Make a folder that a library wrote, and all in it, as readable as anything new: safetensors hides its files."""
-    folder = Path(folder)
-    probe = temporary_beside(folder / "mode")
+def follow_umask(path: str | Path) -> None:
+    """Make what a library wrote, a file or a folder and all in it, as readable as anything new.
+
+    safetensors writes files that only their owner can read.
+    """
+    path = Path(path)
+    probe = temporary_beside(path)
     probe.touch(exist_ok=False)
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)  # who may read a folder may enter it
+    for entry in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        if not entry.is_symlink():
+            entry.chmod(mode | (mode & 0o444) >> 2 if entry.is_dir() else mode)  # who may read a folder may enter it
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -138,9 +147,9 @@ def from_json(value: Any) -> Any:
     if isinstance(value, dict):
         if NON_FINITE in value:
             mark = value[NON_FINITE]
-            if len(value) != 1 or not isinstance(mark, str) or mark not in _NUMBERS:
+            if len(value) != 1 or mark not in ("inf", "-inf", "nan"):
                 raise InputError(f"{NON_FINITE!r} marks inf, -inf or nan, alone in its object; got {value!r:.80}")
-            return _NUMBERS[mark]
+            return float(mark)
         return {key: from_json(item) for key, item in value.items()}
     if isinstance(value, list):
         return [from_json(item) for item in value]

@@ -493,15 +493,88 @@ def test_layers_that_cannot_be_trained_so_are_refused(llama: nn.Module, ids: tor
         NoiseAware(chip=FIVE_PERCENT, select="experts").apply(build("mixtral"))
     with pytest.raises(InputError, match="matches nothing in Sequential"):
         NoiseAware(chip=FIVE_PERCENT).apply(nn.Sequential(nn.ReLU()))
-    once = NoiseAware(chip=FIVE_PERCENT, select="mlp.up").apply(llama)
-    with once, pytest.raises(InputError, match="is trained with noise already; undo"):
-        NoiseAware(chip=FIVE_PERCENT).apply(llama)
     with Deploy(chip=CELLS, select="mlp").apply(llama), pytest.raises(InputError, match="is on a chip already"):
         NoiseAware(chip=FIVE_PERCENT).apply(llama)
     for conv in (nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"), nn.Conv2d(3, 3, 2, padding="same")):
         with pytest.raises(InputError, match="padding"):
             NoiseAware(chip=FIVE_PERCENT, select="conv").apply(nn.Sequential(conv))
     assert not any("forward" in vars(module) for module in llama.modules())
+
+
+def plus_one(weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    return weight + 1
+
+
+def twice(weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    return 2 * weight
+
+
+@pytest.mark.parametrize("gradient", ["straight-through", "full"])
+def test_noises_on_the_same_layer_add_up_the_later_one_first(gradient: str) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(6, 5), torch.randn(4, 6)
+    model, clean = nn.Sequential(layer), layer(x).detach()
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    first = NoiseAware(chip=plus_one, gradient=gradient, select="0", warmup_steps=2).apply(model)
+    second = NoiseAware(chip=twice, gradient=gradient, select="0").apply(model)
+    half = model(x)  # the first is in its first of two steps of warmup
+    torch.testing.assert_close(half, nn.functional.linear(x, 2 * weight + 0.5, bias))
+    output = model(x)
+    torch.testing.assert_close(output, nn.functional.linear(x, 2 * weight + 1, bias))
+    up = torch.randn(4, 5)
+    (of_weight,) = torch.autograd.grad(output, layer.weight, up)
+    torch.testing.assert_close(of_weight, (2 if gradient == "full" else 1) * up.mT @ x)
+    outer = vars(layer)["forward"]
+    assert (outer.steps, outer.inner.steps) == (2, 2)
+    assert torch.equal(model.eval()(x), clean)
+    model.train()
+    with pytest.raises(InputError, match="changed again since; undo the later change first"):
+        first.undo()
+    second.undo()
+    torch.testing.assert_close(model(x), nn.functional.linear(x, weight + 1, bias))
+    first.undo()
+    assert "forward" not in vars(layer)
+    assert torch.equal(layer.weight, weight)
+
+
+def test_reads_of_a_later_noise_do_not_pass_through_an_earlier_one() -> None:
+    """The spread of its reads is that of its own arrays, however large the noise is that it stands on."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 32, bias=False), torch.randn(2000, 64)
+    alone = NoiseAware(chip=READ, select="0", resample="never")
+    spreads = []
+    for methods in ([alone], [NoiseAware(chip=plus_one, select="0"), alone]):
+        model = nn.Sequential(copy.deepcopy(layer))
+        for method in methods:
+            method.apply(model)
+        with torch.no_grad():
+            spreads.append((model(x) - model(x)).std().item())
+    assert spreads[0] == pytest.approx(spreads[1], rel=0.02)
+    assert spreads[0] > 0
+
+
+def test_what_cannot_stand_on_another_forward_goes_first(ids: torch.Tensor) -> None:
+    converters = Chip.preset("pcm")
+    assert converters.has_range
+    model, x = nn.Sequential(nn.Linear(6, 5)), torch.randn(3, 6)
+    with NoiseAware(chip=plus_one, select="0").apply(model):
+        with pytest.raises(InputError, match="converters would pass over.*apply this method first"):
+            NoiseAware(chip=converters, select="0").apply(model, [x])
+        with pytest.raises(InputError, match="resample='sample' would run it once for each sample"):
+            NoiseAware(chip=twice, select="0", resample="sample").apply(model)
+    with NoiseAware(chip=converters, select="0").apply(model, [x]):
+        on_chip = model(x)
+        with NoiseAware(chip=plus_one, select="0").apply(model):
+            assert not torch.allclose(model(x), on_chip, atol=0.1)
+
+
+def test_a_forward_that_others_have_put_on_is_kept() -> None:
+    layer, x = nn.Linear(6, 5, bias=False), torch.randn(3, 6)
+    original = layer.forward
+    layer.forward = lambda features: original(features) + 100
+    with NoiseAware(chip=plus_one, select="0").apply(nn.Sequential(layer)):
+        torch.testing.assert_close(layer(x), x @ (layer.weight + 1).mT + 100)
+    torch.testing.assert_close(layer(x), x @ layer.weight.mT + 100)
 
 
 def test_noise_that_is_no_weight_is_refused(llama: nn.Module) -> None:

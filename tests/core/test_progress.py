@@ -1,5 +1,8 @@
 """Progress is a bar in a terminal, lines in a pipe, nothing when nothing is wanted, and always on standard error."""
 
+import concurrent.futures
+import io
+import multiprocessing
 import os
 import pty
 import re
@@ -7,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import joblib
 import pytest
 
 from hardy.core import progress as module
@@ -80,6 +84,24 @@ def test_silence(capsys: pytest.CaptureFixture[str], clock: Clock, monkeypatch: 
     monkeypatch.setenv("HARDY_PROGRESS", "of")
     with pytest.raises(InputError, match="HARDY_PROGRESS must be auto, bar, lines or off, got 'of'; did you mean off"):
         work()
+
+
+def say(clock: Clock) -> str:
+    shown, sys.stderr, module.time = sys.stderr, io.StringIO(), clock
+    try:
+        for _ in track(range(3), "work"):
+            clock.now += 9
+        return sys.stderr.getvalue()
+    finally:
+        sys.stderr, module.time = shown, time
+
+
+def test_workers_are_silent() -> None:
+    assert say(Clock()).startswith("work: 1/3")
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(say, Clock()).result() == ""
+    with joblib.parallel_config("loky", n_jobs=2):
+        assert joblib.Parallel()(joblib.delayed(say)(Clock()) for _ in range(2)) == ["", ""]
 
 
 def test_an_error_passes_through(clock: Clock) -> None:

@@ -150,7 +150,7 @@ from hardy.core import Cell, Study, history
 from hardy.studies.measure import measure, settings_for
 assert "mylab" not in sys.modules
 model = hardy.load(sys.argv[2])
-assert torch.equal(model(torch.arange(9)[None]).logits, torch.load(sys.argv[3]))
+torch.testing.assert_close(model(torch.arange(9)[None]).logits, torch.load(sys.argv[3]))  # threads may differ
 shrink, deploy = history(model)
 assert (shrink.id, shrink.factor) == ("mylab.shrink", 0.25)
 assert deploy.chip.device.to_dict() == {"device": "mylab.perfect", "fields": {"g_max": 9.0, "g_min": 0.0}}

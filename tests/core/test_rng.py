@@ -1,11 +1,15 @@
 """Seeds fanned out by name."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hardy.core import derive, generator
+from hardy.core import InputError, derive, generator
 
 NAMES = st.lists(st.text(max_size=4) | st.integers(-99, 99), max_size=3)
 
@@ -43,6 +47,14 @@ def test_generators_repeat_and_leave_the_global_one_alone() -> None:
 
 
 @pytest.mark.parametrize("seed", [True, 1.0, "1", None])
-def test_a_seed_is_an_integer(seed: object) -> None:
-    with pytest.raises(TypeError, match="seed must be an int"):
+def test_a_seed_is_an_integer(seed: Any) -> None:
+    with pytest.raises(InputError, match="seed must be an integer, got"):
         derive(seed)
+    if not isinstance(seed, str):
+        with pytest.raises(InputError, match="the name of a stream must be an integer, got"):
+            derive(0, seed)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_integers_of_every_library_are_the_same_seed(kind: Callable[[int], Any]) -> None:
+    assert derive(kind(7), "tile", kind(3)) == derive(7, "tile", 3)

@@ -1,15 +1,19 @@
 """Names for parts of a model: roles, layers, patterns, exclusions, on every architecture that has a vocabulary."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import CONFIGS, ConvNet, build
+from models import CONFIGS, ENCODERS, ConvNet, build, build_encoder
 from torch import nn
 
 from hardy.core import InputError, Site, all_sites, select
+from hardy.core.method import from_dict
+from hardy.quant import RoundToNearest
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +280,108 @@ def test_conv1d_is_linear_and_depthwise_convolution_is_not(models: dict[str, nn.
     assert "backbone.layers.0.mixer.conv1d" not in names(models["mamba"], "linear")
     assert "backbone.layers.0.mixer.conv1d" in names(models["mamba"], "conv")
     assert torch.is_tensor(models["gpt2"].transformer.h[0].mlp.c_fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ((0, 2), {0, 2}), ([0, -1], {0, 7}), (range(2, 5), {2, 3, 4}), (range(0, 8, 3), {0, 3, 6}),
+        (np.int64(3), {3}), (np.arange(2), {0, 1}), (("last", "1:3", 0), {7, 1, 2, 0}), (torch.tensor(4), {4}),
+        ([np.int32(1), "-2:"], {1, 6, 7}),
+    ],
+)  # fmt: skip
+def test_layers_may_be_numbers_of_any_kind_and_sequences(layers: object, expected: set[int]) -> None:
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(8)))
+    assert {site.layer for site in select(model, "linear", layers=layers)} == expected
+
+
+@pytest.mark.parametrize("layers", [(0, 9), [True], (0, None), (1.5,), ("0", "middle"), object()])
+def test_sequences_of_layers_that_are_none(layers: object) -> None:
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(8)))
+    with pytest.raises(InputError, match="there is no layer 9|is not understood; give first, last, an index, a slice"):
+        select(model, "linear", layers=layers)
+
+
+def test_layers_of_a_method_are_kept_as_they_can_be_stored() -> None:
+    method = RoundToNearest(bits=4, layers=range(0, 3, 2))
+    assert method.layers == (0, 2)
+    assert from_dict(json.loads(json.dumps(method.to_dict()))) == method
+
+
+@pytest.mark.parametrize("architecture", list(ENCODERS))
+def test_encoders_have_every_role(architecture: str) -> None:
+    model = build_encoder(architecture)
+    two = architecture in {"t5", "whisper"}
+    in_layers = [site for site in select(model, "linear") if site.layer is not None]
+    assert {site.layer for site in in_layers} == {0, 1}
+    assert {site.stack for site in in_layers} == ({"encoder", "decoder"} if two else {""})
+    for stack in {site.stack for site in in_layers}:
+        roles = [site.role for site in in_layers if site.layer == 1 and site.stack == stack]
+        expected = [f"attention.{part}" for part in "qkvo"] + ["mlp.up", "mlp.down"]
+        if stack == "decoder":
+            expected += [f"cross_attention.{part}" for part in "qkvo"]
+        assert sorted(roles) == sorted(expected)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "whisper"])
+def test_layers_of_one_stack(architecture: str) -> None:
+    model = build_encoder(architecture)
+    everywhere = select(model, "attention.q", layers=0)
+    assert [site.short_name for site in everywhere] == ["encoder layer 0 attention.q", "decoder layer 0 attention.q"]
+    for layers in ("decoder:0", "decoder:first", "decoder:-2", "decoder:0:1", ["decoder:0"], ("decoder:-2",)):
+        assert select(model, "attention.q", layers=layers) == [everywhere[1]]
+    assert select(model, "attention.q", layers="encoder:0, decoder:0") == everywhere
+    assert len(select(model, "attention.q", layers="last")) == 2
+    assert len(select(model, "attention.q", layers="encoder:last,0")) == 3
+    with pytest.raises(InputError, match="there is no stack 'coder'.*; the stacks are encoder, decoder"):
+        select(model, "attention.q", layers="coder:0")
+    with pytest.raises(InputError, match="there is no layer 2; the model has layers 0 to 1"):
+        select(model, "attention.q", layers="decoder:2")
+    with pytest.raises(InputError, match="there is no stack 'decoder'; the model has one stack only"):
+        select(build("llama"), "attention.q", layers="decoder:0")
+
+
+def test_stacks_are_named_by_what_tells_them_apart() -> None:
+    def stack(count: int, *names: str) -> nn.ModuleDict:
+        layers = [nn.ModuleDict({"self_attn": nn.ModuleDict({"q_proj": nn.Linear(2, 2)})}) for _ in range(count)]
+        tree: nn.Module = nn.ModuleList(layers)
+        for name in reversed(names):
+            tree = nn.ModuleDict({name: tree})
+        return tree
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vision = stack(2, "tower", "blocks")
+            self.language = stack(3, "model", "layers")
+            self.patches = nn.Sequential(nn.Linear(2, 2))
+
+    labels = {site.name: site.stack for site in select(Both(), "linear")}
+    assert labels["vision.tower.blocks.1.self_attn.q_proj"] == "vision.tower.blocks"
+    assert labels["language.model.layers.2.self_attn.q_proj"] == "language.model.layers"
+    assert labels["patches.0"] == "patches"
+    assert [s.layer for s in select(Both(), "linear", layers="language:last")] == [2]
+    assert [s.name for s in select(Both(), "linear", layers="vision:0")] == ["vision.tower.blocks.0.self_attn.q_proj"]
+
+
+class Experts(nn.Module):
+    """A mixture whose experts are modules of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = lambda: nn.ModuleDict(  # noqa: E731
+            {
+                "self_attn": nn.ModuleDict({"q_proj": nn.Linear(2, 2)}),
+                "mlp": nn.ModuleDict(
+                    {"experts": nn.ModuleList([nn.ModuleDict({"w1": nn.Linear(2, 2)}) for _ in range(11)])}
+                ),
+            }
+        )
+        self.layers = nn.ModuleList([layer(), layer()])
+
+
+def test_each_expert_has_a_number_and_a_name() -> None:
+    sites = select(Experts(), "experts", layers=1)
+    assert [site.expert for site in sites] == list(range(11))
+    assert sites[10].short_name == "layer 1 experts.gate[10]"
+    assert len({site.short_name for site in select(Experts())}) == 2 * 12

@@ -12,7 +12,7 @@ from reference import rounding
 from torch import nn
 
 from hardy.core import InputError, Site
-from hardy.core.observe import SecondMoment, observe
+from hardy.core.statistics import SecondMoment, observe
 from hardy.evaluate import batches
 from hardy.quant import (
     GPTQ,

@@ -1,13 +1,14 @@
 """The figures in docs/locate.md are those of the committed benchmark."""
 
-import json
 import statistics
 from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.record import Record
+
 ROOT = Path(__file__).parents[2]
-RESULT = json.loads((ROOT / "benchmarks" / "results" / "lieq.json").read_text(encoding="utf-8"))["models"]["tiny-llama"]
+RESULT = Record.read("lieq").raw
 PAGE = (ROOT / "docs" / "locate.md").read_text(encoding="utf-8")
 ROWS = {
     "effective rank": "effective rank (LieQ v2)",

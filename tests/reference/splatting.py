@@ -1,6 +1,23 @@
 """3D Gaussian splatting, pixel by pixel and Gaussian by Gaussian, in float64."""
 
+import math
+
 import numpy as np
+from scipy.special import lpmv
+
+
+def harmonics(coefficients: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """The color, (3,), of (16, 3) coefficients seen along a direction: real harmonics by Legendre's polynomials."""
+    x, y, z = direction / np.linalg.norm(direction)
+    angle, color, at = math.atan2(y, x), np.full(3, 0.5), 0
+    for degree in range(4):
+        for order in range(-degree, degree + 1):
+            m = abs(order)
+            size = math.sqrt((2 * degree + 1) / (4 * math.pi) * math.factorial(degree - m) / math.factorial(degree + m))
+            wave = 1.0 if m == 0 else math.sqrt(2) * (math.cos(m * angle) if order > 0 else math.sin(m * angle))
+            color = color + size * wave * lpmv(m, degree, z) * coefficients[at]
+            at += 1
+    return np.maximum(color, 0)
 
 
 def rotation(quat: np.ndarray) -> np.ndarray:

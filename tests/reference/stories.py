@@ -1,4 +1,4 @@
-"""The stories260K checkpoint of llama2.c: its file format, and its forward pass in numpy as the format defines it."""
+"""A Llama of llama2.c's kind: its file format, and its forward pass in numpy as the format defines it."""
 
 import struct
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ class Stories:
     vocabulary: int
     context: int
     weights: dict[str, np.ndarray]
+    epsilon: float = 1e-5
 
 
 def read_checkpoint(path: Path) -> Stories:
@@ -53,8 +54,8 @@ def read_vocabulary(path: Path) -> list[bytes]:
     return vocabulary
 
 
-def rms_norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * weight
+def rms_norm(x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon) * weight
 
 
 def rotate_adjacent_pairs(x: np.ndarray, heads: int) -> np.ndarray:
@@ -68,10 +69,10 @@ def rotate_adjacent_pairs(x: np.ndarray, heads: int) -> np.ndarray:
 def forward(model: Stories, ids: list[int]) -> np.ndarray:
     """Logits (tokens, vocabulary) in float64."""
     w = {name: value.astype(np.float64) for name, value in model.weights.items()}
-    size, share = model.dim // model.heads, model.heads // model.kv_heads
+    size, share = w["q"].shape[1] // model.heads, model.heads // model.kv_heads
     x = w["embedding"][ids]
     for layer in range(model.layers):
-        h = rms_norm(x, w["norm_attention"][layer])
+        h = rms_norm(x, w["norm_attention"][layer], model.epsilon)
         q = rotate_adjacent_pairs(h @ w["q"][layer].T, model.heads)
         k = rotate_adjacent_pairs(h @ w["k"][layer].T, model.kv_heads)
         v = h @ w["v"][layer].T
@@ -84,7 +85,7 @@ def forward(model: Stories, ids: list[int]) -> np.ndarray:
                 weights = np.exp(scores - scores.max())
                 mixed[t, mine] = weights / weights.sum() @ v[: t + 1, shared]
         x = x + mixed @ w["o"][layer].T
-        h = rms_norm(x, w["norm_mlp"][layer])
+        h = rms_norm(x, w["norm_mlp"][layer], model.epsilon)
         gate = h @ w["gate"][layer].T
         x = x + (gate / (1 + np.exp(-gate)) * (h @ w["up"][layer].T)) @ w["down"][layer].T
-    return rms_norm(x, w["norm"]) @ w["embedding"].T
+    return rms_norm(x, w["norm"], model.epsilon) @ w["embedding"].T

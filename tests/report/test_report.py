@@ -124,6 +124,14 @@ def test_json_round_trip_keeps_figures_from_text_and_from_dict():
     assert [figure["kind"] for figure in json.loads(text)["figures"]] == ["lines", "bars", "heat map", "pictures"]
 
 
+def test_reports_that_hold_infinity_as_a_text_are_read():
+    text = example().to_json()
+    value = json.loads(text)
+    value["rows"][1]["value"], value["rows"][3]["value"] = "inf", "nan"
+    value["figures"][0]["series"][1]["y"][0] = "inf"
+    assert Report.from_json(value).to_json() == text
+
+
 def test_numbers_of_numpy_become_plain_ones():
     row = Row(metric="m", condition="c", value=np.float32(1.5), n=np.int64(3), details={"bits": np.float64(2.5)})
     assert (type(row.value), type(row.n), type(row.details["bits"])) == (float, int, float)
@@ -140,12 +148,12 @@ def test_numbers_of_numpy_become_plain_ones():
         (lambda: Row(metric="m", condition="c", value="high"), "value of m of 'c' must be a number, got 'high'"),
         (lambda: Row(metric="m", condition="c", value=True), "must be a number, got True"),
         (lambda: Row(metric="m", condition="c", value=1, spread=-1), "spread of m of 'c' must not be negative, got -1"),
-        (lambda: Row(metric="m", condition="c", value=1, n=0), "n of m of 'c' must be at least 1, got 0"),
+        (lambda: Row(metric="m", condition="c", value=1, n=0), "n of m of 'c' must be an integer of at least 1, got 0"),
         (lambda: Row(metric="m", condition="\ud800", value=1), "condition must be valid Unicode"),
         (lambda: Row(metric="m", condition="c", value=1, details={"a": [1]}), r"details\['a'\] .* got \[1\]"),
         (lambda: Series(label="a", x=(1, 2), y=(1,)), "series 'a' needs 2 values in y, got 1"),
         (lambda: Series(label="a", x=(math.inf,), y=(1,)), "x of series 'a' must be finite, .* got inf"),
-        (lambda: Series(label="a", x=(1,), y=(1,), style="bold"), "must be one of line, points, dashed, got 'bold'"),
+        (lambda: Series(label="a", x=(1,), y=(1,), style="bold"), "must be line, points or dashed, got 'bold'"),
         (lambda: Report(title="t", summary="one sentence"), "summary must be a list, got 'one sentence'"),
         (lambda: Report(title="t", rows=({"metric": "m"},)), "rows must hold Row only"),
         (lambda: Report(title="t", figures=("plot.png",)), "figures must hold Lines, Bars, HeatMap or Pictures"),
@@ -177,7 +185,7 @@ def test_wrong_fields_are_named(make, message):
         ("[1]", "not a hardy report"),
         ('{"format": "other"}', "not a hardy report"),
         ('{"format": "hardy-report", "version": 2}', "version 2, this hardy reads version 1; .*newer hardy"),
-        ('{"format": "hardy-report", "version": "1"}', "version of the report must be a whole number, got '1'"),
+        ('{"format": "hardy-report", "version": "1"}', "version of the report must be an integer, got '1'"),
         (
             '{"format": "hardy-report", "version": 1, "title": "t", "settings": {"a": %s}}' % ("[" * 900 + "]" * 900),
             "nested too deeply|not JSON",

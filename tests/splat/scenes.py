@@ -1,6 +1,10 @@
-"""A small scene whose photos are renderings of known Gaussians, seen from a ring of cameras."""
+"""Scenes for tests: renderings of known Gaussians seen from a ring of cameras, and photos of nothing in files."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
+from PIL import Image
 
 from hardy.splat import Scene, View, rasterize
 
@@ -34,3 +38,11 @@ def known_scene(views: int = 10, size: tuple[int, int] = (40, 30), points: bool 
         points=cloud if points else empty,
         colors=colors if points else empty,
     )
+
+
+def photos(folder: Path, names: list[str], size: tuple[int, int] = (24, 16)) -> None:
+    """Files of noise, `size` as (width, height)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    for name in names:
+        Image.fromarray(random.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(folder / name)

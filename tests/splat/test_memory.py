@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from splat.scenes import known_scene
+from splat.scenes import known_scene, photos
 
 from hardy.errors import InputError
+from hardy.files import write_json
 from hardy.splat import load_ply, load_scene, memory, strategies, train
 from hardy.splat import training as module
 from hardy.splat.training import Options
@@ -80,12 +81,16 @@ def test_names_the_step_of_a_failed_allocation(
         train(scene, strategies.vanilla(120), options=options)
 
 
-def test_refuses_photos_that_do_not_fit(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+def test_refuses_photos_that_do_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = [f"{i:02}.png" for i in range(50)]
+    photos(tmp_path / "images", names, (270, 480))
+    frames = [{"file_path": f"images/{name}", "transform_matrix": torch.eye(4).tolist()} for name in names]
+    write_json(tmp_path / "transforms.json", {"fl_x": 300, "w": 270, "h": 480, "frames": frames})
     monkeypatch.setattr(memory, "available", lambda device=None: 9 * 2**20)
     with pytest.raises(
         InputError, match=r"50 photos need [\d.]+ [GM]iB, and 9 MiB are available: they fit with downsc"
     ):
-        load_scene(data / "splat" / "fox")
+        load_scene(tmp_path)
     monkeypatch.setattr(memory, "available", lambda device=None: 2**20)
     with pytest.raises(InputError, match="no whole factor makes them fit"):
         memory.check_photos([(4000, 3000)] * 100, 1)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import goldens
+from reference.goldens import RASTERIZED
 from reference.splatting import render
 from safetensors.torch import load_file
 
@@ -144,6 +146,25 @@ def test_the_same_bits_on_every_path_and_for_any_threads(monkeypatch: pytest.Mon
             for name, value in expected.items():
                 # Torch's own sum over the image depends on threads.
                 assert name == "by backgrounds" or torch.equal(found[name], value), (path, threads, name)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_gives_the_image_that_loops_are_too_slow_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """800 Gaussians with spherical harmonics of degree 3; `goldens.py` made them."""
+    monkeypatch.setenv("HARDY_KERNELS", path)
+    kept = load_file(RASTERIZED)
+    expected = {name: kept.pop(name) for name in ("image", "alphas", "weights", "pixel_counts")}
+    height, width = expected["alphas"].shape
+    image, alphas, info = rasterize(**kept, width=width, height=height, sh_degree=3)  # pyright: ignore[reportArgumentType]
+    assert (image[0] - expected["image"]).abs().max() < 5e-6
+    assert (alphas[0, ..., 0] - expected["alphas"]).abs().max() < 5e-6
+    assert (info["weights"][0] - expected["weights"]).abs().max() < 2e-6 * expected["weights"].max()
+    assert torch.equal(info["pixel_counts"][0].long(), expected["pixel_counts"])
+
+
+def test_the_kept_image_is_of_the_gaussians_that_the_script_makes() -> None:
+    kept = load_file(RASTERIZED)
+    assert all(torch.equal(kept[name], torch.from_numpy(made)) for name, made in goldens.gaussians().items())
 
 
 @pytest.mark.parametrize(("name", "most"), [("tiny", 1e-5), ("basic", 1e-5)])

@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from splat.scenes import photos
 
 from hardy.errors import InputError
-from hardy.splat import load_scene
+from hardy.splat import Scene, load_scene
 from hardy.splat.lens import distorted, undistorted
+from hardy.splat.room import room
 
 QUAT, SHIFT = (0.8, 0.1, -0.5, 0.3), (0.4, -1.0, 2.5)
 NAMES = [f"{i:02}.png" for i in range(10)]
-
-
-def photos(folder: Path, names: list[str], size: tuple[int, int] = (24, 16)) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(0)
-    for name in names:
-        Image.fromarray(random.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(folder / name)
 
 
 def colmap_text(root: Path, camera: str = "1 PINHOLE 24 16 20 21 12.5 8") -> Path:
@@ -162,9 +157,26 @@ def test_a_scene_of_one_photo_holds_out_none(tmp_path: Path) -> None:
     assert (len(scene.views), len(scene.held_out), len(scene.missing)) == (1, 0, 9)
 
 
+def test_cameras_around_something_look_at_it(tmp_path: Path) -> None:
+    """Photos of the ray-traced room as transforms.json says them, in another convention than they were made in."""
+    made = room(width=16, height=12, views=16, points=20)
+    views = sorted((*made.views, *made.held_out), key=lambda view: view.name)
+    poses = [np.linalg.inv(view.viewmat.double().numpy()) @ np.diag([1.0, -1, -1, 1]) for view in views]
+    frames = [
+        {"file_path": f"images/{view.name}", "transform_matrix": pose.tolist()}
+        for view, pose in zip(views, poses, strict=True)
+    ]
+    photos(tmp_path / "images", [view.name for view in views], (16, 12))
+    (tmp_path / "transforms.json").write_text(json.dumps({"fl_x": 12, "w": 16, "h": 12, "frames": frames}))
+    looks_at_its_middle(load_scene(tmp_path), 14, 2)
+
+
 def test_the_fox(data: Path) -> None:
-    scene = load_scene(data / "splat" / "fox", downscale=4)
-    assert (len(scene.views), len(scene.held_out)) == (43, 7)
+    looks_at_its_middle(load_scene(data / "splat" / "fox", downscale=4), 43, 7)
+
+
+def looks_at_its_middle(scene: Scene, views: int, held_out: int) -> None:
+    assert (len(scene.views), len(scene.held_out)) == (views, held_out)
     assert scene.views[0].image.shape[2] == 3
     assert 1 < scene.extent < 20
     for view in scene.views:  # every camera looks at the middle of the others

@@ -71,7 +71,7 @@ def test_what_it_refuses(micro_llama: Path, text: str) -> None:
         ({"by": "halora", "steps": 0}, "steps must be at least 1, got 0"),
         ({"by": "halora", "rank": 0}, "rank must be an integer of at least 1, got 0"),
         ({"by": "halora", "learning_rate": -1.0}, "learning rate must be above 0, got -1.0"),
-        ({"by": "halora", "where": "router"}, "selection 'router' matches nothing"),
+        ({"by": "halora", "select": "router"}, "selection 'router' matches nothing"),
     ):
         with pytest.raises(InputError, match=message):
             repair(str(micro_llama), **{**SMALL, "text": text, **fields})  # pyright: ignore[reportArgumentType]

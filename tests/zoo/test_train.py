@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import hardy
@@ -56,7 +57,9 @@ def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / trainer.CHECKPOINT, weights_only=True)["model"]
+    found = load_file(folder / trainer.CHECKPOINT)  # of the whole state: parameters and the optimizers' moments
+    assert any(name.startswith("optimizers.0.state") for name in found)
+    return found
 
 
 def test_training_learns_and_leaves_a_model_with_its_card(tmp_path: Path) -> None:
@@ -76,7 +79,7 @@ def test_training_learns_and_leaves_a_model_with_its_card(tmp_path: Path) -> Non
 
 def test_a_run_that_was_killed_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.train(RECIPE, tmp_path / "unbroken", validate_every=6)
-    real, calls = trainer._checkpoint, []
+    real, calls = trainer._save, []
 
     def killed_after_second(*arguments: object) -> None:
         real(*arguments)  # pyright: ignore[reportArgumentType]
@@ -84,12 +87,13 @@ def test_a_run_that_was_killed_ends_as_an_unbroken_one(tmp_path: Path, monkeypat
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "_checkpoint", killed_after_second)
+    monkeypatch.setattr(trainer, "_save", killed_after_second)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(RECIPE, tmp_path / "killed", validate_every=6)
-    monkeypatch.setattr(trainer, "_checkpoint", real)
+    monkeypatch.setattr(trainer, "_save", real)
     trainer.train(RECIPE, tmp_path / "killed", validate_every=6)
     first, second = weights(tmp_path / "unbroken"), weights(tmp_path / "killed")
+    assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -98,14 +102,14 @@ def test_a_run_can_be_prolonged_until_its_learning_rate_falls(tmp_path: Path, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trainer, "_finish", stop)
-    real = trainer._checkpoint
+    real = trainer._save
 
     def checkpoint_then_stop(*arguments: object) -> None:
         real(*arguments)  # pyright: ignore[reportArgumentType]
-        if arguments[3] == stop_at:
+        if arguments[2]["step"] == stop_at:  # pyright: ignore[reportIndexIssue]
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "_checkpoint", checkpoint_then_stop)
+    monkeypatch.setattr(trainer, "_save", checkpoint_then_stop)
     stop_at = 6
     with pytest.raises(KeyboardInterrupt):
         trainer.train(RECIPE, tmp_path, validate_every=6)
@@ -118,8 +122,19 @@ def test_a_run_can_be_prolonged_until_its_learning_rate_falls(tmp_path: Path, mo
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     trainer.train(RECIPE, tmp_path, steps=2)
-    with pytest.raises(InputError, match="another recipe"):
+    with pytest.raises(InputError, match="belongs to another training .*: seed is 0 there, 1 here"):
         trainer.train(dataclasses.replace(RECIPE, seed=1), tmp_path, steps=2)
+
+
+def test_a_checkpoint_that_would_need_unpickling_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").touch()
+    with pytest.raises(InputError, match=r"checkpoint\.pt is a checkpoint that this hardy no longer reads"):
+        trainer.train(RECIPE, tmp_path, steps=2)
+
+
+def test_weights_are_as_readable_as_the_card(tmp_path: Path) -> None:
+    trainer.train(RECIPE, tmp_path, steps=2)
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "card.json").stat().st_mode}
 
 
 def test_every_window_of_a_pass_is_seen_once_and_passes_differ() -> None:

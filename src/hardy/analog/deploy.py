@@ -6,6 +6,7 @@ an argument rather than a history.
 """
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -18,8 +19,10 @@ from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.arrays import Array, Passes, PassHooks, StoredWeight
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLayer, AnalogLinear, unfoldable
 from hardy.analog.reading import STORED, reading_class
+from hardy.core.hooks import run, watch
+from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Chain, Method, changes, squared_norm
-from hardy.core.observe import run
+from hardy.core.roles import is_linear
 from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
@@ -65,7 +68,7 @@ class Deploy(Method):
     seed: int = 0
     seconds: float = 0.0
     select: Selector | None = None
-    layers: str | int | None = None
+    layers: Layers | None = None
     ranges: tuple[tuple[str, float | None, float | None], ...] | None = None
 
     def __post_init__(self) -> None:
@@ -354,7 +357,7 @@ def on_chip(module: nn.Module, name: str, arrays: list[Array], passes: Passes | 
         return AnalogLinear(module, arrays, passes)
     if isinstance(module, nn.Conv2d):
         return AnalogConv2d(module, arrays, passes)
-    if type(module).__name__ == "Conv1D" and not isinstance(module, nn.Conv1d):
+    if is_linear(module):
         return AnalogConv1D(module, arrays, passes)
     raise InputError(
         f"{name} is a {type(module).__name__}; a chip takes nn.Linear, nn.Conv2d, GPT-2's Conv1D and stacks of experts"
@@ -374,25 +377,20 @@ def calibrate(model: nn.Module, layers: Mapping[str, AnalogLayer], data: Iterabl
     """
     samples: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
     largest: dict[str, float] = {}
-    handles = []
 
-    def keep(name: str, layer: AnalogLayer, inputs: tuple[Any, ...]) -> None:
-        vectors = checks.finite(f"the input of {name}", layer.vectors(inputs[0].detach()))
+    def keep(name: str, x: torch.Tensor) -> None:
+        vectors = checks.finite(f"the input of {name}", layers[name].vectors(x.detach()))
         largest[name] = max(largest.get(name, 0.0), vectors.abs().max().item())
         if (missing := _SAMPLE - sum(map(len, samples[name]))) > 0:
             samples[name].append(vectors[:: max(1, len(vectors) // missing)][:missing].clone())
 
     count = 0
-    try:
-        for name, layer in layers.items():
-            hook = lambda _, inputs, name=name, layer=layer: keep(name, layer, inputs)  # noqa: E731
-            handles.append(model.get_submodule(name).register_forward_pre_hook(hook))
-        with torch.no_grad():
-            for count, batch in enumerate(data, start=1):  # noqa: B007
-                run(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with (
+        torch.no_grad(),
+        watch(model, {(name, "input"): functools.partial(keep, name) for name in layers}, strict=False),
+    ):
+        for count, batch in enumerate(data, start=1):  # noqa: B007
+            run(model, batch)
     if not count:
         raise InputError("calibration was given no batches")
     for name, peak in largest.items():

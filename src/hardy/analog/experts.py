@@ -8,12 +8,16 @@ more feature, which is 1: that is how the router of any architecture takes them,
 
 import copy
 import dataclasses
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
+from hardy.core.hooks import run, watch
+from hardy.core.points import PointLike
 from hardy.core.roles import weight_tensors
 from hardy.errors import InputError
 
@@ -137,7 +141,10 @@ class RepairedRouter(nn.Module):
         return logits, weights, chosen
 
 
-def routing(model: nn.Module, batches: list[Any], found: list[Block]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+@torch.inference_mode()
+def routing(
+    model: nn.Module, batches: Iterable[Any], found: list[Block]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """What the routers of `found` do on `batches`: logits (tokens, experts), and how often each expert is used.
 
     Raises:
@@ -145,22 +152,18 @@ def routing(model: nn.Module, batches: list[Any], found: list[Block]) -> tuple[l
     """
     logits: list[list[torch.Tensor]] = [[] for _ in found]
     counts = [torch.zeros(block.count, dtype=torch.float64) for block in found]
-    handles = []
 
-    def hook(index: int, output: Any) -> None:
-        if not (isinstance(output, tuple) and len(output) == 3 and output[2].dtype == torch.int64):
+    def choose(index: int, chosen: torch.Tensor) -> None:
+        if chosen.dtype != torch.int64:
             raise InputError(f"{found[index].router} does not give (logits, weights, indices)")
-        logits[index].append(output[0].detach().float())
-        counts[index].add_(torch.bincount(output[2].flatten().cpu(), minlength=found[index].count))
+        counts[index].add_(torch.bincount(chosen.flatten().cpu(), minlength=found[index].count))
 
-    try:
-        for index, block in enumerate(found):
-            module = model.get_submodule(block.router)
-            handles.append(module.register_forward_hook(lambda _, __, output, index=index: hook(index, output)))
-        with torch.inference_mode():
-            for batch in batches:
-                model(input_ids=batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    points: dict[PointLike, Any] = {}
+    for index, block in enumerate(found):
+        kept = logits[index]
+        points[block.router, "output", 0] = lambda given, kept=kept: kept.append(given.float())
+        points[block.router, "output", 2] = functools.partial(choose, index)
+    with watch(model, points):
+        for batch in batches:
+            run(model, batch)
     return [torch.cat(parts) for parts in logits], counts

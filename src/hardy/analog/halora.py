@@ -19,6 +19,7 @@ from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.noise_aware import NoiseAware
 from hardy.analog.noisy_forward import Resample, Simulator
+from hardy.core.layers import Layers
 from hardy.core.rng import derive
 from hardy.core.selection import LINEAR, Selector, select
 from hardy.core.surgery import Edits
@@ -65,7 +66,7 @@ class HaLoRA:
     seed: int = 0
     seconds: float = 0.0
     select: Selector = "attention.q,attention.v"
-    layers: str | int | None = None
+    layers: Layers | None = None
     noisy: Selector = LINEAR
 
     def __post_init__(self) -> None:

@@ -17,9 +17,10 @@ from torch import nn
 from hardy import checks
 from hardy.analog.modules import AnalogLayer
 from hardy.core import selection
+from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
-from hardy.core.observe import SecondMoment, observe
 from hardy.core.selection import Selector, Site
+from hardy.core.statistics import SecondMoment, observe
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.report import Row
@@ -150,7 +151,7 @@ class HybridProjection(Method):
     columns: Columns = "scaled"
     noise: Method | None = None
     select: Selector = "ssm.out"
-    layers: str | int | None = "last"
+    layers: Layers | None = "last"
 
     def check(self) -> None:
         if self.rank is not None:

@@ -22,11 +22,12 @@ from hardy.analog.noisy_forward import (
     NoisyForward,
     Resample,
     Simulator,
-    as_matrix,
     draw,
     padding_of,
 )
+from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
+from hardy.core.roles import as_matrix, is_linear
 from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
@@ -82,7 +83,7 @@ class NoiseAware(Method):
     seed: int = 0
     seconds: float = 0.0
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chip", as_chip(self.chip))
@@ -134,7 +135,7 @@ class NoiseAware(Method):
             by_module.setdefault(site.module, []).append(site)
         rows, error, energy, count = [], 0.0, 0.0, 0
         for name, group in by_module.items():
-            _require_layer(model.get_submodule(name), group[0])
+            self._require_layer(model.get_submodule(name), group[0])
             for site in group:
                 clean = weight_of(model, site).to(torch.float32, copy=True)
                 off = self._first_draw(clean, site).sub(clean)
@@ -155,10 +156,33 @@ class NoiseAware(Method):
                 input_gradient=self.input_gradient,
                 resample=self.resample,
                 warmup_steps=self.warmup_steps,
+                inner=vars(module).get("forward"),
                 limit=self._limit(module, group),
             )
             edits.swap(module, "forward", forward)
         return [_row(ALL_SELECTED, error, energy, count), *rows]
+
+    def _require_layer(self, module: nn.Module, site: Site) -> None:
+        """Raise `InputError` unless `module` is a layer that can be trained with noise."""
+        if isinstance(module, AnalogLayer):
+            raise InputError(f"{site.name} is on a chip already; undo that change first")
+        if site.parameter != "weight" or not (is_linear(module) or isinstance(module, nn.Conv2d)):
+            raise InputError(
+                f"{site.name} is a {type(module).__name__}; noise-aware training takes nn.Linear, nn.Conv2d and "
+                "GPT-2's Conv1D"
+            )
+        if "forward" in vars(module) and self.resample == "sample":
+            raise InputError(
+                f"{site.name} has a forward of its own already, and resample='sample' would run it once for each "
+                "sample; apply this method first, and the other on top of it"
+            )
+        if "forward" in vars(module) and isinstance(self.chip, Chip) and self.chip.has_range:
+            raise InputError(
+                f"{site.name} has a forward of its own already, which a chip with converters would pass over, as it "
+                "computes the whole product; apply this method first, and the other on top of it"
+            )
+        if isinstance(module, nn.Conv2d):
+            padding_of(module)
 
     def _first_draw(self, clean: torch.Tensor, site: Site) -> torch.Tensor:
         """What an array would hold of `clean`; refused where it is no weight, or has no gradient that is asked for."""
@@ -211,23 +235,6 @@ class NoiseAware(Method):
         for site in group:
             noisy[slice(None) if site.rows is None else slice(*site.rows)] = True
         return torch.where(noisy, limit, torch.inf)
-
-
-def _require_layer(module: nn.Module, site: Site) -> None:
-    """Raise `InputError` unless `module` is a layer that can be trained with noise."""
-    conv1d = type(module).__name__ == "Conv1D" and not isinstance(module, nn.Conv1d)
-    if isinstance(module, AnalogLayer):
-        raise InputError(f"{site.name} is on a chip already; undo that change first")
-    if site.parameter != "weight" or not (isinstance(module, nn.Linear | nn.Conv2d) or conv1d):
-        raise InputError(
-            f"{site.name} is a {type(module).__name__}; noise-aware training takes nn.Linear, nn.Conv2d and GPT-2's "
-            "Conv1D"
-        )
-    if "forward" in vars(module):
-        whose = "trained with noise already" if isinstance(vars(module)["forward"], NoisyForward) else "hooked"
-        raise InputError(f"the forward of {site.name} is {whose}; undo that change first")
-    if isinstance(module, nn.Conv2d):
-        padding_of(module)
 
 
 def _require_differentiable(chip: Chip) -> None:

@@ -15,6 +15,7 @@ from torch.nn import grad
 from hardy.analog.arrays import Array
 from hardy.analog.deploy import on_chip
 from hardy.core.rng import derive, generator
+from hardy.core.roles import as_matrix, is_transposed
 from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
@@ -81,10 +82,14 @@ class NoisyForward:
     A step is a forward pass in training mode; one that repeats an earlier pass for its backward (activation
     checkpointing) meets the noise of that pass.
 
+    Where the module has a noisy forward already the noises add up: this one's is drawn first, and what it makes of the
+    weight is what the one before it sees.
+
     Attributes:
         module: nn.Linear, nn.Conv2d or GPT-2's Conv1D. Its parameters stay its own.
         sites: its weight, or the parts of it that are noisy.
         peripheries: the converters of each site, for a chip.
+        inner: the forward that it takes the place of, if that is not the one of the module's class.
         limit: largest magnitude of each weight, broadcastable to (out, in), or None.
         steps: forward passes in training mode so far.
         kept: with `resample` above 1, the noise drawn last: which draw, and its deviations from the clean weight.
@@ -100,6 +105,7 @@ class NoisyForward:
     input_gradient: InputGradient
     resample: Resample
     warmup_steps: int
+    inner: Callable[..., torch.Tensor] | None = None
     limit: torch.Tensor | None = None
     steps: int = 0
     kept: tuple[int, list[ArrayState]] | None = None
@@ -108,9 +114,18 @@ class NoisyForward:
         if not self.module.training:
             return self.plain(*args, **kwargs)
         if torch._C._current_graph_task_id() == -1:  # else a backward pass runs, and repeats a forward
-            self.steps += 1
-            self.clip()
-        x = args[0] if args else next(iter(kwargs.values()))
+            self.begin()
+        return self.product(args[0] if args else next(iter(kwargs.values())))
+
+    def begin(self) -> None:
+        """Start a step, of the forward within too."""
+        if isinstance(self.inner, NoisyForward):
+            self.inner.begin()
+        self.steps += 1
+        self.clip()
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """The noisy output of this step."""
         if self.gradient == "full":
             return self.through_the_noise(x)
         weight: Any = self.module.weight
@@ -125,16 +140,24 @@ class NoisyForward:
         return product
 
     def plain(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """What the module would compute without this noise."""
+        if self.inner is None:
+            return self.clean(*args, **kwargs)
+        if self.module.training and isinstance(self.inner, NoisyForward):
+            return self.inner.product(*args, **kwargs)  # its step was begun with this one's
+        return self.inner(*args, **kwargs)
+
+    def clean(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The forward of the module's class."""
         forward: Any = type(self.module).forward
         return forward(self.module, *args, **kwargs)
 
-    def plain_with(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The same with another weight, in the shape of the parameter, and another bias."""
+    def called_with(self, forward: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, bias: Any) -> Any:
+        """What `forward` gives for another weight, in the shape of the parameter, and another bias."""
         module, own = self.module, self.module._parameters
         module._parameters = {**own, "weight": weight, "bias": bias}  # pyright: ignore[reportAttributeAccessIssue]
         try:
-            return self.plain(x)
+            return forward(x)
         finally:
             module._parameters = own
 
@@ -147,7 +170,11 @@ class NoisyForward:
         # What Deploy would put there, for this one pass.
         parts = zip(self.sites, self.peripheries, held, strict=True)
         arrays = [self.array(site, periphery, part, self.steps, *sample) for site, periphery, part in parts]
-        layer = on_chip(self.module, self.sites[0].module, arrays)
+        # Under another noise the weight is what that one made of it, and no parameter.
+        stored = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight.detach(), requires_grad=False)
+        layer: Any = self.called_with(
+            lambda _: on_chip(self.module, self.sites[0].module, arrays), x, stored, self.module.bias
+        )
         y = layer(x)
         self.peripheries = [array.periphery for array in arrays]  # with the ranges that the first inputs set
         return y, layer.stored_weight().detach()
@@ -198,7 +225,7 @@ class NoisyForward:
             pieces += [matrix[done:begin], part.weight.to(matrix.dtype)]
             done = end
         whole = torch.cat([*pieces, matrix[done:]])
-        return whole.mT if _transposed(self.module) else whole.reshape(weight.shape)
+        return whole.mT if is_transposed(self.module) else whole.reshape(weight.shape)
 
     def through_the_noise(self, x: torch.Tensor) -> torch.Tensor:
         """The output with every step from the weight to it on the graph, reads included."""
@@ -208,7 +235,7 @@ class NoisyForward:
     def read(self, x: torch.Tensor, noisy: torch.Tensor, held: list[ArrayState], *sample: int) -> torch.Tensor:
         """The output of a noisy weight without converters; the noise of all reads of an output is drawn at once."""
         bias: Any = self.module.bias
-        y = self.plain_with(x, noisy, bias)
+        y = self.called_with(self.plain, x, noisy, bias)
         if not _reads(held):
             return y
         variances = [
@@ -217,7 +244,8 @@ class NoisyForward:
         ]
         still = torch.zeros_like(noisy)  # parts that are on no array are read exactly
         spread = [dataclasses.replace(part, weight=v) for part, v in zip(held, variances, strict=True)]
-        of_output = self.plain_with(x.square(), self.assembled(still, spread), None if bias is None else bias * 0)
+        no_bias = None if bias is None else bias * 0
+        of_output = self.called_with(self.clean, x.square(), self.assembled(still, spread), no_bias)
         random = generator(self.seed, "training", "read", self.sites[0].name, self.steps, *sample, device=x.device)
         normal = torch.randn(y.shape, generator=random, device=y.device, dtype=torch.float32).to(y.dtype)
         return y + (of_output + 1e-20).sqrt() * normal  # the root of zero has no gradient
@@ -236,15 +264,6 @@ class NoisyForward:
 
 def _reads(held: list[ArrayState]) -> bool:
     return any(part.read_variance is not None for part in held)
-
-
-def _transposed(module: nn.Module) -> bool:
-    return type(module).__name__ == "Conv1D"
-
-
-def as_matrix(module: nn.Module, weight: torch.Tensor) -> torch.Tensor:
-    """The weight of `module` as (out, in), or (out, in * kernel): a view where there is one."""
-    return weight.mT if _transposed(module) else weight.flatten(1)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -287,7 +306,7 @@ class _StraightThrough(torch.autograd.Function):
             of_weight = None
             if x is not None:
                 vectors = x.reshape(-1, x.shape[-1])
-                of_weight = vectors.mT @ flat if _transposed(ctx.module) else flat.mT @ vectors
+                of_weight = vectors.mT @ flat if is_transposed(ctx.module) else flat.mT @ vectors
             if ctx.needs_input_grad[2]:
                 for_bias = flat.sum(0)
         of_x, of_weight, for_bias = (

@@ -16,6 +16,7 @@ from torch import nn
 from hardy import checks
 from hardy.analog.deploy import Deploy
 from hardy.analog.modules import AnalogLayer
+from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.selection import LINEAR, Selector, select
 from hardy.core.surgery import Edits
@@ -91,7 +92,7 @@ class Redundancy(Method):
 
     copies: int = 2
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     def check(self) -> None:
         checks.integer("copies", self.copies, at_least=1, at_most=64)

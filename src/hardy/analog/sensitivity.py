@@ -16,6 +16,7 @@ from torch.nn.functional import kl_div
 
 from hardy import checks
 from hardy.core import selection
+from hardy.core.hooks import run
 from hardy.core.method import Method
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR, Selector, Site
@@ -40,7 +41,8 @@ def noise_sensitivity(
 
     Args:
         model: a causal language model in evaluation mode.
-        batches: token ids (batch, tokens). Gone through once for each part and seed; use calibration text.
+        batches: token ids (batch, tokens), or mappings with `input_ids`. Gone through once for each part and seed;
+            use calibration text.
         noise: `Deploy` or a noise of `hardy.hardware`; its `seed`, `select` and `layers` are set here.
         select: the parts, as in `hardy.core.selection.select`.
         unit: "projection" ranks every matrix (under its name), "block" the numbered blocks ("model.layers.3.*"),
@@ -119,4 +121,4 @@ class _Measure:
 
     @torch.inference_mode()
     def _log_probabilities(self, batch: Any) -> torch.Tensor:
-        return self.model(input_ids=batch).logits.float().log_softmax(-1)
+        return run(self.model, batch).logits.float().log_softmax(-1)

@@ -1,13 +1,14 @@
 """The few shared ideas: select, surgery, observe, ranking, method and change, report, study, artefact, rng."""
 
+from hardy.core import hooks
 from hardy.core.artefact import history, load, save
 from hardy.core.method import Chain, Change, Method, WeightMethod, chain, changes
-from hardy.core.observe import AbsMax, Histogram, RoutingCounts, SecondMoment, Statistic, observe
 from hardy.core.packing import PackedLayer
 from hardy.core.ranking import Agreement, Ranking
 from hardy.core.registry import register
 from hardy.core.rng import derive, generator
 from hardy.core.selection import LINEAR, Selector, Site, all_sites, select
+from hardy.core.statistics import AbsMax, Histogram, RoutingCounts, SecondMoment, Statistic, observe
 from hardy.core.study import Cell, Result, Study
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
@@ -49,6 +50,7 @@ __all__ = [
     "derive",
     "generator",
     "history",
+    "hooks",
     "load",
     "observe",
     "register",

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from hardy import checks
+from hardy.core.layers import Layers
+from hardy.core.progress import track
 from hardy.core.ranking import Ranking
 from hardy.core.registry import Registered
 from hardy.core.selection import LINEAR, Selector, Site, select
@@ -91,7 +93,8 @@ class Method(Registered, abc.ABC, group="hardy.methods"):
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = checks.unwrapped(getattr(self, field.name))  # a NumPy integer seeds as Python's own does
-            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)  # hashable
+            # A frozen method is hashable.
+            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list | range) else value)
         self.check()
 
     def check(self) -> None:
@@ -212,7 +215,7 @@ class WeightMethod(Method):
     """
 
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     @abc.abstractmethod
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
@@ -228,7 +231,7 @@ class WeightMethod(Method):
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         ledger = WeightLedger(model, edits)
-        for site in select(model, self.select, layers=self.layers):
+        for site in track(select(model, self.select, layers=self.layers), type(self).__name__):
             weight = ledger.read(site)
             ledger.write(site, weight, *self.edit_weight(weight, site))
         return ledger.rows()

@@ -1,12 +1,13 @@
 """How far a long job is: a bar in a terminal, a line every few seconds where the output is a pipe or a file.
 
-Everything goes to standard error, so that standard output stays what the command prints. HARDY_PROGRESS says
-otherwise if it has to: auto (the default), bar, lines or off.
+Everything goes to standard error, so that standard output stays what the command prints; worker processes are silent.
+HARDY_PROGRESS says otherwise if it has to: auto (the default), bar, lines or off.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import sys
 import time
@@ -156,7 +157,7 @@ def track(values: Iterable[T], title: str, *, total: int | None = None, show: bo
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """No progress from anything inside: for work in other processes, and for jobs that show the whole."""
+    """No progress from anything inside: for jobs that show the whole."""
     global _silent
     _silent += 1
     try:
@@ -171,6 +172,8 @@ def _kind() -> str:
         return "off"
     if asked != "auto":
         return asked
+    if multiprocessing.parent_process() is not None:
+        return "off"  # whoever started this worker shows the whole
     console = Console(stderr=True)
     return "bar" if (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter else "lines"
 

@@ -4,6 +4,8 @@ import hashlib
 
 import torch
 
+from hardy.checks import integer
+
 
 def derive(seed: int, *names: str | int) -> int:
     """A 63-bit seed for the stream called `names` under `seed`.
@@ -11,13 +13,16 @@ def derive(seed: int, *names: str | int) -> int:
     Streams of different names are statistically independent, and adding one never moves another, so a chip
     instance is reproducible from (seed, site, tile) whatever else is drawn and in whatever order.
 
+    Args:
+        seed: an integer, of Python or NumPy.
+        names: texts and integers.
+
     Raises:
-        TypeError: `seed` is not an integer.
+        InputError: a seed or name is something else.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int, got {seed!r}")
     # Length prefixes keep ("ab", "c") and ("a", "bc") apart; the type letter keeps 1 and "1" apart.
-    parts = [f"i{seed}", *(f"{'i' if isinstance(n, int) else 's'}{n}" for n in names)]
+    parts = [f"i{integer('seed', seed)}"]
+    parts += [f"s{name}" if isinstance(name, str) else f"i{integer('the name of a stream', name)}" for name in names]
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 

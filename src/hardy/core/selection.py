@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from hardy.core.roles import ROLES, role_of, weight_parts, weight_tensors
+from hardy.core.layers import Layers, chosen_layers
+from hardy.core.roles import (
+    ROLES,
+    expert_of,
+    is_linear,
+    layer_of,
+    role_of,
+    stacks_of,
+    weight_parts,
+    weight_tensors,
+)
 from hardy.errors import InputError, near_misses
 
 Pattern = str | type[nn.Module] | Callable[[str, nn.Module], bool]
@@ -29,7 +39,9 @@ class Site:
         parameter: attribute of that module which holds the weight, or None if the module has no weight matrix.
         rows: output rows (begin, end) of a fused projection, or None for all of them.
         role: what it does in the model ("attention.q", "mlp.down", ...), or None.
-        layer: index of the layer it is in, or None outside the layers.
+        layer: index of the layer it is in, counted in its stack, or None outside the layers.
+        stack: what tells the stack of its layer from the model's other stacks ("encoder"), or "" if there is but one.
+        expert: number of the expert it belongs to, where each is a module of its own, or None.
     """
 
     name: str
@@ -38,38 +50,56 @@ class Site:
     rows: tuple[int, int] | None
     role: str | None
     layer: int | None
+    stack: str = ""
+    expert: int | None = None
 
     @property
     def short_name(self) -> str:
-        """`layer 3 mlp.down` where role and layer are known, else the qualified name."""
-        return self.name if self.role is None or self.layer is None else f"layer {self.layer} {self.role}"
+        """`layer 3 mlp.down` where role and layer are known, else the qualified name.
+
+        With several stacks it is `encoder layer 3 mlp.down`, and of a single expert `layer 3 experts.down[5]`.
+        """
+        return self.name if self.role is None or self.layer is None else f"{self.layer_name} {self.part_name}"
+
+    @property
+    def layer_name(self) -> str:
+        """`layer 3`, or `encoder layer 3` where there are several stacks; "" outside the layers."""
+        return "" if self.layer is None else f"{self.stack} layer {self.layer}".lstrip()
+
+    @property
+    def part_name(self) -> str:
+        """Its role, with the number of the expert; without a role the last part of its name."""
+        part = self.role or self.name.rpartition(".")[2]
+        return part if self.expert is None else f"{part}[{self.expert}]"
 
 
 def all_sites(model: nn.Module) -> list[Site]:
     """Every site of `model`, in the order of its modules; parts of a fused projection follow the whole."""
-    sites = []
+    sites, stacks = [], stacks_of(model)
     for name, module in model.named_modules():
         if not name:
             continue
-        role, layer = role_of(model, name, module), _layer(name)
+        role, place = role_of(model, name, module), layer_of(name)
+        where = (None, "") if place is None else (place[1], stacks[place[0]])
+        expert = expert_of(name)
         tensors = weight_tensors(module)
-        sites.append(Site(name, name, "weight" if "weight" in tensors else None, None, role, layer))
+        sites.append(Site(name, name, "weight" if "weight" in tensors else None, None, role, *where, expert))
         for parameter, part_role in tensors.items():
             if parameter != "weight":
-                sites.append(Site(f"{name}.{parameter}", name, parameter, None, part_role, layer))
+                sites.append(Site(f"{name}.{parameter}", name, parameter, None, part_role, *where, expert))
         for part, (rows, part_role) in weight_parts(model, role, module).items():
-            sites.append(Site(f"{name}:{part}", name, "weight", rows, part_role, layer))
+            sites.append(Site(f"{name}:{part}", name, "weight", rows, part_role, *where, expert))
     return sites
 
 
-def select(model: nn.Module, selector: Selector = LINEAR, *, layers: str | int | None = None) -> list[Site]:
+def select(model: nn.Module, selector: Selector = LINEAR, *, layers: Layers | None = None) -> list[Site]:
     """The sites of `model` that `selector` names, in model order.
 
     Args:
         model: any module.
         selector: one pattern or a sequence of patterns; a string may hold several, separated by commas. A pattern is
-            - a role or the beginning of one: "attention.q", "mlp", "experts", "router", "ssm.out", "embedding",
-              "head", "norm"; or "linear" / "conv" for every such weight;
+            - a role or the beginning of one: "attention.q", "cross_attention", "mlp", "experts", "router", "ssm.out",
+              "embedding", "head", "norm"; or "linear" / "conv" for every such weight;
             - a glob on the qualified name: "model.layers.*.mlp.down_proj";
             - "re:" and a regular expression that matches the whole qualified name;
             - a module class;
@@ -77,7 +107,9 @@ def select(model: nn.Module, selector: Selector = LINEAR, *, layers: str | int |
             A word that is both a role and a name is the role. A string that begins with "!" takes away what it
             names, wherever it stands among the patterns; exclusions alone take away from `LINEAR`. A regular
             expression may hold commas, so it stands alone in its string; give a sequence to combine it.
-        layers: keep these layers only: "last", "first", an index, a slice "-4:", or a list "0,3".
+        layers: keep these layers only: "last", "first", an index, a slice "-4:", a list "0,3", or a sequence of these,
+            such as (0, 3) or range(4). A model with several stacks has them counted each on its own, and "last" is the
+            last of each; "decoder:last" is that of one stack, named by any part of its name.
 
     A fused projection is selected as a whole or in parts, never both: where both are named the whole stays, and
     where only a part of a chosen whole is excluded the other parts stay.
@@ -104,8 +136,12 @@ def select(model: nn.Module, selector: Selector = LINEAR, *, layers: str | int |
         (excluded if _excludes(pattern) else chosen).update(matched)
     found = _resolved(sites, chosen, excluded)
     if layers is not None:
-        kept = _layer_indices(layers, 1 + max((site.layer for site in sites if site.layer is not None), default=-1))
-        found = [site for site in found if site.layer in kept]
+        counts: dict[str, int] = {}
+        for site in sites:
+            if site.layer is not None:
+                counts[site.stack] = max(counts.get(site.stack, 0), site.layer + 1)
+        kept = chosen_layers(layers, counts)
+        found = [site for site in found if (site.stack, site.layer) in kept]
     if not found:
         limit = "" if layers is None else f" in layers {layers!r}"
         raise InputError(f"selection {_shown(selector)}{limit} matches nothing in {type(model).__name__}")
@@ -182,8 +218,7 @@ def _is_linear(site: Site, modules: dict[str, nn.Module]) -> bool:
         return False
     if site.parameter != "weight":
         return True
-    module = modules[site.module]
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    return is_linear(modules[site.module])
 
 
 def in_adapter(name: str, modules: Mapping[str, nn.Module]) -> bool:
@@ -192,34 +227,6 @@ def in_adapter(name: str, modules: Mapping[str, nn.Module]) -> bool:
     return any(
         path[i] != "base_layer" and "base_layer" in modules[".".join(path[:i])]._modules for i in range(1, len(path))
     )
-
-
-def _layer(name: str) -> int | None:
-    return next((int(part) for part in name.split(".") if part.isdigit()), None)
-
-
-def _layer_indices(spec: str | int, count: int) -> set[int]:
-    """The layers that `spec` names out of 0..count-1."""
-    words = {"first": "0", "last": "-1"}
-    chosen: set[int] = set()
-    for part in str(spec).split(","):
-        text = words.get(part.strip(), part.strip())
-        try:
-            if ":" in text:
-                bounds = [int(bound) if bound.strip() else None for bound in text.split(":")]
-                if len(bounds) > 3:
-                    raise ValueError
-                chosen |= set(range(count)[slice(*bounds)])
-            else:
-                chosen.add(range(count)[int(text)])
-        except IndexError:
-            there_are = f"layers 0 to {count - 1}" if count else "no layers"
-            raise InputError(f"layers {spec!r}: there is no layer {text}; the model has {there_are}") from None
-        except ValueError:
-            raise InputError(
-                f"layers {spec!r} is not understood; give first, last, an index, a slice (-4:) or a list (0,3)"
-            ) from None
-    return chosen
 
 
 def _shown(selector: object) -> str:

@@ -10,13 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardy.core.roles import as_matrix, is_transposed
 from hardy.core.selection import Site
 from hardy.errors import InputError
-
-
-def _is_transposed(module: nn.Module) -> bool:
-    """Whether it stores (..., in, out): GPT-2's Conv1D, and the expert stacks of some mixtures (GPT-OSS)."""
-    return type(module).__name__ == "Conv1D" or getattr(module, "is_transposed", False) is True
 
 
 def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
@@ -31,10 +27,7 @@ def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
     if site.parameter is None:
         raise InputError(f"{site.name} ({type(module).__name__}) has no weight matrix to edit")
     weight = getattr(module, site.parameter).detach()
-    if _is_transposed(module):
-        weight = weight.mT
-    if isinstance(module, nn.modules.conv._ConvNd):
-        weight = weight.flatten(1)
+    weight = as_matrix(module, weight)
     if site.rows is not None:
         weight = weight[site.rows[0] : site.rows[1]]
     # One sum is a tenth of the cost of looking at every weight; where it overflows, every weight is looked at.
@@ -47,7 +40,7 @@ def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
 
 def _written(values: torch.Tensor, module: nn.Module, site: Site, weight: torch.Tensor) -> torch.Tensor:
     """`values`, a parameter's storage, with `weight` written to the rows of `site`."""
-    view = values.mT if _is_transposed(module) else values
+    view = values.mT if is_transposed(module) else values
     if site.rows is not None:
         view = view[site.rows[0] : site.rows[1]]
     view.copy_(weight.reshape(view.shape))

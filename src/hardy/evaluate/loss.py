@@ -1,11 +1,12 @@
 """The mean loss of a language model on batches: what calibration looks at, where perplexity looks at a text."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
+from hardy.core.hooks import arguments
 from hardy.errors import InputError
 
 
@@ -14,23 +15,24 @@ def mean_loss(model: Any, batches: Iterable[Any]) -> torch.Tensor:
 
     Args:
         model: a causal language model: its output has `logits` (batch, tokens, vocabulary). Run it in eval mode.
-        batches: token ids (batch, tokens), or mappings with `input_ids`; unpadded.
+        batches: token ids (batch, tokens), mappings with `input_ids`, or tuples that begin with them; unpadded.
 
     Raises:
         InputError: there are no batches, or one is not unpadded token ids, or the model gives no logits.
     """
     nats, tokens = torch.zeros((), dtype=torch.float64), 0
     for batch in batches:
-        inputs = batch if isinstance(batch, Mapping) else {"input_ids": batch}
-        ids = inputs.get("input_ids")
+        positional, keywords = arguments(model, batch)
+        ids = keywords.get("input_ids", positional[0] if positional else None)
         if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] < 2:
             shown = (
                 f"a {type(batch).__name__}" if not isinstance(ids, torch.Tensor) else f"{ids.dtype} {tuple(ids.shape)}"
             )
             raise InputError(f"a batch for the loss is token ids (batch, tokens of at least 2), got {shown}")
-        if not inputs.get("attention_mask", torch.ones(())).all():
+        mask = keywords.get("attention_mask")
+        if mask is not None and not mask.all():
             raise InputError("a batch is padded (its attention_mask has zeros); give texts of equal length")
-        logits = getattr(model(**inputs), "logits", None)
+        logits = getattr(model(*positional, **keywords), "logits", None)
         if not isinstance(logits, torch.Tensor):
             raise InputError(f"{type(model).__name__} gives no logits; the loss needs a causal language model")
         losses = cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")

@@ -2,7 +2,7 @@
 
 Source: DHQ (arXiv 2508.13478). Where we differ: rotation is a choice, measured for each layer by default. Activations
 of periodic functions lie between sharp bounds and crowd near them, which suits a uniform quantizer; turned into bell
-shapes they have a larger peak for their size, and at few bits the picture is worse (`python benchmarks/dhq.py`).
+shapes they have a larger peak for their size, and at few bits the picture is worse (`python -m benchmarks run dhq`).
 Coordinates are never rounded, and the first layer, whose weights set the frequencies, has a precision of its own.
 `HadamardQuant(rotate="always", per_channel=False, first_layer_bits=8)` is closest to the paper's text.
 

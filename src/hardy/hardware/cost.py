@@ -17,6 +17,7 @@ from torch import nn
 
 from hardy import checks
 from hardy.core import selection
+from hardy.core.layers import Layers
 from hardy.core.selection import LINEAR, Selector, Site
 from hardy.core.surgery import weight_of
 from hardy.errors import InputError
@@ -181,7 +182,7 @@ def model_cost(
     chip: Chip,
     *,
     select: Selector = LINEAR,
-    layers: str | int | None = None,
+    layers: Layers | None = None,
     parts: Parts | None = None,
     copies: Mapping[str, int] | None = None,
     digital_products: int = 0,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hardy.core import selection
+from hardy.core.hooks import patch, watch
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR, Selector
 from hardy.errors import InputError, near_misses
@@ -56,11 +57,9 @@ def perplexity_drop(
     intact = mean_loss(model, batches)
     increases = {}
     for block in blocks:
-        handle = model.get_submodule(block).register_forward_hook(_identity(block), with_kwargs=True)
-        try:
+        skipped = _Skipped(block, type(model.get_submodule(block)).__name__)
+        with watch(model, {(block, "input"): skipped.enter}), patch(model, {(block, "output"): skipped.leave}):
             increases[f"{block}.*"] = mean_loss(model, batches) - intact
-        finally:
-            handle.remove()
     if measure == "perplexity":
         whole = intact.exp()
         scores = {name: (whole * increase.expm1()).item() for name, increase in increases.items()}
@@ -74,17 +73,19 @@ def perplexity_drop(
     )
 
 
-def _identity(block: str) -> Any:
-    """A hook that gives the block's input as its output, in the place of the first of several."""
+class _Skipped:
+    """A block that gives what it was given, in the place of the first of several outputs."""
 
-    def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
-        stream = arguments[0] if arguments else keywords.get("hidden_states")
-        first = output[0] if isinstance(output, tuple) else output
-        if not (isinstance(stream, torch.Tensor) and isinstance(first, torch.Tensor) and stream.shape == first.shape):
+    def __init__(self, block: str, kind: str) -> None:
+        self.block, self.kind = block, kind
+
+    def enter(self, stream: torch.Tensor) -> None:
+        self.stream = stream
+
+    def leave(self, output: torch.Tensor) -> torch.Tensor:
+        if self.stream.shape != output.shape:
             raise InputError(
-                f"{block} ({type(module).__name__}) does not map a stream to one of the same shape, so the identity "
-                "cannot take its place"
+                f"{self.block} ({self.kind}) does not map a stream to one of the same shape, so the identity cannot "
+                "take its place"
             )
-        return (stream, *output[1:]) if isinstance(output, tuple) else stream
-
-    return hook
+        return self.stream

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hardy.core.method import ALL_SELECTED, WeightLedger
+from hardy.core.progress import track
 from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
@@ -76,8 +77,10 @@ class CalibratedQuantizer(Quantizer):
             self.check_row(site, ledger.read(site))
         calls = count_calls(model, batches[0], sites)
         outputs = []
-        for _, layer in itertools.groupby(sites, key=lambda site: site.layer):
-            sites_here = list(layer)
+        layers = [
+            list(sites_here) for _, sites_here in itertools.groupby(sites, key=lambda site: (site.stack, site.layer))
+        ]
+        for sites_here in track(layers, type(self).__name__):
             grams = gather(model, batches, sites_here, calls)
             for site in sites_here:
                 weight, gram = ledger.read(site), grams[place(site)]

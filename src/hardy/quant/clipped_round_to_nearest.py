@@ -3,7 +3,7 @@
 Source: common practice (the range search of AWQ, arXiv 2306.00978, and of OmniQuant, arXiv 2308.13137, on weights
 alone). Our search is over a fixed list of ratios of the full range, the same for both ends.
 
-A smaller error of the weights is not always a better model: `python benchmarks/clipping.py` compares the perplexity
+A smaller error of the weights is not always a better model: `python -m benchmarks run clipping` compares the perplexity
 of tiny-llama with and without clipping. It gains in groups of 128; at 3 bits in groups of 16 the
 two are within what another text would change.
 """

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from hardy.core.observe import run
+from hardy.core.hooks import run, watch
+from hardy.core.points import Point
+from hardy.core.roles import as_matrix, is_linear, is_transposed
 from hardy.core.selection import Site
 from hardy.errors import InputError
 
@@ -37,10 +39,6 @@ def place(site: Site) -> Place:
     return site.module, site.parameter
 
 
-class _Enough(Exception):  # noqa: N818 - it is no error
-    """Everything that is watched has run; the rest of the model need not."""
-
-
 @torch.no_grad()
 def count_calls(model: nn.Module, batch: Any, sites: Sequence[Site]) -> dict[str, int]:
     """How often each module of `sites` runs in one batch.
@@ -50,18 +48,14 @@ def count_calls(model: nn.Module, batch: Any, sites: Sequence[Site]) -> dict[str
     """
     for site in sites:
         _inputs(model, site)
-    calls = dict.fromkeys((site.module for site in sites), 0)
-
-    def note(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        calls[name] += 1
-
-    with _watched(model, calls, note):
+    modules = dict.fromkeys(site.module for site in sites)
+    with watch(model, {_input(name): lambda _: None for name in modules}, strict=False) as hooks:
         run(model, batch)
-    if not any(calls.values()):
+    if not any(hooks.calls.values()):
         raise InputError(
-            f"none of the {len(calls)} selected modules is run by the model; the first is {sites[0].module}"
+            f"none of the {len(modules)} selected modules is run by the model; the first is {sites[0].module}"
         )
-    return calls
+    return {name: hooks.calls[_input(name).name] for name in modules}
 
 
 @torch.no_grad()
@@ -78,36 +72,21 @@ def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], call
         InputError: inputs hold NaN or infinity, or a site is of another kind, or no batch reaches it.
     """
     grams = {place(site): _empty(model, site) for site in sites}
-    watched = dict.fromkeys(name for name, _ in grams)
-    left: dict[str, int] = {}
-    last: list[Any] = [
-        None,
-        0,
-        None,
-    ]  # input, its version, its Gram matrix: q, k and v have the same, so it serves thrice
-
-    def note(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    last = _Last()
+    points: dict[Point, Callable[[torch.Tensor], None]] = {}
+    for name in dict.fromkeys(name for name, _ in grams):
         parameters = [parameter for owner, parameter in grams if owner == name]
         if parameters == ["weight"]:
-            features = inputs[0]
-            if features is not last[0] or features._version != last[1]:
-                last[:] = [features, features._version, _product(features, name)]
-            _add(grams[name, "weight"], ..., *last[2])
+            points[_input(name)] = functools.partial(_add_input, grams[name, "weight"], name, last)
         else:
-            for expert, inner, outer in _routed(module, *inputs[:2]):
-                for parameter, features in (("gate_up_proj", inner), ("down_proj", outer)):
-                    if parameter in parameters:
-                        _add(grams[name, parameter], expert, *_product(features, f"{name}.{parameter}"))
-        left[name] -= 1
-        if max(left.values()) <= 0:
-            raise _Enough
-
-    with _watched(model, watched, note):
+            stacks = {parameter: grams[name, parameter] for parameter in parameters}
+            routed = _Routed(model.get_submodule(name), name, stacks)
+            points |= {_input(name): routed.take_hidden, _input(name, 1): routed.take_chosen}
+    needed = {point: calls[point.module] for point in points}
+    with watch(model, points, strict=False, stop=needed):
         for batch in batches:
-            left.update({name: max(1, calls[name]) for name in watched})
-            last[:] = [None, 0, None]
-            with suppress(_Enough):
-                run(model, batch)
+            last.forget()
+            run(model, batch)
     for site in sites:
         if not grams[place(site)].tokens.any():
             raise InputError(
@@ -119,12 +98,10 @@ def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], call
 
 def _inputs(model: nn.Module, site: Site) -> tuple[int, ...]:
     """(inputs,), or (experts, inputs) of a stack of experts, of which a Gram matrix can be gathered; or a refusal."""
-    module = model.get_submodule(site.module)
+    module: Any = model.get_submodule(site.module)
     shape: list[int] = [] if site.parameter is None else list(getattr(module, site.parameter).shape)
-    if site.parameter == "weight" and isinstance(module, nn.Linear):
-        return (shape[1],)
-    if site.parameter == "weight" and type(module).__name__ == "Conv1D":
-        return (shape[0],)
+    if site.parameter == "weight" and is_linear(module):
+        return (as_matrix(module, module.weight).shape[1],)
     if site.parameter in {"gate_up_proj", "down_proj"} and _is_plain_mixture(module):
         return shape[0], shape[2]
     raise InputError(
@@ -144,25 +121,58 @@ def _empty(model: nn.Module, site: Site) -> Gram:
 def _is_plain_mixture(module: nn.Module) -> bool:
     """Whether it is a transformers stack of gated experts, (experts, out, in), without biases."""
     gated = getattr(module, "has_gate", False) and hasattr(module, "_apply_gate")
-    return gated and not getattr(module, "is_transposed", False) and not getattr(module, "has_bias", False)
+    return gated and not is_transposed(module) and not getattr(module, "has_bias", False)
 
 
-def _routed(
-    module: nn.Module, hidden: torch.Tensor, chosen: torch.Tensor
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Each expert that has tokens, its inputs (tokens, hidden) and those of its down projection (tokens, inner).
+class _Routed:
+    """Adds to the Gram matrices of a stack of experts what each of them is given."""
 
-    Args:
-        module: gated experts of transformers, whose two weights it holds.
-        hidden: (tokens, hidden).
-        chosen: (tokens, top_k), the experts of each token.
-    """
-    experts: Any = module
-    for expert in chosen.unique().tolist():
-        if expert < len(experts.gate_up_proj):  # one more stands for "elsewhere" where experts are spread over machines
-            features = hidden[(chosen == expert).any(-1)]
-            inner = experts._apply_gate(nn.functional.linear(features, experts.gate_up_proj[expert]))
-            yield expert, features, inner
+    def __init__(self, experts: Any, name: str, grams: dict[str, Gram]) -> None:
+        self.experts, self.name, self.grams = experts, name, grams
+
+    def take_hidden(self, hidden: torch.Tensor) -> None:
+        """(tokens, hidden), before `take_chosen`."""
+        self.hidden = hidden
+
+    def take_chosen(self, chosen: torch.Tensor) -> None:
+        """(tokens, top_k), the experts of each token."""
+        for expert in chosen.unique().tolist():
+            if expert < len(self.experts.gate_up_proj):  # one more stands for "elsewhere": experts over many machines
+                features = self.hidden[(chosen == expert).any(-1)]
+                self._add("gate_up_proj", expert, features)
+                if "down_proj" in self.grams:
+                    fused = nn.functional.linear(features, self.experts.gate_up_proj[expert])
+                    self._add("down_proj", expert, self.experts._apply_gate(fused))
+        del self.hidden
+
+    def _add(self, parameter: str, expert: int, features: torch.Tensor) -> None:
+        if parameter in self.grams:
+            _add(self.grams[parameter], expert, *_product(features, f"{self.name}.{parameter}"))
+
+
+class _Last:
+    """The product of the last input: queries, keys and values have the same one, so it serves thrice."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.features: torch.Tensor | None = None
+        self.version = 0
+        self.product: tuple[torch.Tensor, int] = (torch.empty(0), 0)
+
+    def product_of(self, features: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
+        if features is not self.features or features._version != self.version:
+            self.features, self.version, self.product = features, features._version, _product(features, name)
+        return self.product
+
+
+def _input(module: str, index: int = 0) -> Point:
+    return Point(f"input {index} of {module}", module, "input", index)
+
+
+def _add_input(gram: Gram, name: str, last: _Last, features: torch.Tensor) -> None:
+    _add(gram, ..., *last.product_of(features, name))
 
 
 def _product(features: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
@@ -176,25 +186,3 @@ def _product(features: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
 def _add(gram: Gram, where: Any, product: torch.Tensor, tokens: int) -> None:
     gram.value[where] += product
     gram.tokens[where] += tokens
-
-
-_Note = Callable[[str, nn.Module, tuple[Any, ...]], None]
-
-
-@contextmanager
-def _watched(model: nn.Module, names: dict[str, Any], note: _Note) -> Iterator[None]:
-    """Call `note` with name, module and its tensor inputs before each of the modules `names` runs."""
-
-    def hook_of(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            inputs = tuple(x for x in (*arguments, *keywords.values()) if isinstance(x, torch.Tensor))
-            note(name, module, inputs)
-
-        return hook
-
-    handles = [model.get_submodule(n).register_forward_pre_hook(hook_of(n), with_kwargs=True) for n in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR, Selector, Site, select
@@ -51,7 +52,7 @@ class LayerBits(Method):
     ranking: Ranking
     between: tuple[Quantizer, ...] = ()
     select: Selector = LINEAR
-    layers: str | int | None = None
+    layers: Layers | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.ranking, Mapping):

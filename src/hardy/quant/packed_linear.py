@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hardy.core.packing import PackedLayer
+from hardy.core.roles import is_linear
 from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.quant.quantizer import StoredWeight
@@ -38,14 +39,14 @@ class PackedLinear(PackedLayer):
     def pack(cls, module: nn.Module, stored: Sequence[tuple[Site, StoredWeight]]) -> PackedLinear | None:
         site, form = stored[0]
         whole = len(stored) == 1 and site.rows is None and site.parameter == "weight"
-        if not (whole and isinstance(form, cls.holds) and _is_linear(module)):
+        if not (whole and isinstance(form, cls.holds) and is_linear(module)):
             return None
         linear: Any = module
         return cls.from_stored(form, linear.bias).train(linear.training)
 
     @classmethod
     def from_description(cls, module: nn.Module, description: Mapping[str, Any]) -> PackedLinear:
-        if not _is_linear(module):
+        if not is_linear(module):
             raise InputError(f"a {type(module).__name__} is no linear layer, so {cls.__name__} cannot stand for it")
         dense, layer = cast(Any, module), cast(Any, cls)
         bias, weight = dense.bias is not None, dense.weight
@@ -71,7 +72,3 @@ class PackedLinear(PackedLayer):
     def bits_per_weight(self) -> float:
         """What is stored, the bias left out, for each weight."""
         return self.bits / self.weights
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

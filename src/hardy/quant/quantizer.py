@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hardy.core.method import WeightLedger, WeightMethod
+from hardy.core.progress import track
 from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
@@ -60,7 +61,7 @@ class Quantizer(WeightMethod):
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         ledger = WeightLedger(model, edits)
-        for site in select(model, self.select, layers=self.layers):
+        for site in track(select(model, self.select, layers=self.layers), type(self).__name__):
             weight = ledger.read(site)
             self.check_row(site, weight)
             stored, facts = self.quantize(weight, site)

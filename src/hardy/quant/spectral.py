@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from hardy.core import selection
-from hardy.core.observe import SecondMoment, observe
 from hardy.core.ranking import Ranking
 from hardy.core.rng import generator
+from hardy.core.roles import is_linear
 from hardy.core.selection import LINEAR, Selector, Site
+from hardy.core.statistics import SecondMoment, observe
 from hardy.core.surgery import weight_of
 from hardy.errors import InputError
 from hardy.quant.units import Unit, exactly, units
@@ -113,7 +114,7 @@ def rankings(
     sites = [site for site in selection.select(model, select) if not (site.role or "").startswith(LEFT_OUT)]
     for site in sites:
         module = model.get_submodule(site.module)
-        if not (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
+        if not is_linear(module):
             raise InputError(f"{site.name} is a {type(module).__name__}; this locator takes linear layers")
     if not sites:
         raise InputError(f"selection {select!r} holds only what this locator leaves out: {', '.join(LEFT_OUT)}")
@@ -165,7 +166,7 @@ def effective_rank(
 
     Args:
         model: any module; its linear layers are compared.
-        batches: calibration text, as in `hardy.core.observe.observe`; unpadded.
+        batches: calibration text, as in `hardy.core.observe`; unpadded.
         select: which linear layers count, as in `hardy.core.selection.select`.
         unit: "block" ranks the model's numbered blocks, named by globs ("model.layers.3.*"); "site" every layer.
         seeds: of the random references; scores are means over them.
@@ -216,7 +217,7 @@ def _energies(site: Site, inputs: Inputs, weight: torch.Tensor) -> torch.Tensor:
 def _heads(model: Any, site: Site, weight: torch.Tensor) -> Sequence[torch.Tensor]:
     """The rows of each head for queries, keys and values, whole or fused; for any other projection all rows."""
     whole = (weight,)
-    if site.role not in {"attention.q", "attention.k", "attention.v", "attention.qkv"}:
+    if (site.role or "").removeprefix("cross_") not in {f"attention.{part}" for part in ("q", "k", "v", "qkv")}:
         return whole
     config = getattr(model, "config", None)
     if config is None:

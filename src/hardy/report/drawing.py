@@ -3,10 +3,13 @@
 Imported only where something is drawn, since importing matplotlib takes longer than most reports.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -14,8 +17,10 @@ from matplotlib import colors, patheffects, ticker
 from matplotlib.axes import Axes
 
 from hardy.report.display import format_number, printable
-from hardy.report.figures import Bars, BarSeries, HeatMap, Lines, Series
-from hardy.report.pictures import Pictures
+
+if TYPE_CHECKING:
+    from hardy.report.figures import Bars, BarSeries, HeatMap, Lines, Series
+    from hardy.report.pictures import Pictures
 
 INK, GRID, CONTROL, PAPER = "#24292f", "#d8dee4", "#6e7781", "#ffffff"
 # Okabe and Ito's colours, which colour-blind readers tell apart; their yellow is too pale for a line on white.
@@ -36,7 +41,7 @@ class _Scale:
     log: bool
 
     @classmethod
-    def around(cls, values: Sequence[float], log: bool) -> "_Scale":
+    def around(cls, values: Sequence[float], log: bool) -> _Scale:
         """Limits for the drawable ones of `values`, with room at the top for a mark if others are too large."""
         fit = [v for v in values if abs(v) <= LARGEST and (v >= SMALLEST or not log)]
         shown = fit or ([1.0, 10.0] if log else [0.0, 1.0])

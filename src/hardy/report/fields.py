@@ -1,118 +1,52 @@
-"""Checks for the fields of result records, and their form in JSON, which knows no infinity and no NaN."""
+"""Checks for the fields of result records, which take infinity and NaN where `hardy.checks` does not."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hardy.checks import as_float, items, text, unwrapped
 from hardy.errors import InputError, near_misses
+from hardy.files import NON_FINITE
 
-_NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-_MARK = "non-finite"
-"""Marks a non-finite number among free values, where the string "inf" could also be a name."""
-
-
-def text(value: object, name: str) -> str:
-    """`value`, which must be a string that UTF-8 can hold; `name` is for the error message."""
-    if not isinstance(value, str):
-        raise InputError(f"{name} must be text, got {value!r}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{name} must be valid Unicode, got {value!r}") from None
-    return value
+_WORDS = ("inf", "-inf", "nan")  # as the first reports stored them
 
 
-def texts(values: object, name: str) -> tuple[str, ...]:
-    """A tuple of strings from any iterable of them (but not from a single string)."""
-    return tuple(text(value, f"{name}[{i}]") for i, value in enumerate(items(values, name)))
-
-
-def items(values: object, name: str) -> tuple[Any, ...]:
-    """A tuple from any iterable but a string or a mapping."""
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise InputError(f"{name} must be a list, got {values!r}")
-    return tuple(values)
-
-
-def number(value: Any, name: str) -> float:
-    """A Python float from any real number, also of NumPy or torch, or from "inf", "-inf", "nan" as in JSON."""
-    value = _unwrapped(value)
-    if isinstance(value, str) and value in _NON_FINITE:
-        return _NON_FINITE[value]
+def real(name: str, value: Any) -> float:
+    """A Python float from any real number, also of NumPy or torch, infinity and NaN included."""
+    value = unwrapped(value)
+    if isinstance(value, str) and value in _WORDS:
+        return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{name} must be a number, got {value!r}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise InputError(f"{name} must be a number that float64 can hold, got {value!r:.40}...") from None
+    return as_float(name, value)
 
 
-def numbers(values: object, name: str) -> tuple[float, ...]:
+def reals(name: str, values: object) -> tuple[float, ...]:
     """A tuple of Python floats from any iterable of numbers."""
-    return tuple(number(value, f"{name}[{i}]") for i, value in enumerate(items(values, name)))
+    return tuple(real(f"{name}[{i}]", value) for i, value in enumerate(items(name, values)))
 
 
-def whole(value: Any, name: str) -> int:
-    """A Python int from any whole number, also of NumPy or torch."""
-    value = _unwrapped(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{name} must be a whole number, got {value!r}")
-    return value
-
-
-def scalar(value: Any, name: str) -> float | int | str | bool | None:
+def scalar(name: str, value: Any) -> float | int | str | bool | None:
     """A number, a text, a truth value or None."""
-    value = _unwrapped(value)
+    value = unwrapped(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return text(value, name)
+        return text(name, value)
     raise InputError(f"{name} must be a number, a text, a truth value or None, got {value!r}")
 
 
-def free(value: Any, name: str) -> Any:
+def free(name: str, value: Any) -> Any:
     """A scalar, or a list or mapping of free values; lists become tuples."""
     if isinstance(value, Mapping):
-        if _MARK in value:
-            raise InputError(f"{name} must not have the key {_MARK!r}: it marks infinity and NaN in the file")
-        return {text(key, f"a key of {name}"): free(item, f"{name}[{key!r}]") for key, item in value.items()}
+        if NON_FINITE in value:
+            raise InputError(f"{name} must not have the key {NON_FINITE!r}: it marks infinity and NaN in the file")
+        return {text(f"a key of {name}", key): free(f"{name}[{key!r}]", item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(free(item, f"{name}[{i}]") for i, item in enumerate(value))
-    return scalar(value, name)
+        return tuple(free(f"{name}[{i}]", item) for i, item in enumerate(value))
+    return scalar(name, value)
 
 
-def to_json(value: Any) -> Any:
-    """Numbers, texts, lists and mappings for JSON; infinity and NaN as the strings "inf", "-inf", "nan"."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    if isinstance(value, tuple):
-        return [to_json(item) for item in value]
-    return value
-
-
-def free_to_json(value: Any) -> Any:
-    """As `to_json` for free values, where infinity is `{"non-finite": "inf"}` and so no text can be mistaken for it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return {_MARK: repr(value)}
-    if isinstance(value, tuple):
-        return [free_to_json(item) for item in value]
-    if isinstance(value, dict):
-        return {key: free_to_json(item) for key, item in value.items()}
-    return value
-
-
-def free_from_json(value: Any, name: str) -> Any:
-    """The inverse of `free_to_json`."""
-    if isinstance(value, dict) and set(value) == {_MARK}:
-        return number(value[_MARK], name)
-    if isinstance(value, dict):
-        return {key: free_from_json(item, f"{name}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, list):
-        return tuple(free_from_json(item, f"{name}[{i}]") for i, item in enumerate(value))
-    return value
-
-
-def known(value: object, required: Iterable[str], optional: Iterable[str], name: str) -> dict[str, Any]:
+def known(name: str, value: object, required: Iterable[str], optional: Iterable[str]) -> dict[str, Any]:
     """`value`, which must be a JSON object with all `required` keys and no key beyond those and the `optional`."""
     if not isinstance(value, dict):
         raise InputError(f"{name} must be an object with fields, got {value!r:.80}")
@@ -126,6 +60,7 @@ def known(value: object, required: Iterable[str], optional: Iterable[str], name:
     return dict(value)
 
 
-def _unwrapped(value: Any) -> Any:
-    """NumPy and torch scalars as Python's own."""
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+def store(record: object, **values: object) -> None:
+    """Put checked values into a frozen record, from its `__post_init__`."""
+    for name, value in values.items():
+        object.__setattr__(record, name, value)

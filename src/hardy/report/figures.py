@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+from hardy import checks
 from hardy.errors import InputError, near_misses
 from hardy.report import fields
+from hardy.report.fields import store
 from hardy.report.pictures import Pictures
 
 if TYPE_CHECKING:
@@ -22,22 +24,6 @@ LineStyle: TypeAlias = Literal["line", "points", "dashed"]
 BarStyle: TypeAlias = Literal["filled", "hatched"]
 
 
-def _set(record: object, **values: object) -> None:
-    """Store checked values in a frozen record, from its `__post_init__`."""
-    for name, value in values.items():
-        object.__setattr__(record, name, value)
-
-
-def _choice(value: object, allowed: tuple[str, ...], name: str) -> None:
-    if value not in allowed:
-        raise InputError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def _switch(value: object, name: str) -> None:
-    if not isinstance(value, bool):
-        raise InputError(f"{name} must be True or False, got {value!r}")
-
-
 def _same_length(name: str, expected: int, **values: tuple[Any, ...] | None) -> None:
     for field, value in values.items():
         if value is not None and len(value) != expected:
@@ -48,7 +34,7 @@ def _spread(values: Iterable[Any] | None, name: str) -> tuple[float, ...] | None
     """Standard deviations, which cannot be negative."""
     if values is None:
         return None
-    spread = fields.numbers(values, name)
+    spread = fields.reals(name, values)
     if any(value < 0 for value in spread):
         raise InputError(f"{name} must not be negative, got {min(spread)}")
     return spread
@@ -72,16 +58,16 @@ class Series:
     style: LineStyle = "line"
 
     def __post_init__(self) -> None:
-        label = fields.text(self.label, "label")
+        label = checks.text("label", self.label)
         name = f"series {label!r}"
-        x, y = fields.numbers(self.x, f"x of {name}"), fields.numbers(self.y, f"y of {name}")
+        x, y = fields.reals(f"x of {name}", self.x), fields.reals(f"y of {name}", self.y)
         spread = _spread(self.spread, f"spread of {name}")
         _same_length(name, len(x), y=y, spread=spread)
         for value in x:
             if value != 0 and not 1e-100 <= abs(value) <= 1e100:
                 raise InputError(f"x of {name} must be finite, and 0 or from 1e-100 to 1e100 in size, got {value}")
-        _choice(self.style, get_args(LineStyle), f"style of {name}")
-        _set(self, x=x, y=y, spread=spread)
+        checks.one_of(f"style of {name}", self.style, get_args(LineStyle))
+        store(self, x=x, y=y, spread=spread)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +87,12 @@ class BarSeries:
     style: BarStyle = "filled"
 
     def __post_init__(self) -> None:
-        label = fields.text(self.label, "label")
+        label = checks.text("label", self.label)
         name = f"series {label!r}"
-        values, spread = fields.numbers(self.values, f"values of {name}"), _spread(self.spread, f"spread of {name}")
+        values, spread = fields.reals(f"values of {name}", self.values), _spread(self.spread, f"spread of {name}")
         _same_length(name, len(values), spread=spread)
-        _choice(self.style, get_args(BarStyle), f"style of {name}")
-        _set(self, values=values, spread=spread)
+        checks.one_of(f"style of {name}", self.style, get_args(BarStyle))
+        store(self, values=values, spread=spread)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +117,17 @@ class Lines:
 
     def __post_init__(self) -> None:
         for name in ("title", "caption", "x_label", "y_label"):
-            fields.text(getattr(self, name), name)
-        _set(self, series=_records(self.series, Series, f"series of {self.title!r}"))
-        _switch(self.log_x, "log_x")
-        _switch(self.log_y, "log_y")
+            checks.text(name, getattr(self, name))
+        store(self, series=_records(self.series, Series, f"series of {self.title!r}"))
+        checks.boolean("log_x", self.log_x)
+        checks.boolean("log_y", self.log_y)
         for series in self.series:
             if self.log_x and any(x < 0 for x in series.x):
                 raise InputError(f"x of series {series.label!r} must be >= 0 for log_x=True, got {min(series.x)}")
+
+    def size(self) -> tuple[float, float]:
+        """Width and height that it is drawn at, in inches."""
+        return 5.2, 3.4
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption into matplotlib `axes`."""
@@ -178,12 +168,16 @@ class Bars:
 
     def __post_init__(self) -> None:
         for name in ("title", "caption", "y_label"):
-            fields.text(getattr(self, name), name)
-        _set(self, groups=fields.texts(self.groups, f"groups of {self.title!r}"))
-        _set(self, series=_records(self.series, BarSeries, f"series of {self.title!r}"))
-        _switch(self.log_y, "log_y")
+            checks.text(name, getattr(self, name))
+        store(self, groups=checks.texts(f"groups of {self.title!r}", self.groups))
+        store(self, series=_records(self.series, BarSeries, f"series of {self.title!r}"))
+        checks.boolean("log_y", self.log_y)
         for series in self.series:
             _same_length(f"series {series.label!r}, one per group,", len(self.groups), values=series.values)
+
+    def size(self) -> tuple[float, float]:
+        """Width and height that it is drawn at, in inches."""
+        return 5.2, 3.4
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption into matplotlib `axes`."""
@@ -226,11 +220,11 @@ class HeatMap:
 
     def __post_init__(self) -> None:
         for name in ("title", "caption", "unit"):
-            fields.text(getattr(self, name), name)
-        rows = fields.texts(self.rows, f"rows of {self.title!r}")
-        columns = fields.texts(self.columns, f"columns of {self.title!r}")
-        _switch(self.log, "log")
-        grid = fields.items(self.values, f"values of {self.title!r}")
+            checks.text(name, getattr(self, name))
+        rows = checks.texts(f"rows of {self.title!r}", self.rows)
+        columns = checks.texts(f"columns of {self.title!r}", self.columns)
+        checks.boolean("log", self.log)
+        grid = checks.items(f"values of {self.title!r}", self.values)
         if not rows or not columns or len(grid) != len(rows):
             raise InputError(
                 f"{self.title!r} needs one row of values for each of its {len(rows)} rows and {len(columns)} columns "
@@ -238,10 +232,15 @@ class HeatMap:
             )
         values = []
         for label, line in zip(rows, grid, strict=True):
-            cells = fields.items(line, f"row {label!r}")
+            cells = checks.items(f"row {label!r}", line)
             _same_length(f"row {label!r} of {self.title!r}", len(columns), values=cells)
             values.append(tuple(_present(cell, f"row {label!r}") for cell in cells))
-        _set(self, rows=rows, columns=columns, values=tuple(values))
+        store(self, rows=rows, columns=columns, values=tuple(values))
+
+    def size(self) -> tuple[float, float]:
+        """Width and height that it is drawn at, in inches."""
+        width = 5.2 + 0.22 * max(0, len(self.columns) - 12)
+        return min(width, 11), min(max(3.4, 1.2 + 0.29 * len(self.rows)), 9)
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption, with a colour bar, into matplotlib `axes`."""
@@ -294,7 +293,7 @@ def figure_from_json(value: Any, name: str) -> Figure:
     cls = KINDS[kind]
     values = record_fields(cls, {key: item for key, item in value.items() if key != "kind"}, name)
     if kind in _SERIES:
-        series = fields.items(values["series"], f"series of {name}")
+        series = checks.items(f"series of {name}", values["series"])
         record = _SERIES[kind]
         values["series"] = tuple(
             record(**record_fields(record, item, f"series {i} of {name}")) for i, item in enumerate(series)
@@ -307,18 +306,18 @@ def record_fields(cls: type, value: Any, name: str) -> dict[str, Any]:
     missing = dataclasses.MISSING
     needed = {f.name: f.default is missing and f.default_factory is missing for f in dataclasses.fields(cls)}
     required = [field for field, need in needed.items() if need]
-    return fields.known(value, required, needed, name)
+    return fields.known(name, value, required, needed)
 
 
 def _fields_to_json(record: Any) -> dict[str, Any]:
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     if "series" in values:
         return values | {"series": [_fields_to_json(series) for series in values["series"]]}
-    return {key: fields.to_json(value) for key, value in values.items()}
+    return values
 
 
 def _records(values: object, cls: type, name: str) -> tuple[Any, ...]:
-    records = fields.items(values, name)
+    records = checks.items(name, values)
     if not records:
         raise InputError(f"{name} must hold at least one {cls.__name__}")
     for record in records:
@@ -329,5 +328,5 @@ def _records(values: object, cls: type, name: str) -> tuple[Any, ...]:
 
 def _present(value: object, name: str) -> float | None:
     """None for what is missing, so that equal maps compare equal (NaN never does)."""
-    value = None if value is None else fields.number(value, name)
+    value = None if value is None else fields.real(name, value)
     return None if value is None or math.isnan(value) else value

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hardy.report.display import format_cell, printable
-from hardy.report.figures import Cell
-from hardy.report.tables import page_table
+from hardy.report.tables import PageTable, data_table, row_table
 
 if TYPE_CHECKING:
     from hardy.report import Report
@@ -17,18 +16,14 @@ def page(report: "Report") -> str:
     parts = [f"# {_text(report.title)}", *(_text(sentence) for sentence in report.summary)]
     if report.rows:
         parts.append("## Results")
-        table = page_table(report.rows)
-        rows = [(metric, *row) for metric, group in table.groups for row in group]
-        parts.append(_table(("metric", *table.columns), (False, *table.numeric), rows))
+        parts.append(_table(row_table(report.rows)))
     if report.figures:
         parts.append("## Figures")
     for figure in report.figures:
-        columns, data = figure.data()
-        numeric = [all(not isinstance(cell, str) for cell in column) for column in zip(*data, strict=True)]
         parts.append(f"### {_text(figure.title)}")
         parts.append(_text(figure.caption))
         # The empty lines make GitHub read the table inside as Markdown.
-        parts.append(f"<details><summary>Data</summary>\n\n{_table(columns, numeric, data)}\n\n</details>")
+        parts.append(f"<details><summary>Data</summary>\n\n{_table(data_table(figure))}\n\n</details>")
     if report.settings:
         parts.append("## Settings")
         parts.append("\n".join(f"- {_text(key)}: {_text(format_cell(item))}" for key, item in report.settings.items()))
@@ -38,9 +33,14 @@ def page(report: "Report") -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(columns: Sequence[str], numeric: Sequence[bool], rows: Sequence[Sequence[Cell]]) -> str:
-    lines = [_line(columns), _line(["---:" if right else "---" for right in numeric], escape=False)]
-    return "\n".join([*lines, *(_line([format_cell(cell) for cell in row]) for row in rows)])
+def _table(table: PageTable) -> str:
+    """A table whose groups are named in a column of their own."""
+    columns, numeric = table.columns, table.numeric
+    lines = [cells if name is None else (name, *cells) for name, group in table.groups for cells in group]
+    if any(name is not None for name, _ in table.groups):
+        columns, numeric = ("metric", *columns), (False, *numeric)
+    rule = _line(["---:" if right else "---" for right in numeric], escape=False)
+    return "\n".join([_line(columns), rule, *map(_line, lines)])
 
 
 def _line(cells: Sequence[str], escape: bool = True) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from hardy.checks import items, text, texts
 from hardy.errors import InputError
-from hardy.report import fields
+from hardy.report.fields import store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,16 +43,15 @@ class Pictures:
 
     def __post_init__(self) -> None:
         for name in ("title", "caption"):
-            fields.text(getattr(self, name), name)
-        rows, columns = fields.texts(self.rows, "rows"), fields.texts(self.columns, "columns")
-        images = tuple(fields.texts(line, "images") for line in fields.items(self.images, "images"))
+            text(name, getattr(self, name))
+        rows, columns = texts("rows", self.rows), texts("columns", self.columns)
+        images = tuple(texts("images", line) for line in items("images", self.images))
         if not rows or not columns or [len(line) for line in images] != [len(columns)] * len(rows):
             raise InputError(
                 f"{self.title!r} needs a picture for each of its {len(rows)} rows and {len(columns)} columns "
                 f"(at least 1 each), got {[len(line) for line in images]}"
             )
-        for name, value in (("rows", rows), ("columns", columns), ("images", images)):
-            object.__setattr__(self, name, value)
+        store(self, rows=rows, columns=columns, images=images)
         for line in images:
             for image in line:
                 _opened(image, self.title)
@@ -67,6 +67,12 @@ class Pictures:
     def arrays(self) -> list[list[np.ndarray]]:
         """The pictures as (height, width, 3) bytes, by row and column."""
         return [[np.array(_opened(image, self.title).convert("RGB")) for image in line] for line in self.images]
+
+    def size(self) -> tuple[float, float]:
+        """Width and height that it is drawn at, in inches."""
+        height, width = self.arrays()[0][0].shape[:2]
+        each = min(2.6, 11 / len(self.columns))
+        return 0.6 + each * len(self.columns), 0.4 + each * height / width * len(self.rows)
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption into matplotlib `axes`."""

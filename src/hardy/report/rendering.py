@@ -1,12 +1,14 @@
 """Turns the figures of a report into files: PNG, and SVG that can stand inside an HTML page."""
 
+from __future__ import annotations
+
 import io
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -17,8 +19,9 @@ from matplotlib.text import Text
 from hardy.files import write_atomic
 from hardy.report.display import printable
 from hardy.report.drawing import CONTROL, GRID, INK, PALETTE, PAPER
-from hardy.report.figures import Figure, HeatMap
-from hardy.report.pictures import Pictures
+
+if TYPE_CHECKING:
+    from hardy.report.figures import Figure
 
 # In SVG these become CSS variables, so that a page may give them other values when it is dark.
 VARIABLES = {
@@ -84,19 +87,11 @@ def to_svg(figure: Figure, prefix: str) -> str:
 @contextmanager
 def _drawn(figure: Figure) -> Iterator[Canvas]:
     """A matplotlib figure with `figure` drawn, in our style whatever the user's matplotlibrc says."""
-    size = (5.2, 3.4)
-    if isinstance(figure, HeatMap):
-        rows, columns = len(figure.rows), len(figure.columns)
-        size = (min(5.2 + 0.22 * max(0, columns - 12), 11), min(max(3.4, 1.2 + 0.29 * rows), 9))
-    elif isinstance(figure, Pictures):
-        height, width = figure.arrays()[0][0].shape[:2]
-        each = min(2.6, 11 / len(figure.columns))
-        size = (0.6 + each * len(figure.columns), 0.4 + each * height / width * len(figure.rows))
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         for key, value in _STYLE.items():
             matplotlib.rcParams[key] = value
-        canvas = Canvas(figsize=size, layout="constrained")
+        canvas = Canvas(figsize=figure.size(), layout="constrained")
         figure.draw(canvas.subplots())
         yield canvas
 

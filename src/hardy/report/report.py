@@ -11,21 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hardy.checks import integer, items, text, texts
 from hardy.errors import InputError, near_misses
-from hardy.files import write_text
+from hardy.files import from_json, to_json, write_text
 from hardy.report.display import printable
-from hardy.report.fields import (
-    free,
-    free_from_json,
-    free_to_json,
-    items,
-    number,
-    scalar,
-    text,
-    texts,
-    to_json,
-    whole,
-)
+from hardy.report.fields import free, real, scalar, store
 from hardy.report.figures import KINDS, Figure, figure_from_json, figure_to_json, record_fields
 from hardy.report.tables import terminal_table
 
@@ -65,28 +55,25 @@ class Row:
 
     def __post_init__(self) -> None:
         for name in ("metric", "condition", "unit"):
-            text(getattr(self, name), name)
+            text(name, getattr(self, name))
         where = f"{self.metric} of {self.condition!r}"
         if self.baseline is not None:
-            text(self.baseline, f"baseline of {where}")
+            text(f"baseline of {where}", self.baseline)
         if not isinstance(self.details, Mapping):
             raise InputError(f"details of {where} must be a mapping, got {self.details!r}")
-        checked = {
-            "value": number(self.value, f"value of {where}"),
-            "spread": None if self.spread is None else number(self.spread, f"spread of {where}"),
-            "n": whole(self.n, f"n of {where}"),
-            "seeds": tuple(whole(seed, f"seeds of {where}") for seed in items(self.seeds, f"seeds of {where}")),
-            "details": {
-                text(key, f"a key in details of {where}"): scalar(value, f"details[{key!r}] of {where}")
+        store(
+            self,
+            value=real(f"value of {where}", self.value),
+            spread=None if self.spread is None else real(f"spread of {where}", self.spread),
+            n=integer(f"n of {where}", self.n, at_least=1),
+            seeds=tuple(integer(f"seeds of {where}", seed) for seed in items(f"seeds of {where}", self.seeds)),
+            details={
+                text(f"a key in details of {where}", key): scalar(f"details[{key!r}] of {where}", value)
                 for key, value in self.details.items()
             },
-        }
-        if checked["spread"] is not None and checked["spread"] < 0:
-            raise InputError(f"spread of {where} must not be negative, got {self.spread}")
-        if checked["n"] < 1:
-            raise InputError(f"n of {where} must be at least 1, got {self.n}")
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        )
+        if self.spread is not None and self.spread < 0:
+            raise InputError(f"spread of {where} must not be negative, got {self.spread:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,24 +100,23 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        text(self.title, "title")
+        text("title", self.title)
         if not isinstance(self.settings, Mapping):
             raise InputError(f"settings must be a mapping, got {self.settings!r}")
-        checked = {
-            "summary": texts(self.summary, "summary"),
-            "rows": items(self.rows, "rows"),
-            "figures": items(self.figures, "figures"),
-            "settings": free(self.settings, "settings"),
-            "notes": texts(self.notes, "notes"),
-        }
-        for row in checked["rows"]:
+        store(
+            self,
+            summary=texts("summary", self.summary),
+            rows=items("rows", self.rows),
+            figures=items("figures", self.figures),
+            settings=free("settings", self.settings),
+            notes=texts("notes", self.notes),
+        )
+        for row in self.rows:
             if not isinstance(row, Row):
                 raise InputError(f"rows must hold Row only, got {row!r:.80}")
-        for figure in checked["figures"]:
+        for figure in self.figures:
             if type(figure) not in KINDS.values():
                 raise InputError(f"figures must hold Lines, Bars, HeatMap or Pictures, got {figure!r:.80}")
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
 
     def select(self, metric: str | None = None, condition: str | None = None) -> tuple[Row, ...]:
         """The rows of this metric and this condition, in order; None means any."""
@@ -192,21 +178,17 @@ class Report:
 
     def to_json(self) -> str:
         """The whole report as JSON text; `from_json` restores it exactly, infinity and NaN included."""
-        rows = [
-            {f.name: to_json(getattr(row, f.name)) for f in fields(row)} | {"details": free_to_json(row.details)}
-            for row in self.rows
-        ]
         value = {
             "format": FORMAT,
             "version": VERSION,
             "title": self.title,
             "summary": self.summary,
-            "rows": rows,
+            "rows": [{field.name: getattr(row, field.name) for field in fields(row)} for row in self.rows],
             "figures": [figure_to_json(figure) for figure in self.figures],
-            "settings": free_to_json(self.settings),
+            "settings": self.settings,
             "notes": self.notes,
         }
-        return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        return json.dumps(to_json(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, source: str | Mapping[str, Any]) -> "Report":
@@ -221,20 +203,19 @@ class Report:
             raise InputError(f"the report is not JSON: {error}") from None
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise InputError(f'this is not a hardy report: it must be a JSON object with "format": "{FORMAT}"')
-        version = whole(value.get("version"), "version of the report")
+        version = integer("version of the report", value.get("version"))
         if version != VERSION:
             advice = "; it was written by a newer hardy" if version > VERSION else ""
             raise InputError(f"the report has format version {version}, this hardy reads version {VERSION}{advice}")
-        content = {key: item for key, item in value.items() if key not in ("format", "version")}
-        content = record_fields(cls, content, "the report")
-        for name, read in (("rows", _row), ("figures", figure_from_json)):
-            entries = items(content.get(name, ()), name)
-            content[name] = tuple(read(entry, f"{name}[{i}]") for i, entry in enumerate(entries))
         try:
-            content["settings"] = free_from_json(content.get("settings", {}), "settings")
+            content = {key: from_json(item) for key, item in value.items() if key not in ("format", "version")}
+            content = record_fields(cls, content, "the report")
+            for name, read in (("rows", _row), ("figures", figure_from_json)):
+                entries = items(name, content.get(name, ()))
+                content[name] = tuple(read(entry, f"{name}[{i}]") for i, entry in enumerate(entries))
             return cls(**content)
         except RecursionError:
-            raise InputError("settings are nested too deeply to be read") from None
+            raise InputError("the report is nested too deeply to be read") from None
 
     def to_markdown(self) -> str:
         """The report as Markdown, its figures as their data."""
@@ -286,9 +267,7 @@ class Report:
 
 
 def _row(value: Any, name: str) -> Row:
-    content = record_fields(Row, value, name)
-    content["details"] = free_from_json(content.get("details", {}), f"details of {name}")
-    return Row(**content)
+    return Row(**record_fields(Row, value, name))
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -12,6 +12,7 @@ from hardy.report.display import format_cell, format_measurement, format_number,
 
 if TYPE_CHECKING:
     from hardy.report import Row
+    from hardy.report.figures import Figure
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,22 @@ class Column:
 
 
 @dataclass(frozen=True)
-class RowTable:
-    """Rows as text: `groups` are (metric, lines), and a line has a cell for each of `columns`."""
+class PageTable:
+    """A table as text: `groups` are (name or None, lines), and a line has a cell for each of `columns`."""
 
     columns: tuple[str, ...]
     numeric: tuple[bool, ...]
-    groups: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
+    groups: tuple[tuple[str | None, tuple[tuple[str, ...], ...]], ...]
 
 
-def page_table(rows: Sequence["Row"]) -> RowTable:
+def data_table(figure: "Figure") -> PageTable:
+    """The data of a figure, in one group."""
+    columns, rows = figure.data()
+    numeric = [all(not isinstance(cell, str) for cell in column) for column in zip(*rows, strict=True)]
+    return PageTable(columns, tuple(numeric) or (False,) * len(columns), ((None, tuple(map(_texts, rows))),))
+
+
+def row_table(rows: Sequence["Row"]) -> PageTable:
     """All that `rows` hold, without the columns that none of them uses."""
     columns = [
         Column("condition", _texts([row.condition for row in rows])),
@@ -71,19 +79,19 @@ def terminal_table(rows: Sequence["Row"], every_row: Sequence["Row"]) -> Table:
             width=widest if numeric else None,
         )  # fmt: skip
     for metric, lines in grouped.groups:
-        table.add_row(Text(printable(metric), style="cyan"))
+        table.add_row(Text(printable(metric or ""), style="cyan"))
         for line in lines:
             table.add_row(*map(Text, line))
         table.add_section()
     return table
 
 
-def _grouped(rows: Sequence["Row"], columns: Sequence[Column]) -> RowTable:
+def _grouped(rows: Sequence["Row"], columns: Sequence[Column]) -> PageTable:
     used = [column for column in columns if any(column.cells)]
     groups: dict[str, list[tuple[str, ...]]] = {row.metric: [] for row in rows}
     for i, row in enumerate(rows):
         groups[row.metric].append(tuple(column.cells[i] for column in used))
-    return RowTable(
+    return PageTable(
         columns=tuple(column.name for column in used),
         numeric=tuple(column.numeric for column in used),
         groups=tuple((metric, tuple(lines)) for metric, lines in groups.items()),

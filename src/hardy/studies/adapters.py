@@ -16,6 +16,7 @@ from torch import nn
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.halora import HaLoRA
 from hardy.core import selection
+from hardy.core.layers import Layers
 from hardy.core.method import Method
 from hardy.core.rng import generator
 from hardy.core.selection import LINEAR, Selector
@@ -29,7 +30,7 @@ BATCH, WINDOW = 4, 128
 _DONE = "trained.json"
 
 
-def whole_layers(model: nn.Module, select: Selector | None, layers: str | int | None) -> tuple[str, ...]:
+def whole_layers(model: nn.Module, select: Selector | None, layers: Layers | None) -> tuple[str, ...]:
     """Names of the linear layers that can have an adapter; with `select` all of these, or HaLoRA says why not."""
     sites = selection.select(model, select or LINEAR, layers=layers)
     if select is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -200,20 +201,31 @@ def _noise_figure(rows: Mapping[str, Row], whole: Conditions) -> Lines:
 
 
 def _heat_map(ranking: Ranking, sites: Sequence[Site]) -> HeatMap:
-    """Layers by projections; sites without a role stand under the last part of their name."""
+    """Layers, stack by stack, by projections, expert by expert; without a role, by the last part of the name.
+
+    What still falls into one cell is told apart by its name in the layer, so that no score hides another.
+    """
     order = {role: place for place, role in enumerate(ROLES)}
-    of = {site.name: (site.layer, site.role or site.name.rpartition(".")[2]) for site in sites}
-    layers = sorted({layer for layer, _ in of.values() if layer is not None})
-    columns = sorted({column for _, column in of.values()}, key=lambda column: (order.get(column, len(order)), column))
-    scores = {of[name]: score for name, score in ranking.scores.items()}
+    inside = [site for site in sites if site.layer is not None]
+    cells = Counter((site.layer_name, site.part_name) for site in inside)
+    shared = {part for (_, part), count in cells.items() if count > 1}
+    of = {s.name: (s.layer_name, _name_in_layer(s) if s.part_name in shared else s.part_name) for s in inside}
+    by_column = sorted(inside, key=lambda s: (order.get(s.role or "", len(order)), s.role or s.name, s.expert or 0))
+    columns = list(dict.fromkeys(of[site.name][1] for site in by_column))
+    layers = list(dict.fromkeys(site.layer_name for site in inside))
+    scores = {of[name]: score for name, score in ranking.scores.items() if name in of}
     return HeatMap(
         title=f"Fragility by {ranking.by}",
         caption=f"{ranking.meaning.capitalize()}.",
-        rows=tuple(f"layer {layer}" for layer in layers),
+        rows=tuple(layers),
         columns=tuple(columns),
         values=tuple(tuple(scores.get((layer, column)) for column in columns) for layer in layers),
         unit=ranking.unit,
     )
+
+
+def _name_in_layer(site: Site) -> str:
+    return site.name.partition(f"{site.layer}.")[2] or site.name
 
 
 def _protection_figure(rows: Mapping[str, Row], groups: Conditions, ranking: Ranking) -> Lines:

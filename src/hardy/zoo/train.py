@@ -8,17 +8,19 @@ from typing import Any
 
 import torch
 import transformers
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from hardy import checks
 from hardy.core.artefact import no_progress_bars
+from hardy.core.checkpoint import Checkpoint
+from hardy.core.progress import progress
 from hardy.core.rng import derive
 from hardy.errors import InputError
-from hardy.files import write_atomic, write_json, write_text
+from hardy.files import follow_umask, write_json, write_text
 from hardy.zoo.recipe import Data, Recipe
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = "checkpoint.safetensors"
 LOG = "training.jsonl"
 
 
@@ -51,11 +53,11 @@ def train(
         InputError: `steps` is not positive, or the checkpoint in `out` belongs to another recipe, or its decay has
             begun for other `steps`.
     """
+    steps = recipe.steps if steps is None else checks.integer("steps", steps, at_least=1)
+    validate_every = checks.integer("validate_every", validate_every, at_least=1)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    if steps is not None and steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
-    steps = steps or recipe.steps
+    checkpoint = Checkpoint(out / CHECKPOINT, kind="training of a language model", identity=_settings(recipe))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     data = recipe.data(recipe, out)
     data.tokenizer.save_pretrained(out)
@@ -65,7 +67,7 @@ def train(
     if device == "cpu":
         model.set_attn_implementation("eager")  # twice as fast to train on a CPU as the fused kernel
     optimizers = _optimizers(model, recipe)
-    start, seconds = _resume(out, recipe, steps, model, optimizers)
+    start, seconds = _resume(checkpoint, recipe, steps, model, optimizers)
 
     # A mixture of experts is also trained to spread its tokens over them.
     balance = getattr(model.config, "router_aux_loss_coef", 0.0)
@@ -79,9 +81,7 @@ def train(
 
     step_loss = torch.compile(loss_of) if compile else loss_of
     clock, running = time.monotonic(), 0.0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task(recipe.name, total=steps, completed=start)
+    with progress(recipe.name, steps, done=start) as bar:
         for step in range(start, steps):
             factor = recipe.learning_rate(step, steps)
             for optimizer in optimizers:
@@ -96,8 +96,8 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             running += loss.item()
-            progress.update(task, advance=1)
             done = step + 1
+            bar.update(done)
             if done % validate_every == 0 or done == steps:
                 since = done - max(start, (done - 1) // validate_every * validate_every)
                 model.eval()
@@ -112,8 +112,8 @@ def train(
                     "seconds": seconds + time.monotonic() - clock,
                 }
                 running = 0.0
-                _checkpoint(out, recipe, steps, done, line, model, optimizers)
-                progress.console.print(
+                _save(checkpoint, steps, line, model, optimizers)
+                bar.print(
                     f"step {done}  train loss {line['train_loss']:.4f}  validation loss {nats:.4f}  "
                     f"{line['seconds'] / 60:.1f} min"
                 )
@@ -148,42 +148,38 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def _checkpoint(
-    out: Path,
-    recipe: Recipe,
+def _save(
+    checkpoint: Checkpoint,
     steps: int,
-    step: int,
     line: dict[str, Any],
     model: PreTrainedModel,
     optimizers: list[torch.optim.Optimizer],
 ) -> None:
-    state = {
-        "settings": _settings(recipe),
-        "steps": steps,
-        "step": step,
-        "seconds": line["seconds"],
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-    }
-    write_atomic(out / CHECKPOINT, lambda path: torch.save(state, path))
-    log = out / LOG
+    states = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+    checkpoint.save({"steps": steps, "step": line["step"], "seconds": line["seconds"], **states})
+    log = checkpoint.path.with_name(LOG)
     lines = [json.loads(text) for text in log.read_text().splitlines()] if log.is_file() else []
-    lines = [old for old in lines if old["step"] < step] + [line]
+    lines = [old for old in lines if old["step"] < line["step"]] + [line]
     write_text(log, "".join(json.dumps(entry) + "\n" for entry in lines))
 
 
 def _resume(
-    out: Path, recipe: Recipe, steps: int, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer]
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    steps: int,
+    model: PreTrainedModel,
+    optimizers: list[torch.optim.Optimizer],
 ) -> tuple[int, float]:
-    """Load the checkpoint of `out`, if there is one; its step and the seconds spent so far."""
-    if not (out / CHECKPOINT).is_file():
+    """Load the checkpoint, if there is one; its step and the seconds spent so far."""
+    old = checkpoint.path.with_suffix(".pt")
+    if old.is_file() and not checkpoint.path.exists():
+        raise InputError(f"{old} is a checkpoint that this hardy no longer reads; remove it to train anew")
+    state = checkpoint.load()
+    if state is None:
         return 0, 0.0
-    state = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
-    if state["settings"] != _settings(recipe):
-        raise InputError(f"{out / CHECKPOINT} was made by another recipe: {state['settings']}")
     if steps != state["steps"] and recipe.learning_rate(state["step"] - 1, state["steps"]) < 1:
         raise InputError(
-            f"steps={steps}: the learning rate of {out / CHECKPOINT} is already falling (or still rising) for "
+            f"steps={steps}: the learning rate of {checkpoint.path} is already falling (or still rising) for "
             f"{state['steps']} steps at step {state['step']}; go on with {state['steps']}, or train anew elsewhere"
         )
     model.load_state_dict(state["model"])
@@ -203,6 +199,8 @@ def _finish(
     model.to(torch.device("cpu"), torch.float16)  # pyright: ignore[reportArgumentType]
     with no_progress_bars():
         model.save_pretrained(out)
+    for weights in out.glob("*.safetensors"):
+        follow_umask(weights)
     model.float()
     lines = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
     card = {

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from hardy.core.hooks import run, watch
+from hardy.core.points import Point, Side
 from hardy.core.selection import Selector, Site, select
 from hardy.errors import InputError
 
@@ -16,7 +19,7 @@ from hardy.errors import InputError
 class Statistic(abc.ABC):
     """What is gathered at one site. `value` is the result so far."""
 
-    of = "input"
+    of: Side = "input"
     """Which side of the module is watched: "input" or "output"."""
 
     value: torch.Tensor
@@ -67,7 +70,7 @@ class Histogram(Statistic):
 class RoutingCounts(Statistic):
     """How often each expert is among the `top_k` of a router's logits, (experts,) int64."""
 
-    of = "output"
+    of: Side = "output"
 
     def __init__(self, top_k: int) -> None:
         self.top_k = top_k
@@ -91,9 +94,8 @@ def observe(
 
     Args:
         model: any module; it is run in its current mode, in evaluation mode if it should not train.
-        batches: each a tensor (given to the model as its first argument, or as `input_ids` to a Hugging Face
-            model), a tuple (positional arguments) or a mapping (keyword arguments). Every position counts, padding
-            too, so give unpadded text.
+        batches: each a tensor, a tuple or a mapping, as for `hardy.core.hooks.arguments`. Every position counts,
+            padding too, so give unpadded text.
         sites: where, as in `hardy.core.selection.select`. A part of a fused projection sees the input of the whole,
             and its own rows of the output.
         statistics: classes or zero-argument factories, e.g. `[SecondMoment, lambda: RoutingCounts(2)]`.
@@ -111,61 +113,30 @@ def observe(
         if site.parameter not in {None, "weight"}:
             raise InputError(f"{site.name} is one of several weights in a module: observe {site.module} instead")
     gathered = {site.name: [factory() for factory in statistics] for site in found}
-    ran: set[str] = set()
-    handles = []
-    try:
-        for site in found:
-            module = model.get_submodule(site.module)
-            hook = _hook(site, gathered[site.name], ran)
-            handles.append(module.register_forward_hook(hook, with_kwargs=True))
-        count = 0
+    watchers = {
+        Point(f"the {side} of {site.name}", site.module, side): functools.partial(_gather, site, side, of_side)
+        for site in found
+        for side in ("input", "output")
+        if (of_side := [statistic for statistic in gathered[site.name] if statistic.of == side])
+    }
+    count = 0
+    with watch(model, watchers, strict=False) as hooks:
         for count, batch in enumerate(batches, start=1):  # noqa: B007
             run(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     if count == 0:
         raise InputError("observe was given no batches")
-    idle = [site.name for site in found if site.name not in ran]
-    if len(idle) == len(found):
-        raise InputError(f"none of the {len(found)} sites was run by the model; the first is {idle[0]}")
+    if watchers and not any(hooks.calls.values()):
+        raise InputError(f"none of the {len(found)} sites was run by the model; the first is {found[0].name}")
     return gathered
 
 
-def run(model: nn.Module, batch: Any) -> None:
-    """Give one batch to `model`, as `observe` does.
-
-    Raises:
-        InputError: it is neither a tensor, nor a tuple, nor a mapping.
-    """
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, tuple):
-        model(*batch)
-    elif not isinstance(batch, torch.Tensor):
-        raise InputError(f"a batch is a tensor, a tuple or a mapping, got {type(batch).__name__}")
-    elif hasattr(model, "config") and not batch.is_floating_point():
-        model(input_ids=batch)
-    else:
-        model(batch)
-
-
-def _hook(site: Site, gathered: list[Statistic], ran: set[str]) -> Callable[..., None]:
-    def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
-        ran.add(site.name)
-        inputs = [x for x in (*arguments, *keywords.values()) if isinstance(x, torch.Tensor)]
-        outputs = [x for x in (output if isinstance(output, tuple) else [output]) if isinstance(x, torch.Tensor)]
-        for statistic in gathered:
-            tensors = outputs if statistic.of == "output" else inputs
-            if not tensors:
-                raise InputError(f"the {statistic.of} of {site.name} is not a tensor; observe a module inside it")
-            features = tensors[0].detach()
-            if site.rows is not None and statistic.of == "output":
-                features = features[..., site.rows[0] : site.rows[1]]
-            features = features.reshape(-1, features.shape[-1])
-            if not torch.isfinite(features).all():
-                raise InputError(f"the {statistic.of} of {site.name} holds NaN or infinite values")
-            if len(features):
-                statistic.update(features.float() if features.is_floating_point() else features)
-
-    return hook
+def _gather(site: Site, side: Side, statistics: list[Statistic], activation: torch.Tensor) -> None:
+    features = activation.detach()
+    if site.rows is not None and side == "output":
+        features = features[..., site.rows[0] : site.rows[1]]
+    features = features.reshape(-1, features.shape[-1])
+    if not torch.isfinite(features).all():
+        raise InputError(f"the {side} of {site.name} holds NaN or infinite values")
+    if len(features):
+        for statistic in statistics:
+            statistic.update(features.float() if features.is_floating_point() else features)

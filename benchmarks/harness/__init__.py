@@ -1,0 +1,23 @@
+"""What every benchmark shares: results in one form, timing in turns, subjects, and tables made from data."""
+
+from benchmarks.harness.catalogue import FOLDER, NotMeasuredError
+from benchmarks.harness.models import SHARED, TEXTS, real_models, text_of
+from benchmarks.harness.result import Result, Value, mean_of, rows
+from benchmarks.harness.timing import in_own_process, in_turns, peak_memory, timed
+
+__all__ = [
+    "FOLDER",
+    "SHARED",
+    "TEXTS",
+    "NotMeasuredError",
+    "Result",
+    "Value",
+    "in_own_process",
+    "in_turns",
+    "mean_of",
+    "peak_memory",
+    "real_models",
+    "rows",
+    "text_of",
+    "timed",
+]

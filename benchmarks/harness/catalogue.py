@@ -1,0 +1,92 @@
+"""Which benchmarks there are, the options their committed results were measured with, and what identifies a script."""
+
+import ast
+import hashlib
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parents[1]
+
+# Results that are one of several of a script, or not measured with its defaults; all others are named as their script.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "calibrated-quality": ("calibrated", {"part": "quality"}),
+    "calibrated-speed": ("calibrated", {"part": "speed"}),
+    "noise_aware-cost": ("noise_aware", {"part": "cost"}),
+    "noise_aware-language": ("noise_aware", {"part": "language"}),
+    "noise_aware-vision": ("noise_aware", {"part": "vision"}),
+    "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
+    "splat-fox-135": ("splat", {}),
+    "splat-fox-135-long": (
+        "splat",
+        {"steps": 4000, "budget": 30000, "only": "vanilla,global_to_local,reactivate,both"},
+    ),
+    "splat-fox-270": ("splat", {"downscale": 1}),
+    "splat-room": ("splat", {"scene": "room", "steps": 1000, "budget": 20000}),
+    "splat-room-long": ("splat", {"scene": "room", "steps": 5000, "budget": 20000}),
+    "splat-room-unlimited": ("splat", {"scene": "room", "steps": 1000}),
+}
+SCRIPTS = {script for script, _ in VARIANTS.values()}
+
+
+class NotMeasuredError(Exception):
+    """A benchmark, or a part of one, that cannot run here: data, a package or a machine is missing."""
+
+
+def names() -> list[str]:
+    """Of every result that can be measured."""
+    whole = {path.stem for path in FOLDER.glob("*.py") if has_run(path)} - SCRIPTS
+    return sorted({*whole, *VARIANTS})
+
+
+def of(name: str) -> tuple[str, dict[str, Any]]:
+    """The script of a result, and its options.
+
+    Raises:
+        KeyError: there is no such benchmark.
+    """
+    if name not in names():
+        raise KeyError(name)
+    return VARIANTS.get(name, (name, {}))
+
+
+def tree(script: str) -> ast.Module:
+    return ast.parse((FOLDER / f"{script}.py").read_text(encoding="utf-8"))
+
+
+def has_run(path: Path) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree(path.stem).body)
+
+
+def title(script: str) -> str:
+    """The first line of its docstring."""
+    return (ast.get_docstring(tree(script)) or script).splitlines()[0]
+
+
+def sha256(script: str) -> str:
+    """Of the code of a script and of the benchmarks it imports from: comments, docstrings and layout do not count."""
+    digest = hashlib.sha256()
+    for name in sorted(_with_imports(script, set())):
+        digest.update(f"{name}: {_code(tree(name))}\n".encode())
+    return digest.hexdigest()
+
+
+def _with_imports(script: str, seen: set[str]) -> set[str]:
+    seen.add(script)
+    for node in ast.walk(tree(script)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "benchmarks":
+            for name in (str(node.module).partition(".")[2], *(alias.name for alias in node.names)):
+                if name not in seen and (FOLDER / f"{name}.py").is_file():
+                    _with_imports(name, seen)
+    return seen
+
+
+def _code(node: Any) -> str:
+    """A text of the syntax tree that is the same in every version of Python: without empty fields and docstrings."""
+    if isinstance(node, list):
+        return "[" + ",".join(map(_code, node)) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
+    if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+        fields["body"] = node.body[1:]
+    return f"{type(node).__name__}({','.join(f'{name}={_code(value)}' for name, value in fields.items())})"

@@ -1,0 +1,60 @@
+"""Times and memory that can be compared: everybody in turns, so that a busy moment of the machine hits all alike."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+Found = TypeVar("Found")
+
+
+def timed(act: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
+    """A function that does the same and gives the seconds it took."""
+
+    def run() -> float:
+        begun = clock()
+        act()
+        return clock() - begun
+
+    return run
+
+
+def in_turns(
+    contenders: Mapping[str, Callable[[], Found]], *, rounds: int, warm_up: int = 1, seconds: float = 0.0
+) -> dict[str, list[Found]]:
+    """What each contender gives in every round (A B A B ...), after `warm_up` rounds that do not count.
+
+    Rounds go on until there are `rounds` of them and `seconds` have passed.
+    """
+    for _ in range(warm_up):
+        for act in contenders.values():
+            act()
+    found: dict[str, list[Found]] = {name: [] for name in contenders}
+    begun, done = time.monotonic(), 0
+    while done < rounds or time.monotonic() - begun < seconds:
+        for name, act in contenders.items():
+            found[name].append(act())
+        done += 1
+    return found
+
+
+def in_own_process(function: Callable[..., Found], *arguments: Any, threads: int = 1) -> Found:
+    """What a function of a module gives in a fresh process, whose memory and threads are its own."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(function, *arguments).result()
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def peak_memory(field: str = "VmHWM") -> float:
+    """MB of this process, at most (VmHWM) or now (VmRSS); Linux only: what getrusage says is the parent's too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
