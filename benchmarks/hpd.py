@@ -8,6 +8,7 @@ them. With the columns scaled (ours) and plain (the paper's). Ten chip instances
 the scan on the calibration text. hpd_rwkv.py does the same on a published model.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -17,18 +18,24 @@ from benchmarks.harness import Result, mean_of, rows
 from hardy.analog import Deploy, HybridProjection, noise_sensitivity
 from hardy.core import Ranking
 from hardy.evaluate import mean_loss
-from hardy.hardware import Chip
-from hardy.hardware.device import AdditiveDevice, ProportionalDevice
+from hardy.hardware import AdditiveNoise, Chip, ProportionalNoise
+from hardy.hardware.noise import Scale
 
 TOKENS = 2048
 SEEDS = range(10)
 SCAN_SEEDS = range(100, 103)  # other chip instances than those measured
+
+
+def _additive(cell: float, relative_to: Scale) -> tuple[float, Chip]:
+    """The noise that cells with this much of it give a weight, a pair of them: strength to three digits, and chip."""
+    strength = cell * math.sqrt(2)
+    return float(f"{strength:.3g}"), Chip.with_noise(AdditiveNoise(strength=strength, relative_to=relative_to))
+
+
 NOISES = {
-    "proportional": [(s, Chip(device=ProportionalDevice(program=s))) for s in (0.1, 0.3, 0.6)],
-    "relative to the tensor's largest weight": [
-        (s, Chip(device=AdditiveDevice(program=s), weight_range="tensor")) for s in (0.02, 0.05)
-    ],
-    "relative to each output's largest weight": [(s, Chip(device=AdditiveDevice(program=s))) for s in (0.05, 0.1)],
+    "proportional": [(s, Chip.with_noise(ProportionalNoise(strength=s))) for s in (0.1, 0.3, 0.6)],
+    "relative to the tensor's largest weight": [_additive(cell, "tensor-absmax") for cell in (0.02, 0.05)],
+    "relative to each output's largest weight": [_additive(cell, "channel-absmax") for cell in (0.05, 0.1)],
     "ReRAM (Wan et al.)": [(1.0, Chip.preset("reram-wan").without_periphery())],
 }
 

@@ -164,7 +164,7 @@ def repairs() -> str:
     romer = "ROMER, both parts; random replacement|tiny-moe, perplexity, {noise}"
     parts = [
         lines("hpd", hpd, {"noise": noise, "strength": strength}, "HPD last", "HPD random", "noisy")
-        for noise, strength in (("proportional", 0.3), ("relative to the tensor's largest weight", 0.05))
+        for noise, strength in (("proportional", 0.3), ("relative to the tensor's largest weight", 0.0707))
     ]
     parts += [
         lines("romer", romer, {"noise": noise}, "both", "random replacement", "noisy")
@@ -174,7 +174,7 @@ def repairs() -> str:
         for place in ("shallow", "middle", "deep"):
             what = f"three copies of two {place} layers; of random ones|tiny-llama, perplexity, {{noise}}"
             parts.append(lines("redundancy", what, {"noise": noise}, place, "random", "none"))
-    for noise, level in (("proportional", "proportional 0.4"), ("additive", "additive 0.1")):
+    for noise, level in (("proportional", "proportional 0.4"), ("additive", "additive 0.141421")):
         for place in ("shallow", "middle", "deep"):
             accuracies = ("steps, no noise", f"steps, {level}", f"steps, {place} copied, {level}")
             cells = (

@@ -8,6 +8,7 @@ instance, before the first run of this, showed that a narrower grid would not ge
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import hardy
 from benchmarks.harness import Result
 from hardy.studies import reasoning
 
-LEVELS: dict[Any, tuple[float, ...]] = {"proportional": (0.2, 0.4, 0.8), "additive": (0.05, 0.1, 0.2)}
+LEVELS: dict[Any, tuple[float, ...]] = {
+    "proportional": (0.2, 0.4, 0.8),
+    "additive": tuple(math.sqrt(2) * cell for cell in (0.05, 0.1, 0.2)),  # a weight is a pair of cells
+}
 PROBLEMS = 40
 SEEDS = 10
 

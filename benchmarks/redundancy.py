@@ -6,6 +6,7 @@ Two of eight layers get three copies each, so every condition has as many extra 
 twice as many, two copies of every layer. Ten chip instances, perplexity on the evaluation text.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,15 +15,15 @@ import hardy
 from benchmarks.harness import Result, mean_of, rows
 from hardy.analog import Deploy, Redundancy
 from hardy.evaluate import mean_loss
-from hardy.hardware import Chip, model_cost
-from hardy.hardware.device import AdditiveDevice, ProportionalDevice
+from hardy.hardware import AdditiveNoise, Chip, ProportionalNoise, model_cost
 
 TOKENS = 1024
 SEEDS = range(10)
 COUNTED = Chip.preset("reram-wan")  # 256 x 256 tiles
 NOISES = {
-    "proportional 0.3": Chip(device=ProportionalDevice(program=0.3)),
-    "additive 5 % of each output's largest weight": Chip(device=AdditiveDevice(program=0.05)),
+    "proportional 0.3": Chip.with_noise(ProportionalNoise(strength=0.3)),
+    # 5 % of each cell, of which a weight is a pair.
+    "additive 7.07 % of each output's largest weight": Chip.with_noise(AdditiveNoise(strength=0.05 * math.sqrt(2))),
     "ReRAM (Wan et al.) with 0.5 % of cells stuck": Chip(
         device=COUNTED.device, tile_rows=256, tile_columns=256, stuck_low=0.0025, stuck_high=0.0025, read_noise=0.0
     ),

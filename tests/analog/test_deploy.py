@@ -9,15 +9,22 @@ from models import ConvNet, assert_same, build, same_bytes, snapshot
 from torch import nn
 
 import hardy
-from hardy.analog import AnalogConv1D, AnalogConv2d, AnalogLinear, Deploy, drift, program
-from hardy.core import InputError, chain, changes, select, weight_of
-from hardy.hardware import AdditiveDevice, AdditiveNoise, Chip, hold
+from hardy.analog import AnalogConv1D, AnalogConv2d, AnalogLinear, Deploy, clipping, drift, program
+from hardy.analog.deploy import stored_weights
+from hardy.core import InputError, Site, chain, changes, select, weight_of
+from hardy.hardware import AdditiveDevice, AdditiveNoise, Chip, program_matrix
 
 IDEAL = Chip.preset("ideal")
 PCM = Chip.preset("pcm")
 WEIGHTS_ONLY = PCM.without_periphery()
 EIGHT_BITS = dataclasses.replace(IDEAL, dac_bits=16, adc_bits=16, adc_range=64.0, tile_rows=16, tile_columns=16)
 """Converters so fine that the result is that of the digital model."""
+
+
+def stored(model: nn.Module, site: Site | str) -> torch.Tensor:
+    """What the arrays hold of a weight, (out, in)."""
+    module = model.get_submodule(site if isinstance(site, str) else site.module)
+    return module.stored.matrices(module.stored_weight().detach())
 
 
 def logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
@@ -74,8 +81,9 @@ def test_weights_are_those_of_the_chip_instance(llama: nn.Module) -> None:
     site = select(llama, "mlp.down", layers=1)[0]
     clean = weight_of(llama, site).clone()
     Deploy(chip=PCM, select="mlp.down", seed=4, seconds=100).apply(llama)
-    expected = hold(clean, PCM, seed=4, name=site.name, seconds=100).weight
-    assert torch.equal(weight_of(llama, site), expected)
+    expected = program_matrix(clean, PCM, seed=4, site=site.name, seconds=100).weight
+    assert torch.equal(stored(llama, site), expected)
+    assert torch.equal(weight_of(llama, site), clean), "the parameter stays the digital weight"
 
 
 def test_bfloat16_models_hold_the_same_chip_rounded(ids: torch.Tensor) -> None:
@@ -83,8 +91,8 @@ def test_bfloat16_models_hold_the_same_chip_rounded(ids: torch.Tensor) -> None:
     exact.load_state_dict({name: tensor.float() for name, tensor in rounded.state_dict().items()})
     for model in (exact, rounded):
         Deploy(chip=PCM, seed=1).apply(model)
-    for name, tensor in rounded.state_dict().items():
-        assert torch.equal(tensor, exact.state_dict()[name].bfloat16())
+    for site in select(exact):
+        assert torch.equal(stored(rounded, site), stored(exact, site).bfloat16())
     assert logits(rounded, ids).dtype == torch.bfloat16
 
 
@@ -94,7 +102,7 @@ def test_parts_of_a_fused_projection_are_arrays_of_their_own(ids: torch.Tensor) 
     Deploy(chip=PCM, select="attention.k", layers=0, seed=2).apply(model)
     module = model.transformer.h[0].attn.c_attn
     assert type(module) is AnalogConv1D
-    old, new = clean["transformer.h.0.attn.c_attn.weight"], module.weight.detach()
+    old, new = clean["transformer.h.0.attn.c_attn.weight"], module.stored_weight().detach()
     assert torch.equal(new[:, :32], old[:, :32])
     assert torch.equal(new[:, 64:], old[:, 64:])
     assert not torch.equal(new[:, 32:64], old[:, 32:64])
@@ -162,19 +170,56 @@ def test_stacks_of_experts(architecture: str, ids: torch.Tensor) -> None:
     site = select(model, "experts")[0]
     clean = weight_of(model, site).clone()
     with Deploy(chip=WEIGHTS_ONLY, select="experts", seed=1, seconds=50).apply(model):
-        held = weight_of(model, site)
+        parameter, held = next(iter(stored_weights(model)))
         for i in range(len(clean)):
-            expected = hold(clean[i], WEIGHTS_ONLY, seed=1, name=f"{site.name}.{i}", seconds=50).weight
-            assert torch.equal(held[i], expected)
-        logits(model, ids)
-        with pytest.raises(InputError, match="no layer of this"):
-            drift(model, 10)
+            expected = program_matrix(clean[i], WEIGHTS_ONLY, seed=1, site=f"{site.name}.{i}", seconds=50).weight
+            assert torch.equal(held.values(parameter)[i], expected)
+        as_stored = logits(model, ids)
+        with pytest.raises(InputError, match="on a chip already"):
+            Deploy(chip=PCM, select="experts").apply(model)
     assert_same(before, model)
-    with pytest.raises(InputError, match="is a stack of experts, whose products the model computes itself"):
-        Deploy(chip=PCM, select="experts").apply(model)
-    with Deploy(chip=WEIGHTS_ONLY).apply(model), pytest.raises(InputError, match="undo the change and apply Deploy"):
-        program(model, 3)
+    model.get_submodule(site.module)._parameters[site.parameter].data.copy_(expected_stack(clean, site))
+    others = [other for other in select(model, "experts") if other.name != site.name]
+    for other in others:
+        model.get_submodule(other.module)._parameters[other.parameter].data.copy_(
+            expected_stack(weight_of(model, other), other)
+        )
+    torch.testing.assert_close(logits(model, ids), as_stored)
+
+
+def expected_stack(clean: torch.Tensor, site: Site) -> torch.Tensor:
+    """Every expert on arrays of its own, matrix by matrix."""
+    return torch.stack(
+        [
+            program_matrix(matrix, WEIGHTS_ONLY, seed=1, site=f"{site.name}.{i}", seconds=50).weight
+            for i, matrix in enumerate(clean)
+        ]
+    )
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "olmoe"])
+def test_mixtures_meet_converters_and_read_noise_everywhere(architecture: str, ids: torch.Tensor) -> None:
+    model = build(architecture)
+    clean, before, implementation = logits(model, ids), snapshot(model), model.config._experts_implementation
+    with Deploy(chip=EIGHT_BITS, select="linear,router").apply(model, [ids]):
+        torch.testing.assert_close(logits(model, ids), clean, rtol=0.05, atol=0.05)
+        assert not torch.equal(logits(model, ids), clean)
+        rows = clipping(model).select("clipped_outputs")
+        assert {"experts", "gate"} <= {word for row in rows for word in row.condition.split(".")}
+    coarse = dataclasses.replace(IDEAL, adc_bits=3, dac_bits=3)
+    with Deploy(chip=coarse, select="experts").apply(model, [ids]):
+        assert (logits(model, ids) - clean).norm() > 0.01 * clean.norm()
+    with Deploy(chip="reram-wan", seed=1).apply(model, [ids]):
+        first = logits(model, ids)
+        assert not torch.equal(first, logits(model, ids)), "every read is another draw"
+        drift(model, 86400)
+        day = next(stored.values(parameter).clone() for parameter, stored in stored_weights(model))
+        program(model, 2)
+        program(model, 1)
+        assert torch.equal(day, next(stored.values(parameter) for parameter, stored in stored_weights(model)))
+    assert model.config._experts_implementation == implementation
     assert_same(before, model)
+    assert torch.equal(logits(model, ids), clean)
 
 
 def test_programming_and_drifting_in_place(llama: nn.Module, ids: torch.Tensor) -> None:
@@ -183,7 +228,7 @@ def test_programming_and_drifting_in_place(llama: nn.Module, ids: torch.Tensor) 
     layer = llama.model.layers[0].mlp.up_proj
 
     def weights() -> list[torch.Tensor]:
-        return [tensor.clone() for tensor in llama.state_dict().values()]
+        return [stored(llama, site).clone() for site in select(llama)]
 
     def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
         return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -203,7 +248,7 @@ def test_programming_and_drifting_in_place(llama: nn.Module, ids: torch.Tensor) 
     assert change.method == Deploy(chip=PCM, seed=0, seconds=86400.0)
     assert changes(llama)[0].method.seconds == 86400.0
     with Deploy(chip=PCM, seconds=86400.0).apply(build("llama")) as other:
-        assert same(day, list(other.model.state_dict().values()))
+        assert same(day, [stored(other.model, site) for site in select(other.model)])
     change.undo()
     assert_same(before, llama)
     with pytest.raises(InputError, match="apply Deploy first"):
@@ -243,8 +288,10 @@ def test_calibrated_ranges(llama: nn.Module, ids: torch.Tensor) -> None:
     chip = dataclasses.replace(EIGHT_BITS, dac_range="calibrated", adc_range="calibrated")
     clean = logits(llama, ids)
     before = snapshot(llama)
-    with pytest.raises(InputError, match="give apply calibration batches"):
-        Deploy(chip=chip).apply(llama)
+    with Deploy(chip=chip).apply(llama):  # without data the first inputs calibrate
+        first = logits(llama, ids)
+        torch.testing.assert_close(first, clean, rtol=0.02, atol=0.02)
+        assert torch.equal(first, logits(llama, ids))
     with Deploy(chip=chip).apply(llama, [ids]):
         torch.testing.assert_close(logits(llama, ids), clean, rtol=0.02, atol=0.02)
         array = llama.model.layers[0].self_attn.q_proj.arrays[0]
@@ -254,13 +301,13 @@ def test_calibrated_ranges(llama: nn.Module, ids: torch.Tensor) -> None:
         drift(llama, 0)
         assert llama.model.layers[0].self_attn.q_proj.arrays[0].periphery == ranges
     assert_same(before, llama)
-    with Deploy(chip="afm-pcm").apply(llama, iter([ids])):
+    with Deploy(chip="pcm-foundation").apply(llama, iter([ids])):
         assert torch.isfinite(logits(llama, ids)).all()
-    with pytest.raises(InputError, match="observe was given no batches"):
-        Deploy(chip="afm-pcm").apply(llama, [])
+    with pytest.raises(InputError, match="calibration was given no batches"):
+        Deploy(chip="pcm-foundation").apply(llama, [])
     small = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(InputError, match="saw no input other than zero"):
-        Deploy(chip="afm-pcm", select="linear").apply(small, [torch.zeros(4, 3)])
+        Deploy(chip="pcm-foundation", select="linear").apply(small, [torch.zeros(4, 3)])
     assert_same(before, llama)
 
 
@@ -276,11 +323,11 @@ def test_gradients_reach_weights_inputs_and_biases() -> None:
     Deploy(chip=PCM, select="linear").apply(model)
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     model(x).sum().backward()
-    assert layer.weight.grad is None
-    torch.testing.assert_close(model[0].weight.grad, x.detach().sum(0).expand(4, 6))
+    assert model[0].weight is layer.weight
+    torch.testing.assert_close(layer.weight.grad, x.detach().sum(0).expand(4, 6))
     assert model[0].bias is layer.bias
     assert layer.bias.grad is not None
-    torch.testing.assert_close(x.grad, model[0].weight.detach().sum(0).expand(5, 6))
+    torch.testing.assert_close(x.grad, model[0].stored_weight().detach().sum(0).expand(5, 6))
 
 
 def test_a_module_in_two_places_is_one_set_of_arrays() -> None:
@@ -297,10 +344,9 @@ def test_a_tied_head_on_a_chip_leaves_the_embedding(ids: torch.Tensor) -> None:
     model = build("llama", tied=True)
     before = snapshot(model)
     with Deploy(chip=WEIGHTS_ONLY, select="head").apply(model):
-        assert model.lm_head.weight is not model.model.embed_tokens.weight
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+        assert not torch.equal(model.lm_head.stored_weight(), model.model.embed_tokens.weight)
         assert same_bytes(model.model.embed_tokens.weight, before["model.embed_tokens.weight"][1])
-        assert model.config.tie_word_embeddings is False
-    assert model.config.tie_word_embeddings is True
     assert_same(before, model)
 
 
@@ -346,7 +392,7 @@ def test_moved_and_cast_models_go_on(llama: nn.Module, ids: torch.Tensor) -> Non
     expected = logits(llama, ids)
     llama.to("cpu").double()
     assert torch.isfinite(logits(llama, ids)).all()
-    assert llama.model.layers[0].mlp.up_proj.arrays[0].clean.dtype == torch.float32
+    assert llama.model.layers[0].mlp.up_proj.arrays[0].state.scale.dtype == torch.float32
     assert logits(llama, ids).dtype == torch.float64
     torch.testing.assert_close(logits(llama, ids).float(), expected, rtol=0.05, atol=0.05)
 
@@ -356,7 +402,7 @@ def test_additive_cells_are_the_additive_noise_of_the_hardware_room() -> None:
     model = nn.Sequential(nn.Linear(1000, 300))
     clean = model[0].weight.detach().clone()
     Deploy(chip=Chip(device=AdditiveDevice(program=0.05)), select="linear").apply(model)
-    noise = (model[0].weight.detach() - clean) / clean.abs().amax(1, keepdim=True)
+    noise = (stored(model, "0") - clean) / clean.abs().amax(1, keepdim=True)
     assert noise.std().item() == pytest.approx(0.05 * 2**0.5, rel=0.01)
 
 
@@ -372,5 +418,5 @@ def test_the_trained_model_survives_a_good_chip_and_not_a_bad_one() -> None:
         good = loss()
     with Deploy(chip="reram-wan", seconds=86400.0).apply(model):
         bad = loss()
-    assert clean < good < clean + 0.3
+    assert abs(good - clean) < 0.1
     assert bad > good

@@ -386,13 +386,20 @@ def test_autocast_and_bfloat16(ids: torch.Tensor) -> None:
         assert all(grad is not None and grad.dtype == dtype and torch.isfinite(grad).all() for grad in grads)
 
 
-def test_calibrated_converters_get_their_ranges_from_data(llama: nn.Module, ids: torch.Tensor) -> None:
-    method = NoiseAware(chip="afm-pcm", select="mlp")
-    with pytest.raises(InputError, match="give apply calibration batches"):
-        method.apply(llama)
-    with method.apply(llama, [ids]):
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_calibrated_converters_get_their_ranges_from_data_or_from_the_first_inputs(
+    calibrated: bool, llama: nn.Module, ids: torch.Tensor
+) -> None:
+    layer = llama.model.layers[0].mlp.up_proj
+    with NoiseAware(chip="pcm-foundation", select="mlp").apply(llama, [ids] if calibrated else None):
+        forward = vars(layer)["forward"]
+        assert forward.peripheries[0].known == calibrated
         llama.train()(ids, labels=ids).loss.backward()
-    assert llama.model.layers[0].mlp.up_proj.weight.grad is not None
+        found = forward.peripheries[0]
+        assert found.known
+        llama(2 + 0 * ids)
+        assert forward.peripheries[0] == found
+    assert layer.weight.grad is not None
 
 
 def test_a_model_in_training_is_copied_with_its_noise(x: torch.Tensor) -> None:

@@ -61,7 +61,7 @@ def test_the_copies_are_independent() -> None:
     clean = layer[0].weight.detach().clone()
     Redundancy(copies=2, select="0").apply(layer)
     Deploy(chip=ADDITIVE, select="linear").apply(layer)
-    first, second = ((copy.weight.detach() - clean).flatten() for copy in layer[0].copies)
+    first, second = ((copy.stored_weight().detach() - clean).flatten() for copy in layer[0].copies)
     assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 0.06  # 3,072 weights
 
 
@@ -123,7 +123,7 @@ def test_the_shortcut_refuses_what_is_not_one_draw() -> None:
     for reason, noise in refused.items():
         with pytest.raises(InputError, match=f"no single draw is the mean of 2 copies: .*{reason}"):
             equivalent_noise(noise, 2)
-    with pytest.raises(InputError, match="copies must be a positive integer, got 0"):
+    with pytest.raises(InputError, match="copies must be an integer of at least 1, got 0"):
         equivalent_noise(ProportionalNoise(strength=0.2), 0)
 
 

@@ -167,10 +167,10 @@ def test_noise_on_the_router_is_seen_and_the_router_goes_on_a_chip(ids: torch.Te
     name = blocks(model)[0].router
     clean = model.get_submodule(name).weight.detach().clone()
     with Deploy(chip=Chip.preset("pcm").without_periphery(), select="router").apply(model) as change:
-        assert not torch.equal(model.get_submodule(name).weight, clean)
+        assert torch.equal(model.get_submodule(name).weight, clean)
+        noisy = routing(model, [ids], blocks(model))[0][0]
         assert change.report.value("relative_error", name) > 0
-    with pytest.raises(InputError, match="gate is a router, whose products"):
-        Deploy(chip=Chip.preset("pcm"), select="router").apply(model)
+    assert not torch.allclose(noisy, routing(model, [ids], blocks(model))[0][0], rtol=1e-3)
 
 
 def test_routing_counts_what_is_used(ids: torch.Tensor) -> None:

@@ -49,7 +49,7 @@ def test_a_chip_is_noise_too(ids: torch.Tensor) -> None:
 
 def test_what_it_refuses(ids: torch.Tensor) -> None:
     model = build("mamba")
-    with pytest.raises(InputError, match="unit must be projection or block or role, got 'blok'; did you mean block"):
+    with pytest.raises(InputError, match="unit must be projection, block or role, got 'blok'; did you mean block"):
         noise_sensitivity(model, [ids], noise=NOISE, unit="blok")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="measure must be loss or divergence, got 'ppl'"):
         noise_sensitivity(model, [ids], noise=NOISE, measure="ppl")  # pyright: ignore[reportArgumentType]

@@ -43,7 +43,7 @@ class Case:
         after: what is applied to the model beforehand, for a method that goes on where another stopped.
         model: name of the zoo model it is applied to.
         lower_error: whether it is also nearer to the weights than its control; not what calibration is for.
-        in_training: whether it acts in training mode only; weights, and outputs in evaluation mode, then stay.
+        weights_stay: whether it leaves weights alone and changes what is computed with them, at least in training mode.
     """
 
     typical: Method
@@ -56,7 +56,7 @@ class Case:
     after: Method | None = None
     model: str = "tiny-llama"
     lower_error: bool = True
-    in_training: bool = False
+    weights_stay: bool = False
 
 
 def _noise(kind: Callable[..., Method], **values_and_refused: tuple[Any, list[Any]]) -> Case:
@@ -72,7 +72,7 @@ def _noise(kind: Callable[..., Method], **values_and_refused: tuple[Any, list[An
 
 
 def _deploy(chip: str, **fields: Any) -> Deploy:
-    # Converters and read noise are not part of what is saved, so the matrix looks at the arrays alone.
+    # Without read noise, so that the matrix can compare what is computed byte by byte.
     return Deploy(chip=Chip.preset(chip).without_periphery(), **fields)
 
 
@@ -189,6 +189,7 @@ CASES: dict[type[Method], Case] = {
             "chip": ["no-such-chip", 3],
             "seed": [1.5, True, None],
             "seconds": [-1.0, float("nan"), float("inf"), "1 h", True],
+            "ranges": [3, "up", (("up", 1.0),), (("up", -1.0, None),)],
         },
         reseeded=_deploy("pcm", seed=2, seconds=3600.0),
         identity=_deploy("ideal", seed=1),
@@ -199,6 +200,7 @@ CASES: dict[type[Method], Case] = {
             seed=1,
             seconds=3600.0,
         ),
+        weights_stay=True,
     ),
     NoiseAware: Case(
         typical=NoiseAware(chip=AdditiveNoise(strength=0.05), resample=2, seed=1, layers="0:2"),
@@ -215,7 +217,7 @@ CASES: dict[type[Method], Case] = {
         reseeded=NoiseAware(chip=AdditiveNoise(strength=0.05), seed=2, layers="0:2"),
         identity=NoiseAware(chip=AdditiveNoise(strength=0.0), seed=1, layers="0:2"),
         no_control="what it is better than is training without noise, which benchmarks/noise_aware.py measures",
-        in_training=True,
+        weights_stay=True,
     ),
     HybridProjection: Case(
         typical=HybridProjection(select="mlp.down", layers="last"),

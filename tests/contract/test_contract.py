@@ -100,7 +100,7 @@ def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def weights(method: Method, model: nn.Module, data: Iterable[torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-    """The state of `model` with `method` applied, and what it computes in training mode if that is where `method` acts.
+    """The state of `model` with `method` applied, and what it computes in training mode if the weights stay.
 
     The model itself is left as it was.
     """
@@ -110,7 +110,7 @@ def weights(method: Method, model: nn.Module, data: Iterable[torch.Tensor] | Non
 
 
 def outputs_in_training(method: Method, model: nn.Module) -> dict[str, torch.Tensor]:
-    if not CASES[type(method)].in_training:
+    if not CASES[type(method)].weights_stay:
         return {}
     model.train()
     outputs = logits(model, torch.arange(64)[None])
@@ -205,11 +205,12 @@ def test_what_is_saved_is_what_is_loaded(
     expected = logits(model, tokens)
     hardy.save(model, tmp_path / "edited")
     assert same_bytes(expected, logits(hardy.load(tmp_path / "edited"), tokens))
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited").eval()
-    assert same_bytes(expected, logits(theirs, tokens))
+    if not case.typical.recorded(model).reapplied:
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited").eval()
+        assert same_bytes(expected, logits(theirs, tokens))
     record = json.loads((tmp_path / "edited" / "hardy.json").read_text())
     applied = [method for method in (case.after, case.typical) if method is not None]
-    assert [from_dict(method) for method in record["methods"]] == applied
+    assert [from_dict(method) for method in record["methods"]] == [method.recorded(model) for method in applied]
 
 
 @every

@@ -16,8 +16,21 @@ from reference import crossbar as oracle
 from reference.devices import solve_crossbar
 
 from hardy.core import InputError
-from hardy.hardware import AdditiveDevice, Chip, Periphery, ProportionalDevice, ReramWan, analog_product, hold, wires
-from hardy.hardware.product import largest_tile_output, quantize
+from hardy.hardware import (
+    AdditiveDevice,
+    AdditiveNoise,
+    Chip,
+    LogNormalNoise,
+    Periphery,
+    ProportionalDevice,
+    ProportionalNoise,
+    ReramWan,
+    WeightNoise,
+    analog_product,
+    program_matrix,
+    wires,
+)
+from hardy.hardware.product import Clips, calibrated, quantize
 
 IDEAL = Chip.preset("ideal")
 
@@ -47,13 +60,13 @@ def test_presets_through_json_and_back(name: str, tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"device": "pcm"}, "device must be a Device, got 'pcm'"),
-        ({"tile_rows": 0}, "tile_rows must be a positive integer, got 0"),
-        ({"tile_columns": 2.5}, "tile_columns must be a positive integer, got 2.5"),
-        ({"dac_bits": 1}, "dac_bits must be an integer from 2 to 16 or None, got 1"),
-        ({"adc_bits": True}, "adc_bits must be an integer from 2 to 16 or None, got True"),
-        ({"weight_range": "row"}, "weight_range must be one of tensor, channel, tile, got 'row'"),
-        ({"compensation": "all"}, "compensation must be one of none, tensor, channel, got 'all'"),
-        ({"wires": "fast"}, "wires must be one of first-order, exact, got 'fast'"),
+        ({"tile_rows": 0}, "tile_rows must be an integer of at least 1, got 0"),
+        ({"tile_columns": 2.5}, "tile_columns must be an integer of at least 1, got 2.5"),
+        ({"dac_bits": 1}, "dac_bits \\(or None\\) must be an integer from 2 to 16, got 1"),
+        ({"adc_bits": True}, "adc_bits \\(or None\\) must be an integer from 2 to 16, got True"),
+        ({"weight_range": "row"}, "weight_range must be tensor, channel or tile, got 'row'"),
+        ({"compensation": "all"}, "compensation must be none, tensor or channel, got 'all'"),
+        ({"wires": "fast"}, "wires must be first-order or exact, got 'fast'"),
         ({"dac_range": "max"}, "dac_range must be a number or vector or calibrated, got 'max'"),
         ({"dac_range": 0}, "dac_range must be a finite number above 0, got 0"),
         ({"adc_range": "vector"}, "adc_range must be a number or calibrated, got 'vector'"),
@@ -76,7 +89,7 @@ def test_fields_out_of_range_are_refused(fields: dict[str, object], message: str
         ({"version": 2}, "not a chip of hardy"),
         ({"tile_row": 3}, "no field 'tile_row'; did you mean tile_rows"),
         ({"device": 3}, "device of a chip must be a mapping, got 3"),
-        ({"adc_bits": 99}, "adc_bits must be"),
+        ({"adc_bits": 99}, "adc_bits .* must be"),
     ],
 )
 def test_a_record_of_no_chip_is_refused(change: dict[str, object], message: str) -> None:
@@ -118,7 +131,7 @@ def test_presets_and_files_that_are_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weight_range", ["tensor", "channel", "tile"])
-@pytest.mark.parametrize("name", ["pcm", "reram-wan", "reram-cmo", "rram-milo", "sonos", "afm-pcm"])
+@pytest.mark.parametrize("name", ["pcm", "reram-wan", "reram-cmo", "reram-milo", "sonos", "pcm-foundation"])
 def test_programming_against_the_oracle(name: str, weight_range: str) -> None:
     chip = dataclasses.replace(
         Chip.preset(name), tile_rows=4, tile_columns=3, weight_range=weight_range, compensation="none",
@@ -127,7 +140,7 @@ def test_programming_against_the_oracle(name: str, weight_range: str) -> None:
     weight = matrix()
     weight[2] = 0
     seconds = 3600.0 if name in {"pcm", "reram-wan", "reram-cmo", "sonos"} else 0.0
-    held = hold(weight, chip, seed=5, name="layer", seconds=seconds)
+    held = program_matrix(weight, chip, seed=5, site="layer", seconds=seconds)
     expected, scales = oracle.program(weight.double().numpy(), chip, 5, "layer", seconds)
     torch.testing.assert_close(held.weight.double(), torch.from_numpy(expected), rtol=1e-4, atol=2e-5)
     spread = held.scale.repeat_interleave(4, 1)[:, :10].double()
@@ -137,7 +150,7 @@ def test_programming_against_the_oracle(name: str, weight_range: str) -> None:
 def test_an_ideal_chip_holds_every_byte() -> None:
     weight = matrix(300, 600)
     weight[0, 0], weight[1] = -0.0, 0.0
-    held = hold(weight, dataclasses.replace(IDEAL, tile_rows=128), seed=0, name="layer")
+    held = program_matrix(weight, dataclasses.replace(IDEAL, tile_rows=128), seed=0, site="layer")
     assert torch.equal(held.weight.view(torch.int32), weight.view(torch.int32))
     assert held.read_variance is None
 
@@ -145,7 +158,7 @@ def test_an_ideal_chip_holds_every_byte() -> None:
 def test_the_weight_given_is_not_written_to() -> None:
     weight = matrix()
     before = weight.clone()
-    hold(weight, Chip.preset("pcm"), seed=0, name="layer", seconds=10)
+    program_matrix(weight, Chip.preset("pcm"), seed=0, site="layer", seconds=10)
     assert torch.equal(weight, before)
 
 
@@ -154,27 +167,28 @@ def test_a_chip_is_seed_site_and_tile() -> None:
     weight = torch.ones(16, 16)
 
     def deviation(seed: int, name: str) -> torch.Tensor:
-        return hold(weight, chip, seed=seed, name=name).weight - weight
+        return program_matrix(weight, chip, seed=seed, site=name).weight - weight
 
     first = deviation(0, "a")
     assert torch.equal(first, deviation(0, "a"))
     assert not torch.equal(first, deviation(1, "a"))
     assert not torch.equal(first, deviation(0, "b"))
     assert not torch.equal(first[:8, :8], first[8:, :8])
-    alone = hold(weight[:8, :8], chip, seed=0, name="a").weight - 1
+    alone = program_matrix(weight[:8, :8], chip, seed=0, site="a").weight - 1
     assert torch.equal(alone, first[:8, :8]), "what other tiles there are changes nothing"
 
 
 def test_the_same_chip_in_other_processes() -> None:
     lines = (
-        "import sys, torch; from hardy.hardware import Chip, hold",
+        "import sys, torch; from hardy.hardware import Chip, program_matrix",
         "torch.manual_seed(99); torch.rand(5)",
-        "held = hold(torch.arange(64.0).reshape(4, 16), Chip.preset(sys.argv[1]), seed=3, name='x', seconds=60)",
+        "weight, chip = torch.arange(64.0).reshape(4, 16), Chip.preset(sys.argv[1])",
+        "held = program_matrix(weight, chip, seed=3, site='x', seconds=60)",
         "print([x.hex() for x in held.weight.flatten().tolist()])",
     )
     source = str(Path(__file__).parents[2] / "src")
     for name in ("pcm", "reram-cmo"):
-        held = hold(torch.arange(64.0).reshape(4, 16), Chip.preset(name), seed=3, name="x", seconds=60)
+        held = program_matrix(torch.arange(64.0).reshape(4, 16), Chip.preset(name), seed=3, site="x", seconds=60)
         out = subprocess.run(
             [sys.executable, "-c", "\n".join(lines), name],
             env={"PYTHONPATH": source, "PYTHONHASHSEED": "5"}, capture_output=True, text=True, check=True,
@@ -189,10 +203,101 @@ def test_additive_cells_make_additive_noise_of_the_range_that_is_named() -> None
         ("channel", weight.abs().amax(1)),
     ):
         chip = Chip(device=AdditiveDevice(program=0.05), weight_range=weight_range)
-        noise = hold(weight, chip, seed=0, name="x").weight - weight
+        noise = program_matrix(weight, chip, seed=0, site="x").weight - weight
         normalised = noise / expected[:, None]
         assert normalised.std().item() == pytest.approx(0.05 * math.sqrt(2), rel=0.01)
         assert normalised[:50].std().item() == pytest.approx(normalised[-50:].std().item(), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        AdditiveNoise(strength=0.07),
+        AdditiveNoise(strength=0.07, relative_to="tensor-absmax"),
+        ProportionalNoise(strength=0.2),
+        LogNormalNoise(strength=0.2),
+    ],
+    ids=str,
+)
+def test_a_strength_is_that_of_the_weight_on_a_chip_and_off_it(noise: WeightNoise) -> None:
+    weight = torch.randn(400, 512, generator=seeded()) * torch.linspace(0.5, 2, 400)[:, None]
+    drawn = noise.draw(weight, seeded(1)) - weight
+    stored = Chip.with_noise(noise).program(weight, seed=0, site="x") - weight
+    for rows in (slice(0, 50), slice(350, 400)):  # of small weights and of large ones
+        assert stored[rows].std().item() == pytest.approx(drawn[rows].std().item(), rel=0.05)
+    for moment in (1, 2):
+        small, large = ((n.abs() ** moment)[weight.abs() < 0.3].mean().item() for n in (drawn, stored))
+        assert large == pytest.approx(small, rel=0.05)
+
+
+def test_what_no_cells_make_is_refused() -> None:
+    for noise in (
+        AdditiveNoise(strength=0.1, relative_to="tile-absmax"),
+        AdditiveNoise(strength=1, relative_to="absolute"),
+    ):
+        with pytest.raises(
+            InputError, match="additive noise relative to tensor-absmax or channel-absmax, got Additive"
+        ):
+            Chip.with_noise(noise)
+
+
+@pytest.mark.parametrize("name", Chip.presets())
+def test_a_weight_as_the_chip_stores_it(name: str) -> None:
+    chip = Chip.preset(name)
+    weight = (torch.randn(6, 4, 3, 3, generator=seeded()) / 10).bfloat16()
+    clean = weight.clone()
+    stored = chip.program(weight, seed=3, site="conv")
+    assert torch.equal(weight, clean)
+    assert (stored.shape, stored.dtype) == (weight.shape, weight.dtype)
+    assert torch.equal(stored, chip.program(weight, seed=3, site="conv"))
+    matrix = program_matrix(weight.flatten(1).float(), chip, seed=3, site="conv").weight
+    assert torch.equal(stored.flatten(1), matrix.bfloat16())
+    assert torch.equal(stored, weight) == (name == "ideal")
+    if name != "ideal":
+        assert not torch.equal(stored, chip.program(weight, seed=4, site="conv"))
+        assert not torch.equal(stored, chip.program(weight, seed=3, site="other"))
+    with pytest.raises(InputError, match="must be a floating-point tensor"):
+        chip.program(torch.ones(3), seed=0, site="x")
+    with pytest.raises(InputError, match="x holds 1 NaN"):
+        chip.program(torch.tensor([[float("nan"), 1.0]]), seed=0, site="x")
+
+
+@pytest.mark.parametrize("weight_range", ["tensor", "channel", "tile"])
+def test_zeros_get_noise_of_the_size_of_the_weights_around_them(weight_range: str) -> None:
+    weight = 1e-3 * torch.randn(200, 64, generator=seeded())
+    weight[:100] = 0  # channels of zeros
+    weight[100:, 32:] = 0  # and tiles of zeros in others
+    device = AdditiveDevice.of_weight(program=0.1)
+    chip = Chip(device=device, weight_range=weight_range, tile_rows=32)  # pyright: ignore[reportArgumentType]
+    noise = program_matrix(weight, chip, seed=0, site="x").weight - weight
+    largest = weight.abs().max().item()
+    assert noise[:100].std().item() == pytest.approx(0.1 * largest, rel=0.05)
+    assert noise[100:, 32:].std().item() == pytest.approx(noise[100:, :32].std().item(), rel=0.25)
+
+
+def test_wires_that_take_most_of_it_are_said() -> None:
+    weight = torch.randn(512, 512, generator=seeded())
+    chip = dataclasses.replace(Chip.preset("reram-wan"), tile_rows=512, tile_columns=512, wire_resistance=1.0)
+    with pytest.warns(
+        UserWarning, match="^up: wires of 1 ohm a segment take [3-9]. % of .* 512 x 512|^up: .* take [3-9].%"
+    ):
+        program_matrix(weight, chip, seed=0, site="up")
+    program_matrix(
+        weight, dataclasses.replace(chip, wire_resistance=0.1, tile_rows=128, tile_columns=128), seed=0, site="up"
+    )
+
+
+def test_a_chip_by_its_former_name() -> None:
+    for former, name in (("rram-wan", "reram-wan-cubic"), ("rram-milo", "reram-milo"), ("afm-pcm", "pcm-foundation")):
+        with pytest.warns(DeprecationWarning, match=f"the chip '{former}' is now called '{name}'"):
+            assert Chip.preset(former) is Chip.preset(name)
+        assert former not in Chip.presets()
+
+
+def test_a_stored_chip_with_a_field_of_its_former_name() -> None:
+    record = Chip(device=ReramWan(weight_read=0.02)).to_dict()
+    record["device"]["fields"]["read"] = record["device"]["fields"].pop("weight_read")
+    assert Chip.from_dict(record) == Chip(device=ReramWan(weight_read=0.02))
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.01, 0.0), (0.0, 0.01), (0.001, 0.001), (0.05, 0.02)])
@@ -201,7 +306,7 @@ def test_as_many_cells_are_stuck_as_was_asked_for(low: float, high: float) -> No
     chip = dataclasses.replace(IDEAL, stuck_low=low, stuck_high=high, weight_range="tensor")
     weight = torch.full((1000, 1000), 0.5)
     weight[0, 0] = 1.0
-    held = hold(weight, chip, seed=1, name="x").weight.flatten()[1:]
+    held = program_matrix(weight, chip, seed=1, site="x").weight.flatten()[1:]
 
     # Positive cells at half range can be stuck at 0 or 1, negative ones, at zero, at 1 only: the four sums.
     def share(value: float) -> float:
@@ -219,16 +324,16 @@ def test_as_many_cells_are_stuck_as_was_asked_for(low: float, high: float) -> No
 def test_stuck_cells_stay_where_they_are() -> None:
     chip = dataclasses.replace(Chip.preset("pcm"), stuck_high=1.0, compensation="none")
     for seconds in (0.0, 1e6):
-        assert hold(matrix(), chip, seed=0, name="x", seconds=seconds).weight.abs().max() < 1e-6
+        assert program_matrix(matrix(), chip, seed=0, site="x", seconds=seconds).weight.abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("over", ["tensor", "channel"])
 def test_compensation_restores_the_sum_of_magnitudes(over: str) -> None:
     chip = dataclasses.replace(Chip.preset("pcm"), compensation=over)
     weight = matrix(40, 300)
-    fresh = hold(weight, chip, seed=2, name="x").weight
-    bare = hold(weight, dataclasses.replace(chip, compensation="none"), seed=2, name="x", seconds=1e6)
-    held = hold(weight, chip, seed=2, name="x", seconds=1e6)
+    fresh = program_matrix(weight, chip, seed=2, site="x").weight
+    bare = program_matrix(weight, dataclasses.replace(chip, compensation="none"), seed=2, site="x", seconds=1e6)
+    held = program_matrix(weight, chip, seed=2, site="x", seconds=1e6)
     dims = (1,) if over == "channel" else (0, 1)
     torch.testing.assert_close(held.weight.abs().sum(dims), fresh.abs().sum(dims), rtol=1e-4, atol=0)
     assert bare.weight.abs().sum() < 0.6 * fresh.abs().sum()
@@ -245,13 +350,13 @@ def test_compensation_restores_the_sum_of_magnitudes(over: str) -> None:
 def test_read_variance_is_that_of_both_cells_in_units_of_the_weight() -> None:
     weight = matrix()
     device = ProportionalDevice(read=0.1, g_min=5.0)
-    held = hold(weight, Chip(device=device, read_noise=0.5, tile_rows=4), seed=0, name="x")
+    held = program_matrix(weight, Chip(device=device, read_noise=0.5, tile_rows=4), seed=0, site="x")
     full = weight.abs().amax(1, keepdim=True)
     plus = 5 + 20 * weight.clamp(min=0) / full
     minus = 5 + 20 * (-weight).clamp(min=0) / full
     expected = (0.5 * 0.1 / 20 * full).square() * (plus.square() + minus.square())
     torch.testing.assert_close(held.read_variance, expected)
-    constant = hold(weight, Chip(device=ReramWan()), seed=0, name="x").read_variance
+    constant = program_matrix(weight, Chip(device=ReramWan()), seed=0, site="x").read_variance
     torch.testing.assert_close(constant, (0.01 * full).square())
 
 
@@ -271,7 +376,7 @@ def test_products_against_the_oracle(
     )  # fmt: skip
     weight, x = matrix(), matrix(6, 10, seed=1)
     x[3] = 0
-    held = hold(weight, chip, seed=0, name="x")
+    held = program_matrix(weight, chip, seed=0, site="x")
     y = analog_product(x, held.weight, held.scale, held.read_variance, Periphery.of(chip), seeded())
     scales = held.scale.repeat_interleave(min(rows, 10), 1)[:, :10].double().numpy()
     number = dac_range if isinstance(dac_range, float) else None
@@ -296,14 +401,16 @@ def test_codes_are_whole_symmetric_and_the_nearest(bits: int, full: float, value
 
 
 @pytest.mark.parametrize("adc_bits", [None, 16])
-@pytest.mark.parametrize("device", [ReramWan(read=0.05), ProportionalDevice(read=0.2)], ids=["constant", "by level"])
+@pytest.mark.parametrize(
+    "device", [ReramWan(weight_read=0.05), ProportionalDevice(read=0.2)], ids=["constant", "by level"]
+)
 def test_read_noise_at_the_output_equals_noise_of_every_cell_at_every_read(
     adc_bits: int | None, device: object
 ) -> None:
     """Mean, variance and tails as if each weight were drawn for each input vector; outputs and reads independent."""
     chip = Chip(device=device, adc_bits=adc_bits, tile_rows=8, adc_range=40.0)
     weight, x = matrix(4, 20), matrix(1, 20, seed=3)
-    held = hold(weight, dataclasses.replace(chip, read_noise=1.0), seed=0, name="x")
+    held = program_matrix(weight, dataclasses.replace(chip, read_noise=1.0), seed=0, site="x")
     assert held.read_variance is not None
     draws = 100_000
     fast = analog_product(
@@ -324,7 +431,7 @@ def test_read_noise_at_the_output_equals_noise_of_every_cell_at_every_read(
 def test_output_noise_has_its_size_in_cells(adc_bits: int | None) -> None:
     chip = Chip(device=AdditiveDevice(), output_noise=0.06, adc_bits=adc_bits, tile_rows=8, weight_range="tile")
     weight, x = matrix(4, 20), matrix(1, 20, seed=3)
-    held = hold(weight, chip, seed=0, name="x")
+    held = program_matrix(weight, chip, seed=0, site="x")
     y = analog_product(x.expand(50_000, -1), held.weight, held.scale, None, Periphery.of(chip), seeded())
     expected = 0.06 * x.abs().max() * held.scale.square().sum(1).sqrt()
     torch.testing.assert_close(y.std(0), expected, rtol=0.015, atol=0)
@@ -333,7 +440,7 @@ def test_output_noise_has_its_size_in_cells(adc_bits: int | None) -> None:
 def test_gradients_are_those_of_the_plain_product() -> None:
     chip = dataclasses.replace(Chip.preset("pcm"), tile_rows=4)
     weight, x = matrix().requires_grad_(), matrix(6, 10, seed=1).requires_grad_()
-    held = hold(weight.detach(), chip, seed=0, name="x")
+    held = program_matrix(weight.detach(), chip, seed=0, site="x")
     upstream = matrix(6, 7, seed=2)
     (
         analog_product(x, weight, held.scale, held.read_variance, Periphery.of(chip), seeded()) * upstream
@@ -342,15 +449,42 @@ def test_gradients_are_those_of_the_plain_product() -> None:
     torch.testing.assert_close(weight.grad, upstream.T @ x.detach())
 
 
-def test_the_calibrated_range_is_the_largest_output_of_a_tile() -> None:
-    chip = Chip(device=AdditiveDevice(), adc_bits=8, tile_rows=4, dac_range=2.0)
-    weight, x = matrix(), matrix(6, 10, seed=1)
-    held = hold(weight, chip, seed=0, name="x")
-    expected = max(
-        (x[v, t : t + 4] @ weight[o, t : t + 4] / 2.0 / weight[o].abs().max()).abs().item()
-        for v in range(6) for o in range(7) for t in (0, 4, 8)
-    )  # fmt: skip
-    assert largest_tile_output(x, weight, held.scale, Periphery.of(chip)) == pytest.approx(expected, rel=1e-5)
+def sums_of_tiles(x: torch.Tensor, weight: torch.Tensor, rows: int, full: float) -> list[float]:
+    """Magnitudes of all partial sums, in cells, one by one."""
+    return [
+        (x[v, t : t + rows] @ weight[o, t : t + rows] / full / weight[o].abs().max()).abs().item()
+        for v in range(len(x)) for o in range(len(weight)) for t in range(0, weight.shape[1], rows)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("percentile", [100.0, 90.0])
+def test_calibrated_ranges_against_every_sum_of_a_tile(percentile: float) -> None:
+    weight, x = matrix(), torch.randn(6, 10, generator=seeded(1))
+    chip = Chip(device=AdditiveDevice(), adc_bits=8, tile_rows=4, dac_range=2.0, adc_percentile=percentile)
+    held = program_matrix(weight, chip, seed=0, site="x")
+    x = x.clamp(-2, 2)
+    expected = sorted(sums_of_tiles(x, weight, 4, 2.0))
+    inputs, outputs = calibrated(x, weight, held.scale, chip)
+    assert inputs is None, "the chip has a range of its own for them"
+    place = len(expected) - 1 - int(len(expected) * (1 - percentile / 100))
+    assert outputs == pytest.approx(expected[place], rel=1e-5)
+    static = dataclasses.replace(chip, dac_range="calibrated", dac_bits=8)
+    inputs, outputs = calibrated(x, weight, held.scale, static)
+    assert inputs == pytest.approx(x.abs().max().item())
+    assert calibrated(x, weight, held.scale, static, 4.0)[0] == 4.0, "that of more inputs than these"
+    assert calibrated(0 * x, weight, held.scale, static) == (None, None)
+
+
+def test_clipped_conversions_are_counted() -> None:
+    weight, x = matrix().abs(), torch.rand(6, 10, generator=seeded(1))
+    chip = Chip(device=AdditiveDevice(), dac_bits=8, adc_bits=8, tile_rows=4, dac_range=0.5, adc_range=1.0)
+    held, clips = program_matrix(weight, chip, seed=0, site="x"), Clips()
+    for _ in range(2):
+        analog_product(x, weight, held.scale, None, Periphery.of(chip), seeded(), clips)
+    assert (clips.of_inputs, clips.of_outputs) == (2 * 60, 2 * 6 * 7 * 3)
+    assert int(clips.inputs) == 2 * int((x > 0.5).sum())
+    levels = [round(value * 127) for value in sums_of_tiles(x.clamp(max=0.5).mul(254).round().div(254), weight, 4, 0.5)]
+    assert int(clips.outputs) == 2 * sum(level > 127 for level in levels) > 0
 
 
 # Wires.
@@ -397,7 +531,7 @@ def test_the_error_of_first_order_is_of_second_order() -> None:
 def test_wires_on_a_chip(solution: str) -> None:
     chip = dataclasses.replace(IDEAL, wire_resistance=2.0, wires=solution, tile_rows=8, tile_columns=6)
     weight = matrix(7, 10)
-    held = hold(weight, chip, seed=0, name="x").weight
+    held = program_matrix(weight, chip, seed=0, site="x").weight
     full = weight.abs().amax(1, keepdim=True)
     solve = {"first-order": wires.first_order, "exact": wires.exact}[solution]
     for rows in (slice(0, 8), slice(8, 10)):
@@ -410,4 +544,4 @@ def test_wires_on_a_chip(solution: str) -> None:
 def test_tiles_too_large_to_solve_are_refused() -> None:
     chip = dataclasses.replace(IDEAL, wire_resistance=1.0, wires="exact")
     with pytest.raises(InputError, match="tile of 200 x 100 cells is too large for wires='exact'"):
-        hold(matrix(100, 200), chip, seed=0, name="x")
+        program_matrix(matrix(100, 200), chip, seed=0, site="x")

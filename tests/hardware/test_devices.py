@@ -54,8 +54,8 @@ PROGRAMMING = [
     (ReramWan(), published.wan, True),
     (ReramCMO(), published.cmo, False),
     (ReramCMO(acceptance=0.2), published.cmo_fine, False),
-    (Chip.preset("rram-milo").device, published.milo, False),
-    (Chip.preset("rram-wan").device, published.wan_cubic, False),
+    (Chip.preset("reram-milo").device, published.milo, False),
+    (Chip.preset("reram-wan-cubic").device, published.wan_cubic, False),
     (Chip.preset("pcm-joshi").device, published.joshi, True),
     (Sonos(), published.sonos, True),
     (AdditiveDevice(g_min=5, program=0.03), lambda g: (g, 0.6), False),
@@ -144,7 +144,7 @@ def test_reading_a_pair_of_wan_cells_has_one_percent_of_the_range() -> None:
     std = ReramWan(g_max=30).read_std(torch.ones(3), torch.ones(3), 0)
     assert std is not None
     assert (std.square() * 2).sqrt().tolist() == pytest.approx([0.3] * 3)
-    assert ReramWan(read=0).read_std(torch.ones(3), torch.ones(3), 0) is None
+    assert ReramWan(weight_read=0).read_std(torch.ones(3), torch.ones(3), 0) is None
 
 
 def test_the_relaxation_of_cmo_cells() -> None:
@@ -195,7 +195,7 @@ def test_no_weight_of_the_foundation_chip_below_the_smallest_level() -> None:
         (ReramWan(), 3 * DAY, "ReramWan is known up to 172800 s after programming, got 259200 s"),
         (Sonos(), 6 * DAY, "Sonos is known up to 432000 s"),
         (FoundationPCM(), 1.0, "known right after programming only"),
-        (Chip.preset("rram-milo").device, 1.0, "known right after programming only"),
+        (Chip.preset("reram-milo").device, 1.0, "known right after programming only"),
         (PCM(), -1.0, "seconds since programming must be a finite number of at least 0, got -1.0"),
         (PCM(), math.inf, "seconds since programming must be a finite number"),
     ],
@@ -220,7 +220,7 @@ def test_times_at_which_nothing_is_known_are_refused(device: Device, seconds: fl
         (lambda: AdditiveDevice(program=-0.1), "program must be a finite number of at least 0, got -0.1"),
         (lambda: ProportionalDevice(read="1"), "read must be a finite number of at least 0, got '1'"),
         (lambda: LogNormalDevice(sigma=math.inf), "sigma must be a finite number"),
-        (lambda: ReramWan(read=-1), "read must be"),
+        (lambda: ReramWan(weight_read=-1), "read must be"),
         (lambda: FittedDevice(coefficients=(), fitted=(0, 1), g_max=1), "coefficients must hold at least one"),
         (lambda: FittedDevice(coefficients=(1.0,), fitted=(0, 1), g_max=2), "must lie in the fit's 0 to 1 uS"),
         (lambda: FittedDevice(coefficients=(1.0,), fitted=(0, 1), g_max=1, truncated=1), "truncated must be True"),
@@ -276,9 +276,27 @@ def test_a_table_of_samples_keeps_their_skew(tmp_path: Path) -> None:
         assert (held > level + 2).double().mean().item() == pytest.approx(0.25, abs=0.005)
 
 
+@pytest.mark.parametrize(("unit", "factor"), [("S", 1e-6), ("mS", 1e-3), ("uS", 1.0), ("µS", 1.0), ("nS", 1e3)])
+def test_a_table_in_another_unit(unit: str, factor: float, tmp_path: Path) -> None:
+    rows = [(0, 0.5, 0.1), (10, 10.5, 0.5), (20, 21, 2)]
+    (tmp_path / "plain.csv").write_text("level,mean,std\n" + "\n".join(f"{a},{b},{c}" for a, b, c in rows))
+    lines = [",".join(str(value * factor) for value in row) for row in rows]
+    (tmp_path / "unit.csv").write_text(f"Level [{unit}], mean [{unit}],std ({unit})\n" + "\n".join(lines))
+    plain, other = (TableDevice.from_csv(tmp_path / f"{name}.csv") for name in ("plain", "unit"))
+    for name in ("levels", "means", "stds"):
+        assert getattr(other, name) == pytest.approx(getattr(plain, name))
+    assert (other.g_min, other.g_max) == pytest.approx((0, 20))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "level,mean,std\n0,0,1e-7\n2e-5,2e-5,1e-7",
+            "levels up to 2e-05, .*: if they are siemens, .* level \\[S\\],mean",
+        ),
+        ("level [S],mean [uS],std [S]\n1,2,3\n2,3,4", "every column must give the same unit"),
+        ("level [A],mean [A],std [A]\n1,2,3\n2,3,4", "every column must give the same unit, S, mS, uS or nS"),
         ("", "must begin with level,mean,std or level,sample, got ''"),
         ("state,mean,std\n1,2,3", "must begin with"),
         ("level,mean,std\n1,2,3\n2,x,4", "line 3: '2,x,4' is not numbers"),

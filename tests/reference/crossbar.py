@@ -18,15 +18,15 @@ def program(weight: np.ndarray, chip: Chip, seed: int, name: str, seconds: float
             names = (left // chip.tile_rows, top // chip.tile_columns)
             shape = (2, bottom - top, right - left)
             normals = torch.randn(device.normals, *shape, generator=generator(seed, "chip", name, *names, "cells"))
-            luck = torch.rand(shape, generator=generator(seed, "chip", name, *names, "faults"), dtype=torch.float64)
+            fault_draw = torch.rand(
+                shape, generator=generator(seed, "chip", name, *names, "faults"), dtype=torch.float64
+            )
             for o in range(top, bottom):
                 for i in range(left, right):
-                    seen = {
-                        "tensor": np.abs(weight).max(),
-                        "channel": np.abs(weight[o]).max(),
-                        "tile": np.abs(weight[o, left:right]).max(),
-                    }[chip.weight_range]
-                    full = seen if seen > 0 else 1.0
+                    tensor = np.abs(weight).max()
+                    channel = np.abs(weight[o]).max() or tensor  # zeros alone have the range around them
+                    tile = np.abs(weight[o, left:right]).max() or channel
+                    full = {"tensor": tensor, "channel": channel, "tile": tile}[chip.weight_range]
                     cells = []
                     for side, part in enumerate((max(weight[o, i], 0.0), max(-weight[o, i], 0.0))):
                         target = device.g_min + part / full * (device.g_max - device.g_min)
@@ -36,9 +36,9 @@ def program(weight: np.ndarray, chip: Chip, seed: int, name: str, seconds: float
                             normals[(slice(None), *place)].reshape(-1, 1),
                             seconds,
                         ).item()
-                        if luck[place] < chip.stuck_low:
+                        if fault_draw[place] < chip.stuck_low:
                             cell = device.g_min
-                        if luck[place] >= 1 - chip.stuck_high:
+                        if fault_draw[place] >= 1 - chip.stuck_high:
                             cell = device.g_max
                         cells.append(cell)
                     held[o, i] = (cells[0] - cells[1]) / (device.g_max - device.g_min) * full

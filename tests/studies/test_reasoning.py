@@ -53,7 +53,14 @@ def lines(path: Path, *records: object) -> str:
 def test_a_file_of_tasks_for_another_model_on_a_chip_with_converters(micro_llama: Path, tmp_path: Path) -> None:
     path = lines(tmp_path / "t.jsonl", *({"answer": i, "direct": f"def add{i}"} for i in range(12)), "")
     report = reasoning(
-        str(micro_llama), tasks=path, chip="afm-pcm", copies=1, max_new_tokens=4, n_seeds=1, workers=1, problems=10
+        str(micro_llama),
+        tasks=path,
+        chip="pcm-foundation",
+        copies=1,
+        max_new_tokens=4,
+        n_seeds=1,
+        workers=1,
+        problems=10,
     )
     assert not report.notes
     assert {row.condition for row in report.select("unfinished")} == {"direct, no noise", "direct, on the chip"}
@@ -114,7 +121,7 @@ def test_what_it_refuses(micro_llama: Path, tmp_path: Path) -> None:
         (str(micro_llama), {"tasks": path}, "a model of 2 layers has no shallow, middle and deep third"),
         (
             str(micro_llama),
-            {"tasks": path, "copies": 1, "chip": "afm-pcm", "max_new_tokens": 4},
+            {"tasks": path, "copies": 1, "chip": "pcm-foundation", "max_new_tokens": 4},
             "1 problems are too few",
         ),
     ):

@@ -53,7 +53,7 @@ def test_perplexities_are_those_of_each_chip_instance(micro_llama: Path, text: s
 
 
 def test_a_calibrated_chip_is_calibrated_on_the_calibration_text(micro_llama: Path, text: str) -> None:
-    report = simulate(str(micro_llama), chip="afm-pcm", n_seeds=1, text=text, tokens=64, window=32, workers=1)
+    report = simulate(str(micro_llama), chip="pcm-foundation", n_seeds=1, text=text, tokens=64, window=32, workers=1)
     assert not report.notes
     assert report.select("perplexity", "after 0")[0].value > 0
     assert not report.figures

@@ -1,6 +1,6 @@
 """Models on analog hardware: deployment on a chip, training that survives it, and repairs that need no training."""
 
-from hardy.analog.deploy import Deploy, drift, program
+from hardy.analog.deploy import Deploy, clipping, drift, program
 from hardy.analog.halora import HaLoRA
 from hardy.analog.hybrid_projection import HybridProjection
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear
@@ -21,6 +21,7 @@ __all__ = [
     "RandomReplacement",
     "Redundancy",
     "RouterCalibration",
+    "clipping",
     "drift",
     "equivalent_noise",
     "noise_sensitivity",

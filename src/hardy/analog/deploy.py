@@ -7,127 +7,259 @@ an argument rather than a history.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
-from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear, Array, OnChip
-from hardy.core.hooks import watch
+from hardy.analog.arrays import Array, Passes, PassHooks, StoredWeight
+from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLayer, AnalogLinear, unfoldable
+from hardy.analog.reading import STORED, reading_class
+from hardy.core.hooks import run, watch
 from hardy.core.layers import Layers
-from hardy.core.method import Chain, Method, changes
+from hardy.core.method import ALL_SELECTED, Chain, Method, changes, squared_norm
 from hardy.core.roles import is_linear
 from hardy.core.selection import LINEAR, Selector, Site, select
-from hardy.core.statistics import AbsMax, observe
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
-from hardy.hardware.crossbar import hold
-from hardy.hardware.device import require_number
 from hardy.hardware.product import Periphery
-from hardy.report import Row
+from hardy.report import Report, Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deploy(Method):
     """Replace each selected layer by one that computes on a chip.
 
-    Linear layers, GPT-2's Conv1D and 2-D convolutions become `AnalogLinear`, `AnalogConv1D` and `AnalogConv2d`. The
-    weights of a stack of experts are given the values that the arrays hold; their products are computed by the model
-    itself, so a chip with converters or read noise is refused for them (`chip.without_periphery()` is not).
+    Linear layers, GPT-2's Conv1D and 2-D convolutions become `AnalogLinear`, `AnalogConv1D` and `AnalogConv2d`. Stacks
+    of experts and routers, whose products the model computes itself, stay where they are, and their products are
+    computed on arrays all the same; so are those of a layer whose parent reads its weight instead of calling it. Where
+    that cannot be followed, the forward pass is an error that names the layer.
+
+    The weights of the model stay its parameters: what is loaded or trained is programmed, whenever it changes, and an
+    optimizer may be made before or after. The gradient of a weight goes straight through programming, converters and
+    noise.
 
     Under PEFT adapters the base layers go on the chip; the adapters stay digital, and merging them is refused.
 
-    A saved model holds the weights as the arrays held them, and is a digital model when it is loaded: converters and
-    read noise are not part of it.
-
     Args:
-        chip: a `Chip`, or the name of a preset.
+        chip: a `Chip`, the name of a preset, or a `.json` or `.csv` file, as `Chip.named` takes them.
         seed: which instance of the chip.
         seconds: since programming.
-        select: which weights, as in `hardy.core.selection.select`.
+        select: which weights, as in `hardy.core.selection.select`; None for all linear layers but head and router, and
+            all convolutions that a chip takes. The report lists what stays digital, and why; with None a warning says
+            so where it is more than 5 % of what could be multiplied on arrays.
         layers: in which layers; all by default.
+        ranges: calibrated ranges that are known already, of inputs and of outputs in cells, by the name of the matrix;
+            a stored model has them in its record.
 
-    `apply` needs calibration batches if the chip has calibrated ranges (`chip.needs_data`).
+    A stored model holds the digital weights, and `hardy.load` puts them on the same chip instance again; its series of
+    reads begins anew. transformers' `from_pretrained` reads the digital model.
+
+    `apply` finds calibrated ranges (`chip.needs_data`) on the calibration batches it is given, each layer without any
+    on the first inputs that it sees.
     """
 
     chip: Chip
     seed: int = 0
     seconds: float = 0.0
-    select: Selector = LINEAR
+    select: Selector | None = None
     layers: Layers | None = None
+    ranges: tuple[tuple[str, float | None, float | None], ...] | None = None
 
     def __post_init__(self) -> None:
-        chip: object = self.chip
-        if isinstance(chip, str):
-            object.__setattr__(self, "chip", Chip.preset(chip))
-        elif isinstance(chip, Mapping):
-            object.__setattr__(self, "chip", Chip.from_dict(chip))
+        object.__setattr__(self, "chip", as_chip(self.chip))
         super().__post_init__()
 
     def check(self) -> None:
         if not isinstance(self.chip, Chip):
             raise InputError(f"chip must be a Chip or the name of a preset, got {self.chip!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"seed must be an integer, got {self.seed!r}")
-        require_number("seconds", self.seconds, at_least=0)
+        checks.integer("seed", self.seed)
+        checks.number("seconds", self.seconds, at_least=0)
+        entries: Any = () if self.ranges is None else self.ranges
+        if not isinstance(entries, tuple) or not all(isinstance(e, tuple) and len(e) == 3 for e in entries):
+            raise InputError(f"ranges must hold (name, input range, output range) for each matrix, got {entries!r}")
+        for name, *values in entries:
+            for value in values:
+                if value is not None:
+                    checks.number(f"ranges of {name}", value, above=0)
 
     def to_dict(self) -> dict[str, Any]:
         record = super().to_dict()
         record["fields"]["chip"] = self.chip.to_dict()
         return record
 
+    @property
+    def reapplied(self) -> bool:
+        return self.ranges is not None  # a record without them is of a time when the stored weights were the arrays'
+
+    def recorded(self, model: nn.Module) -> Method:
+        found = [
+            (array.name, array.periphery.dac_range, array.periphery.adc_range)
+            for _, stored in stored_weights(model)
+            for array in stored.arrays
+        ]
+        chip, known = self.chip, []
+        for name, dac_range, adc_range in found:
+            inputs = dac_range if chip.dac_range == "calibrated" and isinstance(dac_range, float) else None
+            outputs = adc_range if chip.adc_range == "calibrated" else None
+            if inputs is not None or outputs is not None:
+                known.append((name, inputs, outputs))
+        return dataclasses.replace(self, ranges=tuple(known))
+
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
-        if self.chip.needs_data and data is None:
-            raise InputError("this chip has calibrated converter ranges: give apply calibration batches")
-        sites = select(model, self.select, layers=self.layers)
+        sites, unfit = self._sites(model)
         keep_adapters_digital(model, sites, edits)
         by_module: dict[str, list[Site]] = {}
         for site in sites:
             by_module.setdefault(site.module, []).append(site)
-        errors: dict[str, tuple[float, float, int]] = {}
-        layers: dict[str, OnChip] = {}
+        passes = Passes()
+        layers: dict[str, AnalogLayer] = {}
+        read: dict[str, dict[str, StoredWeight]] = {}
         for name, group in by_module.items():
             module = model.get_submodule(name)
             if _is_read_by_its_model(module, group[0]):
-                for site in group:
-                    errors[site.name] = self._held(model, edits, site)
+                read[name] = {str(site.parameter): self._stack(model, module, site) for site in group}
                 continue
             arrays = [self._array(model, site) for site in group]
-            layers[name] = on_chip(module, name, arrays)
-            errors |= {array.site.name: _error(array.clean, array.held.weight) for array in arrays}
-        if self.chip.needs_data and layers:
-            assert data is not None
-            calibrate(model, layers, data)
+            layers[name] = passes.unused[name] = on_chip(module, name, arrays, passes)
+        stored = [layer.stored for layer in layers.values()] + [s for found in read.values() for s in found.values()]
+        errors = {
+            array.name: (*_error(weight_of(model, array.site), array), array.state.weight.numel())
+            for array in (array for weight in stored for array in weight.arrays)
+        }
+        known = {name: ranges for name, *ranges in self.ranges or ()}
+        for array in (array for weight in stored for array in weight.arrays):
+            if array.name in known:
+                inputs, outputs = known[array.name]
+                array.periphery = Periphery.of(self.chip, input_range=inputs, output_range=outputs)
+        batches = None if data is None or not self.chip.needs_data else list(data)
+        if batches is not None and (new := {n: layer for n, layer in layers.items() if not layer.stored.known}):
+            calibrate(model, new, batches)
+        self._place(model, edits, layers, read, passes)
+        if batches and not all(weight.known for weight in stored):
+            with torch.no_grad():
+                run(model, batches[0])  # what the model computes itself finds its ranges in use
+        total = tuple(map(sum, zip(*errors.values(), strict=True)))
+        rows = [_row(ALL_SELECTED, *total)] + [_row(name, *values) for name, values in errors.items()]
+        return rows + self._digital(model, {site.name for site in sites}, unfit)
+
+    def _sites(self, model: nn.Module) -> tuple[list[Site], dict[str, str]]:
+        """What goes on the chip; and, if nobody chose, what could not, with the reason."""
+        if self.select is not None:
+            return select(model, self.select, layers=self.layers), {}
+        found, sites, unfit = [], [], {}
+        for pattern in ("conv", LINEAR):  # a model may have one kind or both
+            try:
+                found += select(model, pattern, layers=self.layers)
+            except InputError:
+                if pattern == LINEAR and not found:
+                    raise
+        for site in found:
+            module = model.get_submodule(site.module)
+            if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module, AnalogLayer):
+                reason = "" if isinstance(module, nn.Conv2d) else f"a chip takes no {type(module).__name__}"
+                if isinstance(module, nn.Conv2d) and self.chip.has_periphery:
+                    reason = unfoldable(module)
+                if reason:
+                    unfit[site.name] = reason
+                    continue
+            sites.append(site)
+        if not sites:
+            raise InputError(f"nothing in this {type(model).__name__} goes on a chip: {next(iter(unfit.values()))}")
+        return sites, unfit
+
+    def _array(self, model: nn.Module, site: Site) -> Array:
+        return Array.program(site, self.chip, weight_of(model, site).float(), self.seed, self.seconds)
+
+    def _stack(self, model: nn.Module, module: nn.Module, site: Site) -> StoredWeight:
+        """A router, or each expert of a stack on arrays of its own."""
+        clean, parameter = weight_of(model, site).float(), module._parameters[str(site.parameter)]
+        assert parameter is not None
+        experts = [None] if clean.ndim == 2 else range(len(clean))
+        matrices = clean.reshape(-1, *clean.shape[-2:])
+        arrays = [
+            Array.program(site, self.chip, matrix, self.seed, self.seconds, expert=expert)
+            for matrix, expert in zip(matrices, experts, strict=True)
+        ]
+        return StoredWeight(arrays, getattr(module, "is_transposed", False) is True).take(parameter)
+
+    def _place(
+        self,
+        model: nn.Module,
+        edits: Edits,
+        layers: dict[str, AnalogLayer],
+        read: dict[str, dict[str, StoredWeight]],
+        passes: Passes,
+    ) -> None:
+        names = {*layers, *read}
+        above = {".".join(name.split(".")[:i]) for name in names for i in range(name.count(".") + 1)}
         replaced = {id(model.get_submodule(name)): layer for name, layer in layers.items()}
         for name, module in list(model.named_modules(remove_duplicate=False)):
             if id(module) in replaced:  # a module that stands in two places is replaced in both
                 edits.set_module(name, replaced[id(module)])
-        total = tuple(map(sum, zip(*errors.values(), strict=True)))
-        return [_row("all selected weights", *total)] + [_row(name, *values) for name, values in errors.items()]
+                above |= {name.rpartition(".")[0]}
+        for name, parameters in read.items():
+            module: Any = model.get_submodule(name)
+            if hasattr(module, STORED):
+                raise InputError(f"{name} is on a chip already; undo that change first")
+            entries = {key: (f"{name}.{key}", stored) for key, stored in parameters.items()}
+            edits.swap(module, STORED, (entries, passes))
+            edits.swap(module, "__class__", reading_class(type(module), tuple(parameters)))
+            config = getattr(module, "config", None)
+            exactly = all(stored.reads_exactly for stored in parameters.values())
+            if not exactly and getattr(config, "_experts_implementation_internal", None) not in {None, "eager"}:
+                # The others multiply with all experts at once, which no array does.
+                edits.swap(config, "_experts_implementation_internal", "eager")
+        for name in sorted(above):
+            edits.swap(PassHooks(model.get_submodule(name), passes), "on", True)
 
-    def _array(self, model: nn.Module, site: Site) -> Array:
-        clean = weight_of(model, site).to(torch.float32, copy=True)
-        return Array.program(site, self.chip, clean, self.seed, self.seconds, Periphery.of(self.chip))
-
-    def _held(self, model: nn.Module, edits: Edits, site: Site) -> tuple[float, float, int]:
-        """A router, or each expert of a stack on arrays of its own."""
-        clean = weight_of(model, site).float()
-        if self.chip.has_periphery:
-            kind = "router" if clean.ndim == 2 else "stack of experts"
-            raise InputError(
-                f"{site.name} is a {kind}, whose products the model computes itself: converters and read "
-                "noise cannot be put there; give chip.without_periphery()"
+    def _digital(self, model: nn.Module, on: set[str], unfit: dict[str, str]) -> list[Row]:
+        """The share of the weights on the chip, and every matrix that is not, with the reason."""
+        modules = dict(model.named_modules())
+        placed = {name.partition(":")[0] for name in on}
+        rows, total, digital, left = [], 0, 0, {}
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                continue
+            owner, size = name.rpartition(".")[0], parameter.numel()
+            module, total = modules[owner], total + size
+            if owner in placed or name in placed:
+                continue
+            reason = unfit.get(owner, "not selected")
+            if isinstance(module, nn.Embedding):
+                reason = "an embedding is looked up, not multiplied"
+            elif isinstance(module, _NO_ARRAYS):
+                reason = f"a chip takes no {type(module).__name__}"
+            digital += size
+            if owner in unfit or isinstance(module, _NO_ARRAYS):
+                left[name] = size
+            rows.append(Row(metric="digital_weights", condition=name, value=size, details={"reason": reason}))
+        on_chip = total - digital
+        if self.select is None and (unasked := sum(left.values())) > 0.05 * (on_chip + unasked):
+            shown = ", ".join([*left][:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
+            warnings.warn(
+                f"{unasked:,} weights that are multiplied stay digital beside {on_chip:,} on the chip: {shown}; the "
+                "report of the change has the reasons, and select= says that it is meant",
+                stacklevel=5,
             )
-        names = [site.name] if clean.ndim == 2 else [f"{site.name}.{i}" for i in range(len(clean))]
-        matrices = zip(names, clean.reshape(-1, *clean.shape[-2:]), strict=True)
-        held = [hold(m, self.chip, seed=self.seed, name=name, seconds=self.seconds).weight for name, m in matrices]
-        new = torch.stack(held).reshape(clean.shape)
-        error = _error(clean, new)
-        edits.set_weight(site, new)
-        return error
+        share = Row(metric="share_on_chip", condition=ALL_SELECTED, value=on_chip / total, details={"weights": total})
+        return [share, *rows]
+
+
+_NO_ARRAYS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)
+"""Modules that multiply with weights of their own, which stay digital."""
+
+
+def as_chip(chip: Any) -> Any:
+    """A `Chip` from the name of a preset or file, or from its record; everything else as it is."""
+    if isinstance(chip, str):
+        return Chip.named(chip)
+    return Chip.from_dict(chip) if isinstance(chip, Mapping) else chip
 
 
 def _is_read_by_its_model(module: nn.Module, site: Site) -> bool:
@@ -136,13 +268,51 @@ def _is_read_by_its_model(module: nn.Module, site: Site) -> bool:
     return router or site.parameter not in {None, "weight"}
 
 
-def program(model: nn.Module, seed: int) -> None:
-    """Take another chip instance for all layers of `model` that are on a chip, at the time they are at.
+def stored_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, StoredWeight]]:
+    """Every parameter of `model` that is on a chip, and what the arrays hold of it."""
+    for module in model.modules():
+        if isinstance(module, AnalogLayer):
+            yield module.parameter, module.stored
+        elif (entries := vars(module).get(STORED)) is not None:
+            for name, (_, stored) in entries[0].items():
+                parameter = module._parameters[name]
+                assert parameter is not None
+                yield parameter, stored
+
+
+def clipping(model: nn.Module) -> Report:
+    """How much of what the converters of a model on a chip were given since `Deploy` was beyond their range.
+
+    Returns:
+        Rows "clipped_outputs" and "clipped_inputs", shares of all conversions, for every matrix that converted and for
+        "all selected weights".
 
     Raises:
-        InputError: none is, or a stack of experts is (undo the change and apply Deploy anew).
+        InputError: nothing of the model is on a chip.
     """
-    _reprogram(model, seed=seed)
+    arrays = [array for _, stored in stored_weights(model) for array in stored.arrays]
+    if not arrays:
+        raise InputError(f"no layer of this {type(model).__name__} is on a chip: apply Deploy first")
+    rows = []
+    for metric in ("outputs", "inputs"):
+        counts = {a.name: (int(getattr(a.clips, metric)), getattr(a.clips, f"of_{metric}")) for a in arrays}
+        counts = {name: count for name, count in counts.items() if count[1]}
+        if counts:
+            counts = {ALL_SELECTED: tuple(map(sum, zip(*counts.values(), strict=True))), **counts}
+        rows += [
+            Row(metric=f"clipped_{metric}", condition=name, value=clipped / of, details={"conversions": of})
+            for name, (clipped, of) in counts.items()
+        ]
+    return Report(title=f"Conversions beyond the range in {type(model).__name__}", rows=tuple(rows))
+
+
+def program(model: nn.Module, seed: int) -> None:
+    """Program the weights of `model` as they are now into another chip instance, at the time the chip is at.
+
+    Raises:
+        InputError: no layer is on a chip, or weights are NaN or infinite, and nothing has changed.
+    """
+    _reprogram(model, seed=checks.integer("seed", seed))
 
 
 def drift(model: nn.Module, seconds: float) -> None:
@@ -151,34 +321,19 @@ def drift(model: nn.Module, seconds: float) -> None:
     Raises:
         InputError: as `program`; or the cells are not known at that time, and nothing has changed.
     """
-    require_number("seconds since programming", seconds, at_least=0)
-    _reprogram(model, seconds=float(seconds))
+    _reprogram(model, seconds=checks.number("seconds since programming", seconds, at_least=0))
 
 
-def _reprogram(model: nn.Module, **change: Any) -> None:
-    found = {item: list(_deployments(item.method)) for item in changes(model)}
-    layers = [module for module in model.modules() if isinstance(module, OnChip)]
-    if not any(found.values()) or not layers:
+def _reprogram(model: nn.Module, seed: int | None = None, seconds: float | None = None) -> None:
+    found = list(stored_weights(model))
+    if not found:
         raise InputError(f"no layer of this {type(model).__name__} is on a chip: apply Deploy first")
-    for method in (method for methods in found.values() for method in methods):
-        for site in select(model, method.select, layers=method.layers):
-            if _is_read_by_its_model(model.get_submodule(site.module), site):
-                raise InputError(
-                    f"{site.name} is a router or a stack of experts: undo the change and apply Deploy anew"
-                )
-    fresh = [layer.reprogrammed(**change) for layer in layers]  # all of them, before any is taken
-    for layer, arrays in zip(layers, fresh, strict=True):
-        layer.take(arrays)
-    for item in found:
+    fresh = [stored.reprogrammed(parameter, seed, seconds) for parameter, stored in found]  # before any is taken
+    for (parameter, stored), states in zip(found, fresh, strict=True):
+        stored.become(parameter, states, seed, seconds)
+    change = {name: value for name, value in (("seed", seed), ("seconds", seconds)) if value is not None}
+    for item in changes(model):
         item.method = _replaced(item.method, change)
-
-
-def _deployments(method: Method) -> Iterator[Deploy]:
-    if isinstance(method, Deploy):
-        yield method
-    elif isinstance(method, Chain):
-        for member in method.methods:
-            yield from _deployments(member)
 
 
 def _replaced(method: Method, change: Mapping[str, Any]) -> Method:
@@ -190,20 +345,20 @@ def _replaced(method: Method, change: Mapping[str, Any]) -> Method:
     return method
 
 
-def on_chip(module: nn.Module, name: str, arrays: list[Array]) -> OnChip:
+def on_chip(module: nn.Module, name: str, arrays: list[Array], passes: Passes | None = None) -> AnalogLayer:
     """The layer that takes the place of `module`, called `name`, and computes on `arrays`.
 
     Raises:
         InputError: there is none for this kind of layer, or it is on a chip already.
     """
-    if isinstance(module, OnChip):
+    if isinstance(module, AnalogLayer):
         raise InputError(f"{name} is on a chip already; undo that change first")
     if isinstance(module, nn.Linear):
-        return AnalogLinear(module, arrays)
+        return AnalogLinear(module, arrays, passes)
     if isinstance(module, nn.Conv2d):
-        return AnalogConv2d(module, arrays)
+        return AnalogConv2d(module, arrays, passes)
     if is_linear(module):
-        return AnalogConv1D(module, arrays)
+        return AnalogConv1D(module, arrays, passes)
     raise InputError(
         f"{name} is a {type(module).__name__}; a chip takes nn.Linear, nn.Conv2d, GPT-2's Conv1D and stacks of experts"
     )
@@ -212,30 +367,43 @@ def on_chip(module: nn.Module, name: str, arrays: list[Array]) -> OnChip:
 _SAMPLE = 1024  # input vectors of each layer that its ADC range is found on
 
 
-def calibrate(model: nn.Module, layers: dict[str, OnChip], data: Iterable[Any]) -> None:
-    """Set the calibrated ranges of `layers`, which are about to take their places in the still digital `model`."""
+def calibrate(model: nn.Module, layers: Mapping[str, AnalogLayer], data: Iterable[Any]) -> None:
+    """Set the calibrated ranges of `layers`, which are about to take their places in the still digital `model`.
+
+    A layer that is not called, because its parent reads its weight, is passed over: its range is found in use.
+
+    Raises:
+        InputError: no batches, or a layer that saw nothing but zeros, NaN or infinity.
+    """
     samples: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+    largest: dict[str, float] = {}
 
     def keep(name: str, x: torch.Tensor) -> None:
-        layer, missing = layers[name], _SAMPLE - sum(map(len, samples[name]))
-        if missing > 0:
-            x = layer.patches(x) if isinstance(layer, AnalogConv2d) else x
-            vectors = x.detach().reshape(-1, x.shape[-1])
+        vectors = checks.finite(f"the input of {name}", layers[name].vectors(x.detach()))
+        largest[name] = max(largest.get(name, 0.0), vectors.abs().max().item())
+        if (missing := _SAMPLE - sum(map(len, samples[name]))) > 0:
             samples[name].append(vectors[:: max(1, len(vectors) // missing)][:missing].clone())
 
-    points = {(name, "input"): functools.partial(keep, name) for name in layers}
-    with watch(model, points, strict=False):
-        seen = observe(model, data, tuple(layers), [AbsMax])
-    for name, layer in layers.items():
-        largest = seen[name][0].value.max().item() if samples[name] else 0.0
-        if largest == 0:
+    count = 0
+    with (
+        torch.no_grad(),
+        watch(model, {(name, "input"): functools.partial(keep, name) for name in layers}, strict=False),
+    ):
+        for count, batch in enumerate(data, start=1):  # noqa: B007
+            run(model, batch)
+    if not count:
+        raise InputError("calibration was given no batches")
+    for name, peak in largest.items():
+        if peak == 0:
             raise InputError(f"{name} saw no input other than zero in the calibration data, so it has no range")
-        layer.calibrate(torch.cat(samples[name]), largest)
+        for array in layers[name].arrays:
+            array.calibrate(torch.cat(samples[name]).float(), peak)
 
 
-def _error(clean: torch.Tensor, held: torch.Tensor) -> tuple[float, float, int]:
-    """Squared error, squared norm, number of weights."""
-    return (held.double() - clean.double()).square().sum().item(), clean.double().square().sum().item(), clean.numel()
+def _error(clean: torch.Tensor, array: Array) -> tuple[float, float]:
+    """Squared error and squared norm of the matrix on `array`; `clean` is that of its site."""
+    clean = clean[array.place] if isinstance(array.place, int) else clean
+    return squared_norm(array.state.weight, minus=clean), squared_norm(clean)
 
 
 def _row(condition: str, error: float, energy: float, weights: int) -> Row:

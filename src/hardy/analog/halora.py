@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.noise_aware import NoiseAware
 from hardy.analog.noisy_forward import Resample, Simulator
@@ -24,8 +25,7 @@ from hardy.core.selection import LINEAR, Selector, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
-from hardy.hardware.device import require_number
-from hardy.hardware.noise import ChipNoise
+from hardy.hardware.noise import WeightNoise
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -56,7 +56,7 @@ class HaLoRA:
         noisy: which weights of the base are noisy in training; by default all that `Deploy` puts on a chip.
     """
 
-    chip: Chip | ChipNoise | Simulator | str | None = None
+    chip: Chip | WeightNoise | Simulator | str | None = None
     rank: int = 8
     alpha: float = 16.0
     penalty_weight: float = 1e-3
@@ -70,14 +70,11 @@ class HaLoRA:
     noisy: Selector = LINEAR
 
     def __post_init__(self) -> None:
-        if type(self.rank) is not int or self.rank < 1:
-            raise InputError(f"rank must be a positive integer, got {self.rank!r}")
-        require_number("alpha", self.alpha, above=0)
-        require_number("penalty_weight", self.penalty_weight, at_least=0)
-        if self.norm not in get_args(Norm):
-            raise InputError(f"norm must be one of {', '.join(get_args(Norm))}, got {self.norm!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"seed must be an integer, got {self.seed!r}")
+        checks.integer("rank", self.rank, at_least=1)
+        checks.number("alpha", self.alpha, above=0)
+        checks.number("penalty_weight", self.penalty_weight, at_least=0)
+        checks.one_of("norm", self.norm, get_args(Norm))
+        checks.integer("seed", self.seed)
         if self.chip is not None:
             self._noise()  # its fields are checked there
 

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from hardy.analog.modules import OnChip
+from hardy import checks
+from hardy.analog.modules import AnalogLayer
 from hardy.core import selection
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
@@ -52,8 +53,7 @@ def decompose(
     rank = largest if rank is None else rank
     if type(rank) is not int or not 1 <= rank <= largest:
         raise InputError(f"rank must be in 1..{largest}, the smaller side of the weight, or None, got {rank!r}")
-    if columns not in get_args(Columns):
-        raise InputError(f"columns must be one of {', '.join(get_args(Columns))}, got {columns!r}")
+    checks.one_of("columns", columns, get_args(Columns))
     left, values, rotation = torch.linalg.svd(weight.double(), full_matrices=False)
     array, rotation = (left * values)[:, :rank], rotation[:rank]
     gain = torch.ones(rank, dtype=torch.float64)
@@ -91,7 +91,7 @@ class HybridLinear(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The whole matrix, (out, in), as the array holds its part."""
-        array: Any = self.array.weight
+        array: Any = self.array.stored_weight() if isinstance(self.array, AnalogLayer) else self.array.weight
         return ((array.float() * self.gain) @ self.rotation).to(array.dtype)
 
     @property
@@ -99,9 +99,15 @@ class HybridLinear(nn.Module):
         """Added digitally."""
         return self.array.bias  # pyright: ignore[reportReturnType]
 
+    @property
+    def unsaved(self) -> str:
+        """Why a model with this layer cannot be stored, if so."""
+        on_chip = isinstance(self.array, AnalogLayer)
+        return "its array is on a chip, and it is stored as a plain weight, which is not; undo Deploy first" * on_chip
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         array = self.array
-        converts = isinstance(array, OnChip) and not all(part.reads_exactly for part in array.arrays)
+        converts = isinstance(array, AnalogLayer) and not array.reads_exactly
         if isinstance(array, nn.Linear) and not converts:
             return nn.functional.linear(x, self.weight, self.bias)
         rotated = (x.float() @ self.rotation.mT) * self.gain
@@ -148,10 +154,9 @@ class HybridProjection(Method):
     layers: Layers | None = "last"
 
     def check(self) -> None:
-        if self.rank is not None and (type(self.rank) is not int or self.rank < 1):
-            raise InputError(f"rank must be a positive integer or None, got {self.rank!r}")
-        if self.columns not in get_args(Columns):
-            raise InputError(f"columns must be one of {', '.join(get_args(Columns))}, got {self.columns!r}")
+        if self.rank is not None:
+            checks.integer("rank (or None)", self.rank, at_least=1)
+        checks.one_of("columns", self.columns, get_args(Columns))
         if self.noise is not None and not (isinstance(self.noise, Method) and hasattr(self.noise, "select")):
             raise InputError(f"noise must be Deploy or a noise of hardy.hardware, or None, got {self.noise!r}")
 
@@ -160,7 +165,7 @@ class HybridProjection(Method):
         for site in sites:
             module = model.get_submodule(site.module)
             if type(module) is not nn.Linear:
-                reason = "apply HybridProjection before it" if isinstance(module, OnChip) else "it takes nn.Linear"
+                reason = "apply HybridProjection before it" if isinstance(module, AnalogLayer) else "it takes nn.Linear"
                 raise InputError(f"{site.name} is a {type(module).__name__}; {reason}")
         grams = observe(model, data, tuple(s.name for s in sites), [SecondMoment]) if data and self.noise else {}
         rows, error, energy, macs, size = [], 0.0, 0.0, 0, 0
@@ -212,6 +217,7 @@ def _output_error(holder: nn.ModuleDict, select: str, noise: Any, gram: torch.Te
             method = dataclasses.replace(method, chip=method.chip.without_periphery())
         with method.apply(holder):
             noisy: Any = holder["layer"]
-            change = noisy.weight.detach().float() - clean
+            weight = noisy.stored_weight() if isinstance(noisy, AnalogLayer) else noisy.weight
+            change = weight.detach().float() - clean
         total += (change @ gram * change).sum().item() if gram is not None else change.square().sum().item()
     return (total / _DRAWS) ** 0.5

@@ -5,15 +5,17 @@ after each step instead of getting no gradient beyond it, because a weight witho
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, get_args
 
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
-from hardy.analog.deploy import calibrate, on_chip
-from hardy.analog.modules import Array, OnChip
+from hardy.analog.arrays import Array
+from hardy.analog.deploy import as_chip, calibrate, on_chip
+from hardy.analog.modules import AnalogLayer
 from hardy.analog.noisy_forward import (
     Gradient,
     InputGradient,
@@ -30,8 +32,7 @@ from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
-from hardy.hardware.device import require_number
-from hardy.hardware.noise import ChipNoise
+from hardy.hardware.noise import WeightNoise
 from hardy.hardware.product import Periphery
 from hardy.report import Row
 
@@ -69,10 +70,11 @@ class NoiseAware(Method):
         select: which weights, as in `hardy.core.selection.select`.
         layers: in which layers; all by default.
 
-    `apply` needs calibration batches if the chip has calibrated ranges (`chip.needs_data`).
+    `apply` finds calibrated ranges (`chip.needs_data`) on the calibration batches it is given, each layer without any
+    on its first inputs in training.
     """
 
-    chip: Chip | ChipNoise | Simulator
+    chip: Chip | WeightNoise | Simulator
     gradient: Gradient = "straight-through"
     input_gradient: InputGradient = "clean"
     resample: Resample = 1
@@ -84,18 +86,14 @@ class NoiseAware(Method):
     layers: Layers | None = None
 
     def __post_init__(self) -> None:
-        chip: object = self.chip
-        if isinstance(chip, str):
-            object.__setattr__(self, "chip", Chip.preset(chip))
-        elif isinstance(chip, Mapping):
-            object.__setattr__(self, "chip", Chip.from_dict(chip))
+        object.__setattr__(self, "chip", as_chip(self.chip))
         super().__post_init__()
 
     def check(self) -> None:
         noise: Any = self.chip
-        if isinstance(noise, type) or not (isinstance(noise, Chip | ChipNoise) or callable(noise)):
+        if isinstance(noise, type) or not (isinstance(noise, Chip | WeightNoise) or callable(noise)):
             raise InputError(f"chip must be a Chip, a preset, a weight noise or a function, got {noise!r}")
-        if isinstance(noise, ChipNoise):
+        if isinstance(noise, WeightNoise):
             for field in ("seed", "select", "layers"):
                 if getattr(noise, field) != type(noise).__dataclass_fields__[field].default:
                     raise InputError(
@@ -103,8 +101,7 @@ class NoiseAware(Method):
                         f"give NoiseAware({field}={getattr(noise, field)!r}, ...)"
                     )
         for field, kind in (("gradient", Gradient), ("input_gradient", InputGradient)):
-            if getattr(self, field) not in get_args(kind):
-                raise InputError(f"{field} must be one of {', '.join(get_args(kind))}, got {getattr(self, field)!r}")
+            checks.one_of(field, getattr(self, field), get_args(kind))
         if not (self.resample in ("sample", "never") or (type(self.resample) is int and self.resample >= 1)):
             raise InputError(f"resample must be a positive integer, 'sample' or 'never', got {self.resample!r}")
         if self.resample == "sample" and (self.gradient, self.input_gradient) != ("straight-through", "clean"):
@@ -112,20 +109,18 @@ class NoiseAware(Method):
                 "resample='sample' needs gradient='straight-through' and input_gradient='clean', got "
                 f"{self.gradient!r} and {self.input_gradient!r}"
             )
-        if type(self.warmup_steps) is not int or self.warmup_steps < 0:
-            raise InputError(f"warmup_steps must be an integer of at least 0, got {self.warmup_steps!r}")
+        checks.integer("warmup_steps", self.warmup_steps, at_least=0)
         if self.clip is not None:
-            require_number("clip", self.clip, above=0)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"seed must be an integer, got {self.seed!r}")
-        require_number("seconds", self.seconds, at_least=0)
+            checks.number("clip", self.clip, above=0)
+        checks.integer("seed", self.seed)
+        checks.number("seconds", self.seconds, at_least=0)
         if self.seconds and not isinstance(noise, Chip):
             raise InputError(f"seconds is for a Chip, whose cells drift; got seconds={self.seconds:g} with {noise!s}")
         if self.gradient == "full" and isinstance(noise, Chip):
             _require_differentiable(noise)
 
     def to_dict(self) -> dict[str, Any]:
-        if not isinstance(self.chip, Chip | ChipNoise):
+        if not isinstance(self.chip, Chip | WeightNoise):
             raise InputError(f"NoiseAware with a function of your own ({self.chip!r}) cannot be stored; undo it first")
         record = super().to_dict()
         record["fields"]["chip"] = self.chip.to_dict()
@@ -133,8 +128,6 @@ class NoiseAware(Method):
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         noise = self.chip
-        if isinstance(noise, Chip) and noise.needs_data and data is None:
-            raise InputError("this chip has calibrated converter ranges: give apply calibration batches")
         sites = select(model, self.select, layers=self.layers)
         keep_adapters_digital(model, sites, edits)
         by_module: dict[str, list[Site]] = {}
@@ -171,7 +164,7 @@ class NoiseAware(Method):
 
     def _require_layer(self, module: nn.Module, site: Site) -> None:
         """Raise `InputError` unless `module` is a layer that can be trained with noise."""
-        if isinstance(module, OnChip):
+        if isinstance(module, AnalogLayer):
             raise InputError(f"{site.name} is on a chip already; undo that change first")
         if site.parameter != "weight" or not (is_linear(module) or isinstance(module, nn.Conv2d)):
             raise InputError(
@@ -225,10 +218,9 @@ class NoiseAware(Method):
             arrays = []
             for site in group:
                 clean = weight_of(model, site).to(torch.float32, copy=True)
-                arrays.append(Array.program(site, chip, clean, self.seed, self.seconds, Periphery.of(chip)))
+                arrays.append(Array.program(site, chip, clean, self.seed, self.seconds))
             layers[name] = on_chip(model.get_submodule(name), name, arrays)
-        if chip.needs_data:
-            assert data is not None
+        if chip.needs_data and data is not None:
             calibrate(model, layers, data)
         return {name: [array.periphery for array in layer.arrays] for name, layer in layers.items()}
 

@@ -12,15 +12,15 @@ import torch
 from torch import nn
 from torch.nn import grad
 
+from hardy.analog.arrays import Array
 from hardy.analog.deploy import on_chip
-from hardy.analog.modules import Array
 from hardy.core.rng import derive, generator
 from hardy.core.roles import as_matrix, is_transposed
 from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
-from hardy.hardware.crossbar import Held, hold
-from hardy.hardware.noise import ChipNoise
+from hardy.hardware.crossbar import ArrayState, program_matrix
+from hardy.hardware.noise import WeightNoise
 from hardy.hardware.product import Periphery
 
 Simulator = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -30,13 +30,13 @@ Resample = int | Literal["sample", "never"]
 
 
 def draw(
-    noise: Chip | ChipNoise | Simulator,
+    noise: Chip | WeightNoise | Simulator,
     weight: torch.Tensor,
     site: Site,
     seed: int,
     step: tuple[int, ...],
     seconds: float,
-) -> Held:
+) -> ArrayState:
     """One draw of what the arrays hold of `weight`.
 
     Args:
@@ -50,9 +50,9 @@ def draw(
         InputError: a function returned something else than a weight of the same shape.
     """
     if isinstance(noise, Chip):
-        return hold(weight, noise, seed=derive(seed, "training", *step), name=site.name, seconds=seconds)
+        return program_matrix(weight, noise, seed=derive(seed, "training", *step), site=site.name, seconds=seconds)
     random = generator(seed, "training", site.name, *step, device=weight.device)
-    if isinstance(noise, ChipNoise):
+    if isinstance(noise, WeightNoise):
         noisy = noise.draw(weight, random) if noise.strength else weight
     else:
         noisy = noise(weight.clone(), random)
@@ -60,19 +60,19 @@ def draw(
             got = f"{tuple(noisy.shape)} {noisy.dtype}" if isinstance(noisy, torch.Tensor) else repr(noisy)
             raise InputError(f"{_name(noise)} must return a weight of shape {tuple(weight.shape)}, got {got}")
         noisy = noisy.to(weight)
-    return Held(weight=noisy, scale=weight.new_ones(len(weight), 1), read_variance=None)
+    return ArrayState(weight=noisy, scale=weight.new_ones(len(weight), 1), read_variance=None)
 
 
 def _name(noise: Any) -> str:
     return f"chip={getattr(noise, '__name__', noise)!s}"
 
 
-def scaled(held: Held, clean: torch.Tensor, strength: float) -> Held:
+def scaled(held: ArrayState, clean: torch.Tensor, strength: float) -> ArrayState:
     """`held` with its deviation from `clean`, and the standard deviation of its reads, times `strength`."""
     if strength == 1:
         return held
     variance = None if held.read_variance is None else held.read_variance * strength**2
-    return Held(weight=clean + strength * (held.weight - clean), scale=held.scale, read_variance=variance)
+    return ArrayState(weight=clean + strength * (held.weight - clean), scale=held.scale, read_variance=variance)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -97,7 +97,7 @@ class NoisyForward:
 
     module: nn.Module
     sites: list[Site]
-    noise: Chip | ChipNoise | Simulator
+    noise: Chip | WeightNoise | Simulator
     peripheries: list[Periphery]
     seed: int
     seconds: float
@@ -108,7 +108,7 @@ class NoisyForward:
     inner: Callable[..., torch.Tensor] | None = None
     limit: torch.Tensor | None = None
     steps: int = 0
-    kept: tuple[int, list[Held]] | None = None
+    kept: tuple[int, list[ArrayState]] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not self.module.training:
@@ -175,18 +175,20 @@ class NoisyForward:
         layer: Any = self.called_with(
             lambda _: on_chip(self.module, self.sites[0].module, arrays), x, stored, self.module.bias
         )
-        return layer(x), layer.weight.detach()
+        y = layer(x)
+        self.peripheries = [array.periphery for array in arrays]  # with the ranges that the first inputs set
+        return y, layer.stored_weight().detach()
 
-    def array(self, site: Site, periphery: Periphery, held: Held, *step: int) -> Array:
+    def array(self, site: Site, periphery: Periphery, held: ArrayState, *step: int) -> Array:
         """The arrays that hold `held`."""
         assert isinstance(self.noise, Chip)
         random = generator(self.seed, "training", "read", site.name, *step, device=held.weight.device)
         return Array(
-            site=site, chip=self.noise, clean=held.weight, periphery=periphery, held=held,
-            seed=self.seed, seconds=self.seconds, random=random,
+            site=site, name=site.name, place=slice(None) if site.rows is None else slice(*site.rows), chip=self.noise,
+            periphery=periphery, state=held, seed=self.seed, seconds=self.seconds, random=random,
         )  # fmt: skip
 
-    def held(self, weight: torch.Tensor, *sample: int) -> list[Held]:
+    def held(self, weight: torch.Tensor, *sample: int) -> list[ArrayState]:
         """What the arrays hold of each site at this step."""
         index = 0 if self.resample == "never" else self.steps - 1
         if isinstance(self.resample, int) and self.resample > 1:
@@ -194,7 +196,7 @@ class NoisyForward:
         clean = [self.part(weight, site) for site in self.sites]
         if self.kept is not None and self.kept[0] == index:
             held = [
-                Held(weight=matrix + kept.weight, scale=kept.scale, read_variance=kept.read_variance)
+                ArrayState(weight=matrix + kept.weight, scale=kept.scale, read_variance=kept.read_variance)
                 for matrix, kept in zip(clean, self.kept[1], strict=True)
             ]
         else:
@@ -215,7 +217,7 @@ class NoisyForward:
         matrix = matrix if site.rows is None else matrix[site.rows[0] : site.rows[1]]
         return matrix.float()
 
-    def assembled(self, weight: torch.Tensor, held: list[Held]) -> torch.Tensor:
+    def assembled(self, weight: torch.Tensor, held: list[ArrayState]) -> torch.Tensor:
         """The weight with `held` in the places of the sites, in the shape and dtype of the parameter."""
         matrix, pieces, done = as_matrix(self.module, weight), [], 0
         for site, part in zip(self.sites, held, strict=True):
@@ -230,7 +232,7 @@ class NoisyForward:
         held = self.held(self.module.weight)  # pyright: ignore[reportArgumentType]
         return self.read(x, self.assembled(self.module.weight, held), held)  # pyright: ignore[reportArgumentType]
 
-    def read(self, x: torch.Tensor, noisy: torch.Tensor, held: list[Held], *sample: int) -> torch.Tensor:
+    def read(self, x: torch.Tensor, noisy: torch.Tensor, held: list[ArrayState], *sample: int) -> torch.Tensor:
         """The output of a noisy weight without converters; the noise of all reads of an output is drawn at once."""
         bias: Any = self.module.bias
         y = self.called_with(self.plain, x, noisy, bias)
@@ -260,7 +262,7 @@ class NoisyForward:
             matrix.copy_(matrix.clamp(-limit, limit))
 
 
-def _reads(held: list[Held]) -> bool:
+def _reads(held: list[ArrayState]) -> bool:
     return any(part.read_variance is not None for part in held)
 
 

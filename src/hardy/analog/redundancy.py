@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.analog.deploy import Deploy
-from hardy.analog.modules import OnChip
+from hardy.analog.modules import AnalogLayer
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.selection import LINEAR, Selector, select
@@ -50,14 +51,21 @@ class RedundantLinear(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The mean of the copies, (out, in)."""
-        weights: list[Any] = [copy.weight for copy in self.copies]
+        weights: list[Any] = [
+            copy.stored_weight() if isinstance(copy, AnalogLayer) else copy.weight for copy in self.copies
+        ]
         if len(weights) == 1:
             return weights[0]
         return torch.stack([weight.float() for weight in weights]).mean(0).to(weights[0].dtype)
 
+    @property
+    def unsaved(self) -> str:
+        """Why a model with this layer cannot be stored, if so."""
+        on_chip = any(isinstance(copy, AnalogLayer) for copy in self.copies)
+        return "its copies are on a chip, and it is stored as a plain weight, which is not; undo Deploy first" * on_chip
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        arrays = [array for copy in self.copies if isinstance(copy, OnChip) for array in copy.arrays]
-        if all(array.reads_exactly for array in arrays):
+        if all(copy.reads_exactly for copy in self.copies if isinstance(copy, AnalogLayer)):
             return nn.functional.linear(x, self.weight, self.bias)
         y = torch.stack([copy(x).float() for copy in self.copies]).mean(0).to(x.dtype)
         return y if self.bias is None else y + self.bias
@@ -87,15 +95,14 @@ class Redundancy(Method):
     layers: Layers | None = None
 
     def check(self) -> None:
-        if type(self.copies) is not int or not 1 <= self.copies <= 64:
-            raise InputError(f"copies must be an integer from 1 to 64, got {self.copies!r}")
+        checks.integer("copies", self.copies, at_least=1, at_most=64)
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         rows, extra = [], 0
         for site in select(model, self.select, layers=self.layers):
             module = model.get_submodule(site.module)
             if type(module) is not nn.Linear or site.rows is not None:
-                reason = "apply Redundancy before it" if isinstance(module, OnChip) else "it takes whole nn.Linear"
+                reason = "apply Redundancy before it" if isinstance(module, AnalogLayer) else "it takes whole nn.Linear"
                 raise InputError(f"{site.name} is a {type(module).__name__}; {reason}")
             edits.set_module(site.name, RedundantLinear(module, self.copies))
             added = (self.copies - 1) * module.weight.numel()
@@ -119,8 +126,7 @@ def equivalent_noise(noise: Method, copies: int) -> Method:
     Raises:
         InputError: the mean is not such a draw; use `Redundancy`, which makes the copies.
     """
-    if type(copies) is not int or copies < 1:
-        raise InputError(f"copies must be a positive integer, got {copies!r}")
+    checks.integer("copies", copies, at_least=1)
     root = math.sqrt(copies)
     if isinstance(noise, AdditiveNoise | ProportionalNoise):
         return dataclasses.replace(noise, strength=noise.strength / root)

@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.analog.experts import NEVER, Block, RepairedRouter, blocks, routing
 from hardy.core.method import Method
 from hardy.core.rng import generator
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate import mean_loss
-from hardy.hardware.device import require_number
 from hardy.report import Row
 
 Mode = Literal["alias", "copy", "keep"]
@@ -119,12 +119,9 @@ class ExpertReplacement(_Guarded):
 
     def check(self) -> None:
         super().check()
-        if self.mode not in get_args(Mode):
-            raise InputError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        checks.one_of("mode", self.mode, get_args(Mode))
         for name in ("threshold", "share"):
-            require_number(name, getattr(self, name), at_least=0)
-            if getattr(self, name) > 1:
-                raise InputError(f"{name} must be at most 1, got {getattr(self, name)!r}")
+            checks.number(name, getattr(self, name), at_least=0, at_most=1)
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         found, batches = blocks(model), self._batches(data)
@@ -220,12 +217,9 @@ class RandomReplacement(Method):
     unsaved: ClassVar[str] = _Guarded.unsaved
 
     def check(self) -> None:
-        if type(self.count) is not int or self.count < 1:
-            raise InputError(f"count must be a positive integer, got {self.count!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"seed must be an integer, got {self.seed!r}")
-        if self.mode not in get_args(Mode):
-            raise InputError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        checks.integer("count", self.count, at_least=1)
+        checks.integer("seed", self.seed)
+        checks.one_of("mode", self.mode, get_args(Mode))
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         changed = {}

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.nn.functional import kl_div
 
+from hardy import checks
 from hardy.core import selection
 from hardy.core.hooks import run
 from hardy.core.method import Method
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR, Selector, Site
-from hardy.errors import InputError, near_misses
+from hardy.errors import InputError
 from hardy.evaluate import mean_loss
 
 Unit = Literal["projection", "block", "role"]
@@ -54,9 +55,7 @@ def noise_sensitivity(
         InputError: an unknown unit or measure, no seeds, a noise that has no seed, or nothing to rank.
     """
     for name, value, kind in (("unit", unit, Unit), ("measure", measure, Measure)):
-        known = get_args(kind)
-        if value not in known:
-            raise InputError(f"{name} must be {' or '.join(known)}, got {value!r}{near_misses(str(value), known)}")
+        checks.one_of(name, value, get_args(kind))
     if not seeds:
         raise InputError("seeds must hold at least one chip instance, got none")
     fields = {field.name for field in dataclasses.fields(noise)} if isinstance(noise, Method) else set()

@@ -25,7 +25,7 @@ def reason(
     noise: Annotated[
         str, typer.Option(help="proportional (to each weight) or additive (to each output's largest).")
     ] = ("proportional"),
-    levels: Annotated[str, typer.Option(help="Standard deviations of the noise.")] = "0.1,0.2,0.3,0.4",
+    levels: Annotated[str, typer.Option(help="Noise strengths: standard deviations of a weight.")] = "0.1,0.2,0.3,0.4",
     chip: Annotated[
         str | None, typer.Option(help="Instead of noise: a preset, a chip as .json, or a .csv table of cells.")
     ] = None,

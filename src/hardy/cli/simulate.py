@@ -29,6 +29,9 @@ def simulate(
     chip: Chip = "reram-wan",
     time: Time = "0",
     seeds: Seeds = 10,
+    adc_range: Annotated[
+        float | None, typer.Option(help="Fixed range of the output converters, in cells; calibrated without.")
+    ] = None,
     text: Text = None,
     out: Kept = None,
     select: Select = "linear,!head,!router",
@@ -48,6 +51,7 @@ def simulate(
             chip=chip,
             times=[entry.strip() for entry in time.split(",") if entry.strip()],
             n_seeds=seeds,
+            adc_range=adc_range,
             select=select,
             text=text,
             out=out,

@@ -16,7 +16,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from hardy import __version__
-from hardy.core.method import Method, changes, from_dict
+from hardy.core.method import Chain, Method, changes, from_dict
 from hardy.core.packing import describe, install
 from hardy.errors import InputError
 from hardy.files import follow_umask, read_json, sweep, temporary_beside, write_json
@@ -45,12 +45,21 @@ def state_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
 def history(model: nn.Module) -> tuple[Method, ...]:
     """All methods that made `model`, oldest first: those applied before it was saved and loaded, and since."""
     earlier = (from_dict(record) for record in vars(model).get(_HISTORY, {}).get("methods", ()))
-    return (*earlier, *(change.method for change in changes(model)))
+    return (*earlier, *(change.method.recorded(model) for change in changes(model)))
 
 
 def remember(model: nn.Module, record: Mapping[str, Any]) -> None:
     """Give `model` the history in `record`, the `hardy.json` of the folder that it was loaded from."""
-    vars(model)[_HISTORY] = {"methods": record["methods"], "base_sha256": record.get("base_sha256")}
+    kept = [method.to_dict() for stored in record["methods"] if (method := _in_the_weights(from_dict(stored)))]
+    vars(model)[_HISTORY] = {"methods": kept, "base_sha256": record.get("base_sha256")}
+
+
+def _in_the_weights(method: Method) -> Method | None:
+    """`method` without what is no matter of weights and is applied again to a model that was loaded."""
+    if isinstance(method, Chain):
+        kept = tuple(inner for member in method.methods if (inner := _in_the_weights(member)))
+        return Chain(methods=kept) if kept else None
+    return None if method.reapplied else method
 
 
 def save(
@@ -81,6 +90,9 @@ def save(
     for method in (part for change in changes(model) for part in change.method.parts()):
         if method.unsaved:
             raise InputError(f"a model with {type(method).__name__} cannot be stored: {method.unsaved}; undo it first")
+    for name, module in model.named_modules():
+        if reason := getattr(module, "unsaved", ""):
+            raise InputError(f"{name} ({type(module).__name__}) cannot be stored: {reason}")
     methods = [method.to_dict() for method in history(model)]
     base = vars(model).get(_HISTORY, {}).get("base_sha256") or _base_hash(model)
     sweep(folder)
@@ -159,6 +171,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
     """The model that `save` stored, in evaluation mode, in the dtype it was stored in, with its `history`.
 
+    What is no matter of weights is applied again: a model on a chip comes back on the same chip instance.
+
     Args:
         folder: the artefact.
         into: a module of the same architecture that takes the weights; needed unless it is a Hugging Face model.
@@ -182,7 +196,10 @@ def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
     else:
         raise InputError(f"{folder} holds a {record.get('class')}; give a module of that class with into=")
     remember(into, record)
-    return into.eval()
+    into.eval()
+    for method in (part for stored in record["methods"] for part in from_dict(stored).parts() if part.reapplied):
+        method.apply(into)
+    return into
 
 
 def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:

@@ -83,7 +83,8 @@ class Condition:
             results: of a study of these cells.
             value: the figure, from the values of a cell; None where a cell does not have it.
             metric: what it is called.
-            facts: values whose means are details of the row; None for all but those that `value` needs ("loss").
+            facts: values whose means are details of the row; None for all but the "loss" and those of single layers,
+                which have a space in their name ("clipped_share model.layers.0").
             name: of the row's condition, if it is not that of the cells.
         """
         measured = [(result.cell.seed, result.values) for result in results.of(self) if result.values]
@@ -95,7 +96,7 @@ class Condition:
         means = {
             key: statistics.fmean(values[key] for _, values in measured if key in values)
             for key in names
-            if facts is None or key in facts
+            if (" " not in key if facts is None else key in facts)
         }
         return Row(
             metric=metric,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.core.layers import Layers
 from hardy.core.progress import track
 from hardy.core.ranking import Ranking
@@ -91,8 +92,9 @@ class Method(Registered, abc.ABC, group="hardy.methods"):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), list | range):
-                object.__setattr__(self, field.name, tuple(value))  # a frozen method is hashable
+            value = checks.unwrapped(getattr(self, field.name))  # a NumPy integer seeds as Python's own does
+            # A frozen method is hashable.
+            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list | range) else value)
         self.check()
 
     def check(self) -> None:
@@ -125,6 +127,15 @@ class Method(Registered, abc.ABC, group="hardy.methods"):
             edits.undo()
             raise
         return Change(self, model, edits, report)
+
+    @property
+    def reapplied(self) -> bool:
+        """Whether a stored model has the weights from before it, and it is applied again when that is loaded."""
+        return False
+
+    def recorded(self, model: nn.Module) -> Method:
+        """This method as it is stored with `model`, to which it is applied."""
+        return self
 
     def parts(self) -> Iterator[Method]:
         """This method, and those in its fields, theirs included."""
@@ -236,8 +247,9 @@ class WeightLedger:
         self._totals: dict[str, float] = {}
 
     def read(self, site: Site) -> torch.Tensor:
-        """The weight at `site`, (..., out, in), a float32 copy."""
-        return weight_of(self.model, site).to(torch.float32, copy=True)
+        """The weight at `site`, (..., out, in), float32. Not to be written to."""
+        # Parts of a fused projection share the new tensor that they are written to.
+        return weight_of(self.model, site).to(torch.float32, copy=site.rows is not None)
 
     def write(self, site: Site, weight: torch.Tensor, new: torch.Tensor, facts: Mapping[str, float]) -> bool:
         """Put `new` in the place of `weight`.
@@ -248,8 +260,7 @@ class WeightLedger:
         if not self.edits.set_weight(site, new):
             return False
         stored = weight_of(self.model, site)  # as rounded to the model's dtype, and refused if it overflowed
-        error = (stored.double() - weight.double()).square().sum().item()
-        energy = weight.double().square().sum().item()
+        error, energy = squared_norm(stored, minus=weight), squared_norm(weight)
         self._rows += _facts(site.name, error, energy, facts, weight.numel())
         self._size, self._error, self._energy = self._size + weight.numel(), self._error + error, self._energy + energy
         self._totals |= {name: self._totals.get(name, 0.0) + value for name, value in facts.items()}
@@ -259,6 +270,18 @@ class WeightLedger:
         """The account: all weights together, then site by site."""
         return _facts(ALL_SELECTED, self._error, self._energy, self._totals, self._size) + self._rows
 
+
+def squared_norm(values: torch.Tensor, *, minus: torch.Tensor | None = None) -> float:
+    """Sum of the squares of `values`, or of its difference from `minus`, in float64."""
+    # In pieces that stay in the cache: doubles of a whole matrix cost more than all else that is done to it.
+    pieces = values.flatten().split(_PIECE)
+    if minus is None:
+        return sum(piece.double().square_().sum().item() for piece in pieces)
+    pairs = zip(pieces, minus.flatten().split(_PIECE), strict=True)
+    return sum(piece.double().sub_(other).square_().sum().item() for piece, other in pairs)
+
+
+_PIECE = 1 << 18
 
 ALL_SELECTED = "all selected weights"
 """The condition of the rows that sum up an edit of weights."""
@@ -297,6 +320,9 @@ class Chain(Method):
             ]
             edits.settle()
         return rows
+
+    def recorded(self, model: nn.Module) -> Method:
+        return Chain(methods=tuple(method.recorded(model) for method in self.methods))
 
 
 def chain(*methods: Method) -> Chain:

@@ -3,13 +3,14 @@
 from hardy.hardware import wires
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import Cost, Parts, lossless_adc_bits, matrix_cost, model_cost
-from hardy.hardware.crossbar import Held, hold
+from hardy.hardware.crossbar import ArrayState, program_matrix
 from hardy.hardware.device import AdditiveDevice, Device, FittedDevice, LogNormalDevice, ProportionalDevice
 from hardy.hardware.flash import Sonos
 from hardy.hardware.noise import (
     AdditiveNoise,
     LogNormalNoise,
     ProportionalNoise,
+    WeightNoise,
     additive,
     log_normal,
     noise_scale,
@@ -24,12 +25,12 @@ __all__ = [
     "PCM",
     "AdditiveDevice",
     "AdditiveNoise",
+    "ArrayState",
     "Chip",
     "Cost",
     "Device",
     "FittedDevice",
     "FoundationPCM",
-    "Held",
     "HermesPCM",
     "LogNormalDevice",
     "LogNormalNoise",
@@ -41,14 +42,15 @@ __all__ = [
     "ReramWan",
     "Sonos",
     "TableDevice",
+    "WeightNoise",
     "additive",
     "analog_product",
-    "hold",
     "log_normal",
     "lossless_adc_bits",
     "matrix_cost",
     "model_cost",
     "noise_scale",
+    "program_matrix",
     "proportional",
     "wires",
 ]

@@ -9,10 +9,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
+from hardy import checks
+from hardy.deprecation import warn_renamed
 from hardy.errors import InputError, near_misses
 from hardy.files import read_json, write_json
-from hardy.hardware.device import AdditiveDevice, Device, FittedDevice, device_from_dict, require_number
+from hardy.hardware.crossbar import program_matrix
+from hardy.hardware.device import (
+    AdditiveDevice,
+    Device,
+    FittedDevice,
+    LogNormalDevice,
+    ProportionalDevice,
+    device_from_dict,
+)
 from hardy.hardware.flash import Sonos
+from hardy.hardware.noise import AdditiveNoise, LogNormalNoise, ProportionalNoise, WeightNoise
 from hardy.hardware.pcm import PCM, FoundationPCM, HermesPCM
 from hardy.hardware.reram import ReramCMO, ReramWan
 from hardy.hardware.table import TableDevice
@@ -40,10 +53,11 @@ class Chip:
             of each output channel within each "tile".
         dac_bits: of the input converters, symmetric around zero (8 bits are 255 values); None for exact inputs.
         dac_range: the input that is full scale: a number in the units of the activations, "vector" for the largest
-            magnitude of each input vector, or "calibrated" for the largest one in calibration data.
+            magnitude of each input vector, or "calibrated" for the largest one of each layer in calibration data.
         adc_bits: of the output converters, likewise; None for exact outputs.
         adc_range: the sum that is full scale, where 1 is one cell pair at full range times an input at full scale:
-            a number, or "calibrated" for the largest one of each layer in calibration data.
+            a number, or "calibrated" for a percentile of each layer's sums in calibration data.
+        adc_percentile: which: so many per cent of the sums of calibration data are within the range.
         output_noise: standard deviation of each output before it is converted, in the units of `adc_range`.
         read_noise: factor on the cells' read noise; 0 turns it off.
         stuck_low: probability that a cell is stuck at g_min.
@@ -61,7 +75,8 @@ class Chip:
     dac_bits: int | None = None
     dac_range: float | Literal["vector", "calibrated"] = "vector"
     adc_bits: int | None = None
-    adc_range: float | Literal["calibrated"] = 12.0
+    adc_range: float | Literal["calibrated"] = "calibrated"
+    adc_percentile: float = 99.99
     output_noise: float = 0.0
     read_noise: float = 1.0
     stuck_low: float = 0.0
@@ -73,25 +88,24 @@ class Chip:
     def __post_init__(self) -> None:
         if not isinstance(self.device, Device):
             raise InputError(f"device must be a Device, got {self.device!r}")
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, checks.unwrapped(getattr(self, field.name)))
         for name in ("tile_rows", "tile_columns"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name} must be a positive integer, got {value!r}")
+            checks.integer(name, getattr(self, name), at_least=1)
         for name in ("dac_bits", "adc_bits"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or not 2 <= value <= 16):
-                raise InputError(f"{name} must be an integer from 2 to 16 or None, got {value!r}")
+            if getattr(self, name) is not None:
+                checks.integer(f"{name} (or None)", getattr(self, name), at_least=2, at_most=16)
         for name, kind in (("weight_range", WeightRange), ("compensation", Compensation), ("wires", Wires)):
-            if getattr(self, name) not in get_args(kind):
-                raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+            checks.one_of(name, getattr(self, name), get_args(kind))
         for name, words in (("dac_range", ("vector", "calibrated")), ("adc_range", ("calibrated",))):
             value = getattr(self, name)
             if isinstance(value, str) and value not in words:
                 raise InputError(f"{name} must be a number or {' or '.join(words)}, got {value!r}")
             if not isinstance(value, str):
-                require_number(name, value, above=0)
+                checks.number(name, value, above=0)
+        checks.number("adc_percentile", self.adc_percentile, above=50, at_most=100)
         for name in ("output_noise", "read_noise", "wire_resistance", "stuck_low", "stuck_high"):
-            require_number(name, getattr(self, name), at_least=0)
+            checks.number(name, getattr(self, name), at_least=0)
         if self.stuck_low + self.stuck_high > 1:
             raise InputError(
                 f"stuck_low and stuck_high must add up to at most 1, got {self.stuck_low:g} and {self.stuck_high:g}"
@@ -99,7 +113,7 @@ class Chip:
 
     @property
     def needs_data(self) -> bool:
-        """Whether a converter's range is found on calibration data."""
+        """Whether a converter's range is found on calibration data, or without any on the first inputs."""
         return (self.has_range and self.dac_range == "calibrated") or (
             self.adc_bits is not None and self.adc_range == "calibrated"
         )
@@ -118,20 +132,69 @@ class Chip:
         """The same arrays read exactly: no converters, no output noise, no read noise."""
         return dataclasses.replace(self, dac_bits=None, adc_bits=None, output_noise=0.0, read_noise=0.0)
 
+    def program(self, weight: torch.Tensor, *, seed: int, site: str, seconds: float = 0.0) -> torch.Tensor:
+        """`weight` as this chip stores it: programmed, and read back without converters and read noise.
+
+        Args:
+            weight: (out, in), or (out, in, ...) of a convolution, floating-point, finite; not written to.
+            seed: which instance of the chip.
+            site: the layer's name; the same seed and site give the same cells, other ones others.
+            seconds: since programming, drift and its compensation included.
+
+        Returns:
+            The same shape, dtype and units.
+
+        Raises:
+            InputError: `weight` is no such tensor, or the cells are not known at that time.
+        """
+        if not (isinstance(weight, torch.Tensor) and weight.ndim >= 2 and weight.is_floating_point()):
+            got = f"{weight.dtype} {tuple(weight.shape)}" if isinstance(weight, torch.Tensor) else repr(weight)
+            raise InputError(f"weight must be a floating-point tensor (out, in, ...), got {got}")
+        matrix = weight.detach().flatten(1).float()
+        if bad := int((~torch.isfinite(matrix)).sum()):
+            raise InputError(f"{site} holds {bad} NaN or infinite weights of {matrix.numel()}")
+        return (
+            program_matrix(matrix, self, seed=seed, site=site, seconds=seconds).weight.reshape(weight.shape).to(weight)
+        )
+
+    @staticmethod
+    def with_noise(noise: WeightNoise) -> "Chip":
+        """The chip whose cells give every weight this noise, read exactly; `seed`, `select` and `layers` are not used.
+
+        Raises:
+            InputError: no cells make it: additive noise relative to something else than the largest weight of the
+                tensor or of each output channel, or a kind of one's own.
+        """
+        if isinstance(noise, ProportionalNoise):
+            return Chip(device=ProportionalDevice(program=noise.strength))
+        if isinstance(noise, LogNormalNoise):
+            return Chip(device=LogNormalDevice(sigma=noise.strength))
+        ranges: dict[str, WeightRange] = {"tensor-absmax": "tensor", "channel-absmax": "channel"}
+        if isinstance(noise, AdditiveNoise) and noise.relative_to in ranges:
+            device = AdditiveDevice.of_weight(program=noise.strength)
+            return Chip(device=device, weight_range=ranges[noise.relative_to])
+        raise InputError(
+            "a chip has proportional noise, log-normal noise, or additive noise relative to tensor-absmax or "
+            f"channel-absmax, got {noise}"
+        )
+
     @staticmethod
     def preset(name: str) -> "Chip":
         """A chip by name.
 
         "ideal" adds nothing. "pcm" (Nandakumar's cells), "hermes" and "hermes-1" (two and one device to a cell,
-        256 x 256 arrays), "reram-wan" and "rram-wan" (256 x 256; aihwkit's and CrossSim's fit of the same data),
-        "reram-cmo" and "reram-cmo-0.2" (acceptance of 2 and 0.2 %), "rram-milo", "pcm-joshi" and "sonos" have 8-bit
-        converters with input vectors at full scale and outputs up to 12 cells; those with drift laws known as such
-        (pcm, hermes) compensate it per tensor. "afm-pcm" is the chip of the analog foundation models: 8-bit static
-        converters, inputs calibrated, outputs up to 14 cells, 512 x 512 tiles.
+        256 x 256 arrays), "reram-wan" and "reram-wan-cubic" (256 x 256; aihwkit's and CrossSim's fit of the same
+        data), "reram-cmo" and "reram-cmo-0.2" (acceptance of 2 and 0.2 %), "reram-milo", "pcm-joshi" and "sonos" have
+        8-bit converters with input vectors at full scale and calibrated outputs; those with drift laws known as such
+        (pcm, hermes) compensate it per tensor. "pcm-foundation" is the chip of the analog foundation models: 8-bit
+        static converters, inputs calibrated, outputs up to 14 cells, 512 x 512 tiles.
 
         Raises:
             InputError: there is no such preset.
         """
+        if name in _FORMER_NAMES:
+            warn_renamed(f"the chip {name!r}", repr(_FORMER_NAMES[name]))
+            name = _FORMER_NAMES[name]
         if name not in _PRESETS:
             raise InputError(f"no chip {name!r}{near_misses(name, _PRESETS)}; there are: {', '.join(_PRESETS)}")
         return _PRESETS[name]
@@ -205,20 +268,22 @@ _PRESETS: dict[str, Chip] = {
     "pcm": _eight_bits(PCM(), compensation="tensor"),
     "hermes": _eight_bits(HermesPCM(), compensation="tensor"),
     "hermes-1": _eight_bits(HermesPCM(devices=1, g_max=10.35), compensation="tensor"),
-    "afm-pcm": _eight_bits(FoundationPCM(), 512, dac_range="calibrated", adc_range=14.0),
+    "pcm-foundation": _eight_bits(FoundationPCM(), 512, dac_range="calibrated", adc_range=14.0),
     "pcm-joshi": _eight_bits(
         FittedDevice(coefficients=(0.28638599, 0.07585724, -0.00178767), fitted=(0.0, 25.0), g_min=0.25, g_max=25.0)
     ),
     "reram-wan": _eight_bits(ReramWan()),
-    "rram-wan": _eight_bits(
+    "reram-wan-cubic": _eight_bits(
         FittedDevice(
             coefficients=(1.053, 0.2374, -0.01167, 0.0001536), fitted=(0.0, 39.26), g_max=39.26, truncated=False
         )
     ),
-    "rram-milo": _eight_bits(
+    "reram-milo": _eight_bits(
         FittedDevice(coefficients=(4.782321, -0.009107), fitted=(50.0, 225.0), g_min=50.0, g_max=225.0, truncated=False)
     ),
     "reram-cmo": _eight_bits(ReramCMO()),
     "reram-cmo-0.2": _eight_bits(ReramCMO(acceptance=0.2)),
     "sonos": _eight_bits(Sonos()),
 }
+
+_FORMER_NAMES = {"afm-pcm": "pcm-foundation", "rram-wan": "reram-wan-cubic", "rram-milo": "reram-milo"}

@@ -15,13 +15,13 @@ from typing import Literal
 
 from torch import nn
 
+from hardy import checks
 from hardy.core import selection
 from hardy.core.layers import Layers
 from hardy.core.selection import LINEAR, Selector, Site
 from hardy.core.surgery import weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
-from hardy.hardware.device import require_number
 from hardy.report import Report, Row
 
 # Bits -> (energy of a conversion in pJ, rate in conversions per ns, area in um^2 or None where the table has none).
@@ -54,11 +54,9 @@ class Parts:
 
     def __post_init__(self) -> None:
         for name in ("driver_bits", "columns_per_adc"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name} must be a positive integer, got {value!r}")
+            checks.integer(name, getattr(self, name), at_least=1)
         for name in ("cell", "driver", "shift_add", "add", "multiply_add", "read_time"):
-            require_number(name, getattr(self, name), at_least=0)
+            checks.number(name, getattr(self, name), at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,10 +101,8 @@ def lossless_adc_bits(rows: int, driver_bits: int, cell_bits: int, coding: Liter
         InputError: a count below 1, or an unknown coding.
     """
     for name, value in (("rows", rows), ("driver_bits", driver_bits), ("cell_bits", cell_bits)):
-        if type(value) is not int or value < 1:
-            raise InputError(f"{name} must be a positive integer, got {value!r}")
-    if coding not in {"pair", "offset"}:
-        raise InputError(f"coding must be pair or offset, got {coding!r}")
+        checks.integer(name, value, at_least=1)
+    checks.one_of("coding", coding, ("pair", "offset"))
     return (rows - 1).bit_length() + driver_bits + cell_bits - 2 + (coding == "offset")
 
 
@@ -138,8 +134,8 @@ def _adc(bits: int) -> tuple[float, float]:
         raise InputError(f"the cost of an ADC is known from 4 to 10 bits, got {bits!r}")
     low = bits - bits % 2
     (energy, rate, _), (above, above_rate, _) = _ADC[low], _ADC[min(low + 2, 10)]
-    way = (bits - low) / 2
-    return energy * (above / energy) ** way, 1 / (rate + way * (above_rate - rate))
+    fraction = (bits - low) / 2
+    return energy * (above / energy) ** fraction, 1 / (rate + fraction * (above_rate - rate))
 
 
 def matrix_cost(inputs: int, outputs: int, chip: Chip, *, parts: Parts | None = None, copies: int = 1) -> Cost:
@@ -160,8 +156,7 @@ def matrix_cost(inputs: int, outputs: int, chip: Chip, *, parts: Parts | None = 
     """
     parts = parts or Parts()
     for name, value in (("inputs", inputs), ("outputs", outputs), ("copies", copies)):
-        if type(value) is not int or value < 1:
-            raise InputError(f"{name} must be a positive integer, got {value!r}")
+        checks.integer(name, value, at_least=1)
     if chip.adc_bits is None:
         raise InputError("a chip without ADC (adc_bits=None) has no cost; give adc_bits from 4 to 10")
     energy, time = _adc(chip.adc_bits)
@@ -219,8 +214,7 @@ def model_cost(
     unknown = set(copies) - {site.name for site in sites}
     if unknown:
         raise InputError(f"copies names {min(unknown)!r}, which is not among the {len(sites)} selected sites")
-    if type(digital_products) is not int or digital_products < 0:
-        raise InputError(f"digital_products must be an integer of at least 0, got {digital_products!r}")
+    checks.integer("digital_products", digital_products, at_least=0)
     rows: list[Row] = []
     costs: list[tuple[Cost, int, int]] = []
     products = digital_products

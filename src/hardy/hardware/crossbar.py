@@ -4,18 +4,24 @@ Everything is a function of (weight, chip, seed, name, time), drawn anew for eac
 chip comes out on one process or many, whatever else is programmed and in whatever order.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import warnings
+from typing import TYPE_CHECKING
 
 import torch
 
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.hardware import wires
-from hardy.hardware.chip import Chip
+
+if TYPE_CHECKING:
+    from hardy.hardware.chip import Chip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Held:
+class ArrayState:
     """What a chip instance holds of a matrix (out, in), at some time.
 
     Attributes:
@@ -31,25 +37,35 @@ class Held:
     read_variance: torch.Tensor | None
 
 
+LARGE_DROP = 0.2
+"""Share of the conductance of a tile that wires may take without a warning."""
+
+
 def full_scale(weight: torch.Tensor, chip: Chip) -> torch.Tensor:
-    """The magnitude that becomes g_max, (out, tiles along the inputs); 1 where all weights are zero."""
+    """The magnitude that becomes g_max, (out, tiles along the inputs).
+
+    What holds zeros alone has the range of what it is part of, so that its noise is of the weights' size: a tile that
+    of its channel, a channel that of the tensor. A tensor of zeros has 1.
+    """
     parts = weight.abs().split(chip.tile_rows, dim=1)
-    largest = torch.stack([part.amax(1) for part in parts], dim=1)
-    if chip.weight_range == "channel":
-        largest = largest.amax(1, keepdim=True).expand_as(largest)
-    elif chip.weight_range == "tensor":
-        largest = largest.amax().expand_as(largest)
-    return torch.where(largest == 0, torch.ones_like(largest), largest).contiguous()
+    of_tile = torch.stack([part.amax(1) for part in parts], dim=1)
+    of_channel = of_tile.amax(1, keepdim=True).expand_as(of_tile)
+    of_tensor = of_tile.amax().expand_as(of_tile)
+    wider = {"tile": (of_tile, of_channel, of_tensor), "channel": (of_channel, of_tensor), "tensor": (of_tensor,)}
+    largest = torch.ones_like(of_tile)
+    for scale in reversed(wider[chip.weight_range]):
+        largest = torch.where(scale == 0, largest, scale)
+    return largest.contiguous()
 
 
-def hold(weight: torch.Tensor, chip: Chip, *, seed: int, name: str, seconds: float = 0.0) -> Held:
+def program_matrix(weight: torch.Tensor, chip: Chip, *, seed: int, site: str, seconds: float = 0.0) -> ArrayState:
     """Program `weight` on the chip instance `seed` and read it back `seconds` later.
 
     Args:
         weight: (out, in) float32, finite; not written to.
         chip: what kind of chip.
         seed: which instance.
-        name: of the site: the same matrix elsewhere meets other cells.
+        site: its name: the same matrix elsewhere meets other cells.
         seconds: since programming.
 
     Raises:
@@ -58,61 +74,70 @@ def hold(weight: torch.Tensor, chip: Chip, *, seed: int, name: str, seconds: flo
     rows, columns = min(chip.tile_rows, weight.shape[1]), min(chip.tile_columns, weight.shape[0])
     if chip.wire_resistance and chip.wires == "exact" and rows * columns > wires.LARGEST_EXACT:
         raise InputError(
-            f"{name}: a tile of {rows} x {columns} cells is too large for wires='exact' "
+            f"{site}: a tile of {rows} x {columns} cells is too large for wires='exact' "
             f"(at most {wires.LARGEST_EXACT} cells); use smaller tiles or wires='first-order'"
         )
     scale = full_scale(weight, chip)
     held, fresh = torch.empty_like(weight), torch.empty_like(weight)
     variance = torch.zeros_like(weight) if chip.read_noise else None
     compensated = chip.compensation != "none" and seconds > 0
+    drops = []
     for i, left in enumerate(range(0, weight.shape[1], chip.tile_rows)):
         for j, top in enumerate(range(0, weight.shape[0], chip.tile_columns)):
             block = (slice(top, top + chip.tile_columns), slice(left, left + chip.tile_rows))
             unit = scale[block[0], i : i + 1] / (chip.device.g_max - chip.device.g_min)
-            tile = _Tile(weight[block], unit, chip, seed, name, i, j)
+            tile = _Tile(weight[block], unit, chip, seed, site, i, j)
             programmed = tile.cells(0.0) if seconds == 0 or compensated or variance is not None else None
             now = tile.cells(seconds) if seconds or programmed is None else programmed
             held[block] = tile.weight(now)
+            drops.append(tile.drop)
             if compensated and programmed is not None:
                 fresh[block] = tile.weight(programmed)
             if variance is not None and programmed is not None:
                 std = chip.device.read_std(programmed, now, seconds)
                 if std is not None:
                     variance[block] = (chip.read_noise * unit).square() * std.square().sum(0)
+    if (drop := max(drops)) > LARGE_DROP:
+        warnings.warn(
+            f"{site}: wires of {chip.wire_resistance:g} ohm a segment take {drop:.0%} of what the cells of a tile of "
+            f"{rows} x {columns} conduct; real arrays of that size have wires of a fraction of this, or smaller tiles",
+            stacklevel=2,
+        )
     if compensated:
         over = (1,) if chip.compensation == "channel" else (0, 1)
         now, before = held.abs().sum(over, keepdim=True), fresh.abs().sum(over, keepdim=True)
         factor = torch.where(now > 0, before / now, torch.ones_like(now))
         held, scale = held * factor, scale * factor
         variance = None if variance is None else variance * factor.square()
-    return Held(weight=held, scale=scale, read_variance=_compact(variance))
+    return ArrayState(weight=held, scale=scale, read_variance=_compact(variance))
 
 
 class _Tile:
     """One tile: its target, its draws, and what it holds at any time."""
 
     def __init__(
-        self, weight: torch.Tensor, unit: torch.Tensor, chip: Chip, seed: int, name: str, i: int, j: int
+        self, weight: torch.Tensor, unit: torch.Tensor, chip: Chip, seed: int, site: str, i: int, j: int
     ) -> None:
         self.clean, self.unit, self.chip = weight, unit, chip
+        self.drop = 0.0
         device = chip.device
         self.target = device.g_min + torch.stack([weight, -weight]).clamp(min=0) / unit
         self.target = self.target.clamp(max=device.g_max)  # the largest weight, a rounding error above
         # Drawn on the CPU, so that a chip instance is the same whatever device the model is on.
-        random = generator(seed, "chip", name, i, j, "cells")
+        random = generator(seed, "chip", site, i, j, "cells")
         self.normals = torch.randn(device.normals, *self.target.shape, generator=random).to(weight.device)
-        self.luck: torch.Tensor | None = None
+        self.fault_draw: torch.Tensor | None = None
         if chip.stuck_low or chip.stuck_high:
-            random = generator(seed, "chip", name, i, j, "faults")
-            self.luck = torch.rand(self.target.shape, generator=random, dtype=torch.float64).to(weight.device)
+            random = generator(seed, "chip", site, i, j, "faults")
+            self.fault_draw = torch.rand(self.target.shape, generator=random, dtype=torch.float64).to(weight.device)
 
     def cells(self, seconds: float) -> torch.Tensor:
         """Conductances of the pairs, (2, out, in) uS."""
         chip, device = self.chip, self.chip.device
         held = device.conductance(self.target, self.normals, seconds)
-        if self.luck is not None:
-            held = torch.where(self.luck < chip.stuck_low, device.g_min, held)
-            held = torch.where(self.luck >= 1 - chip.stuck_high, device.g_max, held)
+        if self.fault_draw is not None:
+            held = torch.where(self.fault_draw < chip.stuck_low, device.g_min, held)
+            held = torch.where(self.fault_draw >= 1 - chip.stuck_high, device.g_max, held)
         return held
 
     def weight(self, cells: torch.Tensor) -> torch.Tensor:
@@ -120,7 +145,9 @@ class _Tile:
         if self.chip.wire_resistance:
             solve = wires.exact if self.chip.wires == "exact" else wires.first_order
             # A model that lets noise carry a cell below zero has no network; a real cell ends at zero.
-            cells = torch.stack([solve(side.clamp(min=0).mT, self.chip.wire_resistance).mT for side in cells])
+            before = cells.clamp(min=0)
+            cells = torch.stack([solve(side.mT, self.chip.wire_resistance).mT for side in before])
+            self.drop = 1 - (cells.sum() / before.sum()).item() if before.any() else 0.0
         off = cells - self.target
         change = (off[0] - off[1]) * self.unit
         return torch.where(change == 0, self.clean, self.clean + change)  # not `+ 0`, which turns -0.0 into 0.0

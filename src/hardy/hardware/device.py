@@ -7,6 +7,8 @@ around the conductance and not truncated at zero, because it is a noise of the c
 whole column exactly Gaussian too.
 """
 
+from __future__ import annotations
+
 import abc
 import dataclasses
 import math
@@ -15,6 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from hardy import checks
 from hardy.core.registry import Registered
 from hardy.errors import InputError
 
@@ -45,16 +48,19 @@ class Device(Registered, abc.ABC, group="hardy.devices"):
     normals: ClassVar[int] = 1
     """How many standard normal numbers make one cell."""
 
+    former_fields: ClassVar[Mapping[str, str]] = {}
+    """Fields that were called otherwise in stored chips: old name -> its name now."""
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(value))
+            value = checks.unwrapped(getattr(self, field.name))
+            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
         self.check()
 
     def check(self) -> None:
         """Raise `InputError` for a field out of range."""
-        require_number("g_min", self.g_min, at_least=0)
-        require_number("g_max", self.g_max, above=self.g_min)
+        checks.number("g_min", self.g_min, at_least=0)
+        checks.number("g_max", self.g_max, above=self.g_min)
 
     @abc.abstractmethod
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
@@ -92,20 +98,12 @@ class Device(Registered, abc.ABC, group="hardy.devices"):
         return {"device": self.id, "fields": dataclasses.asdict(self)}
 
 
-def require_number(name: str, value: object, *, at_least: float = -math.inf, above: float = -math.inf) -> None:
-    """Raise `InputError` unless `value` is a finite number within its bounds."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not (math.isfinite(number) and number >= at_least and number > above):
-        bound = f"above {above:g}" if above > -math.inf else f"of at least {at_least:g}"
-        raise InputError(f"{name} must be a finite number {bound}, got {value!r}")
-
-
 def require_seconds(seconds: float, latest: float = math.inf, whose: str = "") -> None:
     """Raise `InputError` unless `seconds` is a time at which the cell is known.
 
     A cell whose drift nobody measured is known at 0 only: holding it still would be a claim.
     """
-    require_number("seconds since programming", seconds, at_least=0)
+    checks.number("seconds since programming", seconds, at_least=0)
     if seconds > latest:
         known = "right after programming only (0 s)" if latest == 0 else f"up to {latest:g} s after programming"
         raise InputError(f"{whose} is known {known}, got {seconds:g} s")
@@ -115,22 +113,32 @@ def require_seconds(seconds: float, latest: float = math.inf, whose: str = "") -
 class AdditiveDevice(Device):
     """Gaussian programming and read noise of one size for all levels; no drift.
 
-    With the weight's scale of the chip it is additive noise relative to the largest weight of the tensor, the
-    output channel or the tile. Each weight is a pair of cells, so the noise of a weight is larger by sqrt(2).
+    A weight is a pair of such cells and both err, so its noise is larger than a cell's by sqrt(2): `of_weight` takes
+    the strengths of the weight, which is how hardy states noise wherever it does not name cells.
 
     Args:
-        program: standard deviation of programming, as a share of g_max - g_min.
-        read: standard deviation of one read, likewise.
+        program: standard deviation of programming one cell, as a share of g_max - g_min.
+        read: standard deviation of reading one cell once, likewise.
     """
 
     g_max: float = 25.0
     program: float = 0.0
     read: float = 0.0
 
+    @classmethod
+    def of_weight(cls, *, program: float = 0.0, read: float = 0.0) -> AdditiveDevice:
+        """Cells of which a pair gives a weight these standard deviations, as shares of the largest weight.
+
+        What the largest weight is taken over, tensor, channel or tile, is the chip's `weight_range`.
+        """
+        checks.number("program", program, at_least=0)
+        checks.number("read", read, at_least=0)
+        return cls(program=program / math.sqrt(2), read=read / math.sqrt(2))
+
     def check(self) -> None:
         super().check()
-        require_number("program", self.program, at_least=0)
-        require_number("read", self.read, at_least=0)
+        checks.number("program", self.program, at_least=0)
+        checks.number("read", self.read, at_least=0)
 
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
         require_seconds(seconds)
@@ -157,8 +165,8 @@ class ProportionalDevice(Device):
 
     def check(self) -> None:
         super().check()
-        require_number("program", self.program, at_least=0)
-        require_number("read", self.read, at_least=0)
+        checks.number("program", self.program, at_least=0)
+        checks.number("read", self.read, at_least=0)
 
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
         require_seconds(seconds)
@@ -181,7 +189,7 @@ class LogNormalDevice(Device):
 
     def check(self) -> None:
         super().check()
-        require_number("sigma", self.sigma, at_least=0)
+        checks.number("sigma", self.sigma, at_least=0)
 
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
         require_seconds(seconds)
@@ -207,14 +215,13 @@ class FittedDevice(Device):
         if not self.coefficients:
             raise InputError("coefficients must hold at least one number, got none")
         for coefficient in self.coefficients:
-            require_number("coefficients", coefficient)
+            checks.number("coefficients", coefficient)
         low, high = self.fitted
         if not low <= self.g_min < self.g_max <= high:
             raise InputError(
                 f"g_min and g_max must lie in the fit's {low:g} to {high:g} uS, got {self.g_min:g}, {self.g_max:g}"
             )
-        if not isinstance(self.truncated, bool):
-            raise InputError(f"truncated must be True or False, got {self.truncated!r}")
+        checks.boolean("truncated", self.truncated)
 
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
         require_seconds(seconds, 0, "a cell known by its programming error")
@@ -228,7 +235,11 @@ def device_from_dict(record: Mapping[str, Any]) -> Device:
     Raises:
         InputError: there is no such device here, or a field is unknown or out of range.
     """
-    return Device.registry.restore(record.get("device"), record.get("fields", {}), _tuple)
+    former = Device.registry.find(record.get("device")).former_fields
+    fields = record.get("fields", {})
+    if isinstance(fields, Mapping):
+        fields = {former.get(name, name): value for name, value in fields.items()}
+    return Device.registry.restore(record.get("device"), fields, _tuple)
 
 
 def _tuple(value: Any) -> Any:

@@ -69,10 +69,10 @@ class Sonos(Device):
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
         require_seconds(seconds, 5 * DAY, "Sonos")
         day = min(int(seconds // DAY), 4)
-        way = seconds / DAY - day
+        fraction = seconds / DAY - day
         (a0, b0, drift0), (a1, b1, drift1) = _DAYS[day], _DAYS[day + 1]
-        a, b = a0 + way * (a1 - a0), b0 + way * (b1 - b0)
-        drift = [c0 + way * (c1 - c0) for c0, c1 in zip(drift0, drift1, strict=True)]
+        a, b = a0 + fraction * (a1 - a0), b0 + fraction * (b1 - b0)
+        drift = [c0 + fraction * (c1 - c0) for c0, c1 in zip(drift0, drift1, strict=True)]
         current = (target * _NANOAMPERE).double()  # powers up to the tenth of 1600 cancel: not in float32
         mean = current + polynomial(drift, current)
         held = mean + _saturating(a, b, mean) * normals[0]

@@ -1,5 +1,12 @@
 """Weight noise of an analog chip, drawn once per chip instance: additive with a named scale, proportional, log-normal.
 
+The strength of a noise is the standard deviation of a weight as it is read back, in units of the scale that
+`relative_to` names; of proportional noise in units of the weight itself, of log-normal noise that of the logarithm.
+Studies, commands, training and fields all mean this by a number, and "additive" without more is relative to the largest
+weight of each output channel. A chip has cells instead, two to a weight: `Chip.with_noise` gives it those that make
+this noise. There additive noise of the weight is sqrt(2) times that of a cell, because both cells err, and proportional
+noise is that of a cell, because the other holds nothing.
+
 Sources: IBM's analog-foundation-models (additive, relative to each output channel's absmax) and CrossSim
 (proportional); the equations are theirs, the seeding by site and the explicit scales are ours, because papers that
 say "5 % noise" without the scale cannot be compared.
@@ -7,16 +14,15 @@ say "5 % noise" without the scale cannot be compared.
 
 import abc
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
 
+from hardy import checks
 from hardy.core.method import WeightMethod
 from hardy.core.rng import generator
 from hardy.core.selection import Site
-from hardy.errors import InputError
 
 Scale = Literal[
     "absolute", "tensor-absmax", "tensor-std", "channel-absmax", "channel-std", "tile-absmax", "tile-std"
@@ -49,17 +55,17 @@ def additive(
     weight: torch.Tensor, strength: float, relative_to: Scale, random: torch.Generator, tile_size: int = 256
 ) -> torch.Tensor:
     """`weight + strength * scale * xi` with xi ~ N(0, 1) for each element; shapes as in `noise_scale`."""
-    return weight + strength * noise_scale(weight, relative_to, tile_size) * _normal(weight, random)
+    return (strength * noise_scale(weight, relative_to, tile_size) * _normal(weight, random)).add_(weight)
 
 
 def proportional(weight: torch.Tensor, strength: float, random: torch.Generator) -> torch.Tensor:
     """`weight * (1 + strength * xi)` with xi ~ N(0, 1) for each element: zeros stay exact."""
-    return weight * (1 + strength * _normal(weight, random))
+    return weight * _normal(weight, random).mul_(strength).add_(1)
 
 
 def log_normal(weight: torch.Tensor, strength: float, random: torch.Generator) -> torch.Tensor:
     """`weight * exp(strength * xi)` with xi ~ N(0, 1) for each element: signs and zeros stay, the median is exact."""
-    return weight * (strength * _normal(weight, random)).exp()
+    return weight * _normal(weight, random).mul_(strength).exp_()
 
 
 def _normal(weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
@@ -68,11 +74,11 @@ def _normal(weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ChipNoise(WeightMethod, abc.ABC):
-    """A chip instance: `seed` and the site's name fix every draw.
+class WeightNoise(WeightMethod, abc.ABC):
+    """Noise on weights; a chip instance of it is a `seed`, which with the site's name fixes every draw.
 
     Args:
-        strength: standard deviation of the noise, in units of its scale.
+        strength: standard deviation of a weight, in units of the noise's scale; 0 is the identity.
         seed: of the chip instance.
     """
 
@@ -81,11 +87,8 @@ class ChipNoise(WeightMethod, abc.ABC):
 
     def check(self) -> None:
         super().check()
-        number = isinstance(self.strength, int | float) and not isinstance(self.strength, bool)
-        if not (number and math.isfinite(self.strength) and self.strength >= 0):
-            raise InputError(f"noise strength must be a finite number of at least 0, got {self.strength!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputError(f"seed must be an integer, got {self.seed!r}")
+        checks.number("noise strength", self.strength, at_least=0)
+        checks.integer("seed", self.seed)
 
     def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         if self.strength == 0:
@@ -98,7 +101,7 @@ class ChipNoise(WeightMethod, abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdditiveNoise(ChipNoise):
+class AdditiveNoise(WeightNoise):
     """Programming noise whose size does not depend on the weight.
 
     Args:
@@ -112,17 +115,15 @@ class AdditiveNoise(ChipNoise):
 
     def check(self) -> None:
         super().check()
-        if self.relative_to not in get_args(Scale):
-            raise InputError(f"relative_to must be one of {', '.join(get_args(Scale))}, got {self.relative_to!r}")
-        if type(self.tile_size) is not int or self.tile_size < 1:
-            raise InputError(f"tile_size must be a positive integer, got {self.tile_size!r}")
+        checks.one_of("relative_to", self.relative_to, get_args(Scale))
+        checks.integer("tile_size", self.tile_size, at_least=1)
 
     def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         return additive(weight, self.strength, self.relative_to, random, self.tile_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProportionalNoise(ChipNoise):
+class ProportionalNoise(WeightNoise):
     """Programming noise in proportion to each weight."""
 
     def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
@@ -130,7 +131,7 @@ class ProportionalNoise(ChipNoise):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogNormalNoise(ChipNoise):
+class LogNormalNoise(WeightNoise):
     """Programming noise that multiplies each weight by a log-normal factor of median 1."""
 
     def draw(self, weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:

@@ -13,8 +13,9 @@ from typing import ClassVar
 
 import torch
 
+from hardy import checks
 from hardy.errors import InputError
-from hardy.hardware.device import Device, polynomial, require_number, require_seconds
+from hardy.hardware.device import Device, polynomial, require_seconds
 
 # A cell at zero has no logarithm; the fits are clipped long before this.
 _SMALLEST_SHARE = 1e-7
@@ -170,7 +171,7 @@ class FoundationPCM(Device):
         super().check()
         if self.g_min != 0:
             raise InputError(f"g_min must be 0 for a fit of whole weights, got {self.g_min!r}")
-        require_number("g_max", self.g_max, above=0)
+        checks.number("g_max", self.g_max, above=0)
 
     def program_std(self, target: torch.Tensor) -> torch.Tensor:
         """Standard deviation of programming, in units of g_max / 180."""

@@ -8,12 +8,14 @@ rather than replaced by the most favourable one.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 
+from hardy import checks
 from hardy.errors import InputError
-from hardy.hardware.device import Device, polynomial, require_number, require_seconds
+from hardy.hardware.device import Device, polynomial, require_seconds
 
 DAY = 86400.0
 
@@ -34,30 +36,32 @@ class ReramWan(Device):
 
     Args:
         g_max: uS; the spread keeps its share of it.
-        read: standard deviation of reading a weight, a pair of cells, as a share of g_max.
+        weight_read: standard deviation of reading a weight, a pair of cells, as a share of g_max.
     """
 
     g_max: float = 40.0
-    read: float = 0.01
+    weight_read: float = 0.01
+
+    former_fields: ClassVar[Mapping[str, str]] = {"read": "weight_read"}
 
     def check(self) -> None:
         super().check()
-        require_number("read", self.read, at_least=0)
+        checks.number("weight_read", self.weight_read, at_least=0)
 
     def program_std(self, target: torch.Tensor, seconds: float) -> torch.Tensor:
         """Standard deviation around the target before truncation at zero, uS."""
         require_seconds(seconds, 2 * DAY, "ReramWan")
         early, late = (1.0, DAY) if seconds <= DAY else (DAY, 2 * DAY)
-        way = math.log(max(seconds, 1.0) / early) / math.log(late / early)
+        fraction = math.log(max(seconds, 1.0) / early) / math.log(late / early)
         share = target / self.g_max
         first, last = (polynomial(_WAN[time], share).clamp(min=0) for time in (early, late))
-        return torch.lerp(first, last, way) * (self.g_max / 40)
+        return torch.lerp(first, last, fraction) * (self.g_max / 40)
 
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
         return (target + self.program_std(target, seconds) * normals[0]).clamp(min=0)
 
     def read_std(self, programmed: torch.Tensor, held: torch.Tensor, seconds: float) -> torch.Tensor | None:
-        return torch.full_like(held, self.read * self.g_max / math.sqrt(2)) if self.read else None
+        return torch.full_like(held, self.weight_read * self.g_max / math.sqrt(2)) if self.weight_read else None
 
 
 # Standard deviation of programming in uS over g in uS, by acceptance range in percent of the target.

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hardy import checks
 from hardy.analog.deploy import Deploy
-from hardy.core.conditions import curve
+from hardy.core.conditions import Result, curve
 from hardy.core.selection import LINEAR
 from hardy.core.workers import Backend
 from hardy.deprecation import renamed
@@ -54,6 +55,7 @@ def simulate(
     chip: str | Chip = "reram-wan",
     times: Sequence[str | float] = ("0",),
     n_seeds: int = 10,
+    adc_range: float | None = None,
     select: str = LINEAR,
     text: str | None = None,
     out: str | Path | None = None,
@@ -71,6 +73,7 @@ def simulate(
         chip: a chip, or what `Chip.named` takes: a preset, a JSON file, or a CSV table of measured cells.
         times: since programming, as `seconds_of` takes them.
         n_seeds: chip instances at each time.
+        adc_range: a fixed range of the output converters, in cells; None for the chip's own, which presets calibrate.
         select: the layers on the chip, as in `hardy.core.selection.select`.
         text: a UTF-8 file; its second half is measured on, its first calibrates. By default held-out
             standard-library modules.
@@ -83,6 +86,7 @@ def simulate(
         InputError: any of these cannot be used; a time at which nothing is known about the cells among them.
     """
     chip = Chip.named(chip) if isinstance(chip, str) else chip
+    chip = chip if adc_range is None else dataclasses.replace(chip, adc_range=adc_range)
     n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
     moments = {str(time): seconds_of(time) for time in times}
     if not moments:
@@ -105,7 +109,12 @@ def simulate(
     report = Report(
         title=f"{subject.name} on {type(chip.device).__name__} cells",
         summary=tuple(_sentences({row.condition: row for row in rows}, methods)),
-        rows=(*rows, *results.failures(), *_costs(subject.model, chip, select)),
+        rows=(
+            *rows,
+            *results.failures(),
+            *_clipped([result for each in conditions if each.name in methods for result in results.of(each)]),
+            *_costs(subject.model, chip, select),
+        ),
         figures=_figures(rows, methods),
         settings=dict(study.settings),
         notes=(*subject.notes, *results.notes()),
@@ -113,6 +122,24 @@ def simulate(
     if out is not None:
         report.save(out)
     return report
+
+
+def _clipped(results: Sequence[Result]) -> list[Row]:
+    """Shares of conversions beyond the range: of all layers, and of the layers where it is largest."""
+    values = [result.values for result in results if result.values]
+    names = {name for value in values for name in value if name.startswith("clipped_")}
+    means = {name: statistics.fmean(value[name] for value in values) for name in names}
+    rows = []
+    for name in sorted(means, key=means.__getitem__, reverse=True):
+        metric, _, layer = name.partition(" ")
+        if not layer:
+            rows.insert(0, Row(metric=metric, condition="all selected weights", value=means[name], n=len(values)))
+        elif means[name] and sum(row.metric == metric for row in rows) < _WORST:
+            rows.append(Row(metric=metric, condition=layer, value=means[name], n=len(values)))
+    return rows
+
+
+_WORST = 8
 
 
 def _check_time(chip: Chip, seconds: float) -> None:

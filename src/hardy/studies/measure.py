@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hardy.analog.deploy import clipping, stored_weights
 from hardy.core.conditions import Condition, Results
 from hardy.core.method import ALL_SELECTED, Method, from_dict
 from hardy.core.packing import PackedLayer
@@ -69,7 +70,15 @@ def measure(subject: Subject, arguments: Mapping[str, Any], seed: int) -> dict[s
         record = {**record, "fields": {**record["fields"], "seed": seed}}
     with from_dict(record).apply(model, subject.batches("calibration")) as change:
         facts = {row.metric: row.value for row in change.report.select(condition=ALL_SELECTED)}
-        return {"loss": loss_on(model, windows), **facts}
+        return {"loss": loss_on(model, windows), **facts, **_clipped(model)}
+
+
+def _clipped(model: PreTrainedModel) -> dict[str, float]:
+    """Shares of conversions beyond the range, over all layers and for each, if the model is on a chip."""
+    if not any(True for _ in stored_weights(model)):
+        return {}
+    rows = clipping(model).rows
+    return {row.metric if row.condition == ALL_SELECTED else f"{row.metric} {row.condition}": row.value for row in rows}
 
 
 def study_of(

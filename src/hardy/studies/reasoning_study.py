@@ -33,7 +33,7 @@ from hardy.evaluate.answers import greedy_answers, last_number
 from hardy.evaluate.language import context_length
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import model_cost
-from hardy.hardware.device import AdditiveDevice, ProportionalDevice
+from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
 from hardy.report import Report, Row
 from hardy.studies.chip_study import CHIP_MEMORY
 from hardy.studies.measure import dense
@@ -71,8 +71,9 @@ def reasoning(
     Args:
         model: a subject, or what `hardy.zoo.Subject.of` takes: a name, folder, file or hub id, or (model, tokenizer).
         tasks: a file for `hardy.studies.tasks.read_tasks`; None for the embedded ones, which are tiny-reasoner's.
-        noise: "proportional" to each weight, or "additive" relative to the largest weight of each output.
-        levels: standard deviations of the noise. No noise is always measured.
+        noise: "proportional" to each weight, or "additive" relative to the largest weight of each output channel.
+        levels: strengths of the noise, standard deviations of a weight as in `hardy.hardware.noise`. No noise is
+            always measured.
         chip: measure on this chip instead, a `Chip` or what `Chip.named` takes; noise and levels are then not used. If
             its converters need calibration, the first 8 problems serve for that and are not measured.
         n_seeds: chip instances.
@@ -218,8 +219,8 @@ def _chips(noise: str, levels: Sequence[float], chip: str | Chip | None) -> dict
         raise InputError(f"noise must be {' or '.join(known)}, got {noise!r}{near_misses(str(noise), known)}")
     if not levels or any(not 0 <= level < math.inf for level in levels):
         raise InputError(f"levels must be finite numbers of at least 0, got {list(levels)}")
-    device = ProportionalDevice if noise == "proportional" else AdditiveDevice
-    return {f"{noise} {level:g}": Chip(device=device(program=level)) for level in sorted(set(levels)) if level}
+    kind = ProportionalNoise if noise == "proportional" else AdditiveNoise
+    return {f"{noise} {level:g}": Chip.with_noise(kind(strength=level)) for level in sorted(set(levels)) if level}
 
 
 def _places(model: PreTrainedModel, copies: int) -> dict[str, Redundancy | None]:
