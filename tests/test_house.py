@@ -130,7 +130,6 @@ def test_files_are_short_enough_to_read(path: Path) -> None:
 
 
 HIDDEN = {
-    "core.observe",
     "quant.layer_importance",
     "splat.strategies.mcmc",
     "studies.reasoning",
