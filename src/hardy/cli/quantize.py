@@ -68,7 +68,7 @@ def export(
 ) -> None:
     """Write packed trit-planes to a GGUF file, each plane as a TQ2_0 tensor."""
     from hardy.quant.gguf_export import export_gguf
-    from hardy.zoo import load
+    from hardy.zoo import Subject
 
-    planes = export_gguf(load(model)[0], out)
+    planes = export_gguf(Subject.of(model, dtype="float32").model, out)
     typer.echo(f"{len(planes)} planes and all other tensors: {out} ({out.stat().st_size / 1e6:.1f} MB)")

@@ -31,6 +31,7 @@ class Study:
         subject: what is measured, such as a model; the settings by default. One copy serves all local processes.
         out: folder for `study.json` and `cells/`; None keeps the results in memory only.
         memory: bytes that measuring a cell takes beside the subject; it limits the number of workers.
+        workers: processes at once, unless `results` is told otherwise.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Study:
     subject: Any = None
     out: Path | None = None
     memory: int = 0
+    workers: int | None = None
 
     def results(
         self,
@@ -56,13 +58,14 @@ class Study:
         Args:
             cells: what to measure, one by one or as conditions; a cell named twice is measured once.
             backend: "local" processes, or a "ray" cluster (the running one, or a local one).
-            workers: processes at once, 1 for this one; by default one per core as far as memory allows, or all of the
-                cluster.
+            workers: processes at once, 1 for this one; by default the study's own, or else one per core as far as
+                memory allows, or all of the cluster.
             title: shown beside the progress bar.
 
         Raises:
             InputError: `out` holds a different study or something else, or an option is out of range.
         """
+        workers = self.workers if workers is None and backend == "local" else workers
         check_workers(backend, workers)
         flat = (cell for item in cells for cell in (item.cells if isinstance(item, Condition) else (item,)))
         unique = {cell.key: cell for cell in flat}

@@ -102,6 +102,7 @@ def study_of(
         subject=subject if given is None else given,
         out=None if out is None else Path(out),
         memory=int(weights * subject.size) + subject.activations,
+        workers=None if subject.device.type == "cpu" else 1,  # a GPU is one
     )
 
 

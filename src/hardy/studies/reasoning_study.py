@@ -127,6 +127,7 @@ def reasoning(
     study = Study(
         name="reasoning", run=measure_answers, settings=settings, subject=questions,
         out=None if out is None else Path(out), memory=int(CHIP_MEMORY * subject.size),
+        workers=None if subject.device.type == "cpu" else 1,
     )  # fmt: skip
     results = study.results(grid.values(), backend=backend, workers=workers, title=f"{subject.name} reasoning")
     if len(results.failed) == len(results):
