@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hardy.analog.deploy import clipping, stored_weights
+from hardy.analog.layers import clipping, stored_weights
 from hardy.core.artefact import state_hash
 from hardy.core.method import ALL_SELECTED, from_dict
 from hardy.errors import InputError
