@@ -10,7 +10,7 @@ from torch import nn
 
 import hardy
 from hardy.analog import AnalogConv1D, AnalogConv2d, AnalogLinear, Deploy, clipping, drift, program
-from hardy.analog.deploy import stored_weights
+from hardy.analog.layers import stored_weights
 from hardy.core import InputError, Site, chain, changes, select, weight_of
 from hardy.hardware import AdditiveDevice, AdditiveNoise, Chip, program_matrix
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import hardy
 from hardy.analog import Deploy, HybridProjection, Redundancy, clipping, drift, program
-from hardy.analog.deploy import stored_weights
+from hardy.analog.layers import stored_weights
 from hardy.core import InputError, chain, changes
 from hardy.hardware import AdditiveNoise, Chip
 

@@ -81,3 +81,18 @@ def test_bad_inputs() -> None:
         simulate("tiny-llama", times=[])
     with pytest.raises(InputError, match="n_seeds must be an integer of at least 1, got 1.5"):
         simulate("tiny-llama", n_seeds=1.5)
+
+
+def test_a_fixed_range_of_the_converters_and_what_it_clips(micro_llama: Path, text: str) -> None:
+    run = {"n_seeds": 2, "text": text, "tokens": 64, "window": 32, "workers": 1}
+    tight = simulate(str(micro_llama), chip="reram-wan", adc_range=0.02, **run)  # pyright: ignore[reportArgumentType]
+    assert tight.settings["chip"]["adc_range"] == 0.02
+    shares = tight.select("clipped_outputs")
+    assert shares[0].condition == "all selected weights"
+    assert 1 < len(shares) <= 9
+    assert shares[0].value > 0.1
+    assert [row.value for row in shares[1:]] == sorted((row.value for row in shares[1:]), reverse=True)
+    calibrated = simulate(str(micro_llama), chip="reram-wan", **run)  # pyright: ignore[reportArgumentType]
+    assert calibrated.value("clipped_outputs", "all selected weights") < 0.01
+    row = calibrated.select("perplexity", condition="after 0")[0]
+    assert 0 < row.details["share_on_chip"] < 1

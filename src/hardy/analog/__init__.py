@@ -1,8 +1,9 @@
 """Models on analog hardware: deployment on a chip, training that survives it, and repairs that need no training."""
 
-from hardy.analog.deploy import Deploy, clipping, drift, program
+from hardy.analog.deploy import Deploy, drift, program
 from hardy.analog.halora import HaLoRA
 from hardy.analog.hybrid_projection import HybridProjection
+from hardy.analog.layers import clipping
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLinear
 from hardy.analog.noise_aware import NoiseAware
 from hardy.analog.redundancy import Redundancy, equivalent_noise

@@ -6,9 +6,8 @@ an argument rather than a history.
 """
 
 import dataclasses
-import functools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,18 +16,18 @@ from torch import nn
 from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.arrays import Array, Passes, PassHooks, StoredWeight
-from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLayer, AnalogLinear, unfoldable
+from hardy.analog.layers import as_chip, calibrate, on_chip, stored_weights
+from hardy.analog.modules import AnalogLayer, unfoldable
 from hardy.analog.reading import STORED, reading_class
-from hardy.core.hooks import run, watch
+from hardy.core.hooks import run
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Chain, Method, changes, squared_norm
-from hardy.core.roles import is_linear
 from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.product import Periphery
-from hardy.report import Report, Row
+from hardy.report import Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,55 +254,10 @@ _NO_ARRAYS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)
 """Modules that multiply with weights of their own, which stay digital."""
 
 
-def as_chip(chip: Any) -> Any:
-    """A `Chip` from the name of a preset or file, or from its record; everything else as it is."""
-    if isinstance(chip, str):
-        return Chip.named(chip)
-    return Chip.from_dict(chip) if isinstance(chip, Mapping) else chip
-
-
 def _is_read_by_its_model(module: nn.Module, site: Site) -> bool:
     """Whether the product with this weight is no module of its own: stacks of experts, and routers beside them."""
     router = site.role == "router" and not isinstance(module, nn.Linear)
     return router or site.parameter not in {None, "weight"}
-
-
-def stored_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, StoredWeight]]:
-    """Every parameter of `model` that is on a chip, and what the arrays hold of it."""
-    for module in model.modules():
-        if isinstance(module, AnalogLayer):
-            yield module.parameter, module.stored
-        elif (entries := vars(module).get(STORED)) is not None:
-            for name, (_, stored) in entries[0].items():
-                parameter = module._parameters[name]
-                assert parameter is not None
-                yield parameter, stored
-
-
-def clipping(model: nn.Module) -> Report:
-    """How much of what the converters of a model on a chip were given since `Deploy` was beyond their range.
-
-    Returns:
-        Rows "clipped_outputs" and "clipped_inputs", shares of all conversions, for every matrix that converted and for
-        "all selected weights".
-
-    Raises:
-        InputError: nothing of the model is on a chip.
-    """
-    arrays = [array for _, stored in stored_weights(model) for array in stored.arrays]
-    if not arrays:
-        raise InputError(f"no layer of this {type(model).__name__} is on a chip: apply Deploy first")
-    rows = []
-    for metric in ("outputs", "inputs"):
-        counts = {a.name: (int(getattr(a.clips, metric)), getattr(a.clips, f"of_{metric}")) for a in arrays}
-        counts = {name: count for name, count in counts.items() if count[1]}
-        if counts:
-            counts = {ALL_SELECTED: tuple(map(sum, zip(*counts.values(), strict=True))), **counts}
-        rows += [
-            Row(metric=f"clipped_{metric}", condition=name, value=clipped / of, details={"conversions": of})
-            for name, (clipped, of) in counts.items()
-        ]
-    return Report(title=f"Conversions beyond the range in {type(model).__name__}", rows=tuple(rows))
 
 
 def program(model: nn.Module, seed: int) -> None:
@@ -343,61 +297,6 @@ def _replaced(method: Method, change: Mapping[str, Any]) -> Method:
     if isinstance(method, Chain):
         return Chain(methods=tuple(_replaced(member, change) for member in method.methods))
     return method
-
-
-def on_chip(module: nn.Module, name: str, arrays: list[Array], passes: Passes | None = None) -> AnalogLayer:
-    """The layer that takes the place of `module`, called `name`, and computes on `arrays`.
-
-    Raises:
-        InputError: there is none for this kind of layer, or it is on a chip already.
-    """
-    if isinstance(module, AnalogLayer):
-        raise InputError(f"{name} is on a chip already; undo that change first")
-    if isinstance(module, nn.Linear):
-        return AnalogLinear(module, arrays, passes)
-    if isinstance(module, nn.Conv2d):
-        return AnalogConv2d(module, arrays, passes)
-    if is_linear(module):
-        return AnalogConv1D(module, arrays, passes)
-    raise InputError(
-        f"{name} is a {type(module).__name__}; a chip takes nn.Linear, nn.Conv2d, GPT-2's Conv1D and stacks of experts"
-    )
-
-
-_SAMPLE = 1024  # input vectors of each layer that its ADC range is found on
-
-
-def calibrate(model: nn.Module, layers: Mapping[str, AnalogLayer], data: Iterable[Any]) -> None:
-    """Set the calibrated ranges of `layers`, which are about to take their places in the still digital `model`.
-
-    A layer that is not called, because its parent reads its weight, is passed over: its range is found in use.
-
-    Raises:
-        InputError: no batches, or a layer that saw nothing but zeros, NaN or infinity.
-    """
-    samples: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
-    largest: dict[str, float] = {}
-
-    def keep(name: str, x: torch.Tensor) -> None:
-        vectors = checks.finite(f"the input of {name}", layers[name].vectors(x.detach()))
-        largest[name] = max(largest.get(name, 0.0), vectors.abs().max().item())
-        if (missing := _SAMPLE - sum(map(len, samples[name]))) > 0:
-            samples[name].append(vectors[:: max(1, len(vectors) // missing)][:missing].clone())
-
-    count = 0
-    with (
-        torch.no_grad(),
-        watch(model, {(name, "input"): functools.partial(keep, name) for name in layers}, strict=False),
-    ):
-        for count, batch in enumerate(data, start=1):  # noqa: B007
-            run(model, batch)
-    if not count:
-        raise InputError("calibration was given no batches")
-    for name, peak in largest.items():
-        if peak == 0:
-            raise InputError(f"{name} saw no input other than zero in the calibration data, so it has no range")
-        for array in layers[name].arrays:
-            array.calibrate(torch.cat(samples[name]).float(), peak)
 
 
 def _error(clean: torch.Tensor, array: Array) -> tuple[float, float]:

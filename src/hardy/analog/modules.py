@@ -77,7 +77,7 @@ class AnalogLayer(nn.Module):
         return self
 
 
-class AnalogLinear(AnalogLayer, nn.Linear):
+class AnalogLinear(AnalogLayer, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
     """An nn.Linear whose product is computed on a chip; the bias is added digitally."""
 
     def __init__(self, original: nn.Linear, arrays: list[Array], passes: Passes | None = None) -> None:
@@ -91,7 +91,7 @@ class AnalogLinear(AnalogLayer, nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
-class AnalogConv1D(AnalogLayer, nn.Linear):
+class AnalogConv1D(AnalogLayer, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
     """GPT-2's Conv1D on a chip: an nn.Linear that stores its weight as (in, out)."""
 
     is_transposed = True
@@ -106,7 +106,7 @@ class AnalogConv1D(AnalogLayer, nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
-class AnalogConv2d(AnalogLayer, nn.Conv2d):
+class AnalogConv2d(AnalogLayer, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
     """An nn.Conv2d on a chip: each patch of the image is one input vector of in_channels * kernel entries."""
 
     def __init__(self, original: nn.Conv2d, arrays: list[Array], passes: Passes | None = None) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.arrays import Array
-from hardy.analog.deploy import as_chip, calibrate, on_chip
+from hardy.analog.layers import as_chip, calibrate, on_chip
 from hardy.analog.modules import AnalogLayer
 from hardy.analog.noisy_forward import (
     Gradient,

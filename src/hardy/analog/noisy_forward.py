@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import grad
 
 from hardy.analog.arrays import Array
-from hardy.analog.deploy import on_chip
+from hardy.analog.layers import on_chip
 from hardy.core.rng import derive, generator
 from hardy.core.roles import as_matrix, is_transposed
 from hardy.core.selection import Site

@@ -147,11 +147,8 @@ def reading_class(kind: type[nn.Module], names: tuple[str, ...]) -> type[nn.Modu
 
     def read(parameter: str) -> property:
         def get(self: Any) -> Any:
-            value = self._parameters[parameter]
-            stored: dict[str, tuple[str, StoredWeight]] = vars(self)[STORED][0]
-            if parameter not in stored:
-                return value
-            return weight_in_use(*stored[parameter], value, vars(self)[STORED][1])
+            name, stored = vars(self)[STORED][0][parameter]
+            return weight_in_use(name, stored, self._parameters[parameter], vars(self)[STORED][1])
 
         return property(get)
 

@@ -76,7 +76,7 @@ class Chip:
     dac_range: float | Literal["vector", "calibrated"] = "vector"
     adc_bits: int | None = None
     adc_range: float | Literal["calibrated"] = "calibrated"
-    adc_percentile: float = 99.99
+    adc_percentile: float = 99.999
     output_noise: float = 0.0
     read_noise: float = 1.0
     stuck_low: float = 0.0

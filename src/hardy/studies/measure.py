@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hardy.analog.deploy import clipping, stored_weights
+from hardy.analog.layers import clipping, stored_weights
 from hardy.core.conditions import Condition, Results
 from hardy.core.method import ALL_SELECTED, Method, from_dict
 from hardy.core.packing import PackedLayer
