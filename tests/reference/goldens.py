@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from reference.splatting import harmonics, render
 
+from hardy.files import write_atomic
+
 RASTERIZED = Path(__file__).parent / "goldens" / "rasterized.safetensors"
 WIDTH, HEIGHT = 93, 62
 
@@ -48,4 +50,4 @@ def rasterized() -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    save_file(rasterized(), RASTERIZED)
+    write_atomic(RASTERIZED, lambda path: save_file(rasterized(), path))  # which everybody may read
