@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
 from benchmarks.harness import NotMeasuredError, catalogue
@@ -64,7 +65,7 @@ def _state(name: str) -> str:
 def measured(names: list[str], rest: list[str], out: Path | None) -> int:
     from benchmarks.harness.run import run
 
-    skipped = {}
+    skipped: list[str] = []
     for index, name in enumerate(names):
         if name not in catalogue.names():
             raise InputError(f"there is no benchmark {name!r}; there are {', '.join(catalogue.names())}")
@@ -73,8 +74,13 @@ def measured(names: list[str], rest: list[str], out: Path | None) -> int:
         try:
             print(f"written to {run(name, rest, out)}", flush=True)
         except NotMeasuredError as error:
-            skipped[name] = error
+            skipped.append(name)
             print(f"{name}: not measured: {error}", file=sys.stderr)
+        except Exception:
+            if len(names) == 1:
+                raise
+            skipped.append(name)  # hours of others are not lost for it
+            traceback.print_exc()
     if len(names) > 1:
         print(f"{len(names) - len(skipped)} measured, {len(skipped)} not: {', '.join(skipped) or 'none'}")
     return 1 if skipped else 0

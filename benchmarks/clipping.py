@@ -8,19 +8,20 @@ of about 1 % are within what another 3,072 tokens would change.
 
 from benchmarks.harness import Result, rows
 from hardy.quant import ClippedRoundToNearest, RoundToNearest
-from hardy.studies.measure import measure, perplexity_of, settings_for
+from hardy.studies.measure import measure, perplexity_of
+from hardy.zoo import Subject
 
 
 def run() -> Result:
-    settings, found = settings_for("tiny-llama", None, tokens=3072, window=None), []
+    subject, found = Subject.of("tiny-llama"), []
     for bits in (2, 3, 4):
         for group_size in (16, 42, 128):
             perplexity = {}
             for name, kind in (("clipped", ClippedRoundToNearest), ("full range", RoundToNearest)):
                 method = kind(bits=bits, group_size=group_size)
-                values = measure(settings, {"part": "evaluation", "method": method.to_dict()}, 0)
+                values = measure(subject, {"part": "evaluation", "method": method.to_dict()}, 0)
                 perplexity[name] = perplexity_of(values["loss"])
                 details = {"bits": bits, "group_size": group_size, "bits_per_weight": values["bits_per_weight"]}
                 found += rows(name, details, perplexity=perplexity[name])
             print(f"{bits} bits, groups of {group_size}: {perplexity}", flush=True)
-    return Result(rows=found, settings=settings)
+    return Result(rows=found, settings=subject.settings())

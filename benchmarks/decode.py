@@ -27,7 +27,7 @@ PEERS = ("transformers",)
 GROUP = 128
 PROMPT, NEW = 16, 48
 VARIANTS = ("float32", "bfloat16", "1 plane", "2 planes", "3 planes")
-THREADS = (1, 2)
+THREAD_COUNTS = (1, 2)
 ROUNDS = 2
 
 
@@ -87,7 +87,7 @@ def run(*, layers: int = 4, hidden: int = 1536, intermediate: int = 4096) -> Res
     with tempfile.TemporaryDirectory() as place:
         weights = sizes(place, shape)
         contenders = {}
-        for threads in THREADS:
+        for threads in THREAD_COUNTS:
             for variant in VARIANTS:
                 dtype = variant if variant in ("float32", "bfloat16") else "bfloat16"
                 folder = str(Path(place) / ("dense" if dtype == variant else variant))

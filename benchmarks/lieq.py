@@ -25,22 +25,19 @@ import torch
 from scipy.stats import spearmanr
 
 import hardy
-from benchmarks.harness import Result, Value, mean_of, rows
-from benchmarks.lieq_table import DROP, GREEDY, RANK, show
+from benchmarks.harness import Result
+from benchmarks.lieq_table import DROP, GREEDY, RANK, rows_of, show
 from hardy.core import Method, Ranking, SecondMoment, Statistic, observe, select, weight_of
 from hardy.core.rng import generator
-from hardy.quant import LayerBits, RoundToNearest, TritPlanes, effective_rank, energy_gain, perplexity_drop
-from hardy.quant.layer_importance import combined
+from hardy.core.units import exactly, units
+from hardy.quant import LayerBits, RoundToNearest, TritPlanes, combined, effective_rank, energy_gain, perplexity_drop
 from hardy.quant.spectral import Inputs, rank_drop
-from hardy.quant.units import exactly, units
-from hardy.report import Row
-from hardy.studies.measure import PARTS, perplexity_of
+from hardy.studies.measure import perplexity_of
+from hardy.zoo.text import PARTS
 
 WINDOW, EVALUATION, CALIBRATION, DRAWS, RANDOM_ORDERS = 512, 8, 6, 3, 6
 LOW, HIGH = RoundToNearest(bits=2), RoundToNearest(bits=4)
 PLANES = tuple(TritPlanes(planes=planes) for planes in (1, 2, 3))
-
-NATS = "nats/token"
 
 Losses = list[float]
 """Mean loss of every window, in nats per token."""
@@ -370,7 +367,7 @@ def run(*, model: str = "tiny-llama") -> Result:
     found = measured(model)
     show(Path(model).name, found)
     return Result(
-        rows=rows_of(found),
+        rows=rows_of(found, DRAWS, EVALUATION),
         settings={
             "window": WINDOW,
             "evaluation_windows": EVALUATION,
@@ -382,28 +379,3 @@ def run(*, model: str = "tiny-llama") -> Result:
         seeds=range(3 * DRAWS),
         raw=found,
     )
-
-
-def rows_of(found: dict[str, Any]) -> list[Row]:
-    """The figures of every part, as rows."""
-    lines = [row for name, value in found["perplexity"].items() for row in rows(name, perplexity=value)]
-    for pair in found["agreement"]:
-        (first, second), least, most = pair["pair"], pair["least"], pair["most"]
-        lines += rows(first, {"with": second, "least": least, "most": most}, spearman=Value(pair["mean"], n=DRAWS))
-    for by, places in found["one_block"]["place_of_the_top"].items():
-        for draw, place in enumerate(places):
-            lines += rows(by, {"draw": draw}, place_of_the_top=place)
-    recovery, planes = found["recovery"], found["planes"]
-    for by, area in recovery["area"].items():
-        lines += rows(by, saved_over_all_m=Value(area, NATS))
-    lines += rows("random orders", saved_over_all_m=mean_of(recovery["random_area"], NATS))
-    for by, points in recovery["orders"].items():
-        for m, point in enumerate(points):
-            details = {"blocks_at_4_bits": m, "bits_per_weight": recovery["bits_per_weight"][m]}
-            lines += rows(by, details, perplexity=point["perplexity"])
-    for m, level in enumerate(recovery["uniform"]):
-        lines += rows("uniform", {"blocks_at_4_bits": m, **level}, perplexity=level["perplexity"])
-    for by, level in planes["automatic"].items():
-        lines += rows(f"LayerBits, {by}", {"bits_per_weight": level["bits_per_weight"]}, perplexity=level["perplexity"],
-                      saved_by_planes=Value(level["gain"], NATS, level["gain_se"], EVALUATION))  # fmt: skip
-    return lines

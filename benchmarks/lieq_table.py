@@ -1,10 +1,14 @@
-"""The table that benchmarks/lieq.py prints of one model's results."""
+"""The rows and the table that benchmarks/lieq.py prints of one model's results."""
 
 import statistics
 from typing import Any
 
+from benchmarks.harness import Value, mean_of, rows
+from hardy.report import Row
+
 RANK, DROP = "effective rank (LieQ v2)", "perplexity drop"
 GREEDY = "greedy on calibration text"
+NATS = "nats/token"
 
 
 def show(name: str, result: dict[str, Any]) -> None:
@@ -45,8 +49,8 @@ def show(name: str, result: dict[str, Any]) -> None:
         f"(d) m blocks in three planes and m in one, {planes['bits_per_weight']:.3f} bits; saved against two everywhere"
     )
     print("    uniform: " + ", ".join(f"{k} planes {row['perplexity']:.2f}" for k, row in planes["uniform"].items()))
-    for by, rows in planes["orders"].items():
-        print(f"    {by:32} " + " ".join(f"{row['gain']:7.3f}±{row['gain_se']:.3f}" for row in rows[1:]))
+    for by, points in planes["orders"].items():
+        print(f"    {by:32} " + " ".join(f"{row['gain']:7.3f}±{row['gain_se']:.3f}" for row in points[1:]))
     print(
         f"    {'random orders':32} " + " ".join(f"{row['gain']:7.3f}±{row['sd']:.3f}" for row in planes["random"][1:])
     )
@@ -60,3 +64,28 @@ def show(name: str, result: dict[str, Any]) -> None:
             " ".join(f"{value:5.2f}" for value in why[kind][role]) for kind in ("mean_passed", "mean_share")
         )
         print(f"    {role:14} {rho:6.2f}   {passed}   {share}")
+
+
+def rows_of(found: dict[str, Any], draws: int, windows: int) -> list[Row]:
+    """The figures of every part, as rows, of so many draws of calibration text and windows of evaluation text."""
+    lines = [row for name, value in found["perplexity"].items() for row in rows(name, perplexity=value)]
+    for pair in found["agreement"]:
+        (first, second), least, most = pair["pair"], pair["least"], pair["most"]
+        lines += rows(first, {"with": second, "least": least, "most": most}, spearman=Value(pair["mean"], n=draws))
+    for by, places in found["one_block"]["place_of_the_top"].items():
+        for draw, place in enumerate(places):
+            lines += rows(by, {"draw": draw}, place_of_the_top=place)
+    recovery, planes = found["recovery"], found["planes"]
+    for by, area in recovery["area"].items():
+        lines += rows(by, saved_over_all_m=Value(area, NATS))
+    lines += rows("random orders", saved_over_all_m=mean_of(recovery["random_area"], NATS))
+    for by, points in recovery["orders"].items():
+        for m, point in enumerate(points):
+            details = {"blocks_at_4_bits": m, "bits_per_weight": recovery["bits_per_weight"][m]}
+            lines += rows(by, details, perplexity=point["perplexity"])
+    for m, level in enumerate(recovery["uniform"]):
+        lines += rows("uniform", {"blocks_at_4_bits": m, **level}, perplexity=level["perplexity"])
+    for by, level in planes["automatic"].items():
+        lines += rows(f"LayerBits, {by}", {"bits_per_weight": level["bits_per_weight"]}, perplexity=level["perplexity"],
+                      saved_by_planes=Value(level["gain"], NATS, level["gain_se"], windows))  # fmt: skip
+    return lines

@@ -21,7 +21,7 @@ from benchmarks.harness import SHARED, NotMeasuredError, Result, Value, rows
 from hardy.core.rng import generator
 from hardy.ops import kernels
 from hardy.report import Row
-from hardy.splat import rasterize
+from hardy.splat import rasterization
 from hardy.splat.points import neighbour_distances
 
 GARDEN = SHARED / "splat" / "garden_points.npz"
@@ -47,8 +47,8 @@ class Case:
         for tensor in self.inputs:
             tensor.requires_grad_()
         self.view = torch.from_numpy(garden["viewmats"]).float()[:1]
-        self.k = torch.from_numpy(garden["Ks"]).float()[:1].clone()
-        self.k[:, :2] *= width / 648
+        self.K = torch.from_numpy(garden["Ks"]).float()[:1].clone()
+        self.K[:, :2] *= width / 648
         self.wanted = torch.rand(1, height, width, 3, generator=random)
         self.times: dict[tuple[str, int], list[tuple[float, float]]] = {}
         self.pairs = 0
@@ -57,7 +57,7 @@ class Case:
         os.environ[kernels.VARIABLE] = path
         torch.set_num_threads(threads)
         begun = time.perf_counter()
-        image, _, info = rasterize(*self.inputs, self.view, self.k, self.width, self.height)
+        image, _, info = rasterization(*self.inputs, self.view, self.K, self.width, self.height)
         rendered = time.perf_counter()
         image.backward(self.wanted)
         done = time.perf_counter()

@@ -27,7 +27,7 @@ SEEDS = 10
 def run(*, work: Path) -> Result:
     found, notes, settings = [], [], {"problems": PROBLEMS, "card": hardy.zoo.card("tiny-reasoner")["held_out"]}
     for noise, levels in LEVELS.items():
-        report = reasoning(noise=noise, levels=levels, problems=PROBLEMS, seeds=SEEDS, workers=1, out=work / noise)
+        report = reasoning(noise=noise, levels=levels, problems=PROBLEMS, n_seeds=SEEDS, workers=1, out=work / noise)
         report.print(metrics=("accuracy", "tokens", "unfinished"))
         found += [dataclasses.replace(row, details={**row.details, "noise": noise}) for row in report.rows]
         notes += report.notes

@@ -43,12 +43,12 @@ def strategies(steps: int, **changes: Any) -> dict[str, Any]:
         "global_to_local": global_to_local(steps, **changes),
         "reactivate": reactivate(steps, **changes),
         "both": global_to_local_reactivate(steps, **changes),
-        "vanilla + resolution": vanilla(steps, resolution=EnergySchedule(), stop=later, **changes),
+        "vanilla + resolution": vanilla(steps, resolution=EnergySchedule(), refine_stop_iter=later, **changes),
         "vanilla + quantile prune": vanilla(steps, prune=QuantilePrune(), **changes),
-        "vanilla + importance": vanilla(steps, criterion=ImportanceWeightedGradient(), threshold=3e-4, **changes),
+        "vanilla + importance": vanilla(steps, criterion=ImportanceWeightedGradient(), grow_grad2d=3e-4, **changes),
         "vanilla + density clone": vanilla(steps, clone=DensityClone(), **changes),
         "vanilla + needles": vanilla(steps, needles=NeedlePerturbation(), **changes),
-        "vanilla + densified longer": vanilla(steps, stop=later, **changes),
+        "vanilla + densified longer": vanilla(steps, refine_stop_iter=later, **changes),
     }
 
 
@@ -73,10 +73,10 @@ def run(
         for name in names:
             if any(each["strategy"] == name and each["seed"] == seed for each in runs):
                 continue
-            strategy = strategies(steps, budget=budget or None, seed=seed)[name]
+            strategy = strategies(steps, cap_max=budget or None, seed=seed)[name]
             settings = Options(
                 steps=steps,
-                degree=1,
+                sh_degree=1,
                 random_points=points,
                 evaluate_every=max(1, steps // 30),
                 seed=seed,

@@ -81,7 +81,7 @@ def write_room(folder: Path) -> tuple[Path, Path]:
         pose = np.linalg.inv(view.viewmat.double().numpy())
         pose[:3, 1:3] *= -1
         frames.append({"file_path": view.name, "transform_matrix": pose.tolist()})
-    record = {"fl_x": float(scene.views[0].k[0, 0]), "w": 32, "h": 24, "frames": frames}
+    record = {"fl_x": float(scene.views[0].K[0, 0]), "w": 32, "h": 24, "frames": frames}
     write_json(folder / "transforms.json", record)
     save_ply(gaussians_from(scene, DEGREE), folder / "start.ply")
     return folder, folder / "start.ply"
@@ -105,12 +105,12 @@ def train(line: list[str], out: Path, kill_after: float | None = None) -> bool:
 
 def reached(out: Path) -> int:
     """The step of the checkpoint."""
-    return record_of(out)["progress"]["step"]
+    return record_of(out)["record"]["step"]
 
 
 def record_of(out: Path) -> dict[str, Any]:
     with safe_open(out / "checkpoint.safetensors", "pt") as file:
-        return json.loads(file.metadata()["record"])
+        return json.loads(file.metadata()["record"])["state"]
 
 
 def facts(out: Path) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def facts(out: Path) -> dict[str, Any]:
     with safe_open(out / "checkpoint.safetensors", "pt") as file:
         for name in sorted(file.keys()):
             tensors.update(name.encode() + file.get_tensor(name).numpy().tobytes())
-    history = [{key: value for key, value in row.items() if key != "seconds"} for row in record["progress"]["history"]]
+    history = [{key: value for key, value in row.items() if key != "seconds"} for row in record["record"]["history"]]
     return {
         "ply_sha256": hashlib.sha256((out / "gaussians.ply").read_bytes()).hexdigest(),
         "checkpoint_tensors_sha256": tensors.hexdigest(),

@@ -1,5 +1,6 @@
 """What all tests share: where the helpers are, and tiny models that are built, not loaded."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 from transformers.utils import logging
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of those that tests start: the cores are shared
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `benchmarks`
 sys.path.insert(0, str(Path(__file__).parent))  # for `models`, `reference` and `contract`

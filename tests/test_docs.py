@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,17 @@ def lines_of(language: str) -> list[str]:
     return [line for page in PAGES for body in blocks(page, language) for line in body.splitlines() if line.strip()]
 
 
+@pytest.fixture(scope="module")
+def saved_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    Record.read("survival").report.save(folder)
+    return folder
+
+
 @pytest.fixture
-def study_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def study_folder(tmp_path: Path, saved_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty working folder with the study that the pages speak of."""
-    Record.read("survival").report.save(tmp_path / "hardy-study")
+    shutil.copytree(saved_study, tmp_path / "hardy-study")
     monkeypatch.chdir(tmp_path)
 
 

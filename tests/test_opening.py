@@ -47,7 +47,8 @@ SAVED: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any], bool]]] = {
     "chip.json": ("hardy-chip", CHIP.save, lambda found: found == CHIP),
     "study": ("hardy-report", REPORT.save, lambda found: found == REPORT),
     "report.json": ("hardy-report", lambda path: path.write_text(REPORT.to_json()), lambda found: found == REPORT),
-    "ranking.json": ("ranking", lambda path: write_json(path, RANKING.to_dict()), lambda found: found == RANKING),
+    "ranking.json": ("hardy-ranking", RANKING.save, lambda found: found == RANKING),
+    "old.json": ("hardy-ranking", lambda path: write_json(path, RANKING.to_dict()), lambda found: found == RANKING),
     "method.json": ("method", lambda path: write_json(path, METHOD.to_dict()), lambda found: found == METHOD),
     "scene.ply": ("Gaussians", lambda path: save_ply(GAUSSIANS, path), lambda found: same_tensors(found, GAUSSIANS)),
     "field": (

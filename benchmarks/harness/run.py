@@ -46,7 +46,7 @@ def run(name: str, words: Sequence[str] = (), out: Path | None = None) -> Path:
     chosen = options | given
     work = WORK / f"{name}-{hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()[:8]}"
     arguments = chosen | ({"work": work} if "work" in inspect.signature(module.run).parameters else {})
-    torch.set_num_threads(getattr(module, "THREADS", 1))
+    torch.set_num_threads(1)  # a script that needs more says so
     before, begun, code = load(), time.monotonic(), catalogue.sha256(script)
     found = module.run(**arguments)
     record = Record(

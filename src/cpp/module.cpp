@@ -1,134 +1,208 @@
 // hardy._kernels: what Python sees of the compiled kernels. Tensors come as addresses, checked on the Python side.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include "huge_pages.h"
 #include "projection.h"
 #include "splat.h"
+#include "tensor.h"
 #include "trit_product.h"
 
+#include <optional>
+
 namespace nb = nanobind;
+using namespace nb::literals;
+using hardy::expect;
+using hardy::expect_size;
+using hardy::Tensor;
 
 namespace {
-
-template <class T>
-T* at(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 void bind_trit_product(nb::module_& module) {
   module.def("trit_product_paths", &hardy::trit_product_paths);
   module.def(
       "trit_product",
-      [](const std::string& path, uintptr_t x, int64_t tokens, uintptr_t codes, uintptr_t scales, int64_t rows,
-         int64_t width, int64_t group_size, int planes, uintptr_t output, int threads) {
-        const hardy::TritMatrix matrix{at<const uint8_t>(codes), at<const uint16_t>(scales), rows, width, group_size,
-                                       planes};
-        hardy::trit_product(path, matrix, at<const float>(x), tokens, at<float>(output), threads);
+      [](const std::string& path, const Tensor<const float>& x, const Tensor<const uint8_t>& codes,
+         const Tensor<const hardy::Half>& scales, int64_t rows, int64_t width, int64_t group_size, int planes,
+         const Tensor<float>& output, int threads) {
+        if (rows < 1 || width < 1 || group_size < 1 || planes < 1 || planes > 3)
+          throw nb::value_error("rows, width and group_size must be at least 1, planes 1 to 3");
+        const hardy::TritMatrix matrix{codes.data, &scales.data->bits, rows, width, group_size, planes};
+        expect_size("codes", codes, matrix.blocks() * matrix.groups() * matrix.lines() * hardy::kLine);
+        expect_size("scales", scales, matrix.blocks() * matrix.groups() * planes * hardy::kRows);
+        const int64_t tokens = x.size() / width;
+        hardy::trit_product(path, matrix, expect_size("x", x, tokens * width), tokens,
+                            expect_size("output", output, tokens * rows), threads);
       },
       nb::call_guard<nb::gil_scoped_release>());
+  module.def("advise_huge_pages", [](const Tensor<uint8_t>& memory) {
+    hardy::advise_huge_pages(reinterpret_cast<uintptr_t>(memory.data), memory.size());
+  });
 }
 
-hardy::Gaussians gaussians_at(int64_t count, uintptr_t means, uintptr_t quats, uintptr_t scales, uintptr_t opacities) {
-  return {count, at<const float>(means), at<const float>(quats), at<const float>(scales), at<const float>(opacities)};
+// What bin_splats returns and Python only keeps. A capsule, not a class of nanobind: torch may hold it in a graph until
+// after the interpreter's end, of which nanobind would complain.
+constexpr const char* kBins = "hardy.Bins";
+
+nb::capsule capsule_of(std::shared_ptr<const hardy::Bins> bins) {
+  auto* kept = new std::shared_ptr<const hardy::Bins>(std::move(bins));
+  return nb::capsule(kept, kBins,
+                     [](void* bins) noexcept { delete static_cast<std::shared_ptr<const hardy::Bins>*>(bins); });
 }
 
-hardy::Camera camera_at(uintptr_t view, uintptr_t intrinsics, int width, int height, float nearest, float farthest,
-                        float blur, float smallest_radius) {
-  return {at<const float>(view), at<const float>(intrinsics), width, height, nearest, farthest, blur, smallest_radius};
+std::shared_ptr<const hardy::Bins> bins_in(const nb::capsule& capsule) {
+  void* kept = PyCapsule_GetPointer(capsule.ptr(), kBins);
+  if (!kept) throw nb::python_error();
+  return *static_cast<std::shared_ptr<const hardy::Bins>*>(kept);
 }
 
-// What a call to bin_splats returns; Python only keeps it.
-struct BinsHandle {
-  std::shared_ptr<const hardy::Bins> bins;
-};
+hardy::Gaussians gaussians_of(const Tensor<const float>& means, const Tensor<const float>& quats,
+                              const Tensor<const float>& scales, const Tensor<const float>& opacities) {
+  expect("means", means, {-1, 3});
+  const int64_t count = means.shape[0];
+  return {count, means.data, expect("quats", quats, {count, 4}), expect("scales", scales, {count, 3}),
+          expect("opacities", opacities, {count})};
+}
+
+// The Gaussians and bases of the coefficients (count, bases, 3), and whether the rest fits them.
+std::pair<int64_t, int> check_harmonics(int degree, const Tensor<const float>& means, const Tensor<const float>& eye,
+                                        const Tensor<const float>& coefficients, const Tensor<const int32_t>& radii) {
+  expect("coefficients", coefficients, {-1, -1, 3});
+  const int64_t count = coefficients.shape[0], bases = coefficients.shape[1];
+  if (degree < 0 || degree > 3 || bases < (degree + 1) * (degree + 1))
+    throw nb::value_error("degree must be 0 to 3, with (degree + 1)^2 coefficients or more");
+  expect("means", means, {count, 3});
+  expect("eye", eye, {3});
+  expect("radii", radii, {count, 2});
+  return {count, static_cast<int>(bases)};
+}
 
 void bind_splats(nb::module_& module) {
   const auto released = nb::call_guard<nb::gil_scoped_release>();
   module.def(
       "project",
-      [](int64_t count, uintptr_t means, uintptr_t quats, uintptr_t scales, uintptr_t opacities, uintptr_t view,
-         uintptr_t intrinsics, int width, int height, float nearest, float farthest, float blur, float smallest_radius,
-         bool compensated, uintptr_t means2d, uintptr_t depths, uintptr_t conics, uintptr_t compensations,
-         uintptr_t radii, int threads) {
-        hardy::project(gaussians_at(count, means, quats, scales, opacities),
-                       camera_at(view, intrinsics, width, height, nearest, farthest, blur, smallest_radius), compensated,
-                       {at<float>(means2d), at<float>(depths), at<float>(conics), at<float>(compensations),
-                        at<int32_t>(radii)},
-                       threads);
+      [](const Tensor<const float>& means, const Tensor<const float>& quats, const Tensor<const float>& scales,
+         const Tensor<const float>& opacities, const Tensor<const float>& view, const Tensor<const float>& intrinsics,
+         int width, int height, float nearest, float farthest, float blur, float smallest_radius, bool compensated,
+         const Tensor<float>& means2d, const Tensor<float>& depths, const Tensor<float>& conics,
+         const Tensor<float>& compensations, const Tensor<int32_t>& radii, int threads) {
+        const hardy::Gaussians gaussians = gaussians_of(means, quats, scales, opacities);
+        const int64_t count = gaussians.count;
+        const hardy::Camera camera{expect("view", view, {4, 4}), expect("intrinsics", intrinsics, {3, 3}),
+                                   width, height, nearest, farthest, blur, smallest_radius};
+        const hardy::Projected out{expect("means2d", means2d, {count, 2}), expect("depths", depths, {count}),
+                                   expect("conics", conics, {count, 3}),
+                                   expect("compensations", compensations, {count}),
+                                   expect("radii", radii, {count, 2})};
+        hardy::project(gaussians, camera, compensated, out, threads);
       },
       released);
   module.def(
       "project_backward",
-      [](int64_t count, uintptr_t means, uintptr_t quats, uintptr_t scales, uintptr_t opacities, uintptr_t view,
-         uintptr_t intrinsics, int width, int height, float nearest, float farthest, float blur, float smallest_radius,
-         uintptr_t radii, uintptr_t by_means2d, uintptr_t by_depths, uintptr_t by_conics, uintptr_t by_compensations,
-         uintptr_t means_gradient, uintptr_t quats_gradient, uintptr_t scales_gradient, uintptr_t view_gradient,
-         uintptr_t intrinsics_gradient, int threads) {
-        hardy::project_backward(
-            gaussians_at(count, means, quats, scales, opacities),
-            camera_at(view, intrinsics, width, height, nearest, farthest, blur, smallest_radius),
-            at<const int32_t>(radii),
-            {at<const float>(by_means2d), at<const float>(by_depths), at<const float>(by_conics),
-             at<const float>(by_compensations)},
-            {at<float>(means_gradient), at<float>(quats_gradient), at<float>(scales_gradient), at<float>(view_gradient),
-             at<float>(intrinsics_gradient)},
-            threads);
+      [](const Tensor<const float>& means, const Tensor<const float>& quats, const Tensor<const float>& scales,
+         const Tensor<const float>& opacities, const Tensor<const float>& view, const Tensor<const float>& intrinsics,
+         int width, int height, float nearest, float farthest, float blur, float smallest_radius,
+         const Tensor<const int32_t>& radii, const Tensor<const float>& by_means2d,
+         const Tensor<const float>& by_depths, const Tensor<const float>& by_conics,
+         const Tensor<const float>& by_compensations, const Tensor<float>& means_gradient,
+         const Tensor<float>& quats_gradient, const Tensor<float>& scales_gradient, const Tensor<float>& view_gradient,
+         const Tensor<float>& intrinsics_gradient, int threads) {
+        const hardy::Gaussians gaussians = gaussians_of(means, quats, scales, opacities);
+        const int64_t count = gaussians.count;
+        const hardy::Camera camera{expect("view", view, {4, 4}), expect("intrinsics", intrinsics, {3, 3}),
+                                   width, height, nearest, farthest, blur, smallest_radius};
+        const hardy::ProjectedGradients in{expect("by_means2d", by_means2d, {count, 2}),
+                                           expect("by_depths", by_depths, {count}),
+                                           expect("by_conics", by_conics, {count, 3}),
+                                           expect("by_compensations", by_compensations, {count})};
+        const hardy::GaussianGradients out{expect("means_gradient", means_gradient, {count, 3}),
+                                           expect("quats_gradient", quats_gradient, {count, 4}),
+                                           expect("scales_gradient", scales_gradient, {count, 3}),
+                                           expect("view_gradient", view_gradient, {4, 4}),
+                                           expect("intrinsics_gradient", intrinsics_gradient, {3, 3})};
+        hardy::project_backward(gaussians, camera, expect("radii", radii, {count, 2}), in, out, threads);
       },
       released);
   module.def(
       "harmonics",
-      [](int64_t count, int bases, int degree, uintptr_t means, uintptr_t eye, uintptr_t coefficients, uintptr_t radii,
-         uintptr_t colors, int threads) {
-        hardy::harmonics(count, bases, degree, at<const float>(means), at<const float>(eye),
-                         at<const float>(coefficients), at<const int32_t>(radii), at<float>(colors), threads);
+      [](int degree, const Tensor<const float>& means, const Tensor<const float>& eye,
+         const Tensor<const float>& coefficients, const Tensor<const int32_t>& radii, const Tensor<float>& colors,
+         int threads) {
+        const auto [count, bases] = check_harmonics(degree, means, eye, coefficients, radii);
+        hardy::harmonics(count, bases, degree, means.data, eye.data, coefficients.data, radii.data,
+                         expect("colors", colors, {count, 3}), threads);
       },
       released);
   module.def(
       "harmonics_backward",
-      [](int64_t count, int bases, int degree, uintptr_t means, uintptr_t eye, uintptr_t coefficients, uintptr_t radii,
-         uintptr_t colors, uintptr_t gradient, uintptr_t means_gradient, uintptr_t eye_gradient,
-         uintptr_t coefficients_gradient, int threads) {
-        hardy::harmonics_backward(count, bases, degree, at<const float>(means), at<const float>(eye),
-                                  at<const float>(coefficients), at<const int32_t>(radii), at<const float>(colors),
-                                  at<const float>(gradient), at<float>(means_gradient), at<float>(eye_gradient),
-                                  at<float>(coefficients_gradient), threads);
+      [](int degree, const Tensor<const float>& means, const Tensor<const float>& eye,
+         const Tensor<const float>& coefficients, const Tensor<const int32_t>& radii, const Tensor<const float>& colors,
+         const Tensor<const float>& gradient, const Tensor<float>& means_gradient, const Tensor<float>& eye_gradient,
+         const Tensor<float>& coefficients_gradient, int threads) {
+        const auto [count, bases] = check_harmonics(degree, means, eye, coefficients, radii);
+        hardy::harmonics_backward(count, bases, degree, means.data, eye.data, coefficients.data, radii.data,
+                                  expect("colors", colors, {count, 3}), expect("gradient", gradient, {count, 3}),
+                                  expect("means_gradient", means_gradient, {count, 3}),
+                                  expect("eye_gradient", eye_gradient, {3}),
+                                  expect("coefficients_gradient", coefficients_gradient, {count, bases, 3}), threads);
       },
       released);
-  nb::class_<BinsHandle>(module, "SplatBins").def_prop_ro("entries", [](const BinsHandle& handle) {
-    return hardy::entries_of(*handle.bins);
+  module.def("bin_splats", [](int width, int height, const Tensor<const float>& means,
+                              const Tensor<const float>& conics, const Tensor<const float>& opacities,
+                              const Tensor<const float>& colors, const Tensor<const float>& depths,
+                              const Tensor<const int32_t>& radii, int threads) {
+    expect("means", means, {-1, 2});
+    expect("colors", colors, {means.shape[0], -1});
+    const int64_t count = means.shape[0];
+    const hardy::View view{count, width, height, static_cast<int>(colors.shape[1]), means.data,
+                           expect("conics", conics, {count, 3}), expect("opacities", opacities, {count}), colors.data,
+                           expect("depths", depths, {count}), expect("radii", radii, {count, 2})};
+    std::shared_ptr<const hardy::Bins> bins;
+    {
+      nb::gil_scoped_release release;
+      bins = hardy::bin_splats(view, threads);
+    }
+    return capsule_of(std::move(bins));
   });
   module.def(
-      "bin_splats",
-      [](int64_t count, int width, int height, int channels, uintptr_t means, uintptr_t conics, uintptr_t opacities,
-         uintptr_t colors, uintptr_t depths, uintptr_t radii, int threads) {
-        return BinsHandle{hardy::bin_splats({count, width, height, channels, at<const float>(means),
-                                             at<const float>(conics), at<const float>(opacities),
-                                             at<const float>(colors), at<const float>(depths),
-                                             at<const int32_t>(radii)},
-                                            threads)};
-      },
-      released);
-  module.def(
       "composite",
-      [](const std::string& path, const BinsHandle& handle, uintptr_t background, uintptr_t image, uintptr_t alphas,
-         uintptr_t weights, uintptr_t counts, int threads) {
-        return hardy::composite(path, *handle.bins, at<const float>(background), at<float>(image), at<float>(alphas),
-                                at<float>(weights), at<int32_t>(counts), threads);
+      [](const std::string& path, const nb::capsule& capsule, const std::optional<Tensor<const float>>& background,
+         const Tensor<float>& image, const Tensor<float>& alphas, const Tensor<float>& weights,
+         const Tensor<int32_t>& counts, int threads) {
+        const std::shared_ptr<const hardy::Bins> bins = bins_in(capsule);
+        const hardy::BinsShape shape = hardy::shape_of(*bins);
+        const float* behind = background ? expect("background", *background, {shape.channels}) : nullptr;
+        expect("image", image, {shape.height, shape.width, shape.channels});
+        expect("alphas", alphas, {shape.height, shape.width});
+        expect("weights", weights, {shape.gaussians});
+        expect("counts", counts, {shape.gaussians});
+        nb::gil_scoped_release release;
+        return hardy::composite(path, *bins, behind, image.data, alphas.data, weights.data, counts.data, threads);
       },
-      released);
-  module.def(
-      "composite_backward",
-      [](const std::string& path, const BinsHandle& handle, uintptr_t image, uintptr_t alphas, uintptr_t image_gradient,
-         uintptr_t alphas_gradient, uintptr_t means, uintptr_t absolute, uintptr_t conics, uintptr_t opacities,
-         uintptr_t colors, int threads) {
-        hardy::composite_backward(path, *handle.bins, at<const float>(image), at<const float>(alphas),
-                                  at<const float>(image_gradient), at<const float>(alphas_gradient), at<float>(means),
-                                  at<float>(absolute), at<float>(conics), at<float>(opacities), at<float>(colors),
-                                  threads);
-      },
-      released);
+      "path"_a, "bins"_a, "background"_a.none(), "image"_a, "alphas"_a, "weights"_a, "counts"_a, "threads"_a);
+  module.def("composite_backward", [](const std::string& path, const nb::capsule& capsule,
+                                      const Tensor<const float>& image, const Tensor<const float>& alphas,
+                                      const Tensor<const float>& image_gradient,
+                                      const Tensor<const float>& alphas_gradient, const Tensor<float>& means,
+                                      const Tensor<float>& absolute, const Tensor<float>& conics,
+                                      const Tensor<float>& opacities, const Tensor<float>& colors, int threads) {
+    const std::shared_ptr<const hardy::Bins> bins = bins_in(capsule);
+    const hardy::BinsShape shape = hardy::shape_of(*bins);
+    for (const auto& [name, tensor] : {std::pair{"image", &image}, std::pair{"image_gradient", &image_gradient}})
+      expect(name, *tensor, {shape.height, shape.width, shape.channels});
+    for (const auto& [name, tensor] : {std::pair{"alphas", &alphas}, std::pair{"alphas_gradient", &alphas_gradient}})
+      expect(name, *tensor, {shape.height, shape.width});
+    expect("means", means, {shape.gaussians, 2});
+    expect("absolute", absolute, {shape.gaussians, 2});
+    expect("conics", conics, {shape.gaussians, 3});
+    expect("opacities", opacities, {shape.gaussians});
+    expect("colors", colors, {shape.gaussians, shape.channels});
+    nb::gil_scoped_release release;
+    hardy::composite_backward(path, *bins, image.data, alphas.data, image_gradient.data, alphas_gradient.data,
+                              means.data, absolute.data, conics.data, opacities.data, colors.data, threads);
+  });
 }
 
 }  // namespace
@@ -136,5 +210,4 @@ void bind_splats(nb::module_& module) {
 NB_MODULE(_kernels, module) {
   bind_trit_product(module);
   bind_splats(module);
-  module.def("advise_huge_pages", [](uintptr_t address, size_t bytes) { hardy::advise_huge_pages(address, bytes); });
 }

@@ -136,7 +136,7 @@ std::shared_ptr<const Bins> bin_splats(const View& view, int threads) {
   return bins;
 }
 
-int64_t entries_of(const Bins& bins) { return static_cast<int64_t>(bins.entries.size()); }
+BinsShape shape_of(const Bins& bins) { return {bins.gaussians, bins.width, bins.height, bins.channels}; }
 
 int64_t composite(const std::string& path, const Bins& bins, const float* background, float* image, float* alphas,
                   float* weights, int32_t* counts, int threads) {

@@ -29,7 +29,12 @@ class Bins;
 
 // Sorted by depth and dealt to tiles. `path` is a name of trit_product_paths().
 std::shared_ptr<const Bins> bin_splats(const View& view, int threads);
-int64_t entries_of(const Bins& bins);
+
+struct BinsShape {
+  int64_t gaussians;
+  int width, height, channels;
+};
+BinsShape shape_of(const Bins& bins);
 
 // Returns the pairs of pixel and Gaussian that were looked at: 256 for each entry that a tile went through.
 int64_t composite(const std::string& path, const Bins& bins, const float* background, float* image, float* alphas,

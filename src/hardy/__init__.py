@@ -8,6 +8,8 @@ names that everyone needs (`hardy.Method`, `hardy.load`, ...): `import hardy` it
 """
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,13 +18,22 @@ if TYPE_CHECKING:
     from hardy.errors import InputError
     from hardy.opening import load
     from hardy.report import Report
+    from hardy.studies import locate
+    from hardy.zoo import Subject
 
 __version__ = "0.1.0"
+
+# By default, threads that have finished their part spin until the others have. Where something else wants the cores,
+# they spin in place of the threads that they wait for. OpenMP reads this once, when torch is loaded.
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __all__ = [
     "InputError",
     "Method",
     "Ranking",
     "Report",
+    "Subject",
     "__version__",
     "analog",
     "core",
@@ -30,6 +41,7 @@ __all__ = [
     "fields",
     "hardware",
     "load",
+    "locate",
     "ops",
     "quant",
     "report",
@@ -45,7 +57,9 @@ _HOMES = {
     "Method": "hardy.core",
     "Ranking": "hardy.core",
     "Report": "hardy.report",
+    "Subject": "hardy.zoo",
     "load": "hardy.opening",
+    "locate": "hardy.studies",
     "save": "hardy.core",
     "select": "hardy.core",
 }

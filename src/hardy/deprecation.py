@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from hardy.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Class = TypeVar("Class")
 
 
 def warn_renamed(old: str, new: str) -> None:
@@ -36,5 +37,27 @@ def renamed(**names: str) -> Callable[[Function], Function]:
             return function(*arguments, **keywords)
 
         return wrapper  # pyright: ignore[reportReturnType]
+
+    return decorate
+
+
+def renamed_fields(**names: str) -> Callable[[type[Class]], type[Class]]:
+    """A decorator of dataclasses: the fields `names`, old=new, are still taken and given under their old names."""
+
+    def decorate(kind: type[Class]) -> type[Class]:
+        def attribute(old: str, new: str) -> property:
+            def value(self: Any) -> Any:
+                warn_renamed(f"{old} of {kind.__name__}", new)
+                return getattr(self, new)
+
+            return property(value)
+
+        take_old = renamed(**names)
+        init = kind.__init__
+        init.__name__ = kind.__name__  # which the warning names
+        kind.__init__ = take_old(init)
+        for old, new in names.items():
+            setattr(kind, old, attribute(old, new))
+        return kind
 
     return decorate

@@ -20,17 +20,17 @@ OPENERS = {
     "hardy-artefact": "hardy.core.artefact:load",
     "hardy-chip": "hardy.hardware:Chip.load",
     "hardy-field": "hardy.fields:load_field",
+    "hardy-ranking": "hardy.core:Ranking.load",
     "hardy-report": "hardy.report:Report.load",
     "fields of integers": "hardy.opening:read_integer_fields",
     "Gaussians": "hardy.splat:load_ply",
     "method": "hardy.opening:read_method",
-    "ranking": "hardy.opening:read_ranking",
 }
 """What a path holds -> "module:function" that reads it."""
 
 _MAGIC = {b"\x93hrd": "fields of integers", b"ply\n": "Gaussians", b"ply\r": "Gaussians"}
 _FOLDERS = {"hardy.json": "hardy-artefact", "report.json": "hardy-report"}
-_KEYS = {frozenset({"scores", "meaning", "unit", "by"}): "ranking", frozenset({"method", "fields"}): "method"}
+_KEYS = {frozenset({"scores", "meaning", "unit", "by"}): "hardy-ranking", frozenset({"method", "fields"}): "method"}
 
 
 def load(path: str | Path, *, into: nn.Module | None = None) -> Any:
@@ -99,13 +99,6 @@ def kind_of(path: Path) -> str:
     return kind
 
 
-def read_ranking(path: Path) -> Any:
-    """The ranking that `hardy locate --out` wrote."""
-    from hardy.core.ranking import Ranking
-
-    return Ranking(**read_json(path))
-
-
 def read_method(path: Path) -> Any:
     """The method whose `to_dict` somebody stored as JSON."""
     from hardy.core.method import from_dict
@@ -116,9 +109,9 @@ def read_method(path: Path) -> Any:
 def read_integer_fields(path: Path) -> Any:
     """The field in a `.hardy` file, or a list of them if it holds several."""
     from hardy.fields import IntegerField
-    from hardy.fields.container import read_fields
+    from hardy.fields.container import load_fields
 
-    fields = [IntegerField(model) for model in read_fields(path)[0]]
+    fields = [IntegerField(model) for model in load_fields(path)[0]]
     return fields[0] if len(fields) == 1 else fields
 
 

@@ -101,7 +101,18 @@ def test_locate_ranks_blocks_by_calibration_text(run: Run, micro_llama: Path, tm
 
 
 def test_locate_ranks_single_layers_by_their_spectrum(run: Run, micro_llama: Path) -> None:
-    arguments = ["--by", "effective-rank", "--unit", "site", "--tokens", "128", "--window", "64", "--select", "mlp"]
+    arguments = [
+        "--by",
+        "effective-rank",
+        "--unit",
+        "projection",
+        "--tokens",
+        "128",
+        "--window",
+        "64",
+        "--select",
+        "mlp",
+    ]
     code, out, _ = run("locate", str(micro_llama), *arguments)
     assert code == 0
     assert out.count("model.layers") == 6
@@ -140,12 +151,15 @@ def test_report_open_hands_the_page_to_the_browser(run: Run, tmp_path: Path, mon
         (["study", "--bits", "9"], "bits must be an integer from 2 to 8, got 9"),
         (["study", "--bits", "two"], "--bits takes numbers separated by commas, got 'two'"),
         (["study", "--select", "no.such.place"], "'no.such.place' matches nothing"),
-        (["study", "--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["study", "--seeds", "0"], "n_seeds must be an integer of at least 1, got 0"),
         (["study", "--keep", "2"], "shares of the layers between 0 and 1, got 2"),
         (["locate", "--by", "nois"], "did you mean noise"),
         (["locate", "--by", "efective-rank"], "did you mean effective-rank"),
-        (["locate", "--by", "lieq-v1", "--unit", "site"], "lieq-v1 ranks whole blocks: unit must be block, got 'site'"),
-        (["locate", "--by", "energy-gain", "--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["locate", "--by", "lieq-v1", "--unit", "role"], "locator lieq-v1: unit must be block, got 'role'"),
+        (["locate", "--by", "lieq-v1", "--bits", "3"], "locator lieq-v1 has no option bits; it takes weights, seeds"),
+        (["locate", "--device", "gpu"], "device 'gpu' is not there"),
+        (["study", "--dtype", "fp8"], "dtype must be auto, float32, bfloat16, float16, got 'fp8'"),
+        (["locate", "--by", "energy-gain", "--seeds", "0"], "seeds must be an integer of at least 1, got 0"),
         (["locate", "--by", "effective-rank", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
         (["locate", "--by", "effective-rank", "--tokens", "64", "--window", "64"], "too short"),
         (["locate", "--by", "perplexity-drop", "--select", "expert"], "'expert' matches nothing"),
@@ -156,7 +170,7 @@ def test_report_open_hands_the_page_to_the_browser(run: Run, tmp_path: Path, mon
         (["simulate", "--time", "soon"], "such as 1d, got 'soon'"),
         (["simulate", "--time", ""], "at least one time, got none"),
         (["simulate", "--time", "1y"], "ReramWan is known up to 172800 s after programming"),
-        (["simulate", "--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["simulate", "--seeds", "0"], "n_seeds must be an integer of at least 1, got 0"),
         (["quantize", "tiny-llama", "out"], "give either bits or planes"),
         (["quantize", "tiny-llama", "out", "--bits", "3,x"], "--bits takes numbers separated by commas, got '3,x'"),
         (["quantize", "tiny-llama", "out", "--planes", "4"], "planes must be 1, 2 or 3, got 4"),
@@ -172,9 +186,11 @@ def test_bad_input_is_one_line_and_exit_code_2(
     monkeypatch.chdir(tmp_path)
     code, _, err = run(*arguments)
     assert code == 2
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert message in err
+    *first, last = err.splitlines()
+    assert last.startswith("error: ")
+    assert message in last
+    assert len(first) <= 1, first
+    assert all("M parameters" in line for line in first), "what was loaded before the mistake was found"
     assert not list(tmp_path.iterdir())  # nothing was begun
 
 
@@ -192,7 +208,7 @@ def test_a_foreign_output_folder_is_refused(run: Run, micro_llama: Path, tmp_pat
         ("hardy.studies.survival", ("study",)),
         ("hardy.studies.simulate", ("simulate",)),
         ("hardy.studies.reasoning", ("reason",)),
-        ("hardy.studies.repair.repair", ("repair", "tiny-llama", "--with", "romer")),
+        ("hardy.studies.repair", ("repair", "tiny-llama", "--with", "romer")),
         ("hardy.zoo.train.train", ("zoo", "train", "tiny-llama")),
         ("hardy.splat.comparison.compare", ("splat", "compare", "room")),
     ],
@@ -219,6 +235,64 @@ def test_a_full_disk_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("hardy.studies.survival", full)
     code, _, err = run("study")
     assert (code, err) == (2, "error: report.json: No space left on device\n")
+
+
+@pytest.mark.parametrize("command", [("simulate",), ("repair", "--with", "redundancy"), ("study", "--model")])
+def test_failed_cells_are_in_the_report_and_in_the_exit_code(
+    run: Run, monkeypatch: pytest.MonkeyPatch, micro_llama: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    def fails(subject: object, arguments: dict, seed: int) -> dict[str, float]:
+        if arguments["method"] is not None and (seed == 1 or command[0] == "simulate"):
+            raise InputError("the chip burned down")
+        return {"loss": 1.0 + seed + len(json.dumps(arguments)) % 97, "bits_per_weight": 2.0}
+
+    monkeypatch.setattr("hardy.studies.repair_study.measure_adapted", fails)
+    monkeypatch.setitem(hardy.studies.measure.study_of.__kwdefaults__, "run", fails)
+    small = ["--tokens", "64", "--window", "32", "--seeds", "2", "--workers", "1", "--out", str(tmp_path / "out")]
+    small += ["--group-size", "16", "--keep", "0.2"] if command[0] == "study" else []
+    first, *rest = command
+    arguments = [first, *rest, str(micro_llama)] if rest == ["--model"] else [first, str(micro_llama), *rest]
+    code, out, err = run(*arguments, *small)
+    assert code == 3, err
+    assert "the chip burned down" in out
+    assert "failed cells" in out
+    assert "cells failed; the report's notes say why" in err
+    report = Report.load(tmp_path / "out")
+    assert report.select("failed cells")
+    assert any(note.startswith("Failed: ") for note in report.notes)
+
+
+def test_a_ranking_that_lacks_a_layer_ends_in_3(run: Run, monkeypatch: pytest.MonkeyPatch, micro_llama: Path) -> None:
+    def fails(subject: object, arguments: dict, seed: int) -> dict[str, float]:
+        if "down_proj" in json.dumps(arguments):
+            raise InputError("no more")
+        return {"loss": 1.0}
+
+    monkeypatch.setitem(hardy.studies.measure.study_of.__kwdefaults__, "run", fails)
+    small = ["--tokens", "64", "--window", "32", "--workers", "1", "--group-size", "16"]
+    code, out, err = run("locate", str(micro_llama), *small)
+    assert code == 3
+    assert "2 of 14 units are not in the ranking by rtn" in err
+    assert out.count("model.layers") == 12
+
+
+def test_the_first_line_says_model_dtype_device_and_threads(run: Run, micro_llama: Path) -> None:
+    code, out, err = run(
+        "locate", str(micro_llama), "--by", "weight-error", "--group-size", "16", "--dtype", "bfloat16"
+    )
+    assert code == 0
+    assert err.splitlines()[0].startswith(f"{micro_llama}: 0.0 M parameters, bfloat16 (0 MB), cpu, ")
+    assert err.splitlines()[0].endswith((" thread", " threads"))
+    assert "M parameters" not in out
+
+
+def test_the_old_name_of_an_option_works(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict = {}
+    monkeypatch.setattr("hardy.studies.reasoning", lambda *_, **options: asked.update(options) or Report(title="t"))
+    code, _, err = run("reason", "--longest", "7")
+    assert code == 0
+    assert asked["max_new_tokens"] == 7
+    assert "--longest is now called --max-new-tokens" in err
 
 
 def test_lists_of_numbers() -> None:

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
         place = np.linalg.inv(view.viewmat.double().numpy())
         place[:3, 1:3] *= -1
         frames.append({"file_path": view.name, "transform_matrix": place.tolist()})
-    k = scene.views[0].k
+    k = scene.views[0].K
     record = {"fl_x": float(k[0, 0]), "w": 40, "h": 30, "frames": frames}
     (tmp_path / "transforms.json").write_text(json.dumps(record))
     return tmp_path
@@ -135,10 +135,10 @@ def test_demo_trains_on_the_room(tmp_path: Path) -> None:
         (["render", "some.ply", "OUT", "--orbit", "3", "--size", "30"], "--size must be WIDTHxHEIGHT"),
         (
             ["render", "some.ply", "OUT.gif", "--orbit", "3", "--size", "9x9", "--fps", "0"],
-            "fps must be above 0, got 0",
+            "fps must be a finite number above 0, got 0",
         ),
         (["poses", "nothing", "OUT"], "there is no folder of photos nothing"),
-        (["demo", "OUT", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["demo", "OUT", "--steps", "0"], "steps must be an integer of at least 1, got 0"),
     ],
 )
 def test_one_line_for_every_mistake(

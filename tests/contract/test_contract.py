@@ -82,6 +82,18 @@ def calibration() -> list[torch.Tensor]:
     return hardy.evaluate.batches(tokenizer, text, window=256, tokens=2048)
 
 
+@functools.cache
+def judged() -> list[torch.Tensor]:
+    """Twelve windows of 512 tokens, (1, 512) each, that no method sees."""
+    ids = hardy.evaluate.encode(hardy.zoo.load("tiny-llama")[1], hardy.zoo.held_out_text("calibration"))
+    return [ids[i * len(ids) // 12 :][:512][None] for i in range(12)]
+
+
+@functools.cache
+def intact_logits(name: str) -> list[torch.Tensor]:
+    return [logits(original(name, torch.float32), window) for window in judged()]
+
+
 def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
         return model(tokens).logits
@@ -242,15 +254,14 @@ def test_it_is_better_than_its_naive_control(kind: type[Method], model: nn.Modul
     case = CASES[kind]
     if case.control is None:
         pytest.skip(case.no_control)
-    ids = hardy.evaluate.encode(hardy.zoo.load("tiny-llama")[1], hardy.zoo.held_out_text("calibration"))
-    windows = [ids[i * len(ids) // 12 :][:512][None] for i in range(12)]
-    references = [logits(model, window).log_softmax(-1) for window in windows]
+    windows = judged()
+    references = intact_logits(case.model) if case.after is None else [logits(model, w) for w in windows]
 
     def harm(method: Method) -> tuple[float, float]:
         with method.apply(model, calibration()) as change:
             divergence = sum(
                 torch.nn.functional.kl_div(
-                    logits(model, window).log_softmax(-1), reference, log_target=True, reduction="sum"
+                    logits(model, window).log_softmax(-1), reference.log_softmax(-1), log_target=True, reduction="sum"
                 ).item()
                 for window, reference in zip(windows, references, strict=True)
             )

@@ -364,6 +364,23 @@ def test_the_rest_of_the_model_is_not_run(ids: torch.Tensor) -> None:
             hooks.run(twice, torch.randn(2, 4))
     assert len(times) == 6
 
+    with pytest.raises(InputError, match="is to count watched points, from 1: not embed to 1"):
+        watch(model, {"blocks.0.resid_pre": print}, stop={"embed": 1})
+    assert not hooked(model)
+
+
+def test_every_step_of_a_generation_is_patched(ids: torch.Tensor) -> None:
+    """With a cache the later steps see one position each, and what the earlier ones left in it."""
+    model, direction = eager("llama"), torch.randn(32, generator=torch.Generator().manual_seed(0)) * 3
+    positions: list[int] = []
+    steer = {"blocks.0.resid_mid": lambda x: x + direction}
+    with patch(model, steer), watch(model, {"blocks.1.attn.z": lambda z: positions.append(z.shape[1])}):
+        cached = model.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=63)
+        again = model.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=63, use_cache=False)
+    assert positions == [9, 1, 1, 1, 9, 10, 11, 12]
+    assert torch.equal(cached, again)
+    assert not torch.equal(cached, model.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=63))
+
 
 def test_a_point_that_never_ran_is_named(ids: torch.Tensor) -> None:
     model = eager("llama")
@@ -397,8 +414,11 @@ def test_what_cannot_be_had_says_why(ids: torch.Tensor) -> None:
             watch(eager(architecture), {point: print})
     flash = build("llama")
     assert flash.config._attn_implementation == "sdpa"
-    with pytest.raises(InputError, match=r"never computed by 'sdpa' attention; call model.set_attn_implementation"):
+    with pytest.raises(
+        InputError, match=r"pattern: it is computed by 'eager' attention only; call model.set_attn_impl"
+    ):
         watch(flash, {"blocks.0.attn.pattern": print})
+    assert "blocks.0.attn.scores" not in points(flash)
     with pytest.raises(InputError, match="no activation of LlamaForCausalLM matches 'blocks.*.resid'"):
         points(flash, "blocks.*.resid")
     message = r"the patch of embed must return shape \(2, 9, 32\), got shape \(9, 32\)"

@@ -147,7 +147,7 @@ class Perfect(Device):
 LOADED = """
 import sys, torch, hardy
 from hardy.core import Cell, Study, history
-from hardy.studies.measure import measure, settings_for
+from hardy.studies.measure import measure
 assert "mylab" not in sys.modules
 model = hardy.load(sys.argv[2])
 torch.testing.assert_close(model(torch.arange(9)[None]).logits, torch.load(sys.argv[3]))  # threads may differ
@@ -155,10 +155,10 @@ shrink, deploy = history(model)
 assert (shrink.id, shrink.factor) == ("mylab.shrink", 0.25)
 assert deploy.chip.device.to_dict() == {"device": "mylab.perfect", "fields": {"g_max": 9.0, "g_min": 0.0}}
 
-settings = settings_for(sys.argv[1], None, 128, 64)
+subject = hardy.Subject.of(sys.argv[1], tokens=128, window=64)
 cells = [Cell(condition=str(factor), arguments={"part": "evaluation", "method": type(shrink)(factor=factor).to_dict()})
          for factor in (1.0, 0.25)]
-results = Study(name="shrunk", run=measure, settings=settings).results(cells, workers=2)
+results = Study(name="shrunk", run=measure, settings=subject.settings(), subject=subject).results(cells, workers=2)
 assert not any(result.error for result in results), results
 assert results[0].values["loss"] != results[1].values["loss"]
 

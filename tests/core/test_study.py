@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hardy.core import Cell, InputError, Study, generator
+from hardy.files import temporary_beside
 
 CELLS = [
     Cell(condition=f"noise {strength}", arguments={"strength": strength}, seed=s) for strength in (1, 2) for s in (0, 1)
@@ -166,6 +167,53 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, workers: int) -> No
     assert log.read_text().splitlines().count("1 0") == 1
 
 
+def kills(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """Dies as by the kernel that is out of memory: on the cells of strength 2, once or whenever they are measured."""
+    if arguments["strength"] == 2 and seed == 0:
+        with open(settings["log"], "a") as log:
+            log.write("x")
+        if settings["always"] or len(Path(settings["log"]).read_text()) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return {"sum": float(arguments["strength"] + seed)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL does not exist there")
+@pytest.mark.parametrize("always", [False, True])
+def test_a_worker_killed_for_memory_is_tried_once_more_and_no_other_cell_is_lost(tmp_path: Path, always: bool) -> None:
+    cells = [Cell(condition=str(s), arguments={"strength": s}, seed=seed) for s in (1, 2, 3) for seed in range(4)]
+    log = tmp_path / "log"
+    settings = {"log": str(log), "always": always}
+    results = study(tmp_path, run=kills, **settings).results(cells, workers=2)
+    assert [result.cell for result in results] == cells
+    assert log.read_text() == "xx"
+    lost = [result for result in results if result.values is None]
+    assert [result.cell for result in lost] == ([cells[4]] if always else [])
+    assert all("killed, once beside others and once alone" in (result.error or "") for result in lost)
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 12 - len(lost)
+
+
+def test_processes_share_one_copy_of_a_module_and_leave_it_alone() -> None:
+    model = torch.nn.Linear(400, 400)
+    weight = model.weight.detach().clone()
+    shared = Study(name="test", run=adds_to_weights, settings={}, subject=model)
+    results = shared.results(CELLS, workers=2)
+    total = weight.double().sum().item()
+    assert [result.values["before"] for result in results] == [total] * 4, "a cell does not see what others wrote"
+    assert torch.equal(model.weight, weight)
+    assert all(result.values["mapped"] for result in results)
+
+
+def adds_to_weights(model: torch.nn.Linear, arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
+    maps = Path("/proc/self/maps")
+    mapped = not maps.exists() or "shared.pt" in maps.read_text()
+    with torch.no_grad():
+        before = model.weight.double().sum().item()
+        old = model.weight.clone()
+        model.weight += 1  # this process's copy alone
+        model.weight.copy_(old)
+    return {"before": before, "mapped": mapped}
+
+
 def test_figures_survive_the_file_to_the_last_bit(tmp_path: Path) -> None:
     fresh = study(tmp_path, run=gives_infinity).results(CELLS[:1], workers=1)[0].values
     stored = study(tmp_path, run=gives_infinity).results(CELLS[:1], workers=1)[0].values
@@ -191,8 +239,32 @@ def test_another_study_in_the_folder_is_refused(tmp_path: Path) -> None:
     study(tmp_path, model="tiny", window=64).open()
     with pytest.raises(InputError, match=r"holds a different study \(window is 64 there, 128 here\); choose another"):
         study(tmp_path, model="tiny", window=128).results(CELLS)
-    with pytest.raises(InputError, match="test version 1, not other version 1"):
+    with pytest.raises(InputError, match="test version 2, not other version 2"):
         Study(name="other", run=measure, settings={}, out=tmp_path / "out").open()
+
+
+def test_a_study_of_another_hardy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study(tmp_path).open()
+    monkeypatch.setattr("hardy.core.study.__version__", "9.9")
+    with pytest.raises(InputError, match=r"different study \(hardy is '.*' there, '9.9' here\)"):
+        study(tmp_path).open()
+
+
+def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    first = temporary_beside(out / "study.json")
+    first.write_text("{")
+    study(tmp_path).results(CELLS[:1], workers=1)  # the folder holds nothing else: it is not foreign
+    assert first.exists(), "it is of a process that runs"
+    stale = [first, *(temporary_beside(out / name) for name in ("report.html", f"cells/{CELLS[0].key}.json"))]
+    kept = [out / ".mine.tmp", out / "cells" / "notes.tmp"]
+    for path in (*stale, *kept):
+        path.write_text("{")
+        os.utime(path, (0, 0))
+    study(tmp_path).open()
+    assert not any(path.exists() for path in stale)
+    assert all(path.exists() for path in kept)
 
 
 def test_tuples_in_settings_are_the_lists_that_json_gives_back(tmp_path: Path) -> None:
@@ -230,7 +302,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"workers": 0}, "workers must be an integer of at least 1, got 0"),
         ({"backend": "slurm"}, "backend must be local or ray, got 'slurm'"),
     ],
 )

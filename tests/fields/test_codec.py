@@ -1,6 +1,7 @@
 """The codec: sizes and targets kept, every kind of picture back as it was, honest refusals, and the command line."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from scipy.io import wavfile
 from hardy.cli import main as command_line
 from hardy.core import InputError
 from hardy.evaluate import psnr
-from hardy.fields import Signal, image
+from hardy.fields import Signal, entropy, image
 from hardy.fields.codec import Encoded, decode, encode, encode_album, scaled
 from hardy.fields.container import Contents, unpacked
-from hardy.fields.media import read_media, write_media
+from hardy.fields.media import load_media, save_media
 
 PICTURE = Image.effect_mandelbrot((30, 21), (-2.2, -1.3, 0.9, 1.3), 30)
 
@@ -34,7 +35,7 @@ def opened(path: Path | str) -> np.ndarray:
 
 
 def encoded(source: Path, **aims: float) -> Encoded:
-    signal, contents = read_media(source)
+    signal, contents = load_media(source)
     return encode(signal, contents, steps=60, **aims)  # pyright: ignore[reportArgumentType]
 
 
@@ -75,11 +76,11 @@ def test_pictures_of_every_kind_come_back(mode: str, shape: tuple[int, ...], dty
     picture.save(tmp_path / "in.png")
     result = encoded(tmp_path / "in.png", bits_per_point=16.0)
     (model,), contents = unpacked(result.data)
-    write_media(tmp_path / "out.png", decode(model, contents.grids[0], contents.sample_bits), contents)
+    save_media(decode(model, contents.grids[0], contents.sample_bits), tmp_path / "out.png", contents)
     back = opened(tmp_path / "out.png")
     assert back.dtype == dtype
     assert back.reshape(shape).shape == shape
-    signal = read_media(tmp_path / "in.png")[0]
+    signal = load_media(tmp_path / "in.png")[0]
     assert image(tmp_path / "out.png").psnr(signal.values) == pytest.approx(result.psnr[0], abs=0.2)
     assert result.psnr[0] > (12 if mode == "1" else 17)
 
@@ -105,7 +106,7 @@ def test_a_video_and_a_sound(tmp_path: Path) -> None:
         PICTURE.rotate(10 * index).convert("RGB").save(tmp_path / "frames" / f"{index}.png")
     result = encoded(tmp_path / "frames", bits_per_point=8.0)
     (model,), contents = unpacked(result.data)
-    write_media(tmp_path / "back", decode(model, scaled(contents.grids[0], 2, (1, 2))), contents)
+    save_media(decode(model, scaled(contents.grids[0], 2, (1, 2))), tmp_path / "back", contents)
     frames = sorted((tmp_path / "back").iterdir())
     assert [opened(frame).shape for frame in frames] == [(42, 60, 3)] * 3
 
@@ -113,7 +114,7 @@ def test_a_video_and_a_sound(tmp_path: Path) -> None:
     wavfile.write(tmp_path / "in.wav", 8000, wave)
     result = encoded(tmp_path / "in.wav", target_psnr=15.0)
     (model,), contents = unpacked(result.data)
-    write_media(tmp_path / "out.wav", decode(model, contents.grids[0], 16), contents)
+    save_media(decode(model, contents.grids[0], 16), tmp_path / "out.wav", contents)
     rate, back = wavfile.read(tmp_path / "out.wav")
     assert (rate, back.dtype, back.shape) == (8000, np.int16, (800,) if back.ndim == 1 else (800, 1))
     error = np.mean((back.reshape(-1) / 32768 - wave / 32768) ** 2)
@@ -205,3 +206,27 @@ def test_signals_without_a_grid_or_with_a_long_one_are_refused() -> None:
         encode(scattered, Contents(), target_psnr=30.0)
     with pytest.raises(InputError, match="at most 32768 points per axis"):
         encode(Signal.on_grid(torch.zeros(40000, 1)), Contents(kind="audio"), target_psnr=30.0)
+
+
+def test_encoding_in_a_pipe_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PICTURE.save(tmp_path / "p.png")
+    monkeypatch.setenv("HARDY_PROGRESS", "lines")
+    monkeypatch.setattr("hardy.core.progress.EVERY", 0.0)
+    assert (
+        hardy(monkeypatch, "field", "encode", tmp_path / "p.png", tmp_path / "f.hardy", "--bpp", 4, "--steps", 3) == 0
+    )
+    said = capsys.readouterr()
+    assert "fit: 2/3 (67%)" in said.err
+    assert "bits per pixel" in said.out
+
+
+def test_without_constriction_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    entropy._stream.cache_clear()
+    try:
+        with pytest.raises(InputError, match=r'entropy coding needs constriction: pip install "hardy\[codec\]"'):
+            entropy.Writer()
+    finally:
+        entropy._stream.cache_clear()

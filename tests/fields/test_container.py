@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hardy.core import InputError
 from hardy.fields import Field, HadamardQuant, IntegerField, IntegerModel, Signal, Wire, grid_coordinates, sample_photo
 from hardy.fields.activations import KINDS
-from hardy.fields.container import MAGIC, Contents, packed, read_fields, unpacked, write_fields
+from hardy.fields.container import MAGIC, Contents, load_fields, packed, save_fields, unpacked
 from hardy.fields.entropy import Reader, Writer
 from hardy.fields.integer_model import grid_numerators
 
@@ -143,9 +143,9 @@ def test_codes_cost_what_their_spread_allows(draw: str) -> None:
 def test_fields_with_a_common_layer_share_it(tmp_path: Path) -> None:
     first = made("quad").model
     alone = len(packed([first]))
-    together = write_fields(tmp_path / "two.hardy", [first, first], Contents(kind="image", grids=((9, 12), (3, 4))))
+    together = save_fields([first, first], tmp_path / "two.hardy", Contents(kind="image", grids=((9, 12), (3, 4))))
     assert together < 1.4 * alone
-    models, contents = read_fields(tmp_path / "two.hardy")
+    models, contents = load_fields(tmp_path / "two.hardy")
     assert all(same(model, first) for model in models)
     assert contents.grids == ((9, 12), (3, 4))
     with pytest.raises(InputError, match="holds 2 fields, not one"):
@@ -197,9 +197,9 @@ def test_files_with_a_right_checksum_and_wrong_contents_are_read_or_refused(data
 def test_what_is_no_such_file_is_refused(data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "bad.hardy").write_bytes(data)
     with pytest.raises(InputError, match=message):
-        read_fields(tmp_path / "bad.hardy")
+        load_fields(tmp_path / "bad.hardy")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read .*none.hardy: No such file"):
-        read_fields(tmp_path / "none.hardy")
+        load_fields(tmp_path / "none.hardy")

@@ -143,17 +143,67 @@ def test_a_fit_that_was_broken_off_goes_on_bit_by_bit(
 def test_checkpoints_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "fit.safetensors"
     fit(small(), photo(), schedule=Schedule(steps=2), checkpoint=file)
-    with pytest.raises(InputError, match="of another fit"):
+    with pytest.raises(InputError, match="another fit: schedule.steps is 2 there, 3 here"):
         fit(small(), photo(), schedule=Schedule(steps=3), checkpoint=file)
-    with pytest.raises(InputError, match=r"layers.0.weight is \(1, 12, 2\) there"):
+    with pytest.raises(InputError, match=r"layers.0.weight is \[1, 12, 2\] there"):
         fit(small(width=8), photo(), schedule=Schedule(steps=2), checkpoint=file)
-    with pytest.raises(InputError, match="of another fit: the signals"):
+    with pytest.raises(InputError, match="another fit: signals is"):
         fit(small(), photo("flower"), schedule=Schedule(steps=2), checkpoint=file)
     whole = file.read_bytes()
     for damage in (b"", b"rubbish" * 9, whole[:-40], whole[:200]):
         file.write_bytes(damage)
-        with pytest.raises(InputError, match="is damaged|is not the checkpoint"):
+        with pytest.raises(InputError, match="is damaged|is not a checkpoint"):
             fit(small(), photo(), schedule=Schedule(steps=2), checkpoint=file)
+
+
+def test_any_loss_of_torch_and_the_plain_arguments() -> None:
+    """What is minimised is that loss: its gradient, written out by hand."""
+    fitted, expected, signal = small(), small(), photo()
+    result = fit(fitted, signal, loss=torch.nn.functional.l1_loss, steps=8, learning_rate=1e-3, decay=1.0)
+    assert result.steps == 8
+    optimizer = torch.optim.Adam(expected.parameters(), lr=1e-3)
+    for _ in range(8):
+        optimizer.zero_grad()
+        (expected(signal.coordinates) - signal.values).abs().mean().backward()
+        optimizer.step()
+    same(fitted, expected, tolerance=1e-5)
+    batch = [small(), small()]
+    fit_many(batch, [signal, photo(size=9)], loss=torch.nn.functional.l1_loss, steps=8, learning_rate=1e-3, decay=1.0)
+    same(batch[0], expected, tolerance=1e-5)
+    alone = small()
+    fit(alone, photo(size=9), loss=torch.nn.functional.l1_loss, steps=8, learning_rate=1e-3, decay=1.0)
+    same(batch[1], alone, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sine", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_fields_of_other_dtypes_do_all_that_fields_do(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    signal = photo(size=8)
+    field = small(kind=kind).to(dtype)
+    fit(field, signal, steps=20)
+    assert {parameter.dtype for parameter in field.parameters()} == {dtype}
+    assert field.render((5, 7)).shape == (5, 7, 3)
+    assert field.render((8, 8)).dtype == dtype
+    reference = small(kind=kind)
+    reference.load_state_dict(field.state_dict())
+    tolerance = 1.5 if dtype == torch.bfloat16 else 1e-4
+    assert field.psnr(signal) == pytest.approx(reference.psnr(signal), abs=tolerance)
+    assert field(signal.coordinates.to(dtype)).dtype == dtype
+    hardy.fields.save_field(field, tmp_path / "field.safetensors")
+    again = hardy.fields.load_field(tmp_path / "field.safetensors")
+    assert isinstance(again, Field)
+    assert torch.equal(again(signal.coordinates), field(signal.coordinates))
+    assert hardy.fields.HadamardQuant().quantize(field, signal).psnr(signal) > 0
+    noise = hardy.hardware.AdditiveNoise(strength=0.01, relative_to="tensor-std")
+    fit(field, signal, loss=hardy.fields.WeightPerturbation(noise=noise), steps=2)
+    assert hardy.fields.noisy_psnr(field, signal, noise, 2).isfinite().all()
+
+
+def test_a_fit_in_a_pipe_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("hardy.core.progress.EVERY", 0.0)
+    monkeypatch.setenv("HARDY_PROGRESS", "lines")
+    fit(small(), photo(), steps=4, check_every=2, progress=True)
+    assert "fit: 2/4 (50%)" in capsys.readouterr().err
 
 
 def test_sound_video_and_shapes() -> None:
@@ -201,6 +251,7 @@ def test_padding_is_not_counted() -> None:
         (lambda: Schedule(learning_rate=0.0), "learning_rate .* above 0, got 0.0"),
         (lambda: Schedule(decay=float("inf")), "decay .* got inf"),
         (lambda: Schedule(target_psnr=-1), "target_psnr .* got -1"),
+        (lambda: fit(small(), photo(), schedule=Schedule(), steps=3), "steps and a schedule exclude each other"),
         (lambda: Schedule(seed=1.5), "seed must be an integer, got 1.5"),  # pyright: ignore[reportArgumentType]
         (lambda: fit(Field(1, 3), photo()), "the field has 1 coordinates and 3 channels, the signal 2 and 3"),
         (lambda: fit_many([small()], [photo(), photo()]), "2 signals are given for 1 fields"),

@@ -241,8 +241,8 @@ FIELD = Field(2, 3, hidden_features=4, hidden_layers=1)
     ("make", "message"),
     [
         (lambda: HadamardQuant(rotate="sometimes"), "rotate must be one of always, auto, never"),  # pyright: ignore
-        (lambda: HadamardQuant(range="max"), "range must be one of minmax, mse, percentile, got 'max'"),  # pyright: ignore
-        (lambda: HadamardQuant(weight_bits=1), "weight_bits .* at least 2, got 1"),
+        (lambda: HadamardQuant(range="max"), "range must be minmax, mse or percentile, got 'max'"),  # pyright: ignore
+        (lambda: HadamardQuant(weight_bits=1), "weight_bits .* from 2 to 16, got 1"),
         (lambda: HadamardQuant(activation_bits=17), "activation_bits must be an integer from 2 to 16, got 17"),
         (lambda: HadamardQuant(first_layer_bits=8.0), "first_layer_bits .* got 8.0"),  # pyright: ignore
         (lambda: HadamardQuant(per_channel=None), "per_channel must be True or False"),  # pyright: ignore

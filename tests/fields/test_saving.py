@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hardy.core import InputError
-from hardy.fields import Field, Finer, Quad, Relu, SharedField, load_field, save_field
+from hardy.fields import Field, Finer, IntegerField, Quad, Relu, SharedField, load_field, save_field
 from hardy.fields.activations import KINDS
 
 POINTS = torch.rand(7, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -53,3 +53,18 @@ def test_damaged_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
     bad.write_bytes(data.replace(b'hidden_features\\": 6', b'hidden_features\\": 7'))
     with pytest.raises(InputError, match="is damaged"):
         load_field(bad)
+
+
+OLD = Path(__file__).parents[1] / "data"
+
+
+def test_files_of_the_version_before_are_read() -> None:
+    """Written by hardy 0.1.0 before checkpoints and names changed; the numbers are what it printed."""
+    point = torch.tensor([[0.25, -0.5]])
+    field = load_field(OLD / "field-0.1.safetensors")
+    assert isinstance(field, Field)
+    assert field(point).sum().item() == pytest.approx(0.3418935537338257, abs=1e-5)
+    album = load_field(OLD / "shared-0.1.safetensors")
+    assert isinstance(album, SharedField)
+    assert album(point, 1).sum().item() == pytest.approx(0.14654581248760223, abs=1e-5)
+    assert IntegerField.load(OLD / "field-0.1.hardy").render((4, 4)).sum().item() == 24185

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hardy.splat import Scene, View, rasterize
+from hardy.splat import Scene, View, rasterization
 
 
 def known_scene(views: int = 10, size: tuple[int, int] = (40, 30), points: bool = True, seed: int = 0) -> Scene:
@@ -28,8 +28,8 @@ def known_scene(views: int = 10, size: tuple[int, int] = (40, 30), points: bool 
         view[:3, :3] = torch.stack([right, torch.linalg.cross(ahead, right), ahead])
         view[:3, 3] = -view[:3, :3] @ eye
         opacities = torch.full((count,), 0.9)
-        image = rasterize(means, quats, scales, opacities, colors, view[None], k[None], width, height)[0][0]
-        made.append(View(name=f"{i:02}.png", image=image.clamp(0, 1), viewmat=view, k=k))
+        image = rasterization(means, quats, scales, opacities, colors, view[None], k[None], width, height)[0][0]
+        made.append(View(name=f"{i:02}.png", image=image.clamp(0, 1), viewmat=view, K=k))
     cloud = means + 0.03 * torch.randn(count, 3, generator=random)
     empty = torch.zeros(0, 3)
     return Scene(

@@ -44,10 +44,10 @@ def test_viser_cameras_are_those_of_the_photos() -> None:
     w = math.sqrt(max(0.0, 1 + turn.trace().item())) / 2
     cross = torch.stack([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / (4 * w)
     wxyz = np.array([w, *cross.tolist()])
-    fov = 2 * math.atan(30 / 2 / float(view.k[1, 1]))
+    fov = 2 * math.atan(30 / 2 / float(view.K[1, 1]))
     camera = camera_of(wxyz, view.eye.numpy(), fov, 40, 30)
     torch.testing.assert_close(camera.viewmat, view.viewmat, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(camera.k, view.k)
+    torch.testing.assert_close(camera.K, view.K)
     with pytest.raises(InputError, match="rotation of a camera must be finite and not zero"):
         camera_of(np.zeros(4), np.zeros(3), 1.0, 4, 4)
 
@@ -124,7 +124,7 @@ def test_refuses_films_that_cannot_be(tmp_path: Path) -> None:
         save_film(iter(frames(1)), tmp_path / "a.avi")
     with pytest.raises(InputError, match="at least one frame"):
         save_film(iter([]), tmp_path / "a.gif")
-    with pytest.raises(InputError, match="fps must be above 0, got 0"):
+    with pytest.raises(InputError, match="fps must be a finite number above 0, got 0"):
         save_film(iter(frames(1)), tmp_path / "a.gif", fps=0)
     with patch.object(film, "_ffmpeg", return_value=None), pytest.raises(InputError, match=r"a.mp4 needs ffmpeg"):
         save_film(iter(frames(1)), tmp_path / "a.mp4")

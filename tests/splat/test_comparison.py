@@ -68,11 +68,11 @@ def test_a_gaussian_that_nothing_shows() -> None:
 
 def test_compare_says_what_was_trained(tmp_path: Path) -> None:
     scene = known_scene()
-    options = Options(steps=60, degree=1, evaluate_every=20)
+    options = Options(steps=60, sh_degree=1, evaluate_every=20)
     strategies = {
-        "vanilla": vanilla(60, budget=100),
-        "global-to-local": global_to_local(60, budget=100),
-        "mcmc": mcmc(60, budget=100),
+        "vanilla": vanilla(60, cap_max=100),
+        "global-to-local": global_to_local(60, cap_max=100),
+        "mcmc": mcmc(60, cap_max=100),
     }
     report = compare(scene, strategies, options=options, out=tmp_path)
     curves = report.figures[0]

@@ -10,8 +10,8 @@ from splat.scenes import known_scene
 
 from hardy.errors import InputError
 from hardy.ops import kernels
-from hardy.splat import evaluate, rasterize, strategies, train
-from hardy.splat.gsplat_backend import rasterize_gsplat
+from hardy.splat import evaluate, rasterization, strategies, train
+from hardy.splat.gsplat_backend import rasterization_gsplat
 from hardy.splat.points import gaussians_from
 from hardy.splat.training import Options
 
@@ -37,7 +37,7 @@ CHANGES: list[dict[str, Any]] = [
 
 
 class Recorder:
-    """Stands where gsplat would: it keeps what it is asked, and answers with its signature through `rasterize`."""
+    """Stands where gsplat would: it keeps what it is asked, and answers with its signature through `rasterization`."""
 
     def __init__(self) -> None:
         self.asked: dict[str, Any] = {}
@@ -59,7 +59,7 @@ class Recorder:
         fixed = {"packed": False, "absgrad": True, "tile_size": 16, "sh_degree": None}
         for name, value in fixed.items():
             assert rest.pop(name) == value, name
-        image, alphas, info = rasterize(means, quats, scales, opacities, colors, viewmats, k, *size, **rest)
+        image, alphas, info = rasterization(means, quats, scales, opacities, colors, viewmats, k, *size, **rest)
         self.counts = info["pixel_counts"]
         names = ("means2d", "radii", "depths", "conics", "opacities")
         meta = {name: info[name] for name in names} | {"flatten_ids": torch.zeros(11), "isect_offsets": torch.zeros(2)}
@@ -90,7 +90,7 @@ def inputs(degree: int | None) -> list[Any]:
     tensors.append(torch.rand(shape, generator=random) * 0.5)
     views = torch.stack([view.viewmat for view in scene.views[:2]])
     tensors = [tensor.clone().requires_grad_() for tensor in [*tensors, views]]
-    return [*tensors, torch.stack([view.k for view in scene.views[:2]]), 40, 30]
+    return [*tensors, torch.stack([view.K for view in scene.views[:2]]), 40, 30]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: ",".join(changes) or "plain")
@@ -103,8 +103,8 @@ def test_the_further_channel_weighs_and_changes_nothing(
     if changes.get("features"):
         options["features"] = torch.rand(60, 2, generator=torch.Generator().manual_seed(2))
     plain, asked = inputs(options["sh_degree"]), inputs(options["sh_degree"])
-    image, alphas, info = rasterize(*plain, **options)
-    image_g, alphas_g, info_g = rasterize_gsplat(*asked, **options)
+    image, alphas, info = rasterization(*plain, **options)
+    image_g, alphas_g, info_g = rasterization_gsplat(*asked, **options)
     torch.testing.assert_close(image_g, image, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(alphas_g, alphas)
     info["means2d"].retain_grad()
@@ -134,8 +134,8 @@ def test_weights_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gsplat", Recorder())
     given = inputs(None)
     with torch.no_grad():
-        image, alphas, info = rasterize_gsplat(*given, **DEFAULTS)
-        expected = rasterize(*given)[2]
+        image, alphas, info = rasterization_gsplat(*given, **DEFAULTS)
+        expected = rasterization(*given)[2]
         torch.testing.assert_close(info["weights"], expected["weights"], atol=1e-4, rtol=1e-4)
     assert not image.requires_grad
     assert not alphas.requires_grad
@@ -148,9 +148,9 @@ def test_no_tensor_is_made_on_another_device(preset: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(kernels, "path", lambda: None)
     scene = known_scene(size=(24, 18))
     strategy = getattr(strategies, preset)(
-        24, budget=90, start=2, every=4, **({} if preset == "mcmc" else {"threshold": 1e-6})
+        24, cap_max=90, refine_start_iter=2, refine_every=4, **({} if preset == "mcmc" else {"grow_grad2d": 1e-6})
     )
-    options = Options(steps=24, degree=1)
+    options = Options(steps=24, sh_degree=1)
     start = gaussians_from(scene, 1)
     plain = train(scene, strategy, options=options, start=start)
     assert len(plain.parameters["means"]) > 60
@@ -181,8 +181,8 @@ def test_gsplat_on_a_gpu_is_what_the_cpu_is(tmp_path: Path) -> None:
         plain = inputs(options["sh_degree"])
         moved = [each.detach().cuda().requires_grad_() for each in plain[:6]] + [plain[6].cuda(), 40, 30]
         on_gpu = {name: each.cuda() if isinstance(each, torch.Tensor) else each for name, each in options.items()}
-        image, _, info = rasterize(*plain, **options)
-        image_g, _, info_g = rasterize(*moved, **on_gpu)
+        image, _, info = rasterization(*plain, **options)
+        image_g, _, info_g = rasterization(*moved, **on_gpu)
         torch.testing.assert_close(image_g.cpu(), image, atol=5e-3, rtol=1e-2)
         for made, found in ((image, info), (image_g, info_g)):
             found["means2d"].retain_grad()
@@ -192,8 +192,8 @@ def test_gsplat_on_a_gpu_is_what_the_cpu_is(tmp_path: Path) -> None:
         assert difference.sum() <= 0.02 * info["pixel_counts"].sum() + 5
         torch.testing.assert_close(info_g["means2d"].grad.cpu(), info["means2d"].grad, atol=1e-5, rtol=0.05)
     scene = known_scene(size=(100, 96))
-    strategy = strategies.global_to_local_reactivate(120, budget=150)
+    strategy = strategies.global_to_local_reactivate(120, cap_max=150)
     start = evaluate(gaussians_from(scene, 1), scene.held_out)
-    found = train(scene, strategy, options=Options(steps=120, degree=1), out=tmp_path, device="cuda")
+    found = train(scene, strategy, options=Options(steps=120, sh_degree=1), out=tmp_path, device="cuda")
     assert found.parameters["means"].device.type == "cuda"
     assert found.history[-1]["psnr"] > start.psnr + 1

@@ -14,7 +14,7 @@ from hardy.splat import load_ply, load_scene, memory, strategies, train
 from hardy.splat import training as module
 from hardy.splat.training import Options
 
-SHORT = Options(steps=120, degree=1)
+SHORT = Options(steps=120, sh_degree=1)
 
 
 def room_for(monkeypatch: pytest.MonkeyPatch, count: float, views: Any) -> None:
@@ -30,9 +30,9 @@ def test_this_machine_says_what_it_has() -> None:
 def test_refuses_a_start_and_a_budget_that_do_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     scene = known_scene()
     room_for(monkeypatch, 100, scene.views)
-    train(scene, strategies.vanilla(5, budget=100), options=dataclasses.replace(SHORT, steps=5))
+    train(scene, strategies.vanilla(5, cap_max=100), options=dataclasses.replace(SHORT, steps=5))
     with pytest.raises(InputError, match=r"a budget of 5000 Gaussians of degree 1 needs about .* a budget of 100 fits"):
-        train(scene, strategies.vanilla(120, budget=5000), options=SHORT, out=tmp_path / "out")
+        train(scene, strategies.vanilla(120, cap_max=5000), options=SHORT, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     room_for(monkeypatch, 30, scene.views)
     with pytest.raises(InputError, match=r"a start with 60 Gaussians .* are available: 30 Gaussians fit"):

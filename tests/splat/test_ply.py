@@ -101,3 +101,11 @@ def test_damage_never_ends_in_anything_but_an_input_error(
     except InputError:
         return
     assert all(torch.isfinite(tensor).all() for tensor in found.values())
+
+
+def test_a_file_of_the_version_before_is_read() -> None:
+    random = torch.Generator().manual_seed(0)
+    shapes = {"means": (3, 3), "scales": (3, 3), "quats": (3, 4), "opacities": (3,), "sh0": (3, 1, 3), "shN": (3, 3, 3)}
+    parameters = load_ply(Path(__file__).parents[1] / "data" / "gaussians-0.1.ply")
+    for name, shape in shapes.items():
+        assert torch.equal(parameters[name], torch.randn(shape, generator=random)), name

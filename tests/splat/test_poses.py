@@ -40,7 +40,7 @@ def test_finds_where_photos_of_the_room_were_taken(tmp_path: Path) -> None:
     assert len(scene.views) == 10
     assert scene.extra == ("blank.png",)
     assert len(scene.points) == found.points
-    assert 0.8 < float(scene.views[0].k[0, 0]) / (160 / math.tan(math.radians(40))) < 1.25
+    assert 0.8 < float(scene.views[0].K[0, 0]) / (160 / math.tan(math.radians(40))) < 1.25
     # Up to a similarity, which nobody can know, the cameras stand where they stood.
     placed = torch.stack([view.eye for view in scene.views]).double()
     a, b = placed - placed.mean(0), eyes - eyes.mean(0)
@@ -72,7 +72,7 @@ def test_refuses_what_it_cannot_begin_with(tmp_path: Path, monkeypatch: pytest.M
         find_poses(tmp_path, tmp_path / "scene")
     with pytest.raises(InputError, match="matching must be exhaustive or sequential, got 'x'"):
         find_poses(tmp_path, tmp_path / "scene", matching="x")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InputError, match=r"least_share must be in \[0, 1\], got 2"):
+    with pytest.raises(InputError, match=r"least_share must be a finite number from 0 to 1, got 2"):
         find_poses(tmp_path, tmp_path / "scene", least_share=2)
     for name in ("a.png", "b.png", "c.png"):
         (tmp_path / name).write_bytes(b"no picture")

@@ -1,6 +1,8 @@
 """The rasterizer against its oracles, against gsplat's own images, and what it refuses."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 
 from hardy.errors import InputError
 from hardy.ops import kernels
-from hardy.splat import rasterize
+from hardy.splat import View, rasterization
 
 WIDTH, HEIGHT = 37, 21
 PATHS = [*kernels.paths(), "torch"]
@@ -59,7 +61,7 @@ def run(inputs: dict[str, torch.Tensor], path: str, monkeypatch: pytest.MonkeyPa
     """Images and the gradients of a random function of them, by name."""
     monkeypatch.setenv("HARDY_KERNELS", path)
     inputs = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
-    image, alphas, info = rasterize(**inputs, width=WIDTH, height=HEIGHT, **options)  # pyright: ignore[reportArgumentType]
+    image, alphas, info = rasterization(**inputs, width=WIDTH, height=HEIGHT, **options)  # pyright: ignore[reportArgumentType]
     info["means2d"].retain_grad()
     random = torch.Generator().manual_seed(5)
     wanted = [torch.randn(t.shape, generator=random, dtype=torch.float64).to(t) for t in (image, alphas)]
@@ -83,7 +85,7 @@ def test_agrees_with_loops_over_pixels_and_gaussians(path: str, mode: Any, monke
     inputs["means"][0, 2] = -9.0  # behind the camera
     inputs["opacities"][1:6] = 0.9999  # cut at 0.999
     inputs["scales"][1:6] = 2.0
-    image, alphas, info = rasterize(**inputs, width=WIDTH, height=HEIGHT, rasterize_mode=mode)  # pyright: ignore[reportArgumentType]
+    image, alphas, info = rasterization(**inputs, width=WIDTH, height=HEIGHT, rasterize_mode=mode)  # pyright: ignore[reportArgumentType]
     arrays = {name: tensor.double().numpy() for name, tensor in inputs.items()}
     view, k, background = (arrays.pop(name)[0] for name in ("viewmats", "Ks", "backgrounds"))
     expected = render(
@@ -124,7 +126,9 @@ def test_gradients_are_those_of_finite_differences(mode: Any, monkeypatch: pytes
     def image(*tensors: torch.Tensor) -> torch.Tensor:
         named: Any = dict(zip(inputs, tensors, strict=True))
         named["Ks"] = named["Ks"] / torch.tensor([[8.0], [8.0], [1.0]], dtype=torch.float64)
-        made, alphas, _ = rasterize(**named, width=4, height=2, sh_degree=3, render_mode="RGB+D", rasterize_mode=mode)
+        made, alphas, _ = rasterization(
+            **named, width=4, height=2, sh_degree=3, render_mode="RGB+D", rasterize_mode=mode
+        )
         return torch.cat([made, alphas], -1)
 
     wanted = [tensor.requires_grad_() for tensor in inputs.values()]
@@ -155,7 +159,7 @@ def test_gives_the_image_that_loops_are_too_slow_for(path: str, monkeypatch: pyt
     kept = load_file(RASTERIZED)
     expected = {name: kept.pop(name) for name in ("image", "alphas", "weights", "pixel_counts")}
     height, width = expected["alphas"].shape
-    image, alphas, info = rasterize(**kept, width=width, height=height, sh_degree=3)  # pyright: ignore[reportArgumentType]
+    image, alphas, info = rasterization(**kept, width=width, height=height, sh_degree=3)  # pyright: ignore
     assert (image[0] - expected["image"]).abs().max() < 5e-6
     assert (alphas[0, ..., 0] - expected["alphas"]).abs().max() < 5e-6
     assert (info["weights"][0] - expected["weights"]).abs().max() < 2e-6 * expected["weights"].max()
@@ -177,7 +181,7 @@ def test_gives_the_images_of_gsplat(
     view = torch.eye(4)
     view[:3, 3] = -torch.tensor([0.123, 0.456, -8.0])
     k = torch.tensor([[61.5, 0, 61.5], [0, 61.5, 41], [0, 0, 1]])
-    image, alphas, _ = rasterize(
+    image, alphas, _ = rasterization(
         case["means"],
         case["quats"],
         case["scales"].exp(),
@@ -198,7 +202,7 @@ def test_weights_are_the_gradient_of_a_channel_of_zeros(path: str, monkeypatch: 
     inputs = gaussians(100)
     del inputs["backgrounds"]
     zeros = torch.zeros(100, 1, requires_grad=True)
-    image, _, info = rasterize(**inputs, width=WIDTH, height=HEIGHT, sh_degree=2, features=zeros)  # pyright: ignore[reportArgumentType]
+    image, _, info = rasterization(**inputs, width=WIDTH, height=HEIGHT, sh_degree=2, features=zeros)  # pyright: ignore[reportArgumentType]
     assert not image[..., 3].any()
     image[..., 3].sum().backward()
     assert zeros.grad is not None
@@ -227,14 +231,14 @@ def test_cameras_and_channels_do_not_disturb_each_other(path: str, monkeypatch: 
 def test_depth_modes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARDY_KERNELS", path)
     inputs: Any = plain(50) | {"width": WIDTH, "height": HEIGHT}
-    color, alphas, _ = rasterize(**inputs)
-    deep = rasterize(**inputs, render_mode="D")[0]
-    both = rasterize(**inputs, render_mode="RGB+ED")[0]
+    color, alphas, _ = rasterization(**inputs)
+    deep = rasterization(**inputs, render_mode="D")[0]
+    both = rasterization(**inputs, render_mode="RGB+ED")[0]
     torch.testing.assert_close(both[..., :3], color)
     torch.testing.assert_close(both[..., 3:], deep / alphas.clamp(min=1e-10))
     one = {name: value[:1] if name in ("means", "quats", "scales", "opacities", "colors") else value for name, value
            in inputs.items()}  # fmt: skip
-    expected, alphas, info = rasterize(**one, render_mode="ED")
+    expected, alphas, info = rasterization(**one, render_mode="ED")
     assert alphas.max() > 0.01
     torch.testing.assert_close(expected[alphas > 0.01], info["depths"][0].expand(int((alphas > 0.01).sum())))
 
@@ -283,8 +287,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"colors": torch.zeros(7, 32)}, r"must have 1 to 31 channels, got 32"),
     ({"features": torch.zeros(6, 1)}, r"features must have the shape \(7, E\), got \(6, 1\)"),
     ({"backgrounds": torch.zeros(3)}, r"backgrounds must have the shape \(1, 3\), got \(3,\)"),
-    ({"render_mode": "RGBD"}, r"render_mode must be one of RGB, D, ED, RGB\+D, RGB\+ED, got 'RGBD'"),
-    ({"rasterize_mode": "smooth"}, r"rasterize_mode must be one of classic, antialiased, got 'smooth'"),
+    ({"render_mode": "RGBD"}, r"render_mode must be RGB, D, ED, RGB\+D or RGB\+ED, got 'RGBD'"),
+    ({"rasterize_mode": "smooth"}, r"rasterize_mode must be classic or antialiased, got 'smooth'"),
 ]
 
 
@@ -292,4 +296,41 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_refuses_what_makes_no_sense(wrong: dict[str, Any], message: str) -> None:
     inputs: Any = plain(7) | {"width": WIDTH, "height": HEIGHT} | wrong
     with pytest.raises(InputError, match=message):
-        rasterize(**inputs)
+        rasterization(**inputs)
+
+
+def test_the_arguments_of_gsplat_are_taken_where_they_mean_what_is_done_anyway() -> None:
+    inputs: Any = plain(7) | {"width": WIDTH, "height": HEIGHT}
+    expected = rasterization(**inputs)[0]
+    same = {"packed": False, "absgrad": True, "sparse_grad": False, "tile_size": 8, "camera_model": "pinhole"}
+    assert torch.equal(rasterization(**inputs, **same, covars=None, channel_chunk=32)[0], expected)
+    with pytest.raises(InputError, match="packed must be False here, got True"):
+        rasterization(**inputs, packed=True)
+    with pytest.raises(InputError, match="camera_model must be 'pinhole' here, got 'fisheye'"):
+        rasterization(**inputs, camera_model="fisheye")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tiles'"):
+        rasterization(**inputs, tiles=8)
+
+
+def test_the_old_name_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="hardy.splat.rasterize is now called rasterization"):
+        from hardy.splat import rasterize  # pyright: ignore[reportAttributeAccessIssue]
+    assert rasterize is rasterization
+    with pytest.warns(DeprecationWarning, match="k of View is now called K"):
+        view = View(name="a", image=torch.zeros(2, 2, 3), viewmat=torch.eye(4), k=torch.eye(3))  # pyright: ignore
+    with pytest.warns(DeprecationWarning, match="k of View is now called K"):
+        assert torch.equal(view.k, view.K)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_nothing_is_said_of_leaks_when_a_graph_outlives_the_interpreter() -> None:
+    code = """
+import torch
+from hardy.splat import View, rasterization
+means, view = torch.randn(20, 3, requires_grad=True), torch.eye(4)
+view[2, 3] = 4
+ones, k = torch.ones(20), torch.tensor([[60.0, 0, 40], [0, 60, 30], [0, 0, 1]])
+kept = rasterization(means, torch.randn(20, 4), torch.full((20, 3), 0.1), ones, torch.rand(20, 3), view[None], k[None],
+                     80, 60)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

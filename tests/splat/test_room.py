@@ -44,7 +44,7 @@ def test_points_lie_where_the_views_show_their_color() -> None:
     hits = []
     for view in scene.views:
         seen = scene.points @ view.viewmat[:3, :3].T + view.viewmat[:3, 3]
-        pixels = (seen @ view.k.T)[:, :2] / seen[:, 2:]
+        pixels = (seen @ view.K.T)[:, :2] / seen[:, 2:]
         inside = (seen[:, 2] > 0.1) & (pixels >= 0).all(1) & (pixels[:, 0] < 96) & (pixels[:, 1] < 72)
         ahead = torch.nn.functional.normalize(scene.points - view.eye, dim=1).double().numpy()
         depth = trace(np.broadcast_to(view.eye.double().numpy(), ahead.shape), ahead)[1]

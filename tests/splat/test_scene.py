@@ -1,4 +1,4 @@
-"""Posed photos from COLMAP and transforms.json."""
+"""PosedImage photos from COLMAP and transforms.json."""
 
 import json
 import struct
@@ -73,8 +73,8 @@ def test_colmap_text_and_binary_say_the_same(tmp_path: Path) -> None:
     for a, b in zip(text.views, binary.views, strict=True):
         assert torch.equal(a.image, b.image)
         torch.testing.assert_close(a.viewmat, b.viewmat)
-        torch.testing.assert_close(a.k, b.k)
-    torch.testing.assert_close(text.views[0].k, torch.tensor([[20, 0, 12.5], [0, 21, 8], [0, 0, 1]]))
+        torch.testing.assert_close(a.K, b.K)
+    torch.testing.assert_close(text.views[0].K, torch.tensor([[20, 0, 12.5], [0, 21, 8], [0, 0, 1]]))
     turn = text.views[0].viewmat[:3, :3]
     torch.testing.assert_close(turn @ turn.T, torch.eye(3))
     torch.testing.assert_close(text.views[0].viewmat[:3, 3], torch.tensor(SHIFT))
@@ -115,7 +115,7 @@ def test_smaller_photos_and_masks(tmp_path: Path) -> None:
     assert model.is_dir()
     photos(tmp_path / "images_2", NAMES, (12, 8))
     half = load_scene(tmp_path, images="images_2")
-    torch.testing.assert_close(half.views[0].k, torch.tensor([[10, 0, 6.25], [0, 10.5, 4], [0, 0, 1]]))
+    torch.testing.assert_close(half.views[0].K, torch.tensor([[10, 0, 6.25], [0, 10.5, 4], [0, 0, 1]]))
     (tmp_path / "masks").mkdir()
     white = np.zeros((16, 24), dtype=np.uint8)
     white[:, :13] = 255

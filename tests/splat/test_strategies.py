@@ -1,5 +1,6 @@
 """Densification: what its operations keep, what its criteria weigh, when its schedules act."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,19 +13,23 @@ from hardy.errors import InputError
 from hardy.splat import strategies
 from hardy.splat.points import neighbour_distances
 from hardy.splat.strategies import (
+    AbsoluteGradient,
+    DefaultStrategy,
     Densification,
     DensityClone,
     EnergySchedule,
+    FixedPrune,
     ImportanceWeightedGradient,
-    Mcmc,
+    MCMCStrategy,
     MeanGradient,
     NeedlePerturbation,
     PixelWeightedGradient,
     QuantilePrune,
+    of_gsplat,
 )
 from hardy.splat.strategies.edits import duplicate, remove, reset_opacities, split
 from hardy.splat.strategies.energy import energy, factor_at
-from hardy.splat.strategies.mcmc import shared, tremble
+from hardy.splat.strategies.markov_chain import compute_relocation, inject_noise_to_position
 
 
 def trained(count: int, seed: int = 0) -> tuple[dict[str, torch.nn.Parameter], dict[str, Any], dict[str, Any]]:
@@ -41,7 +46,7 @@ def trained(count: int, seed: int = 0) -> tuple[dict[str, torch.nn.Parameter], d
 
 
 def info_of(gradients: torch.Tensor, **more: Any) -> dict[str, Any]:
-    """What rasterize would say of one view, with these gradients (N, 2) by pixels."""
+    """What rasterization would say of one view, with these gradients (N, 2) by pixels."""
     means = torch.zeros(1, *gradients.shape, requires_grad=True)
     means.grad = gradients[None].clone()
     means.absgrad = gradients[None].abs()  # pyright: ignore[reportAttributeAccessIssue]
@@ -233,7 +238,7 @@ def stepped(strategy: Densification, state: dict[str, Any], large: bool, steps: 
 
 
 def test_small_ones_are_cloned_large_ones_split_when_it_is_time() -> None:
-    strategy = Densification(start=0, stop=100, every=10, reset_every=0)
+    strategy = Densification(refine_start_iter=0, refine_stop_iter=100, refine_every=10, reset_every=0)
     for large in (False, True):
         state = strategy.initialize_state(1.0)
         assert stepped(strategy, state, large, range(1, 11)) == 6
@@ -242,14 +247,14 @@ def test_small_ones_are_cloned_large_ones_split_when_it_is_time() -> None:
         assert (state["origin"] == 0).sum() == 2
         assert stepped(strategy, strategy.initialize_state(1.0), large, range(1, 10)) == 5
         assert stepped(strategy, strategy.initialize_state(1.0), large, range(101, 120)) == 5
-    waiting = Densification(start=0, stop=100, every=10, reset_every=0, clone_from=50)
+    waiting = Densification(refine_start_iter=0, refine_stop_iter=100, refine_every=10, reset_every=0, clone_from=50)
     assert stepped(waiting, waiting.initialize_state(1.0), False, range(1, 11)) == 5
     assert stepped(waiting, waiting.initialize_state(1.0), True, range(1, 11)) == 6
     assert stepped(waiting, waiting.initialize_state(1.0), False, range(30, 31)) == 6  # starved: nothing to split
 
 
 def test_a_budget_is_kept_and_the_most_wanted_go_first() -> None:
-    strategy = Densification(start=0, stop=100, every=1, reset_every=0, budget=7)
+    strategy = Densification(refine_start_iter=0, refine_stop_iter=100, refine_every=1, reset_every=0, cap_max=7)
     params, optimizers, _ = trained(5)
     params["scales"].data[:] = math.log(0.005)
     params["opacities"].data[:] = 2.0
@@ -275,20 +280,20 @@ PRESETS = [
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.__name__)
 def test_presets_at_full_length_are_the_published_ones(preset: Any) -> None:
     made = preset()
-    assert (made.start, made.every, made.reset_every) == (500, 100, 3000)
-    assert made.stop == (25_000 if "global" in preset.__name__ else 15_000)
-    assert preset(3000).stop == made.stop // 10
-    assert preset(budget=9).budget == 9
+    assert (made.refine_start_iter, made.refine_every, made.reset_every) == (500, 100, 3000)
+    assert made.refine_stop_iter == (25_000 if "global" in preset.__name__ else 15_000)
+    assert preset(3000).refine_stop_iter == made.refine_stop_iter // 10
+    assert preset(cap_max=9).cap_max == 9
     reacts = "reactivate" in preset.__name__
     assert (made.needles is not None) == reacts
-    assert made.threshold == {strategies.absgs: 8e-4}.get(preset, 3e-4 if reacts else 2e-4)
+    assert made.grow_grad2d == {strategies.absgs: 8e-4}.get(preset, 3e-4 if reacts else 2e-4)
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"start": 9, "stop": 3}, r"0 <= start <= stop.*got start=9, stop=3"),
-    ({"every": 0}, r"every >= 1"),
-    ({"threshold": 0.0}, r"thresholds must be above 0, got 0.0"),
-    ({"budget": 0}, r"budget must be at least 1, got 0"),
+    ({"refine_start_iter": 9, "refine_stop_iter": 3}, r"refine_stop_iter must be an integer of at least 9, got 3"),
+    ({"refine_every": 0}, r"refine_every must be an integer of at least 1, got 0"),
+    ({"grow_grad2d": 0.0}, r"grow_grad2d must be a finite number above 0, got 0.0"),
+    ({"cap_max": 0}, r"cap_max must be an integer of at least 1, got 0"),
     ({"clone_from": "later"}, r'clone_from must be a step or "auto", got \'later\''),
 ]
 
@@ -308,9 +313,9 @@ def test_refuses_parameters_without_optimizers_and_schedules_without_photos() ->
         strategies.vanilla().check_sanity({}, {})
     with pytest.raises(InputError, match="needs the training photos"):
         strategies.global_to_local().initialize_state(1.0)
-    with pytest.raises(InputError, match="share must be in"):
+    with pytest.raises(InputError, match="share must be a finite number"):
         QuantilePrune(share=1.0)
-    with pytest.raises(InputError, match="steps must be at least 1"):
+    with pytest.raises(InputError, match="steps must be an integer of at least 1"):
         strategies.vanilla(0)
 
 
@@ -318,7 +323,7 @@ def test_equal_gaussians_that_share_look_like_the_one() -> None:
     """Equation 9 keeps the opacity in the centre and the sum over the image in one dimension."""
     opacities, scales = torch.tensor([0.9, 0.3, 0.6]), torch.tensor([[0.5, 1.0, 2.0]]).expand(3, -1)
     copies = torch.tensor([1, 2, 7])
-    made, sizes = shared(opacities, scales, copies)
+    made, sizes = compute_relocation(opacities, scales, copies)
     torch.testing.assert_close(made[0], opacities[0])
     torch.testing.assert_close(sizes[0], scales[0])
     torch.testing.assert_close(1 - (1 - made) ** copies, opacities)
@@ -334,7 +339,7 @@ def test_mcmc_moves_the_dead_and_grows_to_its_budget() -> None:
     params["opacities"].data[:] = 2.0
     params["opacities"].data[:5] = -8.0
     means = params["means"].detach().clone()
-    strategy = Mcmc(start=0, stop=100, every=10, budget=41, noise=0.0)
+    strategy = MCMCStrategy(refine_start_iter=0, refine_stop_iter=100, refine_every=10, cap_max=41, noise_lr=0.0)
     strategy.step_post_backward(params, optimizers, state, 10, {})
     consistent(params, optimizers, state, 41)
     assert (params["opacities"].detach().sigmoid() > 0.005).all()
@@ -342,22 +347,61 @@ def test_mcmc_moves_the_dead_and_grows_to_its_budget() -> None:
     assert torch.equal(params["means"].detach()[5:40], means[5:])
     strategy.step_post_backward(params, optimizers, state, 20, {})
     assert len(params["means"]) == 41
-    with pytest.raises(InputError, match="budget and every must be at least 1"):
-        Mcmc(budget=0)
-    with pytest.raises(InputError, match="dead must be in"):
-        Mcmc(dead=0.0)
+    with pytest.raises(InputError, match="cap_max must be an integer of at least 1, got 0"):
+        MCMCStrategy(cap_max=0)
+    with pytest.raises(InputError, match="min_opacity must be a finite number above 0 and below 1, got 0"):
+        MCMCStrategy(min_opacity=0.0)
 
 
-def test_only_faint_gaussians_tremble_and_as_wide_as_they_are() -> None:
+def test_noise_is_for_faint_gaussians_and_as_wide_as_they_are() -> None:
     params, _, _ = trained(3000)
     params["opacities"].data[:] = 3.0
     params["opacities"].data[1000:] = -12.0
     params["scales"].data[:] = torch.tensor([0.5, 1.0, 2.0]).log()
     params["quats"].data[:] = torch.tensor([1.0, 0, 0, 0])
     before = params["means"].detach().clone()
-    tremble(params, 0.1, torch.Generator().manual_seed(0))
+    inject_noise_to_position(params, 0.1, torch.Generator().manual_seed(0))
     moved = params["means"].detach() - before
     assert moved[:1000].abs().max() < 1e-6
     faint = 1 / (1 + math.exp(-0.5))
     expected = 0.1 * faint * torch.tensor([0.25, 1, 4])
     torch.testing.assert_close(moved[1000:].std(0), expected, rtol=0.05, atol=0)
+
+
+def test_strategies_of_gsplat_are_understood() -> None:
+    """As objects of gsplat, which a stand-in with its fields (version 1.5.3) shows, and by its names."""
+    fields = {
+        "prune_opa": 0.01, "grow_grad2d": 8e-4, "grow_scale3d": 0.02, "grow_scale2d": 0.05, "prune_scale3d": 0.2,
+        "prune_scale2d": 0.15, "refine_scale2d_stop_iter": 0, "refine_start_iter": 5, "refine_stop_iter": 50,
+        "reset_every": 30, "refine_every": 10, "pause_refine_after_reset": 0, "absgrad": True,
+        "revised_opacity": False, "verbose": True, "key_for_gradient": "means2d",
+    }  # fmt: skip
+    expected = Densification(
+        criterion=AbsoluteGradient(), prune=FixedPrune(limit=0.01), grow_grad2d=8e-4, grow_scale3d=0.02,
+        prune_scale3d=0.2, refine_start_iter=5, refine_stop_iter=50, reset_every=30, refine_every=10,
+    )  # fmt: skip
+    given = dataclasses.make_dataclass("DefaultStrategy", fields)(**fields)
+    assert DefaultStrategy(**fields) == of_gsplat(given) == expected
+    assert DefaultStrategy() == Densification()
+    sampling = {"cap_max": 99, "noise_lr": 2e5, "refine_start_iter": 1, "min_opacity": 0.01, "verbose": False}
+    given = dataclasses.make_dataclass("MCMCStrategy", sampling)(**sampling)
+    assert of_gsplat(given) == MCMCStrategy(cap_max=99, noise_lr=2e5, refine_start_iter=1, min_opacity=0.01)
+    assert of_gsplat(expected) is expected
+    with pytest.raises(InputError, match="refine_scale2d_stop_iter must be 0 here, got 4000"):
+        DefaultStrategy(refine_scale2d_stop_iter=4000)
+    with pytest.raises(InputError, match="int is no strategy of densification: it lacks check_sanity"):
+        of_gsplat(3)
+
+
+def test_old_names_work_and_warn() -> None:
+    with pytest.warns(DeprecationWarning, match="threshold of Densification is now called grow_grad2d"):
+        old = strategies.vanilla(threshold=3e-4)
+    assert old == strategies.vanilla(grow_grad2d=3e-4)
+    with pytest.warns(DeprecationWarning, match="budget of Densification is now called cap_max"):
+        assert strategies.global_to_local(budget=9).cap_max == 9
+    with pytest.warns(DeprecationWarning, match="budget of MCMCStrategy is now called cap_max"):
+        assert strategies.mcmc(budget=9) == strategies.mcmc(cap_max=9)
+    with pytest.warns(DeprecationWarning, match="budget of Densification is now called cap_max"):
+        assert old.budget is None  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(InputError, match="was given cap_max and, under its old name budget, again"):
+        strategies.vanilla(budget=9, cap_max=9)

@@ -14,7 +14,7 @@ from hardy.splat import training as module
 from hardy.splat.points import gaussians_from
 from hardy.splat.training import Options
 
-SHORT = Options(steps=120, degree=1, save_every=25)
+SHORT = Options(steps=120, sh_degree=1, save_every=25)
 
 
 def same(a: Any, b: Any) -> None:
@@ -26,9 +26,9 @@ def same(a: Any, b: Any) -> None:
 @pytest.mark.parametrize("preset", ["vanilla", "absgs", "pixelgs", "mcmc", "global_to_local_reactivate"])
 def test_gets_closer_to_views_that_it_has_not_seen(preset: str) -> None:
     scene = known_scene(views=20, size=(64, 48) if "global" not in preset else (100, 96))
-    options = Options(steps=200, degree=1)
+    options = Options(steps=200, sh_degree=1)
     start = evaluate(gaussians_from(scene, 1), scene.held_out)
-    found = train(scene, getattr(strategies, preset)(200, budget=300), options=options)
+    found = train(scene, getattr(strategies, preset)(200, cap_max=300), options=options)
     last = found.history[-1]
     assert last["psnr"] > start.psnr + (1 if "global" in preset else 2)  # at full size only at the end
     assert last["psnr"] == evaluate(found.parameters, scene.held_out, options).psnr
@@ -58,9 +58,9 @@ def test_killed_anywhere_it_ends_at_the_same_result(
     stop: int, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = known_scene(size=(48, 36) if preset else (100, 96))
-    strategy: Any = strategies.global_to_local_reactivate(120, budget=150, needles_every=40)
+    strategy: Any = strategies.global_to_local_reactivate(120, cap_max=150, needles_every=40)
     if preset == "mcmc":
-        strategy = strategies.mcmc(120, budget=150)
+        strategy = strategies.mcmc(120, cap_max=150)
     unbroken = train(scene, strategy, options=SHORT)
     assert len(unbroken.parameters["means"]) != 60  # it has densified
     whole, count = module._step, 0
@@ -91,10 +91,13 @@ def test_a_folder_of_another_training_is_refused_and_left_alone(tmp_path: Path) 
     options = dataclasses.replace(SHORT, steps=5)
     train(scene, options=options, out=tmp_path)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
-    for changed in (dataclasses.replace(options, seed=3), dataclasses.replace(options, steps=9)):
-        with pytest.raises(InputError, match=r"is of a training with .* choose another folder"):
+    for name, there, here in (("seed", 0, 3), ("steps", 5, 9)):
+        changed = dataclasses.replace(options, **{name: here})
+        with pytest.raises(
+            InputError, match=rf"another training of Gaussians: options.{name} is {there} there, {here}"
+        ):
             train(scene, strategies.vanilla(5), options=changed, out=tmp_path)
-    with pytest.raises(InputError, match="is of a training with scene"):
+    with pytest.raises(InputError, match="another training of Gaussians: scene is"):
         train(known_scene(seed=1), options=options, start=gaussians_from(scene, 1), out=tmp_path)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
     (tmp_path / "checkpoint.safetensors").write_bytes(before[:-7])
@@ -104,16 +107,16 @@ def test_a_folder_of_another_training_is_refused_and_left_alone(tmp_path: Path) 
 
 def test_starts_from_a_ply_within_a_budget(tmp_path: Path) -> None:
     scene = known_scene()
-    first = train(scene, strategies.vanilla(120, budget=65), options=SHORT, out=tmp_path)
+    first = train(scene, strategies.vanilla(120, cap_max=65), options=SHORT, out=tmp_path)
     reached = first.history[-1]["psnr"]
-    more = dataclasses.replace(SHORT, steps=40, degree=2, degree_every=1)
-    strategy = strategies.vanilla(40, budget=70, reset_every=0)
+    more = dataclasses.replace(SHORT, steps=40, sh_degree=2, sh_degree_interval=1)
+    strategy = strategies.vanilla(40, cap_max=70, reset_every=0)
     again = train(scene, strategy, options=more, start=tmp_path / "gaussians.ply")
     assert again.history[-1]["psnr"] > reached
     assert again.parameters["shN"].shape[1:] == (8, 3)
     assert len(again.parameters["means"]) <= 70
     with pytest.raises(InputError, match=r"starts with \d+ Gaussians, which is above the budget of 5"):
-        train(scene, strategies.vanilla(40, budget=5), options=more, start=tmp_path / "gaussians.ply")
+        train(scene, strategies.vanilla(40, cap_max=5), options=more, start=tmp_path / "gaussians.ply")
 
 
 def test_masked_pixels_teach_nothing() -> None:
@@ -198,9 +201,9 @@ def test_refuses_what_it_cannot_train() -> None:
     with pytest.raises(InputError, match="needs at least one view"):
         evaluate(gaussians_from(scene), ())
     for wrong, message in (
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"degree": 4}, "degree must be 0 to 3, got 4"),
-        ({"ssim_share": 2.0}, r"ssim_share must be in \[0, 1\], got 2.0"),
+        ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
+        ({"sh_degree": 4}, "sh_degree must be an integer from 0 to 3, got 4"),
+        ({"ssim_lambda": 2.0}, "ssim_lambda must be a finite number from 0 to 1, got 2.0"),
         ({"rasterize_mode": "x"}, "classic or antialiased, got 'x'"),
     ):
         with pytest.raises(InputError, match=message):

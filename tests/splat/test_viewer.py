@@ -66,20 +66,20 @@ def test_snapshots_are_taken_up_and_damaged_ones_left(tmp_path: Path, ply: Path)
     snapshots = Snapshots(tmp_path)
     assert snapshots.parameters is None
     first = snapshots.wait(5)
-    assert not snapshots.renew()
+    assert not snapshots.refresh()
     half = {name: tensor[:30] for name, tensor in first.items()}
     save_ply(half, ply)
-    assert snapshots.renew()
+    assert snapshots.refresh()
     assert snapshots.parameters is not None
     assert len(snapshots.parameters["means"]) == 30
     whole = ply.read_bytes()
     ply.write_bytes(whole[:-50])
-    assert not snapshots.renew()
+    assert not snapshots.refresh()
     ply.unlink()
-    assert not snapshots.renew()
+    assert not snapshots.refresh()
     assert len(snapshots.parameters["means"]) == 30
     ply.write_bytes(whole)
-    assert snapshots.renew()
+    assert snapshots.refresh()
     assert snapshots.loads == 3
 
 
@@ -94,7 +94,7 @@ def test_refuses_what_it_cannot_show(tmp_path: Path, ply: Path) -> None:
         Snapshots(ply)
     with pytest.raises(InputError, match="is not a PLY file"):
         Snapshots(tmp_path).wait(0)
-    with pytest.raises(InputError, match="height must be at least 1, got 0"):
+    with pytest.raises(InputError, match="height must be an integer of at least 1, got 0"):
         Renderer(Snapshots(tmp_path), height=0)
 
 
@@ -107,8 +107,8 @@ def test_viser_is_asked_for_when_it_is_missing(ply: Path, monkeypatch: pytest.Mo
 def test_a_training_writes_what_is_shown_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hardy.splat import training
 
-    scene, options = known_scene(), Options(steps=60, degree=1)
-    strategy = strategies.vanilla(60, budget=150)
+    scene, options = known_scene(), Options(steps=60, sh_degree=1)
+    strategy = strategies.vanilla(60, cap_max=150)
     plain = train(scene, strategy, options=options)
     written = []
     whole = training.save_ply
@@ -152,7 +152,7 @@ def test_the_server_answers_and_follows_a_camera(ply: Path) -> None:
         browser = Browser(window())
         import threading
 
-        thread = threading.Thread(target=viewer._meet, args=(browser,))
+        thread = threading.Thread(target=viewer._serve, args=(browser,))
         thread.start()
         wait_for(lambda: len(browser.images) >= 2)
         assert browser.images[-1].shape == expected.shape
@@ -184,5 +184,5 @@ def wait_for(reached: Any, seconds: float = 15) -> None:
 
 def test_refuses_a_port_that_cannot_be(ply: Path) -> None:
     pytest.importorskip("viser")
-    with pytest.raises(InputError, match=r"port must be in \[0, 65535\], got 70000"):
+    with pytest.raises(InputError, match=r"port must be an integer from 0 to 65535, got 70000"):
         Viewer(ply, port=70_000)

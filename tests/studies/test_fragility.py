@@ -4,39 +4,58 @@ import pytest
 import torch
 
 import hardy
-from hardy.core import Cell, Ranking, Result, select
+from hardy.core import Ranking, select
+from hardy.core.conditions import Cell, Condition, Result, Results
+from hardy.core.units import units
 from hardy.errors import InputError
+from hardy.quant import RoundToNearest
 from hardy.studies import fragility, locate
+from hardy.studies.measure import unmodified
+
+INTACT = unmodified("calibration")
 
 
-def result(condition: str, loss: float | None, seed: int = 0) -> Result:
-    values = None if loss is None else {"loss": loss}
-    return Result(cell=Cell(condition=condition, arguments={}, seed=seed), values=values, error=None if values else "x")
+def broken(name: str, *losses: float | None) -> tuple[Condition, list[Result]]:
+    cells = tuple(Cell(condition=name, arguments={}, seed=seed) for seed in range(len(losses)))
+    results = [
+        Result(cell=cell, values=None, error="Traceback:\nx")
+        if loss is None
+        else Result(cell=cell, values={"loss": loss})
+        for cell, loss in zip(cells, losses, strict=True)
+    ]
+    return Condition(name=name, cells=cells), results
+
+
+def ranking(intact: float | None, *others: tuple[Condition, list[Result]]) -> Ranking:
+    first = Result(cell=INTACT.cells[0], values=None if intact is None else {"loss": intact}, error="x")
+    results = Results([first, *(result for _, group in others for result in group)])
+    return fragility.ranking(results, [INTACT, *(c for c, _ in others)], "noise", "this layer", "noise of 0.1")
 
 
 def test_score_is_the_mean_increase_over_the_intact_model() -> None:
-    results = [result("unmodified", 2.0), result("a", 2.5, 0), result("a", 3.5, 1), result("b", 2.25)]
-    ranking = fragility.ranking(results, "noise", bits=2, strength=0.1)
-    assert dict(ranking.scores) == {"a": 1.0, "b": 0.25}
-    assert ranking.by == "noise"
-    assert "noise of 0.1" in ranking.meaning
+    found = ranking(2.0, broken("a", 2.5, 3.5), broken("b", 2.25))
+    assert dict(found.scores) == {"a": 1.0, "b": 0.25}
+    assert found.by == "noise"
+    assert found.meaning == "increase of the loss when this layer alone has noise of 0.1"
 
 
-def test_a_failed_layer_is_left_out_and_a_failed_intact_model_is_an_error() -> None:
-    ranking = fragility.ranking(
-        [result("unmodified", 2.0), result("a", 3.0), result("b", None)], "rtn", bits=2, strength=0
-    )
-    assert list(ranking.scores) == ["a"]
+def test_a_failed_layer_is_left_out_aloud_and_a_failed_intact_model_is_an_error() -> None:
+    with pytest.warns(fragility.FailedCells, match="1 of 2 units are not in the ranking by noise.*; b: x"):
+        found = ranking(2.0, broken("a", 3.0, None), broken("b", None))
+    assert dict(found.scores) == {"a": 1.0}
     with pytest.raises(InputError, match="unmodified model could not be measured: x"):
-        fragility.ranking([result("unmodified", None), result("a", 3.0)], "rtn", bits=2, strength=0)
+        ranking(None, broken("a", 3.0))
 
 
 def test_weight_error_is_the_rounding_error_and_leaves_the_model_alone(micro_llama: Path) -> None:
     model, _ = hardy.zoo.load(str(micro_llama))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     sites = select(model, "mlp")
-    ranking = fragility.weight_error(model, sites, bits=2, group_size=16)
+    method = RoundToNearest(bits=2, group_size=16)
+    ranking = fragility.weight_error(model, units(sites, "projection"), method)
     assert list(ranking.scores) == [site.name for site in sites]
+    blocks = fragility.weight_error(model, units(sites, "block"), method)
+    assert list(blocks.scores) == ["model.layers.0.*", "model.layers.1.*"]
     weight = model.get_submodule(sites[0].module).weight.detach()
     error = hardy.quant.round_to_nearest.fit(weight, 2, 16, False).dequantize() - weight
     assert ranking.scores[sites[0].name] == pytest.approx(float(error.norm() / weight.norm()), rel=1e-5)
@@ -60,11 +79,11 @@ def test_locate_finds_the_only_layers_that_matter(micro_llama: Path, tmp_path: P
 
 def test_locate_refuses_what_it_cannot_use(micro_llama: Path) -> None:
     name = str(micro_llama)
-    with pytest.raises(InputError, match="'nois'.*did you mean noise.*rtn, noise, weight-error, effective-rank"):
+    with pytest.raises(InputError, match="'nois'.*did you mean noise.*there are: .*effective-rank.*rtn, noise"):
         locate(name, by="nois")
     with pytest.raises(InputError, match="bits must be an integer from 2 to 8, got 1"):
         locate(name, bits=1)
-    with pytest.raises(InputError, match="seeds must be at least 1"):
-        locate(name, by="noise", seeds=0)
+    with pytest.raises(InputError, match="seeds must hold at least one chip instance"):
+        locate(name, by="noise", seeds=())
     with pytest.raises(InputError, match="matches nothing"):
         locate(name, select="experts")

@@ -12,8 +12,9 @@ import hardy
 from hardy.errors import InputError
 from hardy.quant import GridLinear, TritLinear
 from hardy.report import Report
-from hardy.studies.measure import load_dense, loss_on, perplexity_of
+from hardy.studies.measure import dense, loss_on, perplexity_of
 from hardy.studies.quantize import levels, quantize
+from hardy.zoo import Subject
 
 TEXT = {"tokens": 128, "window": 64, "group_size": 16}
 
@@ -39,9 +40,16 @@ def test_the_folder_holds_what_the_report_says(micro_llama: Path, tmp_path: Path
 
 def test_a_study_works_on_the_result(micro_llama: Path, tmp_path: Path) -> None:
     quantize(str(micro_llama), tmp_path / "out", bits=(3,), **TEXT)
-    model, _ = load_dense(str(tmp_path / "out"))
-    assert not any(isinstance(layer, GridLinear) for layer in model.modules())
-    ranking = hardy.studies.locate(str(tmp_path / "out"), by="weight-error", bits=2, group_size=16)
+    subject = Subject.of(str(tmp_path / "out"))
+    ids = subject.batches("evaluation")[0]
+    plain = dense(subject)
+    assert sum(isinstance(layer, GridLinear) for layer in subject.model.modules()) == 14, "left as it was"
+    assert not any(isinstance(layer, GridLinear) for layer in plain.model.modules())
+    assert plain.model.get_input_embeddings().weight is subject.model.get_input_embeddings().weight
+    assert torch.allclose(plain.model(ids).logits, subject.model(ids).logits, atol=1e-5)
+    (note,) = plain.notes
+    assert note.startswith(f"14 packed layers of {tmp_path / 'out'} were unpacked: dense weights")
+    ranking = hardy.locate(subject, by="weight-error", bits=2, group_size=16)
     assert len(ranking) == 14
 
 

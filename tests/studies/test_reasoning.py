@@ -10,12 +10,12 @@ from hardy.hardware import Chip
 from hardy.hardware.device import ProportionalDevice
 from hardy.report import Report
 from hardy.studies import reasoning
-from hardy.studies.reasoning import measure_answers
 from hardy.studies.reasoning_report import difference
+from hardy.studies.reasoning_study import Questions, measure_answers
 from hardy.studies.tasks import embedded, is_right, read_tasks, ways_of
-from hardy.zoo import arithmetic
+from hardy.zoo import Subject, arithmetic
 
-SMALL = {"problems": 8, "seeds": 2, "levels": (0.3,), "workers": 1}
+SMALL = {"problems": 8, "n_seeds": 2, "levels": (0.3,), "workers": 1}
 
 
 def test_every_way_is_measured_on_the_same_chips_and_kept(tmp_path: Path) -> None:
@@ -24,11 +24,14 @@ def test_every_way_is_measured_on_the_same_chips_and_kept(tmp_path: Path) -> Non
     assert not report.notes
     conditions = {row.condition for row in report.select("accuracy")}
     assert len(conditions) == 4 + 4 + 2 * 3
+    subject = Subject.of("tiny-reasoner")
+    questions = Questions(subject=subject, tasks=embedded(8), calibration=0, max_new_tokens=32)
+    assert report.settings["max_new_tokens"] == 32
     values = []
     for seed in (0, 1):
         chip = Chip(device=ProportionalDevice(program=0.3))
         method = chain(Redundancy(copies=3, layers="0:2"), Deploy(chip=chip, seed=seed))
-        found = measure_answers(report.settings, {"method": method.to_dict(), "ways": ["steps"]}, seed)
+        found = measure_answers(questions, {"method": method.to_dict(), "ways": ["steps"]}, seed)
         values.append(found["steps.accuracy"])
     assert report.value("accuracy", "steps, shallow copied, proportional 0.3") == sum(values) / 2
     assert report.value("accuracy", "steps, no noise") >= 0.75
@@ -50,7 +53,14 @@ def lines(path: Path, *records: object) -> str:
 def test_a_file_of_tasks_for_another_model_on_a_chip_with_converters(micro_llama: Path, tmp_path: Path) -> None:
     path = lines(tmp_path / "t.jsonl", *({"answer": i, "direct": f"def add{i}"} for i in range(12)), "")
     report = reasoning(
-        str(micro_llama), tasks=path, chip="pcm-foundation", copies=1, longest=4, seeds=1, workers=1, problems=10
+        str(micro_llama),
+        tasks=path,
+        chip="pcm-foundation",
+        copies=1,
+        max_new_tokens=4,
+        n_seeds=1,
+        workers=1,
+        problems=10,
     )
     assert not report.notes
     assert {row.condition for row in report.select("unfinished")} == {"direct, no noise", "direct, on the chip"}
@@ -103,15 +113,15 @@ def test_what_it_refuses(micro_llama: Path, tmp_path: Path) -> None:
         ("tiny-reasoner", {"noise": "proportionl"}, "noise must be .*did you mean proportional"),
         ("tiny-reasoner", {"levels": (-0.1,)}, "levels must be finite numbers of at least 0"),
         ("tiny-reasoner", {"levels": ()}, "levels must be"),
-        ("tiny-reasoner", {"seeds": 0}, "seeds must be at least 1, got 0"),
+        ("tiny-reasoner", {"n_seeds": 0}, "n_seeds must be an integer of at least 1, got 0"),
         ("tiny-reasoner", {"problems": 3}, "problems must be at least 4"),
         ("tiny-reasoner", {"copies": 0}, "copies must be an integer from 1 to 64"),
-        ("tiny-reasoner", {"longest": 150}, "exceeds the context of 192"),
+        ("tiny-reasoner", {"max_new_tokens": 150}, "exceeds the context of 192"),
         ("tiny-reasoner", {"chip": "rerm-wan"}, "no chip 'rerm-wan'"),
         (str(micro_llama), {"tasks": path}, "a model of 2 layers has no shallow, middle and deep third"),
         (
             str(micro_llama),
-            {"tasks": path, "copies": 1, "chip": "pcm-foundation", "longest": 4},
+            {"tasks": path, "copies": 1, "chip": "pcm-foundation", "max_new_tokens": 4},
             "1 problems are too few",
         ),
     ):

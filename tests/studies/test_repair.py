@@ -12,10 +12,11 @@ from hardy.hardware.device import AdditiveDevice
 from hardy.report import Report
 from hardy.studies import Plan, repair, repairs, survival
 from hardy.studies.adapters import adapters_on, whole_layers
-from hardy.studies.measure import load_dense, measure, settings_for
-from hardy.studies.repair import WITHOUT_NOISE
+from hardy.studies.measure import measure
+from hardy.studies.repair_study import WITHOUT_NOISE
+from hardy.zoo import Subject, load
 
-SMALL = {"seeds": 2, "tokens": 64, "window": 32, "workers": 1}
+SMALL = {"n_seeds": 2, "tokens": 64, "window": 32, "workers": 1}
 
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def test_redundancy_is_measured_on_every_chip_instance_and_paid_for(
         f"model.layers.0.{part}_proj"
         for part in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
     )
-    settings = settings_for(str(micro_llama), text, 64, 32)
+    subject = Subject.of(str(micro_llama), text=text, tokens=64, window=32)
     values = []
     for seed in (0, 1):
         method = chain(Redundancy(copies=3, select=names), Deploy(chip="pcm", seed=seed))  # pyright: ignore[reportArgumentType]
-        found = measure(settings, {"part": "evaluation", "method": method.to_dict()}, seed)
+        found = measure(subject, {"part": "evaluation", "method": method.to_dict()}, seed)
         values.append(math.exp(found["loss"]))
     assert report.value("perplexity", "redundancy") == pytest.approx(sum(values) / 2)
     assert report.value("extra_arrays", "redundancy") == 14
@@ -52,7 +53,7 @@ def test_redundancy_is_measured_on_every_chip_instance_and_paid_for(
 
 @pytest.mark.parametrize(("model", "by"), [("tiny-mamba", "hpd"), ("tiny-moe", "romer")])
 def test_the_other_repairs(model: str, by, text: str) -> None:
-    report = repair(model, by=by, text=text, **{**SMALL, "seeds": 1})
+    report = repair(model, by=by, text=text, **{**SMALL, "n_seeds": 1})
     assert not [note for note in report.notes if "seed" in note]
     assert math.isfinite(report.value("perplexity", by))
     assert report.value("extra_arrays", by) == 0
@@ -62,15 +63,15 @@ def test_the_other_repairs(model: str, by, text: str) -> None:
 def test_what_it_refuses(micro_llama: Path, text: str) -> None:
     for fields, message in (
         ({"by": "redundncy"}, "repair must be one of hpd, romer, redundancy, halora, got 'redundncy'; did you mean"),
-        ({"by": "hpd", "seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"by": "hpd", "n_seeds": 0}, "n_seeds must be an integer of at least 1, got 0"),
         ({"by": "hpd"}, "selection 'ssm.out' matches nothing"),
         ({"by": "romer"}, "has no mixture of experts"),
         ({"by": "romer", "layers": "0"}, "romer repairs all experts and routers"),
         ({"by": "redundancy", "copies": 0}, "copies must be an integer from 1 to 64, got 0"),
         ({"by": "redundancy", "chip": "rerm-wan"}, "no chip 'rerm-wan'"),
-        ({"by": "halora", "steps": 0}, "steps must be at least 1, got 0"),
-        ({"by": "halora", "rank": 0}, "rank must be an integer of at least 1, got 0"),
-        ({"by": "halora", "learning_rate": -1.0}, "learning rate must be above 0, got -1.0"),
+        ({"by": "halora", "steps": 0}, "steps must be an integer of at least 1, got 0"),
+        ({"by": "halora", "rank": 0}, "rank must be a positive integer, got 0"),
+        ({"by": "halora", "learning_rate": -1.0}, "learning_rate must be a finite number above 0, got -1.0"),
         ({"by": "halora", "select": "router"}, "selection 'router' matches nothing"),
     ):
         with pytest.raises(InputError, match=message):
@@ -84,7 +85,7 @@ def test_adapters_are_trained_once_and_stay_digital(micro_llama: Path, text: str
     assert {row.condition for row in report.select("perplexity")} == {
         "unmodified", "on the chip", "halora", WITHOUT_NOISE,
     }  # fmt: skip
-    model, _ = load_dense(str(micro_llama))
+    model, _ = load(str(micro_llama))
     shapes = [model.get_submodule(name).weight.shape for name in whole_layers(model, None, None)]
     assert report.value("digital_macs", "halora") == sum(2 * (rows + columns) for rows, columns in shapes)
     assert report.value("sram_bits", "halora") == 16 * report.value("digital_macs", "halora")
@@ -137,7 +138,7 @@ def test_nothing_lost_is_said(micro_llama: Path, text: str) -> None:
 
 
 def test_a_survival_study_takes_repairs_in(text: str, tmp_path: Path) -> None:
-    plan = Plan(bits=(8,), additive=(), proportional=(), seeds=1, keep=(0.02,), select="mlp.down")
+    plan = Plan(bits=(8,), additive=(), proportional=(), n_seeds=1, keep=(0.02,), select="mlp.down")
     options = {"plan": plan, "text": text, "tokens": 64, "window": 32, "workers": 1, "chip": "reram-wan"}
     with pytest.raises(InputError, match="there is no repair 'hdp'"):
         survival("tiny-llama", out=tmp_path / "study", repairs=("hdp",), **options)  # pyright: ignore[reportArgumentType]

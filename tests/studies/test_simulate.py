@@ -9,8 +9,9 @@ from hardy.errors import InputError
 from hardy.hardware import Chip
 from hardy.report import Report
 from hardy.studies import simulate
-from hardy.studies.measure import INTACT, measure, settings_for
-from hardy.studies.simulate import seconds_of
+from hardy.studies.chip_study import seconds_of
+from hardy.studies.measure import INTACT, measure
+from hardy.zoo import Subject
 
 
 @pytest.fixture
@@ -32,12 +33,12 @@ def test_times() -> None:
 
 
 def test_perplexities_are_those_of_each_chip_instance(micro_llama: Path, text: str, tmp_path: Path) -> None:
-    run = {"chip": "pcm", "times": ["0", "1d"], "seeds": 2, "text": text, "tokens": 64, "window": 32, "workers": 1}
+    run = {"chip": "pcm", "times": ["0", "1d"], "n_seeds": 2, "text": text, "tokens": 64, "window": 32, "workers": 1}
     report = simulate(str(micro_llama), out=tmp_path / "study", **run)
-    settings = settings_for(str(micro_llama), text, 64, 32)
+    subject = Subject.of(str(micro_llama), text=text, tokens=64, window=32)
     for condition, seconds in (("after 0", 0.0), ("after 1d", 86400.0)):
         arguments = {"part": "evaluation", "method": Deploy(chip="pcm", seconds=seconds).to_dict()}
-        values = [math.exp(measure(settings, arguments, seed)["loss"]) for seed in (0, 1)]
+        values = [math.exp(measure(subject, arguments, seed)["loss"]) for seed in (0, 1)]
         row = report.select("perplexity", condition)[0]
         assert row.value == pytest.approx(sum(values) / 2)
         assert row.spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
@@ -52,7 +53,7 @@ def test_perplexities_are_those_of_each_chip_instance(micro_llama: Path, text: s
 
 
 def test_a_calibrated_chip_is_calibrated_on_the_calibration_text(micro_llama: Path, text: str) -> None:
-    report = simulate(str(micro_llama), chip="pcm-foundation", seeds=1, text=text, tokens=64, window=32, workers=1)
+    report = simulate(str(micro_llama), chip="pcm-foundation", n_seeds=1, text=text, tokens=64, window=32, workers=1)
     assert not report.notes
     assert report.select("perplexity", "after 0")[0].value > 0
     assert not report.figures
@@ -60,7 +61,7 @@ def test_a_calibrated_chip_is_calibrated_on_the_calibration_text(micro_llama: Pa
 
 def test_an_ideal_chip_is_the_unmodified_model(micro_llama: Path, text: str, tmp_path: Path) -> None:
     dataclasses.replace(Chip.preset("ideal"), tile_rows=8).save(tmp_path / "chip.json")
-    run = {"text": text, "tokens": 64, "window": 32, "seeds": 1, "workers": 1}
+    run = {"text": text, "tokens": 64, "window": 32, "n_seeds": 1, "workers": 1}
     report = simulate(str(micro_llama), chip=str(tmp_path / "chip.json"), **run)
     assert report.value("perplexity", "after 0") == report.value("perplexity", INTACT)
     assert [row.condition for row in report.rows] == [INTACT, "after 0"]
@@ -68,7 +69,7 @@ def test_an_ideal_chip_is_the_unmodified_model(micro_llama: Path, text: str, tmp
 
 def test_a_table_of_measured_cells(micro_llama: Path, text: str, tmp_path: Path) -> None:
     (tmp_path / "cells.csv").write_text("level,mean,std\n0,0.2,0.1\n20,20,0.4\n40,39,0.6\n")
-    run = {"text": text, "tokens": 64, "window": 32, "seeds": 1, "workers": 1}
+    run = {"text": text, "tokens": 64, "window": 32, "n_seeds": 1, "workers": 1}
     report = simulate(str(micro_llama), chip=str(tmp_path / "cells.csv"), **run)
     assert report.settings["chip"]["device"]["fields"]["means"] == (0.2, 20.0, 39.0)
     with pytest.raises(InputError, match="a cell from a table is known right after programming only"):
@@ -78,12 +79,12 @@ def test_a_table_of_measured_cells(micro_llama: Path, text: str, tmp_path: Path)
 def test_bad_inputs() -> None:
     with pytest.raises(InputError, match="times must hold at least one time, got none"):
         simulate("tiny-llama", times=[])
-    with pytest.raises(InputError, match="seeds must be at least 1, got 1.5"):
-        simulate("tiny-llama", seeds=1.5)
+    with pytest.raises(InputError, match="n_seeds must be an integer of at least 1, got 1.5"):
+        simulate("tiny-llama", n_seeds=1.5)
 
 
 def test_a_fixed_range_of_the_converters_and_what_it_clips(micro_llama: Path, text: str) -> None:
-    run = {"seeds": 2, "text": text, "tokens": 64, "window": 32, "workers": 1}
+    run = {"n_seeds": 2, "text": text, "tokens": 64, "window": 32, "workers": 1}
     tight = simulate(str(micro_llama), chip="reram-wan", adc_range=0.02, **run)  # pyright: ignore[reportArgumentType]
     assert tight.settings["chip"]["adc_range"] == 0.02
     shares = tight.select("clipped_outputs")

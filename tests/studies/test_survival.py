@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from hardy.core.study import Cell, Result, Study
+from hardy.core.conditions import Cell, Condition, Result, Results
+from hardy.core.study import Study
 from hardy.errors import InputError
 from hardy.report import Report, Row
 from hardy.studies import Plan, survival
-from hardy.studies.survival import Condition, equal_budget_sample
+from hardy.studies.measure import perplexity_row
+from hardy.studies.survival_study import equal_budget_sample
 
-PLAN = Plan(bits=(8, 2), additive=(0.1,), proportional=(0.2,), seeds=2, group_size=16, keep=(0.2,))
+PLAN = Plan(bits=(8, 2), additive=(0.1,), proportional=(0.2,), n_seeds=2, group_size=16, keep=(0.2,))
 TEXT = {"tokens": 128, "window": 64}
 
 
@@ -135,8 +137,8 @@ def test_an_interrupt_is_not_an_error_of_the_cells(
 
 
 def test_a_different_study_in_the_folder_is_refused_and_named(finished: Path, micro_llama: Path) -> None:
-    other = Plan(bits=(8, 2), additive=(0.1,), proportional=(0.2,), seeds=3, group_size=16, keep=(0.2,))
-    with pytest.raises(InputError, match=r"different study.*plan\.seeds is 2 there, 3 here"):
+    other = Plan(bits=(8, 2), additive=(0.1,), proportional=(0.2,), n_seeds=3, group_size=16, keep=(0.2,))
+    with pytest.raises(InputError, match=r"different study.*plan\.n_seeds is 2 there, 3 here"):
         survival(str(micro_llama), out=finished, plan=other, **TEXT)
 
 
@@ -145,7 +147,7 @@ def test_plans_out_of_range_are_refused() -> None:
         ({"bits": (9,)}, "bits must be"),
         ({"additive": (-0.1,)}, "strength must be"),
         ({"proportional": (float("nan"),)}, "strength must be"),
-        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"n_seeds": 0}, "n_seeds must be an integer of at least 1"),
         ({"keep": (1.5,)}, "keep must hold shares.*got 1.5"),
         ({"keep": ()}, "keep must hold shares.*got none"),
         ({"group_size": 0}, "group_size must be"),
@@ -170,7 +172,7 @@ def test_counts_are_at_least_one_and_never_all() -> None:
 
 
 def test_trained_model_loses_bit_by_bit_and_located_protection_beats_random(tmp_path: Path) -> None:
-    plan = Plan(additive=(), proportional=(), seeds=3, keep=(0.25,), select="mlp")
+    plan = Plan(additive=(), proportional=(), n_seeds=3, keep=(0.25,), select="mlp")
     report = survival("tiny-llama", out=tmp_path / "out", plan=plan, tokens=512, window=256)
     values = {row.condition: row.value for row in report.select("perplexity")}
     order = ["unmodified", "4-bit", "3-bit", "2-bit"]
@@ -184,9 +186,15 @@ def test_trained_model_loses_bit_by_bit_and_located_protection_beats_random(tmp_
 def test_a_condition_that_broke_the_model_has_an_infinite_row_and_no_spread() -> None:
     cells = tuple(Cell(condition="c", arguments={}, seed=seed) for seed in (0, 1))
     condition = Condition(name="c", cells=cells)
-    row = condition.row([Result(cell=cells[0], values={"loss": 1e4}), Result(cell=cells[1], values={"loss": 1.0})])
+    found = Results([Result(cell=cells[0], values={"loss": 1e4}), Result(cell=cells[1], values={"loss": 1.0})])
+    row = perplexity_row(condition, found)
     assert row is not None
     assert (row.value, row.spread, row.n) == (float("inf"), None, 2)
-    failed = [Result(cell=cells[0], values=None, error="e"), Result(cell=cells[1], values={"loss": 0.0})]
-    assert condition.row(failed) == Row(metric="perplexity", condition="c", value=1.0, seeds=(1,))
-    assert condition.row(failed[:1]) is None
+    failed = [Result(cell=cell, values=None, error="e") for cell in cells]
+    half = Results([failed[0], Result(cell=cells[1], values={"loss": 0.0})])
+    assert perplexity_row(condition, half) == Row(metric="perplexity", condition="c", value=1.0, seeds=(1,))
+    assert half.failures() == (Row(metric="failed cells", condition="c", value=1, unit="of 2"),)
+    assert half.notes() == ("Failed: c, seed 0: e",)
+    assert perplexity_row(condition, Results(failed)) is None
+    with pytest.raises(InputError, match="the c model could not be measured: e"):
+        Results(failed).needed(condition)

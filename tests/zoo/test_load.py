@@ -55,7 +55,7 @@ def test_unknown_names_are_refused_with_near_misses(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'./nowhere'"):
         load("./nowhere")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="it is a file"):
+    with pytest.raises(InputError, match="it is a file, not a .gguf"):
         load(str(tmp_path / "file"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"without config\.json"):
@@ -119,17 +119,19 @@ def test_a_model_without_tokenizer_is_refused(folder: Path) -> None:
 def test_generation_is_seeded_and_leaves_the_global_generator_alone(folder: Path) -> None:
     model, tokenizer = load(str(folder))
     before = torch.random.get_rng_state()
-    sampled = [hardy.zoo.generate(model, tokenizer, "def", tokens=12, temperature=1.0, seed=s) for s in (0, 0, 1)]
+    sampled = [
+        hardy.zoo.generate(model, tokenizer, "def", max_new_tokens=12, temperature=1.0, seed=s) for s in (0, 0, 1)
+    ]
     assert torch.equal(before, torch.random.get_rng_state())
     assert sampled[0] == sampled[1] != sampled[2]
-    assert hardy.zoo.generate(model, tokenizer, "def", tokens=5) == hardy.zoo.generate(
-        model, tokenizer, "def", tokens=5
+    assert hardy.zoo.generate(model, tokenizer, "def", max_new_tokens=5) == hardy.zoo.generate(
+        model, tokenizer, "def", max_new_tokens=5
     )
 
 
 def test_generation_refuses_what_it_cannot_do(folder: Path) -> None:
     model, tokenizer = load(str(folder))
-    for wrong in ({"temperature": -1.0}, {"temperature": float("nan")}, {"tokens": 0}):
+    for wrong in ({"temperature": -1.0}, {"temperature": float("nan")}, {"max_new_tokens": 0}):
         with pytest.raises(InputError, match="must be"):
             hardy.zoo.generate(model, tokenizer, "def", **wrong)
     with pytest.raises(InputError, match="prompt is empty"):

@@ -27,5 +27,5 @@ def test_unknown_part_is_refused() -> None:
 
 
 def test_training_files_are_in_the_same_order_every_time() -> None:
-    assert training_files() == training_files()
-    assert training_files() == sorted(training_files())
+    files = training_files()
+    assert files == training_files() == sorted(files)

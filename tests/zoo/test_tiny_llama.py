@@ -44,7 +44,7 @@ def test_card_says_how_it_was_trained() -> None:
 
 def test_it_writes_python() -> None:
     model, tokenizer = hardy.zoo.load("tiny-llama")
-    written = hardy.zoo.generate(model, tokenizer, "import os\nimport sys\n\ndef main(", tokens=40)
+    written = hardy.zoo.generate(model, tokenizer, "import os\nimport sys\n\ndef main(", max_new_tokens=40)
     assert "):" in written
     assert "    " in written
 

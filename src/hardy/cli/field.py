@@ -37,13 +37,13 @@ def encode(
 ) -> None:
     """Encode a picture, a folder of frames or a short sound. Without an aim, 0.25 bits per pixel."""
     from hardy.fields.codec import encode as run
-    from hardy.fields.codec import write_encoded
-    from hardy.fields.media import read_media
+    from hardy.fields.codec import save_encoded
+    from hardy.fields.media import load_media
 
     aim = _aim(target)
     if aim is not None and bpp is not None:
         raise InputError("--target and --bpp exclude each other")
-    signal, contents = read_media(source)
+    signal, contents = load_media(source)
     result = run(
         signal,
         contents,
@@ -55,7 +55,7 @@ def encode(
         progress=True,
     )
     path = Path(f"{Path(source).name}.hardy") if out is None else out
-    write_encoded(path, result)
+    save_encoded(result, path)
     typer.echo(
         f"{path}: {len(result.data)} bytes, {result.bits_per_point:.3f} bits per pixel, {result.psnr[0]:.2f} dB "
         f"(layers of {result.width}, {result.weight_bits} bits)"
@@ -71,10 +71,10 @@ def decode(
     """Decode a file to the same pixels on every machine, at any size."""
     from hardy.fields.codec import decode as run
     from hardy.fields.codec import scaled
-    from hardy.fields.container import read_fields
-    from hardy.fields.media import write_media
+    from hardy.fields.container import load_fields
+    from hardy.fields.media import save_media
 
-    models, contents = read_fields(source)
+    models, contents = load_fields(source)
     if contents.kind == "field":
         raise InputError(f"{source} holds a field that is no picture, video or sound")
     axes = (1, 2) if contents.kind == "video" else (0, 1)
@@ -83,7 +83,7 @@ def decode(
     for index, (model, grid) in enumerate(zip(models, contents.grids, strict=True)):
         samples = run(model, scaled(grid, scale, axes), contents.sample_bits)
         path = out if len(models) == 1 else out / f"picture-{index:05}.png"
-        write_media(path, samples, contents)
+        save_media(samples, path, contents)
     typer.echo(f"{out}: {len(models)} {contents.kind}{'s' if len(models) > 1 else ''}")
 
 
@@ -96,14 +96,14 @@ def album(
     seed: Seed = 0,
 ) -> None:
     """Encode many pictures into one file; the middle layers of their networks are shared."""
-    from hardy.fields.codec import encode_album, write_encoded
+    from hardy.fields.codec import encode_album, save_encoded
     from hardy.fields.container import Contents
-    from hardy.fields.media import read_media
+    from hardy.fields.media import load_media
 
     *sources, out = files
     if not sources or Path(out).suffix != ".hardy":
         raise InputError(f"an album takes pictures and last a file ending in .hardy, got {' '.join(files)}")
-    pairs = [read_media(source) for source in sources]
+    pairs = [load_media(source) for source in sources]
     if any(contents.kind != "image" for _, contents in pairs):
         raise InputError("an album is made of pictures")
     grids = tuple(contents.grids[0] for _, contents in pairs)
@@ -117,7 +117,7 @@ def album(
         seed=seed,
         progress=True,
     )
-    write_encoded(out, result)
+    save_encoded(result, out)
     mean = sum(result.psnr) / len(result.psnr)
     typer.echo(
         f"{out}: {len(sources)} pictures, {len(result.data)} bytes, {result.bits_per_point:.3f} bits per pixel, "

@@ -1,23 +1,29 @@
 """`hardy` and `python -m hardy`: the commands, and the one place where errors become one line and an exit code."""
 
+import logging
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 import hardy
+from hardy import checks
 from hardy.cli.field import app as field_app
 from hardy.cli.options import (
     Backend,
-    Bits,
+    Chip,
+    Device,
+    Dtype,
     GroupSize,
     Model,
+    ModelOption,
     Select,
     Text,
     Tokens,
     Window,
     Workers,
+    complete,
     interruptible,
     numbers,
     shown,
@@ -31,7 +37,10 @@ from hardy.cli.splat import app as splat_app
 from hardy.cli.zoo import app as zoo_app
 from hardy.errors import InputError
 
-LOCATORS = "rtn, noise, weight-error; effective-rank, energy-gain, perplexity-drop, or lieq-v1, their mean."
+LOCATORS = (
+    "rtn, noise, weight-error; effective-rank, energy-gain, perplexity-drop, or lieq-v1, their mean; on a chip "
+    "noise-sensitivity; or what another package brings."
+)
 
 app = typer.Typer(
     name="hardy",
@@ -52,8 +61,15 @@ app.command()(reason)
 
 
 def main() -> None:
-    """Run the command line. Exit code 2 and one line for the user's mistakes, 130 for an interrupt."""
+    """Run the command line.
+
+    Exit code 2 and one line for the user's mistakes, 3 where cells of a study failed, 130 for an interrupt. What hardy
+    logs, the model, its dtype and its device first, goes to the error stream.
+    """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    handler, logger = logging.StreamHandler(), logging.getLogger("hardy")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
         app()
     except InputError as error:
@@ -62,6 +78,8 @@ def main() -> None:
     except OSError as error:
         console.print(f"error: {error.filename or 'file'}: {error.strerror or error}", markup=False)
         sys.exit(2)
+    finally:
+        logger.removeHandler(handler)
 
 
 def _version(wanted: bool) -> None:
@@ -81,7 +99,7 @@ def _options(
 
 @app.command()
 def study(
-    model: Model = "tiny-llama",
+    model: ModelOption = "tiny-llama",
     text: Text = None,
     out: Annotated[str, typer.Option(help="Folder of the study and its report; the same command resumes.")] = (
         "hardy-study"
@@ -98,17 +116,17 @@ def study(
     repairs: Annotated[
         str, typer.Option(help="Also these on a chip: suited, or of redundancy, hpd, romer, halora by commas.")
     ] = "",
-    chip: Annotated[
-        str, typer.Option(help="Of the repairs: a preset, a chip as .json, or a .csv table.")
-    ] = "reram-wan",
+    chip: Chip = "reram-wan",
     tokens: Tokens = 3072,
     window: Window = None,
+    device: Device = None,
+    dtype: Dtype = None,
     backend: Backend = "local",
     workers: Workers = None,
 ) -> None:
     """How a language model survives few bits and noise, where it breaks first, and what protection buys."""
     from hardy.studies import Plan, survival
-    from hardy.studies.repair import RECOVERED
+    from hardy.studies.repair_study import RECOVERED
     from hardy.studies.survival_report import AGREEMENT
 
     named = tuple(name.strip() for name in repairs.split(",") if name.strip())
@@ -116,7 +134,7 @@ def study(
         bits=numbers(bits, int, "bits"),
         additive=numbers(additive, float, "additive"),
         proportional=numbers(proportional, float, "proportional"),
-        seeds=seeds,
+        n_seeds=seeds,
         group_size=group_size or None,
         break_bits=break_bits,
         break_noise=break_noise,
@@ -126,50 +144,60 @@ def study(
     with interruptible(out):
         report = survival(
             model, text=text, out=out, plan=plan, repairs=named, chip=chip, tokens=tokens, window=window,
-            backend=backend, workers=workers,
+            device=device, dtype=dtype, backend=backend, workers=workers,
         )  # fmt: skip
     shown(report, out, metrics=("perplexity", AGREEMENT, *((RECOVERED,) if named else ())))
 
 
 @app.command()
 def locate(
-    model: Annotated[str, typer.Argument(help="Zoo name, Hugging Face folder, or hub id.")] = "tiny-llama",
+    model: Model = "tiny-llama",
     by: Annotated[str, typer.Option(help=LOCATORS)] = "rtn",
     text: Text = None,
-    bits: Bits = 2,
-    strength: Annotated[float, typer.Option(help="Noise strength, relative to channel absmax.")] = 0.05,
-    group_size: GroupSize = 128,
+    bits: Annotated[int | None, typer.Option(help="Bits per weight, 2 to 8; 2 by default.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Noise strength, relative to channel absmax; 0.05 by default.")
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Weights that share a scale, 128 by default; 0 for one scale per output channel."),
+    ] = None,
+    chip: Annotated[str | None, typer.Option(help="Of noise-sensitivity: a preset, .json or .csv.")] = None,
+    measure: Annotated[str | None, typer.Option(help="Of noise-sensitivity: loss or divergence.")] = None,
     select: Select = "linear,!head,!router",
     unit: Annotated[
-        Literal["block", "site"], typer.Option(help="What effective-rank and energy-gain rank: blocks, or each layer.")
-    ] = "block",
-    seeds: Annotated[int, typer.Option(help="Chip instances for noise, random references for spectra.")] = 3,
+        str | None, typer.Option(help="What is ranked: projection, block, role, expert, head; as the locator can.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Chip instances, or random references for spectra; 3 by default.")
+    ] = None,
     top: Annotated[int, typer.Option(help="How many to print; 0 prints all.")] = 20,
     out: Annotated[str | None, typer.Option(help="Write the whole ranking to this JSON file.")] = None,
     tokens: Tokens = 3072,
     window: Window = None,
+    device: Device = None,
+    dtype: Dtype = None,
     backend: Backend = "local",
     workers: Workers = None,
 ) -> None:
-    """Rank the layers of a language model: what breaks when only they do, or what they do to calibration text."""
+    """Rank the parts of a language model: what breaks when only they do, or what they do to calibration text."""
     from hardy.files import write_json
     from hardy.studies import locate as run
 
-    ranking = run(
-        model,
-        by=by,
-        text=text,
-        bits=bits,
-        strength=strength,
-        group_size=group_size or None,
-        select=select,
-        unit=unit,
-        seeds=seeds,
-        tokens=tokens,
-        window=window,
-        backend=backend,
-        workers=workers,
-    )
-    if out is not None:
-        write_json(out, ranking.to_dict())
-    Console().print(ranking.table(top or None))
+    if seeds is not None:
+        checks.integer("seeds", seeds, at_least=1)
+    options = {
+        "bits": bits, "strength": strength, "chip": chip, "measure": measure,
+        "seeds": None if seeds is None else tuple(range(seeds)),
+    }  # fmt: skip
+    options = {name: value for name, value in options.items() if value is not None}
+    if group_size is not None:
+        options["group_size"] = group_size or None
+    with complete():
+        ranking = run(
+            model, by=by, text=text, select=select, unit=unit, tokens=tokens, window=window, device=device,
+            dtype=dtype, backend=backend, workers=workers, **options,
+        )  # fmt: skip
+        if out is not None:
+            write_json(out, ranking.to_dict())
+        Console().print(ranking.table(top or None))

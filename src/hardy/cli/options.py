@@ -1,5 +1,6 @@
 """What several commands share: options, lists of numbers in one, and how a stopped command ends."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +13,29 @@ from hardy.errors import InputError
 if TYPE_CHECKING:
     from hardy.core import Report
 
+INCOMPLETE = 3
+"""Exit status of a command that measured, but not all of it."""
+
 Number = TypeVar("Number", int, float)
 
-Model = Annotated[str, typer.Option(help="Zoo name, Hugging Face folder, or hub id.")]
+_MODEL = "Zoo name, Hugging Face folder, GGUF file, or hub id."
+Model = Annotated[str, typer.Argument(help=_MODEL)]
+ModelOption = Annotated[str, typer.Option("--model", help=_MODEL)]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto; by default the CPU.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16, float16 or auto; by default float32 for zoo models, else as stored."),
+]
 Text = Annotated[str | None, typer.Option(help="A UTF-8 file; by default held-out standard-library modules.")]
-Bits = Annotated[int, typer.Option(help="Bits per weight, 2 to 8.")]
+Chip = Annotated[str, typer.Option(help="A preset, a chip as .json, or a .csv table of measured cells.")]
+Seeds = Annotated[int, typer.Option(help="Chip instances.")]
+Kept = Annotated[str | None, typer.Option(help="Folder to keep the study and its report in; the same command resumes.")]
 GroupSize = Annotated[int, typer.Option(help="Weights that share a scale; 0 for one scale per output channel.")]
 Select = Annotated[str, typer.Option(help="Which layers: roles, globs, re: patterns, ! to exclude.")]
 Tokens = Annotated[int, typer.Option(help="Tokens of text per measurement.")]
 Window = Annotated[int | None, typer.Option(help="Tokens the model sees at once; by default its context, at most 512.")]
 Backend = Annotated[Literal["local", "ray"], typer.Option(help="Processes on this machine, or a Ray cluster.")]
-Workers = Annotated[int | None, typer.Option(help="Processes at once; by default all cores.")]
+Workers = Annotated[int | None, typer.Option(help="Processes at once; by default as cores and memory allow.")]
 
 
 def numbers(text: str, kind: Callable[[str], Number], name: str) -> tuple[Number, ...]:
@@ -50,7 +63,36 @@ def interruptible(out: str | Path | None) -> Iterator[None]:
 
 
 def shown(report: "Report", out: str | Path | None, **options: Any) -> None:
-    """Print a report (`options` as of `Report.print`), and where its page is, if it was kept."""
+    """Print a report (`options` as of `Report.print`), and where its page is, if it was kept.
+
+    Ends the command with exit status 3 if cells failed.
+    """
+    from hardy.core.conditions import FAILED
+
+    failed = report.select(FAILED)
+    if failed and "metrics" in options:
+        options["metrics"] = (*options["metrics"], FAILED)
     report.print(**options)
     if out is not None:
         typer.echo(f"Report: {out}/report.html  (hardy report open {out})")
+    if failed:
+        count = sum(round(row.value) for row in failed)
+        typer.echo(f"{count} cells failed; the report's notes say why. The same command tries them again.", err=True)
+        raise typer.Exit(INCOMPLETE)
+
+
+@contextmanager
+def complete() -> Iterator[None]:
+    """Ends a command with exit status 3 and one line for each warning that something could not be measured."""
+    from hardy.studies.fragility import FailedCells
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FailedCells)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, FailedCells):
+            typer.echo(str(warning.message), err=True)
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if any(issubclass(warning.category, FailedCells) for warning in caught):
+        raise typer.Exit(INCOMPLETE)

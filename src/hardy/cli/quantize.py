@@ -6,13 +6,11 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import GroupSize, Select, Text, Tokens, Window, numbers
-
-ModelArgument = Annotated[str, typer.Argument(help="Zoo name, Hugging Face folder, or hub id.")]
+from hardy.cli.options import Device, Dtype, GroupSize, Model, Select, Text, Tokens, Window, complete, numbers
 
 
 def quantize(
-    model: ModelArgument,
+    model: Model,
     out: Annotated[str, typer.Argument(help="Folder of the packed model and its report.")],
     bits: Annotated[str, typer.Option(help="A grid of so many bits; two or more, as 2,4, with a budget.")] = "",
     planes: Annotated[str, typer.Option(help="So many trit-planes, 1 to 3; two or more with a budget.")] = "",
@@ -32,6 +30,8 @@ def quantize(
     tokens: Tokens = 3072,
     window: Window = None,
     calibration_tokens: Annotated[int, typer.Option(help="Tokens of calibration text.")] = 32768,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Store a language model in few bits, loadable by transformers, with its true size, errors and perplexity."""
     from rich.console import Console
@@ -39,21 +39,24 @@ def quantize(
     from hardy.studies.quantize import SUMMARY
     from hardy.studies.quantize import quantize as run
 
-    report = run(
-        model,
-        out,
-        bits=numbers(bits, int, "bits"),
-        planes=numbers(planes, int, "planes"),
-        budget=budget,
-        by=by,
-        calibration=calibration,
-        text=text,
-        group_size=group_size or None,
-        select=select,
-        tokens=tokens,
-        window=window,
-        calibration_tokens=calibration_tokens,
-    )
+    with complete():
+        report = run(
+            model,
+            out,
+            bits=numbers(bits, int, "bits"),
+            planes=numbers(planes, int, "planes"),
+            budget=budget,
+            by=by,
+            calibration=calibration,
+            text=text,
+            group_size=group_size or None,
+            select=select,
+            tokens=tokens,
+            window=window,
+            calibration_tokens=calibration_tokens,
+            device=device,
+            dtype=dtype,
+        )
     console = Console()
     dataclasses.replace(report, rows=tuple(row for row in report.rows if row.condition in SUMMARY)).print(console)
     console.print(f"Layer by layer: {out}/report.html  (hardy report open {out})", soft_wrap=True)
@@ -65,7 +68,7 @@ def export(
 ) -> None:
     """Write packed trit-planes to a GGUF file, each plane as a TQ2_0 tensor."""
     from hardy.quant.gguf_export import export_gguf
-    from hardy.zoo import load
+    from hardy.zoo import Subject
 
-    planes = export_gguf(load(model)[0], out)
+    planes = export_gguf(Subject.of(model, dtype="float32").model, out)
     typer.echo(f"{len(planes)} planes and all other tensors: {out} ({out.stat().st_size / 1e6:.1f} MB)")

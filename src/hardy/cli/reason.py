@@ -4,11 +4,23 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import Backend, Select, Workers, interruptible, numbers, shown
+from hardy.cli.options import (
+    Backend,
+    Device,
+    Dtype,
+    Kept,
+    Model,
+    Seeds,
+    Select,
+    Workers,
+    interruptible,
+    numbers,
+    shown,
+)
 
 
 def reason(
-    model: Annotated[str, typer.Argument(help="Zoo name, Hugging Face folder, or hub id.")] = "tiny-reasoner",
+    model: Model = "tiny-reasoner",
     tasks: Annotated[str | None, typer.Option(help="JSON lines: answer, and a prompt for each way of asking.")] = None,
     noise: Annotated[
         str, typer.Option(help="proportional (to each weight) or additive (to each output's largest).")
@@ -17,18 +29,24 @@ def reason(
     chip: Annotated[
         str | None, typer.Option(help="Instead of noise: a preset, a chip as .json, or a .csv table of cells.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Chip instances.")] = 10,
+    seeds: Seeds = 10,
     copies: Annotated[int, typer.Option(help="Copies of each layer in a third of them; 1 for none.")] = 3,
     problems: Annotated[int, typer.Option(help="Problems at most.")] = 200,
-    longest: Annotated[int | None, typer.Option(help="Tokens of an answer at most.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer at most.")] = None,
+    longest: Annotated[int | None, typer.Option(help="The old name of --max-new-tokens.", hidden=True)] = None,
     select: Select = "linear,!head,!router",
-    out: Annotated[str | None, typer.Option(help="Folder to keep the study and its report in.")] = None,
+    out: Kept = None,
+    device: Device = None,
+    dtype: Dtype = None,
     backend: Backend = "local",
     workers: Workers = None,
 ) -> None:
     """Right answers and their length under noise: at once, in written steps, after examples, with copied layers."""
     from hardy.studies import reasoning as run
 
+    if longest is not None:
+        typer.echo("--longest is now called --max-new-tokens; the old name goes with the next version", err=True)
+        max_new_tokens = longest if max_new_tokens is None else max_new_tokens
     with interruptible(out):
         report = run(
             model,
@@ -36,12 +54,14 @@ def reason(
             noise=noise,  # pyright: ignore[reportArgumentType]
             levels=numbers(levels, float, "levels"),
             chip=chip,
-            seeds=seeds,
+            n_seeds=seeds,
             copies=copies,
             problems=problems,
-            longest=longest,
+            max_new_tokens=max_new_tokens,
             select=select,
             out=out,
+            device=device,
+            dtype=dtype,
             backend=backend,
             workers=workers,
         )

@@ -4,16 +4,29 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import Backend, Text, Tokens, Window, Workers, interruptible, shown
-from hardy.cli.simulate import Chip
+from hardy.cli.options import (
+    Backend,
+    Chip,
+    Device,
+    Dtype,
+    Kept,
+    Model,
+    Seeds,
+    Text,
+    Tokens,
+    Window,
+    Workers,
+    interruptible,
+    shown,
+)
 from hardy.errors import InputError
 
 
 def repair(
-    model: Annotated[str, typer.Argument(help="Zoo name, Hugging Face folder, or hub id.")],
+    model: Model,
     by: Annotated[str, typer.Option("--with", help="hpd, romer, redundancy, halora; several by commas; suited.")],
     chip: Chip = "reram-wan",
-    seeds: Annotated[int, typer.Option(help="Chip instances.")] = 10,
+    seeds: Seeds = 10,
     select: Annotated[
         str | None, typer.Option(help="What is split (hpd), copied (redundancy) or adapted (halora).")
     ] = None,
@@ -23,21 +36,23 @@ def repair(
     steps: Annotated[int, typer.Option(help="Of training adapters, for halora.")] = 200,
     learning_rate: Annotated[float, typer.Option(help="Of training adapters, for halora.")] = 3e-4,
     text: Text = None,
-    out: Annotated[str | None, typer.Option(help="Folder to keep the study and its report in.")] = None,
+    out: Kept = None,
     tokens: Tokens = 3072,
     window: Window = None,
+    device: Device = None,
+    dtype: Dtype = None,
     backend: Backend = "local",
     workers: Workers = None,
 ) -> None:
     """Perplexity recovered on a noisy chip against extra arrays, digital multiplications and memory."""
-    from hardy.studies.repair import repair as run
-    from hardy.studies.repair import repairs
+    from hardy.studies import repair as run
+    from hardy.studies import repairs
 
     names = [name.strip() for name in by.split(",") if name.strip()]
     options = {
-        "chip": chip, "seeds": seeds, "where": select, "layers": layers, "copies": copies, "rank": rank,
+        "chip": chip, "n_seeds": seeds, "select": select, "layers": layers, "copies": copies, "rank": rank,
         "steps": steps, "learning_rate": learning_rate, "text": text, "out": out, "tokens": tokens, "window": window,
-        "backend": backend, "workers": workers,
+        "device": device, "dtype": dtype, "backend": backend, "workers": workers,
     }  # fmt: skip
     with interruptible(out):
         if len(names) == 1 and names[0] != "suited":
@@ -45,5 +60,6 @@ def repair(
         else:
             if select is not None or layers is not None:
                 raise InputError("--select and --layers are for one repair; give --with one of them")
+            del options["select"], options["layers"]
             report = repairs(model, names, **options)  # pyright: ignore[reportArgumentType]
     shown(report, out)

@@ -54,12 +54,12 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Fit Gaussians to posed photos; every 8th is held out."""
-    from hardy.splat.training import Options, found_device
+    from hardy.splat.training import Options, torch_device
 
-    found_device(device)  # before photos are read for nothing
+    torch_device(device)  # before photos are read for nothing
     photos = read_scene(scene, downscale, masks)
     options = Options(
-        steps=steps, degree=degree, random_points=random_points, evaluate_every=max(1, steps // 10), seed=seed
+        steps=steps, sh_degree=degree, random_points=random_points, evaluate_every=max(1, steps // 10), seed=seed
     )
     _train(photos, strategy, options, budget, out, start, snapshot_every, device)
 
@@ -77,7 +77,7 @@ def demo(
     from hardy.splat.room import room
     from hardy.splat.training import Options
 
-    options = Options(steps=steps, degree=1, evaluate_every=max(1, steps // 6), seed=seed)
+    options = Options(steps=steps, sh_degree=1, evaluate_every=max(1, steps // 6), seed=seed)
     typer.echo("Tracing the room ...")
     photos = room(width=128, height=96, points=3000)
     parameters = _train(photos, strategy, options, budget, out, snapshot_every=snapshot_every)
@@ -114,7 +114,7 @@ def compare(
     photos = read_scene(scene, downscale, masks)
     made = {name: _strategy(name, steps, budget, seed) for name in names}
     options = Options(
-        steps=steps, degree=degree, random_points=random_points, evaluate_every=max(1, steps // 15), seed=seed
+        steps=steps, sh_degree=degree, random_points=random_points, evaluate_every=max(1, steps // 15), seed=seed
     )
     with interruptible(out):
         report = run(photos, made, options=options, out=out)
@@ -132,20 +132,20 @@ def evaluate(
 ) -> None:
     """PSNR and SSIM of Gaussians on the held-out photos of a scene."""
     from hardy.splat import evaluate as run
-    from hardy.splat.training import found_device
+    from hardy.splat.training import torch_device
 
-    where = found_device(device)
+    where = torch_device(device)
     parameters = {name: tensor.to(where) for name, tensor in gaussians_of(gaussians).items()}
     photos = read_scene(scene, downscale, masks)
-    found = run(parameters, photos.held_out or photos.views)
+    quality = run(parameters, photos.held_out or photos.views)
     kind = "held-out" if photos.held_out else "training"
-    typer.echo(f"{found.psnr:.2f} dB, SSIM {found.ssim:.3f}: mean of {found.views} {kind} views")
+    typer.echo(f"{quality.psnr:.2f} dB, SSIM {quality.ssim:.3f}: mean of {quality.views} {kind} views")
 
 
 def _strategy(name: str, steps: int, budget: int | None, seed: int) -> Any:
     from hardy.splat import strategies
 
-    return getattr(strategies, name.replace("-", "_"))(steps, budget=budget, seed=seed)
+    return getattr(strategies, name.replace("-", "_"))(steps, cap_max=budget, seed=seed)
 
 
 def _train(
@@ -164,11 +164,11 @@ def _train(
     made = _strategy(strategy, options.steps, budget, options.seed)
     with interruptible(out):
         more: dict[str, Any] = {"snapshot_every": snapshot_every, "device": device}
-        found = run(photos, made, options=options, start=start, out=out, **more)
-    for row in found.history:
+        training = run(photos, made, options=options, start=start, out=out, **more)
+    for row in training.history:
         typer.echo(
             f"step {row['step']:6}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}, {row['gaussians']} Gaussians, "
             f"{row['seconds']:.0f} s"
         )
     typer.echo(f"Gaussians: {out / 'gaussians.ply'}")
-    return found.parameters
+    return training.parameters

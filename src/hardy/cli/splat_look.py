@@ -43,8 +43,7 @@ def render(
         save_pictures(parameters, views, out)
         typer.echo(f"{len(views)} views, rendered and photographed: {out}")
         return
-    from rich.progress import track
-
+    from hardy.core.progress import track
     from hardy.splat.cameras import circle_of_gaussians, circle_of_scene, render_camera
     from hardy.splat.film import check_film, save_film
 
@@ -61,7 +60,7 @@ def render(
         width, height = _size(size)
 
     def frames() -> Iterator[Any]:
-        for i in track(range(orbit), "render", transient=True):
+        for i in track(range(orbit), "render"):
             yield render_camera(parameters, circle.camera(i / orbit, width, height))
 
     save_film(frames(), out, fps)
@@ -102,13 +101,13 @@ def poses(
     """Find out where photos were taken from, and make a scene of them to train on."""
     from hardy.splat.poses import find_poses
 
-    found = find_poses(photos, out, matching=matching, seed=seed)
-    total = len(found.registered) + len(found.left_out)
+    result = find_poses(photos, out, matching=matching, seed=seed)
+    total = len(result.registered) + len(result.left_out)
     typer.echo(
-        f"{len(found.registered)} of {total} photos have a pose, {found.points} points, {found.error:.2f} pixels off"
+        f"{len(result.registered)} of {total} photos have a pose, {result.points} points, {result.error:.2f} pixels off"
     )
-    if found.left_out:
-        typer.echo(f"Without a pose: {', '.join(found.left_out)}")
+    if result.left_out:
+        typer.echo(f"Without a pose: {', '.join(result.left_out)}")
     typer.echo(f"Scene: {out}  (hardy splat train {out} OUT)")
 
 
@@ -120,10 +119,10 @@ def gaussians_of(path: Path) -> dict[str, Any]:
     file = path / PLY if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"there is no {file}")
-    found = load_ply(file)
-    if not len(found["means"]):
+    parameters = load_ply(file)
+    if not len(parameters["means"]):
         raise InputError(f"{file} holds no Gaussians")
-    return found
+    return parameters
 
 
 def read_scene(path: Path, downscale: int = 1, masks: Path | None = None) -> "Scene":

@@ -1,7 +1,7 @@
 """The few shared ideas: select, surgery, observe, ranking, method and change, report, study, artefact, rng."""
 
 from hardy.core import hooks
-from hardy.core.artefact import history, load, save
+from hardy.core.artefact import history, save
 from hardy.core.method import Chain, Change, Method, WeightMethod, chain, changes
 from hardy.core.packing import PackedLayer
 from hardy.core.ranking import Agreement, Ranking
@@ -51,7 +51,6 @@ __all__ = [
     "generator",
     "history",
     "hooks",
-    "load",
     "observe",
     "register",
     "save",

@@ -30,6 +30,7 @@ class Attention:
         heads, kv_heads: how many queries, and how many keys and values.
         fused: part -> (relative sizes, place among them, whether interleaved head by head), where there is "qkv" and
             its layout is known.
+        eager: whether it computes its softmax itself, rather than in a fused kernel.
     """
 
     module: str
@@ -37,6 +38,7 @@ class Attention:
     heads: int
     kv_heads: int
     fused: dict[str, tuple[tuple[int, ...], int, bool]]
+    eager: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Block:
         mlp: "gate", "up", "gate_up", "down", "router", "experts" -> the module, relative.
         mixer: the state-space module, relative, or "".
         stream: where the residual stream runs.
+        known: whether its type of model is in `KNOWN`.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Block:
     mlp: dict[str, str]
     mixer: str
     stream: Stream
+    known: bool
 
 
 def blocks_of(model: nn.Module) -> list[Block]:
@@ -109,14 +113,15 @@ def _block(model: nn.Module, name: str, label: str, roles: dict[str, str]) -> Bl
         ("cross_attn", "cross_attention", CROSS_ATTENTION_BLOCKS),
     ):
         parts = {role.split(".")[1]: inside for role, inside in roles.items() if role.startswith(f"{kind}.")}
-        if parts:
+        if {"q", "qkv"} & parts.keys():  # RWKV has keys and values, and no attention
             attention[key] = _attention(model, module, parts, names)
     mlp = {role.split(".")[-1]: inside for role, inside in roles.items() if role.startswith(("mlp.", "router"))}
     if "experts" in roles:
         mlp["experts"] = roles["experts"]
     mixer = next((child for child, _ in module.named_children() if child in SSM_BLOCKS), "")
     config = _config(model, module, attention)
-    return Block(name, label, attention, mlp, mixer, _stream(module, config, attention, mlp))
+    known = getattr(config, "model_type", None) in KNOWN
+    return Block(name, label, attention, mlp, mixer, _stream(module, config, attention, mlp, known), known)
 
 
 def _attention(model: nn.Module, block: nn.Module, parts: dict[str, str], names: set[str]) -> Attention:
@@ -137,7 +142,8 @@ def _attention(model: nn.Module, block: nn.Module, parts: dict[str, str], names:
         fused = {part: ((heads, kv_heads, kv_heads), place, False) for place, part in enumerate("qkv")}
     elif kind in {"gpt_neox", "bloom"}:
         fused = {part: ((1, 1, 1), place, True) for place, part in enumerate("qkv")}
-    return Attention(name, parts, heads or 1, kv_heads or 1, fused)
+    eager = getattr(config, "_attn_implementation", None) in {None, "eager"}
+    return Attention(name, parts, heads or 1, kv_heads or 1, fused, eager)
 
 
 def _number(names: tuple[str, ...], *owners: Any) -> int:
@@ -162,15 +168,38 @@ _NORMS = (
     ("", "post_attention_layernorm", ""),  # Llama, Qwen, Phi-3, Mixtral, OLMoE, GPT-NeoX, BLOOM
     ("", "ln_2", ""),  # GPT-2
     ("", "pre_ff_layernorm", ""),  # Jamba
+    ("", "pre_feedforward_layernorm", ""),  # VaultGemma
+    ("", "feedforward_layernorm", ""),  # Apertus
+    ("", "ffn_norm", ""),  # LFM2
+    ("", "mlp_norm", ""),  # ModernBERT
     ("", "final_layer_norm", ""),  # OPT, Whisper
 )
 
+# Other architectures bear the same names and add differently: a residual inside of the attention (BLOOM), a scale, two
+# streams. So these are the model types whose blocks were run and found to be the sums that their points say they are.
+KNOWN = frozenset(
+    """
+    apertus arcee aria_text axk2 bailing_hybrid bitnet codegen cohere cohere2 cohere2_moe cwm deepseek_v2
+    deepseek_v3 deepseek_v32 diffllama ernie4_5 ernie4_5_moe exaone4 exaone_moe flex_olmo gemma gemma2 gemma3_text
+    gemma4_unified_text glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj
+    granite granite_swa granitemoe granitemoe_swa granitemoeshared helium hrm_text hunyuan_v1_dense hunyuan_v1_moe
+    hy_v3 internlm3 iquestcoder jais2 kolibri1 laguna lfm2 llama mellum mimo_v2_flash minimax_m2
+    minimax_m3_vl_text ministral ministral3 mistral mixtral modernbert-decoder nanochat nemotron olmo olmo2 olmo3
+    olmo_hybrid olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5_moe_text qwen3_5_text qwen3_moe
+    qwen3_next seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma whisper xglm
+    """.split()  # noqa: SIM905 - so many words are easier to read without quotes
+)
+"""Types of models (`config.model_type`) whose blocks are known from the inside."""
 
-def _stream(block: Any, config: Any, attention: dict[str, Attention], mlp: dict[str, str]) -> Stream:
+
+def _stream(block: Any, config: Any, attention: dict[str, Attention], mlp: dict[str, str], known: bool) -> Stream:
     unknown = (
         f"where the residual stream runs inside a {type(block).__name__} is not known; watch a module of it, as in "
         "(name, 'output')"
     )
+    scaled = getattr(config, "residual_multiplier", None) not in {None, 1}
+    if not known or scaled:
+        return Stream(reason=unknown)
     children = {name for name, child in block.named_children() if child is not None}
     body = next((name for name in children if name in MLP_BLOCKS), mlp.get("down", "") if "fc2" in children else "")
     attends = attention["attn"].module if "attn" in attention else ""
@@ -182,13 +211,12 @@ def _stream(block: Any, config: Any, attention: dict[str, Attention], mlp: dict[
         for flag in ("use_parallel_residual", "parallel_attn")
     )
     norms = {name for name in children if "norm" in type(getattr(block, name)).__name__.lower()}
+    for after, before, last in () if parallel else _NORMS:
+        if {after, before, last} - {""} <= children:
+            if before == "final_layer_norm" and not getattr(block, "do_layer_norm_before", True):
+                return Stream(reason=unknown)  # OPT-350M: that norm is the block's last
+            return Stream(attention=after or attends, middle=before or body, mlp=last or body)
     if parallel or len(norms) == 1:
         at_once = f"attention and MLP of a {type(block).__name__} run side by side, so nothing is between them"
         return Stream(attention=attends, mlp=body, reason=at_once)
-    for after, before, last in _NORMS:
-        if {after, before, last} - {""} <= children:
-            pre_norm = getattr(block, "do_layer_norm_before", getattr(config, "model_type", "") == "whisper")
-            if before == "final_layer_norm" and not pre_norm:
-                break  # BART, OPT-350M: that norm is the block's last
-            return Stream(attention=after or attends, middle=before or body, mlp=last or body)
     return Stream(reason=unknown)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ class Checkpoint:
             raise
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{self.path} is damaged: {str(error)[:200]}") from None
+
+
+def digest(tensors: Iterable[torch.Tensor]) -> str:
+    """The first digits of the sha256 of all bytes of `tensors`, for an identity."""
+    whole = hashlib.sha256()
+    for tensor in tensors:
+        whole.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()[:16]
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any], most: int = 3) -> str:

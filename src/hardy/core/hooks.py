@@ -59,8 +59,8 @@ def watch(
             hooks.attach(point, functools.partial(hooks.show, point, function), changes=False)
         if stop:
             times = dict.fromkeys(points, 1) if stop is True else stop
-            given = dict(zip(points, found, strict=True))
-            hooks.stop_after({given[point].name: max(1, count) for point, count in times.items()})
+            needed = {point.name: times[given] for point, given in zip(resolve(model, list(times)), times, strict=True)}
+            hooks.stop_after(needed)
     return hooks
 
 
@@ -110,11 +110,11 @@ def record(
 
 def _expanded(model: nn.Module, given: Any) -> list[Any]:
     """`given`, one point or several, with what its globs match in their place."""
-    single = isinstance(given, str | Point) or (isinstance(given, tuple) and given[1:2] in (("input",), ("output",)))
-    wanted: list[Any] = []
-    for point in [given] if single else given:
-        wanted += points(model, point) if isinstance(point, str) and set(point) & set("*?[") else [point]
-    return wanted
+    if isinstance(given, str):
+        return points(model, given) if set(given) & set("*?[") else [given]
+    if isinstance(given, Point) or (isinstance(given, tuple) and given[1:2] in (("input",), ("output",))):
+        return [given]
+    return [point for one in given for point in _expanded(model, one)]
 
 
 def run(model: nn.Module, batch: Any) -> Any:
@@ -173,7 +173,6 @@ class Hooks:
         self.calls: dict[str, int] = {}
         self._removers: list[Callable[[], None]] = []
         self._lead: dict[str, torch.Size] = {}
-        self._needed: dict[str, int] = {}
         self._left: dict[str, int] = {}
 
     def remove(self) -> None:
@@ -240,7 +239,9 @@ class Hooks:
 
     def stop_after(self, needed: dict[str, int]) -> None:
         """Leave the model as soon as each of these has run so often in one forward."""
-        self._needed = needed
+        for name, count in needed.items():
+            if name not in self.calls or count < 1:
+                raise InputError(f"stop={needed} is to count watched points, from 1: not {name} to {count}")
 
         def begin(module: nn.Module, inputs: Any) -> None:
             self._left = dict(needed)

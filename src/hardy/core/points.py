@@ -189,9 +189,13 @@ def _resolved(model: nn.Module, point: Any, known: dict[str, Point | str]) -> Po
             raise InputError(f"this {type(module).__name__} is no part of the {type(model).__name__}")
     else:
         name = module
-        modules = dict(model.named_modules(remove_duplicate=False))
-        if name not in modules:
-            raise InputError(f"{type(model).__name__} has no module {name!r}{near_misses(str(name), modules)}")
+        try:
+            model.get_submodule(name)
+        except AttributeError:
+            known_modules = dict(model.named_modules())
+            raise InputError(
+                f"{type(model).__name__} has no module {name!r}{near_misses(str(name), known_modules)}"
+            ) from None
     number = index[0] if index else 0
     label = f"the {side} of {name or type(model).__name__}" + (f", tensor {number}" if index else "")
     return Point(label, name, side, number)
@@ -250,6 +254,12 @@ def _in_block(block: Block) -> dict[str, Point | str]:
     return found
 
 
+_NOT_EAGER = (
+    "it is computed by 'eager' attention only; call model.set_attn_implementation('eager'), or load the model with "
+    "attn_implementation='eager'"
+)
+
+
 def _in_attention(block: Block, attention: Any, at: Any) -> dict[str, Point | str]:
     found: dict[str, Point | str] = {}
     heads, kv_heads, fused = attention.heads, attention.kv_heads, attention.fused
@@ -266,7 +276,7 @@ def _in_attention(block: Block, attention: Any, at: Any) -> dict[str, Point | st
                 "architecture; watch its output"
             )
     for inside in ("scores", "pattern"):
-        found[inside] = at(attention.module, inside)
+        found[inside] = at(attention.module, inside) if attention.eager else _NOT_EAGER
     if "o" in attention.parts:
         found["z"] = at(attention.parts["o"], "input", split=Split(heads))
         found["result"] = at(attention.parts["o"], "result", heads=heads)
@@ -274,19 +284,10 @@ def _in_attention(block: Block, attention: Any, at: Any) -> dict[str, Point | st
 
 
 def _in_mlp(block: Block, at: Any) -> dict[str, Point | str]:
-    parts, found = block.mlp, {}
-    if "router" in parts:
-        loose = "the model chooses experts by a tensor that its router keeps; patch expert_weights and expert_indices"
-        found = {
-            "mlp.router_logits": at(parts["router"], "output", flat=True, fixed=loose),
-            "mlp.expert_weights": at(parts["router"], "output", flat=True, index=1),
-            "mlp.expert_indices": at(parts["router"], "output", flat=True, index=2),
-        }
-    if "experts" in parts:
-        inside = "the neurons of experts are inside of their stack; watch (experts, 'input', 0), and 1 for the choice"
-        found |= {"mlp.experts_out": at(parts["experts"], "output", flat=True)}
-        if "down" not in parts:
-            return found | dict.fromkeys(("mlp.pre", "mlp.pre_linear", "mlp.post"), inside)
+    parts: dict[str, str] = block.mlp
+    if "experts" in parts or "router" in parts:
+        return _in_mixture(block, at)
+    found: dict[str, Point | str] = {}
     if "gate" in parts and "up" in parts:
         found |= {f"mlp.{n}": at(parts[p], "output", flat=True) for n, p in (("pre", "gate"), ("pre_linear", "up"))}
     elif "up" in parts:
@@ -297,3 +298,18 @@ def _in_mlp(block: Block, at: Any) -> dict[str, Point | str]:
     if "down" in parts:
         found["mlp.post"] = at(parts["down"], "input", flat=True)
     return found
+
+
+def _in_mixture(block: Block, at: Any) -> dict[str, Point | str]:
+    parts, found = block.mlp, {}
+    unknown = "what routers and experts give is not known for this architecture; watch (the name of one, 'output')"
+    loose = "the model chooses experts by a tensor that its router keeps; patch expert_weights and expert_indices"
+    for index, name in enumerate(("router_logits", "expert_weights", "expert_indices")):
+        fixed = "" if index else loose
+        known = block.known and "router" in parts
+        found[name] = at(parts["router"], "output", flat=True, index=index, fixed=fixed) if known else unknown
+    known = block.known and "experts" in parts
+    found["experts_out"] = at(parts["experts"], "output", flat=True) if known else unknown
+    inside = "the neurons of experts are inside of their stack; watch (experts, 'input', 0), and 1 for the choice"
+    found |= dict.fromkeys(("pre", "pre_linear", "post"), inside)
+    return {f"mlp.{name}": point for name, point in found.items()}

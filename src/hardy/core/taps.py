@@ -15,7 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from hardy.core.points import Point
-from hardy.core.roles import as_matrix, is_linear, text_config
+from hardy.core.roles import as_matrix, is_linear
 from hardy.errors import InputError
 
 Visit = Callable[[torch.Tensor], torch.Tensor]
@@ -35,13 +35,10 @@ def attach(model: nn.Module, point: Point, visit: Visit, *, changes: bool = Fals
 
     Returns:
         What takes it off again.
-
-    Raises:
-        InputError: attention is not computed step by step, so that there is no softmax to see.
     """
     module = model.get_submodule(point.module)
     if point.side in {"scores", "pattern"}:
-        return [_at_softmax(model, module, point, visit)]
+        return [_at_softmax(module, point, visit)]
     if point.side == "result":
         hook = functools.partial(_at_result, point, visit, changes)
         return [module.register_forward_hook(hook, with_kwargs=True).remove]
@@ -207,14 +204,7 @@ class _EagerAttention:
             return self.inner(*args, **kwargs)
 
 
-def _at_softmax(model: nn.Module, module: Any, point: Point, visit: Visit) -> Remove:
-    config = getattr(module, "config", None) or text_config(model)
-    kind = getattr(config, "_attn_implementation", None)
-    if kind not in {None, "eager"}:
-        raise InputError(
-            f"{point.name} is never computed by {kind!r} attention; call model.set_attn_implementation('eager'), or "
-            "load the model with attn_implementation='eager'"
-        )
+def _at_softmax(module: Any, point: Point, visit: Visit) -> Remove:
     if not isinstance(vars(module).get("forward"), _EagerAttention):
         module.forward = _EagerAttention(module)
     attention, step = module.forward, (point.side, visit)

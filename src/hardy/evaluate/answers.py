@@ -32,20 +32,20 @@ def greedy_answers(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
-    longest: int,
+    max_new_tokens: int,
     batch: int = 256,
 ) -> list[Answer]:
-    """The likeliest token each time, until the tokenizer's end or `longest` tokens.
+    """The likeliest token each time, until the tokenizer's end or `max_new_tokens` tokens.
 
     Prompts of a batch are padded on the left and the padding is masked, so each is answered as it would be alone up to
     the rounding of products; a special token at the beginning is the tokenizer's own affair.
 
     Raises:
-        InputError: no prompts, an empty one, `longest` or `batch` not positive, a tokenizer without an end, or a prompt
-            that leaves no room for `longest` tokens in the model's context.
+        InputError: no prompts, an empty one, `max_new_tokens` or `batch` not positive, a tokenizer without an end, or
+            a prompt that leaves no room for `max_new_tokens` tokens in the model's context.
     """
-    if longest < 1 or batch < 1:
-        raise InputError(f"longest and batch must be at least 1, got {longest} and {batch}")
+    if max_new_tokens < 1 or batch < 1:
+        raise InputError(f"max_new_tokens and batch must be at least 1, got {max_new_tokens} and {batch}")
     end = tokenizer.eos_token_id
     if end is None:
         raise InputError("the tokenizer has no end-of-text token, so no answer could end")
@@ -54,8 +54,10 @@ def greedy_answers(
         raise InputError("the prompts are empty" if encoded else "there are no prompts")
     context = getattr(model.config, "max_position_embeddings", None)
     most = max(map(len, encoded))
-    if context is not None and most + longest > context:
-        raise InputError(f"a prompt of {most} tokens and {longest} of answer exceed the model's context of {context}")
+    if context is not None and most + max_new_tokens > context:
+        raise InputError(
+            f"a prompt of {most} tokens and {max_new_tokens} of answer exceed the model's context of {context}"
+        )
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     answers: list[Answer] = []
     for begin in range(0, len(encoded), batch):
@@ -67,7 +69,7 @@ def greedy_answers(
             written = model.generate(  # pyright: ignore[reportCallIssue]
                 ids,
                 attention_mask=mask,
-                max_new_tokens=longest,
+                max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=padding,
                 eos_token_id=end,

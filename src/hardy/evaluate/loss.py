@@ -1,6 +1,6 @@
 """The mean loss of a language model on batches: what calibration looks at, where perplexity looks at a text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ def mean_loss(model: Any, batches: Iterable[Any]) -> torch.Tensor:
     """
     nats, tokens = torch.zeros((), dtype=torch.float64), 0
     for batch in batches:
-        positional, keywords = arguments(model, batch)
+        is_batch = isinstance(batch, torch.Tensor | tuple | Mapping)
+        positional, keywords = arguments(model, batch) if is_batch else ((batch,), {})
         ids = keywords.get("input_ids", positional[0] if positional else None)
         if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] < 2:
             shown = (

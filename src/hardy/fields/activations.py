@@ -11,10 +11,11 @@ A layer computes `function(factor(first) * (W x + b))`. FINER's own code does no
 import abc
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
+from hardy import checks
 from hardy.errors import InputError, near_misses
 from hardy.ops.waves import quad, triangle
 
@@ -31,13 +32,6 @@ def _siren_weight(
     return _uniform(shape, bound, random)
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raise `InputError` unless `value` is a finite number above zero."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and value > 0):
-        raise InputError(f"{name} must be a finite number above 0, got {value!r}")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Activation(abc.ABC):
     """A function between layers, with what belongs to it: its frequency or width, initial weights, learning rate."""
@@ -49,7 +43,8 @@ class Activation(abc.ABC):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            check_positive(f"{field.name} of {self.name}", getattr(self, field.name))
+            value = checks.number(f"{field.name} of {self.name}", getattr(self, field.name), above=0)
+            object.__setattr__(self, field.name, value)
 
     @abc.abstractmethod
     def factor(self, first: bool) -> float:
@@ -229,8 +224,8 @@ class Relu(Activation):
     learning_rate = 5e-3
 
     def __post_init__(self) -> None:
-        if type(self.frequencies) is not int or not 1 <= self.frequencies <= 24:
-            raise InputError(f"frequencies of relu must be an integer from 1 to 24, got {self.frequencies!r}")
+        frequencies = checks.integer("frequencies of relu", self.frequencies, at_least=1, at_most=24)
+        object.__setattr__(self, "frequencies", frequencies)
 
     def factor(self, first: bool) -> float:
         return 1.0

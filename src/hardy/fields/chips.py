@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import torch
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.evaluate import psnr_of_error
-from hardy.fields.field import Field, check_count, stacked
+from hardy.fields.field import Field, stacked
 from hardy.fields.losses import Noise, drawn, matrices_of
 from hardy.fields.samples import Samples
 from hardy.fields.signals import PEAK, Signal
@@ -28,7 +29,7 @@ def noisy_psnr(field: Field, signal: Signal, noise: Noise, instances: int = 10) 
     Raises:
         InputError: `instances` is not positive, or field and signal do not fit.
     """
-    check_count("instances", instances)
+    instances = checks.integer("instances", instances, at_least=1)
     parameters = {name: rows[0] for name, rows in stacked([field]).items()}
     device = parameters["layers.0.weight"].device
     samples = Samples.of([signal], device)
@@ -54,7 +55,7 @@ def robustness(
     Raises:
         InputError: see `noisy_psnr`; or fewer than two instances, which have no spread.
     """
-    check_count("instances", instances, least=2)
+    instances = checks.integer("instances", instances, at_least=2)
     clean = f"{condition}, no noise"
     rows = [Row(metric="psnr", condition=clean, value=field.psnr(signal), unit="dB")]
     for noise in noises:

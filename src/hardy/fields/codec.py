@@ -16,17 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.fields.activations import Quad
 from hardy.fields.container import Contents, packed
 from hardy.fields.descent import Schedule
-from hardy.fields.field import Field, check_count
+from hardy.fields.field import Field
 from hardy.fields.fitting import fit
 from hardy.fields.hadamard_quant import HadamardQuant
 from hardy.fields.integer import IntegerField
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel
 from hardy.fields.shared import SharedField, fit_shared
 from hardy.fields.signals import Signal
+from hardy.files import write_atomic
 
 WIDTHS = (6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256)
 WEIGHT_BITS = (8, 7, 6, 5)
@@ -92,13 +94,13 @@ def encode(
     Raises:
         InputError: both or none of the aims are given, or it cannot be met; the message says what was reached.
     """
-    check_count("steps", steps)
+    steps = checks.integer("steps", steps, at_least=1)
     _check_grid(signal)
     if (target_psnr is None) == (bits_per_point is None):
         raise InputError("exactly one of a target in dB and bits per pixel is wanted")
     for name, value in (("target", target_psnr), ("bits per pixel", bits_per_point)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} must be a finite number above 0, got {value!r}")
+        if value is not None:
+            checks.number(name, value, above=0)
     points = len(signal.values)
     fits: dict[int, list[Encoded]] = {}
 
@@ -213,18 +215,15 @@ def scaled(grid: Sequence[int], scale: float, axes: Sequence[int]) -> tuple[int,
     Raises:
         InputError: `scale` is not above zero, or an axis would be longer than 32768.
     """
-    if not (math.isfinite(scale) and scale > 0):
-        raise InputError(f"scale must be a finite number above 0, got {scale!r}")
+    scale = checks.number("scale", scale, above=0)
     sizes = tuple(max(1, round(size * scale)) if axis in axes else size for axis, size in enumerate(grid))
     if max(sizes) > LARGEST_GRID:
         raise InputError(f"a grid of {' x '.join(map(str, sizes))} is too large: {LARGEST_GRID} per axis at most")
     return sizes
 
 
-def write_encoded(path: str | Path, result: Encoded) -> None:
+def save_encoded(result: Encoded, path: str | Path) -> None:
     """Write the file, atomically."""
-    from hardy.files import write_atomic
-
     write_atomic(path, lambda temporary: temporary.write_bytes(result.data))
 
 

@@ -64,14 +64,14 @@ def packed(models: Sequence[IntegerModel], contents: Contents | None = None) -> 
     return _HEAD.pack(MAGIC, VERSION, zlib.crc32(body)) + body
 
 
-def write_fields(path: str | Path, models: Sequence[IntegerModel], contents: Contents | None = None) -> int:
+def save_fields(models: Sequence[IntegerModel], path: str | Path, contents: Contents | None = None) -> int:
     """Write fields to a file, atomically, and give its size in bytes."""
     data = packed(models, contents)
     write_atomic(path, lambda temporary: temporary.write_bytes(data))
     return len(data)
 
 
-def read_fields(path: str | Path) -> tuple[list[IntegerModel], Contents]:
+def load_fields(path: str | Path) -> tuple[list[IntegerModel], Contents]:
     """The fields of a file, and what they show.
 
     Raises:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hardy import checks
+from hardy.core.checkpoint import Checkpoint, digest
+from hardy.core.progress import progress as shown_progress
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.evaluate import psnr_of_error
-from hardy.fields import checkpoint
-from hardy.fields.activations import check_positive
-from hardy.fields.field import Parameters, check_count
-from hardy.fields.losses import Loss
-from hardy.fields.samples import Samples
+from hardy.fields.field import Parameters
+from hardy.fields.losses import Loss, SquaredError
+from hardy.fields.samples import PointLoss, Samples
 from hardy.fields.signals import PEAK
 
 Predict = Callable[[Parameters, torch.Tensor], torch.Tensor]
@@ -53,16 +54,16 @@ class Schedule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_count("check_every", self.check_every)
-        if self.points is not None:
-            check_count("points", self.points)
+        values: dict[str, int | float] = {"seed": checks.integer("seed", self.seed)}
+        values["decay"] = checks.number("decay", self.decay, above=0)
+        for name in ("steps", "check_every", "points"):
+            if getattr(self, name) is not None or name != "points":
+                values[name] = checks.integer(name, getattr(self, name), at_least=1)
         for name in ("learning_rate", "target_psnr"):
             if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
-        check_positive("decay", self.decay)
-        if type(self.seed) is not int:
-            raise InputError(f"seed must be an integer, got {self.seed!r}")
+                values[name] = checks.number(name, getattr(self, name), above=0)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def rate(self, step: int, default: float) -> float:
         """The learning rate of `step`, where `default` is that of the activation."""
@@ -90,6 +91,15 @@ class Fit:
         return next((step for step, value in self.history if value >= psnr), None)
 
 
+def schedule_of(schedule: Schedule | None, fields: Mapping[str, Any]) -> Schedule:
+    """`schedule`, or the one of these fields; never both."""
+    if schedule is None:
+        return Schedule(**fields)
+    if fields:
+        raise InputError(f"{', '.join(fields)} and a schedule exclude each other; put them into the schedule")
+    return schedule
+
+
 def separately(rows: torch.Tensor) -> torch.Tensor:
     """One network for each signal: what holds for the rows holds for the networks."""
     return rows
@@ -105,24 +115,24 @@ def descend(
     predict: Predict,
     samples: Samples,
     *,
-    loss: Loss,
+    loss: Loss | PointLoss,
     schedule: Schedule,
     learning_rate: float,
     networks: Callable[[torch.Tensor], torch.Tensor] = separately,
-    checkpoint_file: str | Path | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = False,
 ) -> tuple[dict[str, torch.Tensor], list[Fit]]:
-    """Minimise `loss` of the error of `predict` on `samples`.
+    """Minimise `loss` of what `predict` gives on `samples`.
 
     Args:
         parameters: each (networks, ...); not written to.
         predict: values (rows, points, channels) at parameters and coordinates (rows or 1, points, d).
         samples: what to predict; as many rows as `predict` gives.
-        loss: see `Loss`.
+        loss: a `Loss` of the squared error, or a function of estimate and values, (points, channels) each.
         schedule: see `Schedule`.
         learning_rate: where the schedule names none.
         networks: `separately` where row and network are one, `together` where one network has all rows.
-        checkpoint_file: written at checks; a run that was broken off goes on from it.
+        checkpoint: a file, written at checks; a run that was broken off goes on from it.
         progress: whether to show a progress bar.
 
     Returns:
@@ -132,29 +142,39 @@ def descend(
         InputError: the checkpoint is damaged or of another run.
     """
     run = Run(parameters, schedule.rate(0, learning_rate))
-    identity: dict[str, str] = {}
-    if checkpoint_file is not None:
+    file = None
+    if checkpoint is not None:
         identity = {
-            "settings": f"{loss}; {schedule}; learning rate {learning_rate}; {networks.__name__}",
-            "signals": checkpoint.digest({"coordinates": samples.coordinates, "values": samples.values}),
-            "initial weights": checkpoint.digest(run.final),
+            "loss": repr(loss) if isinstance(loss, Loss) else getattr(loss, "__qualname__", type(loss).__qualname__),
+            "schedule": dataclasses.asdict(schedule),
+            "learning_rate": learning_rate,
+            "networks": networks.__name__,
+            "shapes": {name: list(tensor.shape) for name, tensor in run.final.items()},
+            "signals": digest((samples.coordinates, samples.values)),
+            "initial_weights": digest(run.final.values()),
         }
-        checkpoint.resume(checkpoint_file, run, identity)
+        file = Checkpoint(checkpoint, kind="fit", identity=identity)
+        if (saved := file.load()) is not None:
+            try:
+                run.load_state_dict(saved)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise InputError(f"{checkpoint} is damaged: {error!r:.200}") from None
         samples = samples.rows(run.alive) if networks is separately else samples
-    begun = time.perf_counter() - run.seconds
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=not progress) as bar:
-        task = bar.add_task(f"fitting {len(run.histories)}", total=schedule.steps, completed=run.step)
+    method, point_loss = (loss, None) if isinstance(loss, Loss) else (SquaredError(), loss)
+    start = time.perf_counter() - run.seconds
+    with shown_progress(_title(len(run.histories)), schedule.steps, done=run.step, show=progress) as bar:
         while run.alive:
             if run.step % schedule.check_every == 0 or run.step == schedule.steps:
                 if run.checked != run.step:
-                    run.seconds = time.perf_counter() - begun
-                    left = run.check(networks(_psnr(run.leaves, predict, samples)), schedule)
-                    if left != list(range(len(run.alive))):
-                        run.keep(left)
-                        samples = samples.rows(left) if left else samples
-                    if checkpoint_file is not None:
-                        checkpoint.write(checkpoint_file, run, identity)
+                    run.seconds = time.perf_counter() - start
+                    psnr = networks(_psnr(run.leaves, predict, samples))
+                    remaining = run.check(psnr, schedule)
+                    bar.update(run.step, f"{psnr.nanmean():.1f} dB")
+                    if remaining != list(range(len(run.alive))):
+                        run.keep(remaining)
+                        samples = samples.rows(remaining) if remaining else samples
+                    if file is not None:
+                        file.save(run.state_dict())
                 if not run.alive:
                     break
             drawn = samples
@@ -162,15 +182,15 @@ def descend(
                 drawn = samples.drawn(schedule.points, generator(schedule.seed, "points", run.step))
 
             def reconstruction(at: Parameters, seen: Samples = drawn) -> torch.Tensor:
-                return networks(seen.error(predict(at, seen.coordinates)))
+                return networks(seen.error(predict(at, seen.coordinates), point_loss))
 
-            _, gradients = loss.gradients(reconstruction, run.leaves, run.step, run.step / schedule.steps)
+            _, gradients = method.gradients(reconstruction, run.leaves, run.step, run.step / schedule.steps)
             for name, leaf in run.leaves.items():
                 leaf.grad = gradients[name].contiguous()  # a fused step takes no notice of strides
             run.optimizer.param_groups[0]["lr"] = schedule.rate(run.step, learning_rate)
             run.optimizer.step()
             run.step += 1
-            bar.update(task, completed=run.step)
+            bar.update(run.step)
     fits = [run.fits[index] for index in range(len(run.histories))]
     return run.final, fits
 
@@ -182,30 +202,60 @@ class Run:
         self.final = {name: tensor.detach().clone() for name, tensor in parameters.items()}
         self.leaves = {name: tensor.clone().requires_grad_() for name, tensor in self.final.items()}
         # One pass over all parameters instead of eight operations on each; complex ones it does not take.
-        fused = not any(leaf.is_complex() for leaf in self.leaves.values())
-        self.optimizer = torch.optim.Adam(self.leaves.values(), lr=learning_rate, fused=fused)
+        self.fused = not any(leaf.is_complex() for leaf in self.leaves.values())
+        self.optimizer = torch.optim.Adam(self.leaves.values(), lr=learning_rate, fused=self.fused)
         networks = len(next(iter(self.final.values())))
         self.alive = list(range(networks))
         self.histories: list[list[tuple[int, float]]] = [[] for _ in range(networks)]
         self.fits: dict[int, Fit] = {}
         self.step, self.seconds, self.checked = 0, 0.0, -1
 
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        moments = {name: self.optimizer.state[leaf] for name, leaf in self.leaves.items()}
+        return {
+            "final": self.final,
+            "leaves": {name: leaf.detach() for name, leaf in self.leaves.items()},
+            "moments": {name: dict(state) for name, state in moments.items()},
+            "step": self.step,
+            "seconds": self.seconds,
+            "alive": self.alive,
+            "histories": self.histories,
+            "fits": {network: dataclasses.astuple(fit) for network, fit in self.fits.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave, of a run of the same parameters."""
+        for name, leaf in self.leaves.items():
+            self.final[name].copy_(state["final"][name])
+            leaf.data = state["leaves"][name].to(leaf.device)
+            if moments := state["moments"][name]:
+                # Adam counts its steps on the CPU unless it is fused.
+                own = {key: value.to(leaf.device) for key, value in moments.items() if key != "step" or self.fused}
+                self.optimizer.state[leaf] = {**moments, **own}
+        self.step = self.checked = state["step"]
+        self.seconds, self.alive, self.histories = state["seconds"], state["alive"], state["histories"]
+        self.fits = {
+            network: Fit(psnr=psnr, steps=steps, seconds=seconds, history=history)
+            for network, (psnr, steps, seconds, history) in state["fits"].items()
+        }
+
     def check(self, psnr: torch.Tensor, schedule: Schedule) -> list[int]:
-        """Note the PSNR of each network that is left, finish those that are done, and give the places of the rest."""
-        left = []
+        """Note the PSNR of each network that is left, finish those that are done, and give the places of the others."""
+        remaining = []
         self.checked = self.step
         for place, (network, value) in enumerate(zip(self.alive, psnr.tolist(), strict=True)):
             self.histories[network].append((self.step, value))
             reached = schedule.target_psnr is not None and value >= schedule.target_psnr
             if not (math.isnan(value) or reached or self.step == schedule.steps):
-                left.append(place)
+                remaining.append(place)
                 continue
             if not math.isnan(value):
                 for name, leaf in self.leaves.items():
                     self.final[name][network] = leaf.detach()[place]
             history = tuple(self.histories[network])
             self.fits[network] = Fit(psnr=value, steps=self.step, seconds=self.seconds, history=history)
-        return left
+        return remaining
 
     def keep(self, places: Sequence[int]) -> None:
         """Take all other networks out of the parameters and of the optimizer's memory of them."""
@@ -218,6 +268,10 @@ class Run:
             for name in ("exp_avg", "exp_avg_sq"):
                 if name in state:
                     state[name] = state[name][index]
+
+
+def _title(networks: int) -> str:
+    return "fit" if networks == 1 else f"fit {networks} networks"
 
 
 @torch.no_grad()

@@ -17,8 +17,6 @@ import numpy as np
 
 from hardy.errors import InputError
 
-_STREAM: Any = importlib.import_module("constriction").stream  # an extension module, opaque to type checkers
-
 EVEN, LAPLACE, GAUSS = range(3)
 _FRACTION = 16  # of a code, the widths' unit
 _DIGIT = 4096  # more values than this are written as several digits
@@ -29,16 +27,25 @@ _DIGITS = decimal.Context(prec=20)
 
 
 @functools.cache
+def _stream() -> Any:
+    """The streams of constriction, an extension module that is opaque to type checkers."""
+    try:
+        return importlib.import_module("constriction").stream
+    except ImportError:
+        raise InputError('entropy coding needs constriction: pip install "hardy[codec]"') from None
+
+
+@functools.cache
 def _curve(shape: int, width: int, reach: int) -> np.ndarray:
     """Relative frequencies of 0 to `reach`, integers of at least 1."""
     if shape == EVEN:
         return np.ones(reach + 1)
     power = 1 if shape == LAPLACE else 2
-    found = []
+    frequencies = []
     for size in range(reach + 1):
         exponent = -((decimal.Decimal(_FRACTION * size) / width) ** power)
-        found.append(1 + int(_ONE * _DIGITS.exp(exponent)))
-    return np.array(found, dtype=np.float64)
+        frequencies.append(1 + int(_ONE * _DIGITS.exp(exponent)))
+    return np.array(frequencies, dtype=np.float64)
 
 
 def _frequencies(shape: int, width: int, low: int, high: int) -> np.ndarray:
@@ -48,7 +55,7 @@ def _frequencies(shape: int, width: int, low: int, high: int) -> np.ndarray:
 
 
 def _model(shape: int, width: int, low: int, high: int) -> Any:
-    return _STREAM.model.Categorical(_frequencies(shape, width, low, high), perfect=False)
+    return _stream().model.Categorical(_frequencies(shape, width, low, high), perfect=False)
 
 
 class Writer:
@@ -56,7 +63,7 @@ class Writer:
 
     def __init__(self) -> None:
         self.head = bytearray()
-        self.coder = _STREAM.queue.RangeEncoder()
+        self.coder = _stream().queue.RangeEncoder()
 
     def number(self, value: int) -> None:
         """A number from 0 up, seven bits to a byte."""
@@ -124,7 +131,7 @@ class Reader:
             raise InputError("it is truncated")
         words = data[self.end :]
         words += b"\0" * (-len(words) % 4)
-        self.coder = _STREAM.queue.RangeDecoder(np.frombuffer(words, dtype="<u4").astype(np.uint32))
+        self.coder = _stream().queue.RangeDecoder(np.frombuffer(words, dtype="<u4").astype(np.uint32))
 
     def number(self, most: int = 2**62) -> int:
         """A number from 0 to `most`."""

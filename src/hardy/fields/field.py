@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.fields.activations import Activation, activation
@@ -19,12 +20,6 @@ from hardy.fields.signals import Signal, grid_coordinates
 
 Parameters = Mapping[str, torch.Tensor]
 """Parameters by qualified name, each with a leading dimension of networks."""
-
-
-def check_count(name: str, value: object, least: int = 1) -> None:
-    """Raise `InputError` unless `value` is an integer of at least `least`."""
-    if type(value) is not int or value < least:
-        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, factor: float) -> torch.Tensor:
@@ -71,13 +66,14 @@ class Field(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name in ("in_features", "out_features", "hidden_features", "hidden_layers"):
-            check_count(name, locals()[name])
-        self.in_features, self.out_features = in_features, out_features
-        self.hidden_features, self.hidden_layers = hidden_features, hidden_layers
+        self.in_features = checks.integer("in_features", in_features, at_least=1)
+        self.out_features = checks.integer("out_features", out_features, at_least=1)
+        self.hidden_features = checks.integer("hidden_features", hidden_features, at_least=1)
+        self.hidden_layers = checks.integer("hidden_layers", hidden_layers, at_least=1)
         self.activation = _activation(activation)
-        width = self.activation.width(hidden_features)
-        sizes = [self.activation.encoded_features(in_features), *[width] * hidden_layers, out_features]
+        width = self.activation.width(self.hidden_features)
+        encoded = self.activation.encoded_features(self.in_features)
+        sizes = [encoded, *[width] * self.hidden_layers, self.out_features]
         self.layers = nn.ModuleList(
             initial_layer(self.activation, a, b, i == 0, generator(seed, "field", i))
             for i, (a, b) in enumerate(itertools.pairwise(sizes))
@@ -104,7 +100,9 @@ class Field(nn.Module):
             raise InputError(
                 f"this field takes coordinates (..., {self.in_features}), got shape {tuple(coordinates.shape)}"
             )
-        x = self.activation.encode(coordinates).to(self.activation.dtype)
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        x = self.activation.encode(coordinates).to(first.weight.dtype)
         for index, layer in enumerate(self.layers[:-1]):
             x = self.activation.function(self.activation.factor(index == 0) * layer(x))
         return _real(self.layers[-1](x))
@@ -150,7 +148,7 @@ def render(
     """The values of `model` at the centres of a grid's cells, (*grid, channels), on the CPU."""
     if len(grid) != in_features:
         raise InputError(f"a grid of {in_features} sizes is wanted, got {grid!r}")
-    check_count("points_at_once", points_at_once)
+    checks.integer("points_at_once", points_at_once, at_least=1)
     blocks = [model(block.to(device)).cpu() for block in grid_coordinates(grid).split(points_at_once)]
     return torch.cat(blocks).reshape(*grid, -1)
 

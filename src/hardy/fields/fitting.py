@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hardy.errors import InputError
-from hardy.fields.descent import Fit, Schedule, descend
+from hardy.fields.descent import Fit, Schedule, descend, schedule_of
 from hardy.fields.field import Field, stacked, unstack
 from hardy.fields.losses import Loss, SquaredError
-from hardy.fields.samples import Samples
+from hardy.fields.samples import PointLoss, Samples
 from hardy.fields.signals import Signal
 
 
@@ -22,18 +23,20 @@ def fit(
     field: Field,
     signal: Signal,
     *,
-    loss: Loss | None = None,
+    loss: Loss | PointLoss | None = None,
     schedule: Schedule | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
+    **schedule_fields: Any,
 ) -> Fit:
     """Fit `field` to `signal` in place.
 
     Args:
         field: on any device; the signal goes there.
         signal: with as many coordinates and channels as the field has.
-        loss: what is minimised; the squared error by default.
-        schedule: steps, learning rate, target.
+        loss: what is minimised: a `Loss`, or a function of the field's and the signal's values such as torch's
+            `l1_loss`; the squared error by default.
+        schedule: steps, learning rate, target; or give the fields of `Schedule` here (`steps=500`).
         checkpoint: a file that is written at checks, and from which a fit that was broken off goes on.
         progress: whether to show a progress bar.
 
@@ -44,6 +47,7 @@ def fit(
         InputError: field and signal do not fit, the fit diverged (the field is then as it was), or the checkpoint is
             damaged or of another fit.
     """
+    schedule = schedule_of(schedule, schedule_fields)
     result = fit_many([field], [signal], loss=loss, schedule=schedule, checkpoint=checkpoint, progress=progress)[0]
     if math.isnan(result.psnr):
         raise InputError(f"the fit diverged within {result.steps} steps; use a smaller learning_rate or a weaker loss")
@@ -54,10 +58,11 @@ def fit_many(
     fields: Sequence[Field],
     signals: Sequence[Signal],
     *,
-    loss: Loss | None = None,
+    loss: Loss | PointLoss | None = None,
     schedule: Schedule | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
+    **schedule_fields: Any,
 ) -> list[Fit]:
     """Fit each of `fields` to the signal at its place, all in one batch; each as `fit` would alone, up to rounding.
 
@@ -86,9 +91,9 @@ def fit_many(
         first.evaluate,
         samples,
         loss=loss or SquaredError(),
-        schedule=schedule or Schedule(),
+        schedule=schedule_of(schedule, schedule_fields),
         learning_rate=first.activation.learning_rate,
-        checkpoint_file=checkpoint,
+        checkpoint=checkpoint,
         progress=progress,
     )
     unstack(fitted, fields)

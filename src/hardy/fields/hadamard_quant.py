@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.evaluate import psnr
-from hardy.fields.field import check_count
 from hardy.fields.integer import IntegerField, fractions
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, LinearCodes, Requantization, grid_numerators
 from hardy.fields.signals import PEAK, Signal
@@ -111,16 +111,12 @@ class HadamardQuant:
 
     def __post_init__(self) -> None:
         for name, kind in (("rotate", Rotate), ("range", Range)):
-            if getattr(self, name) not in get_args(kind):
-                raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+            checks.one_of(name, getattr(self, name), get_args(kind))
         for name in ("weight_bits", "activation_bits", "first_layer_bits"):
-            check_count(name, getattr(self, name), least=2)
-            if getattr(self, name) > 16:
-                raise InputError(f"{name} must be an integer from 2 to 16, got {getattr(self, name)!r}")
-        if type(self.per_channel) is not bool:
-            raise InputError(f"per_channel must be True or False, got {self.per_channel!r}")
-        if type(self.fraction_bits) is not int or not 6 <= self.fraction_bits <= 14:
-            raise InputError(f"fraction_bits must be an integer from 6 to 14, got {self.fraction_bits!r}")
+            object.__setattr__(self, name, checks.integer(name, getattr(self, name), at_least=2, at_most=16))
+        checks.boolean("per_channel", self.per_channel)
+        fraction_bits = checks.integer("fraction_bits", self.fraction_bits, at_least=6, at_most=14)
+        object.__setattr__(self, "fraction_bits", fraction_bits)
 
     def quantize(self, model: nn.Module, signal: Signal) -> IntegerField:
         """`model` in integers.
@@ -177,8 +173,8 @@ class HadamardQuant:
     ) -> IntegerField:
         """The integers for these rotations, given the activations at the calibration points."""
         bits = self.fraction_bits
-        found = zip(layers.kinds, layers.functions, reaches, strict=True)
-        units, in_steps, value_steps = zip(*(described(*each, bits) for each in found), strict=True)
+        activations = zip(layers.kinds, layers.functions, reaches, strict=True)
+        units, in_steps, value_steps = zip(*(described(*each, bits) for each in activations), strict=True)
         out_steps = [*in_steps, 2.0**-bits]
         first_step = 2.0**-bits if layers.frequencies else 1.0  # coordinates are exact, encoded ones have F bits
         codes, steps = weight_codes(layers.weights[0], self.first_layer_bits, self.per_channel, self.range)

@@ -155,9 +155,9 @@ class IntegerField(nn.Module):
 
     def save(self, path: str | Path) -> int:
         """Write the field to a file, entropy-coded, and give its size in bytes. Nothing is lost."""
-        from hardy.fields.container import write_fields
+        from hardy.fields.container import save_fields
 
-        return write_fields(path, [self.model])
+        return save_fields([self.model], path)
 
     @classmethod
     def load(cls, path: str | Path) -> IntegerField:
@@ -166,9 +166,9 @@ class IntegerField(nn.Module):
         Raises:
             InputError: the file is missing, damaged, foreign, newer than this hardy, or holds several fields.
         """
-        from hardy.fields.container import read_fields
+        from hardy.fields.container import load_fields
 
-        models = read_fields(path)[0]
+        models = load_fields(path)[0]
         if len(models) != 1:
             raise InputError(f"{path} holds {len(models)} fields, not one")
         return cls(models[0])

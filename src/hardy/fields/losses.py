@@ -18,9 +18,9 @@ from typing import Literal, get_args
 
 import torch
 
+from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
-from hardy.fields.activations import check_positive
 from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
 
 Reconstruction = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
@@ -75,9 +75,7 @@ class Robust(Loss, abc.ABC):
     warmup: float = 0.2
 
     def __post_init__(self) -> None:
-        number = isinstance(self.warmup, int | float) and not isinstance(self.warmup, bool)
-        if not (number and 0 <= self.warmup <= 1):
-            raise InputError(f"warmup must be a share of the fit from 0 to 1, got {self.warmup!r}")
+        checks.number("warmup", self.warmup, at_least=0, at_most=1)
 
     def ramp(self, progress: float) -> float:
         """The share of its full strength that a loss has at `progress`."""
@@ -101,9 +99,8 @@ class GradientNorm(Robust):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("strength", self.strength)
-        if self.norm not in get_args(Norm):
-            raise InputError(f"norm must be one of {', '.join(get_args(Norm))}, got {self.norm!r}")
+        checks.number("strength", self.strength, above=0)
+        checks.one_of("norm", self.norm, get_args(Norm))
 
     def gradients(
         self, reconstruction: Reconstruction, parameters: Mapping[str, torch.Tensor], step: int, progress: float
@@ -135,9 +132,8 @@ class SharpnessAware(Robust):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("radius", self.radius)
-        if self.scaling not in get_args(Scaling):
-            raise InputError(f"scaling must be one of {', '.join(get_args(Scaling))}, got {self.scaling!r}")
+        checks.number("radius", self.radius, above=0)
+        checks.one_of("scaling", self.scaling, get_args(Scaling))
 
     def gradients(
         self, reconstruction: Reconstruction, parameters: Mapping[str, torch.Tensor], step: int, progress: float
@@ -193,7 +189,7 @@ def drawn(noise: Noise, matrix: torch.Tensor, seed: int, *names: str | int) -> t
     """`matrix` (out, in) with one draw of `noise`; real and imaginary parts of a complex one are drawn apart."""
     random = generator(seed, *names)
     if not matrix.is_complex():
-        return noise.draw(matrix, random)
+        return noise.draw(matrix, random).to(matrix.dtype)
     return torch.complex(noise.draw(matrix.real, random), noise.draw(matrix.imag, random))
 
 

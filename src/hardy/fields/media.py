@@ -15,7 +15,7 @@ SAMPLES = ("china", "flower")
 """Names that stand for the photographs that scikit-learn brings along."""
 
 
-def read_media(source: str | Path) -> tuple[Signal, Contents]:
+def load_media(source: str | Path) -> tuple[Signal, Contents]:
     """A picture, a folder of frames, a WAV file, or one of `SAMPLES`.
 
     Raises:
@@ -41,16 +41,16 @@ def read_media(source: str | Path) -> tuple[Signal, Contents]:
     return signal, Contents(kind="image", grids=(_grid(signal),), sample_bits=_sample_bits(path))
 
 
-def write_media(target: str | Path, samples: np.ndarray, contents: Contents) -> None:
+def save_media(samples: np.ndarray, path: str | Path, contents: Contents) -> None:
     """Decoded samples (*grid, channels): a picture, frames into a folder, or a WAV file.
 
     Raises:
-        InputError: the target's kind of file cannot hold them.
+        InputError: the kind of file at `path` cannot hold them.
     """
-    path = Path(target)
+    path = Path(path)
     if contents.kind == "video":
         for index, frame in enumerate(samples):
-            _write_picture(path / f"frame-{index:05}.png", frame)
+            _save_picture(frame, path / f"frame-{index:05}.png")
     elif contents.kind == "audio":
         from scipy.io import wavfile
 
@@ -59,10 +59,10 @@ def write_media(target: str | Path, samples: np.ndarray, contents: Contents) -> 
             raise InputError(f"a sound is written to a .wav file, got {path}")
         write_atomic(path, lambda temporary: wavfile.write(temporary, contents.rate, sound))
     else:
-        _write_picture(path, samples)
+        _save_picture(samples, path)
 
 
-def _write_picture(path: Path, samples: np.ndarray) -> None:
+def _save_picture(samples: np.ndarray, path: Path) -> None:
     from PIL import Image
 
     channels = samples.shape[-1]

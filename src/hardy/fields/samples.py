@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from hardy.errors import InputError
 from hardy.fields.signals import Signal
+
+PointLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""A function of an estimate and the true values, (points, channels) each, to a number: torch's `l1_loss`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,8 +83,12 @@ class Samples:
         coordinates = self.coordinates if len(self.coordinates) == 1 else self.coordinates[index]
         return Samples(coordinates, self.values[index], None if self.lengths is None else self.lengths[index])
 
-    def error(self, estimate: torch.Tensor) -> torch.Tensor:
-        """The mean squared error of `estimate` (rows, points, channels) for each row, (rows,)."""
+    def error(self, estimate: torch.Tensor, loss: PointLoss | None = None) -> torch.Tensor:
+        """The mean squared error, or another loss, of `estimate` (rows, points, channels) for each row, (rows,)."""
+        if loss is not None:
+            counts = [self.values.shape[1]] * len(self.values) if self.lengths is None else self.lengths.tolist()
+            rows = zip(estimate, self.values, counts, strict=True)
+            return torch.stack([loss(row[:count], values[:count]) for row, values, count in rows])
         difference = estimate - self.values
         if self.lengths is None:
             return difference.square().flatten(1).mean(1)

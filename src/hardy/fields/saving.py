@@ -10,8 +10,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hardy.core.checkpoint import digest
 from hardy.errors import InputError
-from hardy.fields import checkpoint
 from hardy.fields.activations import KINDS
 from hardy.fields.field import Field
 from hardy.fields.shared import SharedField
@@ -39,7 +39,7 @@ def save_field(field: Field | SharedField, path: str | Path) -> None:
         "class": type(field).__name__,
         "settings": json.dumps(settings),
         "activation": json.dumps({"name": kind.name, **dataclasses.asdict(kind)}),
-        "digest": checkpoint.digest(tensors),
+        "digest": digest(tensors.values()),
     }
     write_atomic(path, lambda temporary: save_file(tensors, str(temporary), metadata))
 
@@ -60,14 +60,14 @@ def load_field(path: str | Path) -> Field | SharedField:
         raise InputError(f"{path} is no field of hardy")
     if metadata.get("version") != str(VERSION):
         raise InputError(f"{path} is of version {metadata.get('version')}; this hardy reads version {VERSION}")
-    if metadata.get("digest") != checkpoint.digest(tensors):
+    if metadata.get("digest") != digest(tensors.values()):
         raise InputError(f"{path} is damaged: its weights are not those that were saved")
     try:
         kind = json.loads(metadata["activation"])
         settings = json.loads(metadata["settings"])
         made = {"Field": Field, "SharedField": SharedField}[metadata["class"]]
         field = made(**settings, activation=KINDS[kind.pop("name")](**kind))
-        field.load_state_dict(tensors)
+        field.load_state_dict(tensors, assign=True)  # keeps their dtype
     except (InputError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     return field

@@ -10,18 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.fields.activations import Activation, activation
-from hardy.fields.descent import Fit, Schedule, descend, separately, together
-from hardy.fields.field import Field, Parameters, affine, check_count, initial_layer
+from hardy.fields.descent import Fit, Schedule, descend, schedule_of, separately, together
+from hardy.fields.field import Field, Parameters, affine, initial_layer
 from hardy.fields.losses import Loss, SquaredError
-from hardy.fields.samples import Samples
+from hardy.fields.samples import PointLoss, Samples
 from hardy.fields.signals import Signal
 
 Share = Literal["middle", "early"]
@@ -60,19 +61,19 @@ class SharedField(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name in ("images", "in_features", "out_features", "hidden_features", "shared_layers"):
-            check_count(name, locals()[name])
-        check_count("projections", projections, least=0)
-        if share not in get_args(Share):
-            raise InputError(f"share must be middle or early, got {share!r}")
-        self.in_features, self.out_features, self.hidden_features = in_features, out_features, hidden_features
-        self.share, self.projections, self.seed = share, projections, seed
-        self.shared_layers = shared_layers
+        images = checks.integer("images", images, at_least=1)
+        self.in_features = checks.integer("in_features", in_features, at_least=1)
+        self.out_features = checks.integer("out_features", out_features, at_least=1)
+        self.hidden_features = checks.integer("hidden_features", hidden_features, at_least=1)
+        self.shared_layers = checks.integer("shared_layers", shared_layers, at_least=1)
+        self.projections = checks.integer("projections", projections, at_least=0)
+        self.share = checks.one_of("share", share, get_args(Share))
+        self.seed = checks.integer("seed", seed)
         self.activation = _activation(activation)
-        width, entered = self.activation.width(hidden_features), self.activation.encoded_features(in_features)
-        self.sizes = [entered, *[width] * (1 + projections + shared_layers), out_features]
-        begin = 1 + projections if share == "middle" else 0
-        self.common = range(begin, begin + shared_layers + (share == "early"))
+        width, entered = self.activation.width(self.hidden_features), self.activation.encoded_features(self.in_features)
+        self.sizes = [entered, *[width] * (1 + self.projections + self.shared_layers), self.out_features]
+        begin = 1 + self.projections if share == "middle" else 0
+        self.common = range(begin, begin + self.shared_layers + (share == "early"))
         self.shared = nn.ModuleDict({str(index): self._layer(index, "shared") for index in self.common})
         self.own = nn.ModuleList(self._own(image) for image in range(images))
 
@@ -185,10 +186,11 @@ def fit_shared(
     model: SharedField,
     signals: Sequence[Signal],
     *,
-    loss: Loss | None = None,
+    loss: Loss | PointLoss | None = None,
     schedule: Schedule | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
+    **schedule_fields: Any,
 ) -> Fit:
     """Fit all images of `model` together, in place; what is minimised is the mean of their errors.
 
@@ -217,10 +219,10 @@ def fit_shared(
         predict,
         samples,
         loss=loss or SquaredError(),
-        schedule=schedule or Schedule(),
+        schedule=schedule_of(schedule, schedule_fields),
         learning_rate=model.activation.learning_rate,
         networks=together,
-        checkpoint_file=checkpoint,
+        checkpoint=checkpoint,
         progress=progress,
     )
     _refuse_divergence(fits)
@@ -232,9 +234,10 @@ def add_images(
     model: SharedField,
     signals: Sequence[Signal],
     *,
-    loss: Loss | None = None,
+    loss: Loss | PointLoss | None = None,
     schedule: Schedule | None = None,
     progress: bool = False,
+    **schedule_fields: Any,
 ) -> list[Fit]:
     """Add images to `model`, fitting their own layers only: nothing changes for the images that are there.
 
@@ -261,7 +264,7 @@ def add_images(
             lambda parameters, coordinates: model.evaluate(parameters, shared, coordinates),
             samples,
             loss=loss or SquaredError(),
-            schedule=schedule or Schedule(),
+            schedule=schedule_of(schedule, schedule_fields),
             learning_rate=model.activation.learning_rate,
             networks=separately,
             progress=progress,

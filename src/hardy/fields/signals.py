@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hardy import checks
 from hardy.errors import InputError, near_misses
 from hardy.evaluate import psnr
 
@@ -181,8 +182,7 @@ def distance(function: Callable[[torch.Tensor], torch.Tensor], grid: Sequence[in
     Raises:
         InputError: the function does not give one distance per point, or `truncation` is not above zero.
     """
-    if not (math.isfinite(truncation) and truncation > 0):
-        raise InputError(f"truncation must be a finite number above 0, got {truncation!r}")
+    truncation = checks.number("truncation", truncation, above=0)
     points = grid_coordinates(grid)
     distances = function(points)
     if distances.shape != (len(points),):

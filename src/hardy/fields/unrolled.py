@@ -55,11 +55,11 @@ def unrolled(model: nn.Module) -> Unrolled:
     Raises:
         InputError: it is something else, or a weight is NaN or infinite.
     """
-    found = _of_field(model) if isinstance(model, Field) else _of_sequence(model)
-    for index, tensors in enumerate(zip(found.weights, found.biases, strict=True)):
+    layers = _of_field(model) if isinstance(model, Field) else _of_sequence(model)
+    for index, tensors in enumerate(zip(layers.weights, layers.biases, strict=True)):
         if not all(torch.isfinite(tensor).all() for tensor in tensors):
             raise InputError(f"layer {index} holds NaN or infinite weights")
-    return found
+    return layers
 
 
 def _of_field(field: Field) -> Unrolled:

@@ -165,17 +165,10 @@ class _Composite(torch.autograd.Function):
         channels, threads = colors.shape[1], torch.get_num_threads()
         depths, radii = layers.depths.detach().contiguous(), layers.radii.contiguous()
         module: Any = kernels.extension()
-        sources = (means, conics, opacities, colors, depths, radii)
-        bins = module.bin_splats(len(means), width, height, channels, *(t.data_ptr() for t in sources), threads)
+        bins = module.bin_splats(width, height, means, conics, opacities, colors, depths, radii, threads)
         image, alphas = torch.empty(height, width, channels), torch.empty(height, width)
         behind = None if background is None else background.detach().to(torch.float32).contiguous()
-        made["pairs"] = module.composite(
-            path,
-            bins,
-            0 if behind is None else behind.data_ptr(),
-            *(tensor.data_ptr() for tensor in (image, alphas, made["weights"], made["counts"])),
-            threads,
-        )
+        made["pairs"] = module.composite(path, bins, behind, image, alphas, made["weights"], made["counts"], threads)
         ctx.save_for_backward(image, alphas)
         ctx.bins, ctx.path, ctx.absolute = bins, path, made["absolute"]
         ctx.shapes = [tensor.shape for tensor in (means, conics, opacities, colors)]
@@ -189,7 +182,7 @@ class _Composite(torch.autograd.Function):
         means, conics, opacities, colors = (torch.empty(shape) for shape in ctx.shapes)
         made = (means, ctx.absolute, conics, opacities, colors)
         module: Any = kernels.extension()
-        tensors = (image, alphas, by_image, by_alphas, *made)
-        module.composite_backward(ctx.path, ctx.bins, *(t.data_ptr() for t in tensors), torch.get_num_threads())
+        gradients = (image, alphas, by_image, by_alphas)
+        module.composite_backward(ctx.path, ctx.bins, *gradients, *made, torch.get_num_threads())
         behind = ((1 - alphas)[..., None] * by_image).sum((0, 1)) if ctx.background else None
         return means, conics, opacities, colors, behind, None, None, None, None

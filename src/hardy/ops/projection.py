@@ -140,9 +140,8 @@ def rotations(quats: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def _camera(view: torch.Tensor, intrinsics: torch.Tensor, lens: Lens) -> tuple[Any, ...]:
-    size = (lens.width, lens.height, lens.near, lens.far, lens.blur, lens.smallest_radius)
-    return (view.data_ptr(), intrinsics.data_ptr(), *size)
+def _numbers(lens: Lens) -> tuple[float, ...]:
+    return lens.width, lens.height, lens.near, lens.far, lens.blur, lens.smallest_radius
 
 
 class _Project(torch.autograd.Function):
@@ -150,20 +149,12 @@ class _Project(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Projected:
         *tensors, lens = arguments
         tensors = [tensor.detach().to(torch.float32).contiguous() for tensor in tensors]
-        means, quats, scales, opacities, view, intrinsics = tensors
-        count = len(means)
+        count = len(tensors[0])
         sizes = ((count, 2), (count,), (count, 3), (count,))
         outputs = [torch.empty(size, dtype=torch.float32) for size in sizes]
         radii = torch.empty(count, 2, dtype=torch.int32)
         module: Any = kernels.extension()
-        module.project(
-            count,
-            *(tensor.data_ptr() for tensor in (means, quats, scales, opacities)),
-            *_camera(view, intrinsics, lens),
-            lens.compensated,
-            *(tensor.data_ptr() for tensor in (*outputs, radii)),
-            torch.get_num_threads(),
-        )
+        module.project(*tensors, *_numbers(lens), lens.compensated, *outputs, radii, torch.get_num_threads())
         ctx.save_for_backward(*tensors, radii)
         ctx.lens = lens
         ctx.mark_non_differentiable(radii)
@@ -171,17 +162,10 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        means, quats, scales, opacities, view, intrinsics, radii = ctx.saved_tensors
+        *inputs, radii = ctx.saved_tensors
+        means, quats, scales, _, view, intrinsics = inputs
         made = [torch.empty_like(tensor) for tensor in (means, quats, scales, view, intrinsics)]
         incoming = [gradient.contiguous() for gradient in gradients[:4]]
         module: Any = kernels.extension()
-        module.project_backward(
-            len(means),
-            *(tensor.data_ptr() for tensor in (means, quats, scales, opacities)),
-            *_camera(view, intrinsics, ctx.lens),
-            radii.data_ptr(),
-            *(gradient.data_ptr() for gradient in incoming),
-            *(tensor.data_ptr() for tensor in made),
-            torch.get_num_threads(),
-        )
+        module.project_backward(*inputs, *_numbers(ctx.lens), radii, *incoming, *made, torch.get_num_threads())
         return (*made[:3], None, made[3], made[4], None)

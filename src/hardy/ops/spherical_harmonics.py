@@ -76,10 +76,9 @@ class _Colors(torch.autograd.Function):
         colors = torch.empty_like(means)
         module: Any = kernels.extension()
         tensors = (means, eye, coefficients, radii, colors)
-        sizes = (len(means), coefficients.shape[1], degree)
-        module.harmonics(*sizes, *(tensor.data_ptr() for tensor in tensors), torch.get_num_threads())
+        module.harmonics(degree, *tensors, torch.get_num_threads())
         ctx.save_for_backward(*tensors)
-        ctx.sizes = sizes
+        ctx.degree = degree
         return colors
 
     @staticmethod
@@ -88,5 +87,5 @@ class _Colors(torch.autograd.Function):
         made = [torch.empty_like(tensor) for tensor in (means, eye, coefficients)]
         tensors = (means, eye, coefficients, radii, colors, gradients[0].contiguous(), *made)
         module: Any = kernels.extension()
-        module.harmonics_backward(*ctx.sizes, *(tensor.data_ptr() for tensor in tensors), torch.get_num_threads())
+        module.harmonics_backward(ctx.degree, *tensors, torch.get_num_threads())
         return (None, *made, None)

@@ -103,7 +103,7 @@ def empty_codes(size: int, device: torch.device) -> torch.Tensor:
     codes = torch.empty(size, dtype=torch.uint8, device=device)
     module = kernels.extension()
     if module is not None and device.type == "cpu" and size >= _HUGE_PAGE:
-        module.advise_huge_pages(codes.data_ptr(), size)
+        module.advise_huge_pages(codes)
     return codes
 
 

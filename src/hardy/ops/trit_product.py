@@ -78,20 +78,20 @@ def compiled(x: torch.Tensor, matrix: TritMatrix, path: str) -> torch.Tensor:
     module = kernels.extension()
     assert module is not None
     # Every call into torch that does nothing still takes a microsecond, and a product takes fifty.
+    x = x.detach() if x.requires_grad else x  # which DLPack refuses
     is_float32 = x.dtype is torch.float32
     activations = x if is_float32 and x.is_contiguous() else x.to(torch.float32).contiguous()
     output = torch.empty((*x.shape[:-1], matrix.rows), dtype=torch.float32)
     module.trit_product(
         path,
-        activations.data_ptr(),
-        x.numel() // matrix.width,
-        matrix.codes.data_ptr(),
-        matrix.scales.data_ptr(),
+        activations,
+        matrix.codes,
+        matrix.scales,
         matrix.rows,
         matrix.width,
         matrix.group_size,
         matrix.planes,
-        output.data_ptr(),
+        output,
         torch.get_num_threads(),
     )
     return output if is_float32 else output.to(x.dtype)

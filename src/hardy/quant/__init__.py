@@ -8,13 +8,14 @@ from hardy.quant.calibrated_trit_planes import CalibratedTritPlanes
 from hardy.quant.clipped_round_to_nearest import ClippedRoundToNearest
 from hardy.quant.gptq import GPTQ
 from hardy.quant.grid_linear import GridLinear
+from hardy.quant.importance import combined, layer_importance
 from hardy.quant.layer_bits import LayerBits
-from hardy.quant.layer_importance import combined, layer_importance
-from hardy.quant.pack import Pack, Unpack, unpack
+from hardy.quant.pack import Pack
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
 from hardy.quant.trit_linear import TritLinear
 from hardy.quant.trit_planes import TritPlanes
+from hardy.quant.unpacking import Unpack, unpack
 
 __all__ = [
     "GPTQ",

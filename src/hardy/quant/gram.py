@@ -82,7 +82,7 @@ def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], call
             stacks = {parameter: grams[name, parameter] for parameter in parameters}
             routed = _Routed(model.get_submodule(name), name, stacks)
             points |= {_input(name): routed.take_hidden, _input(name, 1): routed.take_chosen}
-    needed = {point: calls[point.module] for point in points}
+    needed = {point: max(1, calls[point.module]) for point in points}
     with watch(model, points, strict=False, stop=needed):
         for batch in batches:
             last.forget()

@@ -17,10 +17,10 @@ from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
+from hardy.core.units import exactly
 from hardy.errors import InputError
 from hardy.quant.bit_budget import allocate
 from hardy.quant.quantizer import Quantizer
-from hardy.quant.units import exactly
 from hardy.report import Row
 
 

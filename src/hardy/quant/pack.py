@@ -15,14 +15,12 @@ from transformers import PreTrainedModel
 from hardy.core.method import Method, changes
 from hardy.core.packing import PackedLayer
 from hardy.core.selection import Site, all_sites
-from hardy.core.surgery import Absent, Edits, weight_of
+from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.quant.quantizer import StoredWeight
 from hardy.quant.transformers_hooks import quantizer_of
+from hardy.quant.unpacking import PACKED
 from hardy.report import Row
-
-PACKED = "all packed layers"
-"""The condition of the row that sums up."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,46 +72,3 @@ class Pack(Method):
             edits.swap(model.config, "quantization_config", quantizer.quantization_config)
         details = {"weights": size, "weights left dense": dense}
         return [Row(metric="bits_per_weight", condition=PACKED, value=bits / size, details=details), *rows]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Unpack(Method):
-    """Give every packed layer its dense weight again, with the values of its few bits.
-
-    For what needs weights to work on: studies, noise, other quantizers.
-
-    Args:
-        dtype: of the weights, "float32" or another of torch's; by default that of the rest of the model.
-    """
-
-    dtype: str | None = None
-
-    def check(self) -> None:
-        dtype = getattr(torch, str(self.dtype), None)
-        if self.dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise InputError(f"dtype must be the name of a floating dtype of torch or None, got {self.dtype!r}")
-
-    def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
-        rest = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        dtype = rest if self.dtype is None else getattr(torch, self.dtype)
-        rows, size = [], 0
-        for name, layer in list(model.named_modules()):
-            if isinstance(layer, PackedLayer):
-                edits.set_module(name, layer.dense(dtype))
-                rows.append(Row(metric="bits_per_weight", condition=name, value=8.0 * dtype.itemsize))
-                size += layer.weights
-        if not size:
-            raise InputError("there is nothing to unpack: no layer of the model is packed")
-        if isinstance(model, PreTrainedModel):
-            for owner, attribute in ((model, "hf_quantizer"), (model.config, "quantization_config")):
-                if attribute in vars(owner):
-                    edits.swap(owner, attribute, Absent)
-        details = {"weights": size}
-        return [Row(metric="bits_per_weight", condition=PACKED, value=8.0 * dtype.itemsize, details=details), *rows]
-
-
-def unpack(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """`model` with dense weights in the place of packed layers, in place, if it has any; see `Unpack`."""
-    if any(isinstance(layer, PackedLayer) for layer in model.modules()):
-        Unpack(dtype=None if dtype is None else str(dtype).removeprefix("torch.")).apply(model)
-    return model

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hardy.core.packing import PackedLayer
-from hardy.core.roles import is_linear
+from hardy.core.roles import as_matrix, is_linear
 from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.quant.quantizer import StoredWeight
@@ -50,7 +50,7 @@ class PackedLinear(PackedLayer):
             raise InputError(f"a {type(module).__name__} is no linear layer, so {cls.__name__} cannot stand for it")
         dense, layer = cast(Any, module), cast(Any, cls)
         bias, weight = dense.bias is not None, dense.weight
-        rows, width = weight.shape if isinstance(module, nn.Linear) else weight.T.shape  # Conv1D stores (in, out)
+        rows, width = as_matrix(module, weight).shape
         return layer(width, rows, bias=bias, dtype=weight.dtype, device=weight.device, **description)
 
     def dense(self, dtype: torch.dtype) -> nn.Linear:

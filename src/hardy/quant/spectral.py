@@ -22,8 +22,8 @@ from hardy.core.roles import is_linear
 from hardy.core.selection import LINEAR, Selector, Site
 from hardy.core.statistics import SecondMoment, observe
 from hardy.core.surgery import weight_of
+from hardy.core.units import Unit, exactly, units
 from hardy.errors import InputError
-from hardy.quant.units import Unit, exactly, units
 
 
 def effective_rank_of(energies: torch.Tensor) -> float:

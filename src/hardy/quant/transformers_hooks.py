@@ -17,6 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hardy.core.packing import describe, install
 from hardy.errors import InputError
+from hardy.quant.unpacking import unpack
 
 QUANT_METHOD = "hardy"
 VERSION = 1
@@ -67,8 +68,6 @@ class PackedQuantizer(HfQuantizer):
         return False
 
     def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
-        from hardy.quant.pack import unpack
-
         return unpack(model, dtype)
 
 

@@ -3,16 +3,20 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hardy.deprecation import warn_renamed
+
 if TYPE_CHECKING:
+    from hardy.splat.loading import load_scene
     from hardy.splat.ply import load_ply, save_ply
-    from hardy.splat.rendering import rasterize
-    from hardy.splat.scene import Scene, View, load_scene
+    from hardy.splat.rendering import rasterization
+    from hardy.splat.scene import Scene, View
     from hardy.splat.training import Training, evaluate, render_view, train
 
 _HOMES = {
+    "loading": ("load_scene",),
     "ply": ("load_ply", "save_ply"),
-    "rendering": ("rasterize",),
-    "scene": ("Scene", "View", "load_scene"),
+    "rendering": ("rasterization",),
+    "scene": ("Scene", "View"),
     "training": ("Training", "evaluate", "render_view", "train"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -24,7 +28,7 @@ __all__ = [
     "evaluate",
     "load_ply",
     "load_scene",
-    "rasterize",
+    "rasterization",
     "render_view",
     "save_ply",
     "train",
@@ -34,6 +38,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         return getattr(importlib.import_module(f"hardy.splat.{_HOME_OF[name]}"), name)
+    if name == "rasterize":
+        warn_renamed("hardy.splat.rasterize", "rasterization")
+        return importlib.import_module("hardy.splat.rendering").rasterization
     raise AttributeError(f"module 'hardy.splat' has no attribute {name!r}")
 
 

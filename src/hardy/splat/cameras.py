@@ -8,30 +8,32 @@ import math
 import numpy as np
 import torch
 
+from hardy.deprecation import renamed_fields
 from hardy.errors import InputError
 from hardy.ops.projection import rotations
 from hardy.splat.ply import Parameters
 from hardy.splat.points import looked_at
 from hardy.splat.quality import degree_of
-from hardy.splat.rendering import RasterizeMode, rasterize
+from hardy.splat.rendering import RasterizeMode, rasterization
 from hardy.splat.scene import Scene
 
 _SWING = math.radians(20)  # at least this far, where cameras say nothing about it
 _GAP = math.radians(120)  # without a camera: then nobody knows what is behind
 
 
+@renamed_fields(k="K")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Camera:
     """A pinhole camera.
 
     Args:
         viewmat: (4, 4), world to camera; x to the right, y down, z forward.
-        k: (3, 3), intrinsics in pixels.
+        K: (3, 3), intrinsics in pixels.
         width, height: of the image.
     """
 
     viewmat: torch.Tensor
-    k: torch.Tensor
+    K: torch.Tensor
     width: int
     height: int
 
@@ -75,8 +77,8 @@ def camera_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray, fov: float, w
     if np.linalg.norm(right) < 1e-6:  # straight up or down: any right will do
         right = np.cross(ahead, np.roll(up, 1))
     right = _unit(right)
-    turn = np.stack([right, np.cross(ahead, right), ahead])
-    return _camera(turn, eye, fov, width, height)
+    rotation = np.stack([right, np.cross(ahead, right), ahead])
+    return _camera(rotation, eye, fov, width, height)
 
 
 def camera_of(wxyz: np.ndarray, position: np.ndarray, fov: float, width: int, height: int) -> Camera:
@@ -110,7 +112,7 @@ def circle_of_scene(scene: Scene) -> Circle:
         middle = float(angles[widest] + gaps[widest] / 2 + math.pi)
     ahead = math.cos(middle) * first + math.sin(middle) * aside
     view = scene.views[0]
-    fov = 2 * math.atan(view.image.shape[0] / 2 / float(view.k[1, 1]))
+    fov = 2 * math.atan(view.image.shape[0] / 2 / float(view.K[1, 1]))
     return Circle(center=center, up=up, ahead=ahead, radius=radius, rise=float(rises.mean()), arc=arc, fov=fov)
 
 
@@ -143,14 +145,14 @@ def render_camera(
     """(height, width, 3) uint8: what a camera sees, at the degree that there is."""
     device = parameters["means"].device
     with torch.no_grad():
-        images, _, _ = rasterize(
+        images, _, _ = rasterization(
             parameters["means"],
             parameters["quats"],
             parameters["scales"].exp(),
             parameters["opacities"].sigmoid(),
             torch.cat([parameters["sh0"], parameters["shN"]], 1),
             camera.viewmat[None].to(device),
-            camera.k[None].to(device),
+            camera.K[None].to(device),
             camera.width,
             camera.height,
             sh_degree=degree_of(parameters),
@@ -160,12 +162,12 @@ def render_camera(
     return (images[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def _camera(turn: np.ndarray, eye: np.ndarray, fov: float, width: int, height: int) -> Camera:
+def _camera(rotation: np.ndarray, eye: np.ndarray, fov: float, width: int, height: int) -> Camera:
     viewmat = np.eye(4)
-    viewmat[:3, :3], viewmat[:3, 3] = turn, -turn @ eye
+    viewmat[:3, :3], viewmat[:3, 3] = rotation, -rotation @ eye
     focal = height / 2 / math.tan(fov / 2)
     k = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    return Camera(viewmat=torch.from_numpy(viewmat).float(), k=k, width=width, height=height)
+    return Camera(viewmat=torch.from_numpy(viewmat).float(), K=k, width=width, height=height)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

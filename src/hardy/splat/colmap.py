@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hardy.errors import InputError
-from hardy.splat.scene import Posed
+from hardy.splat.photos import PosedImage
 
 # Number in binary files: name, how many parameters.
 _MODELS = {
@@ -30,7 +30,7 @@ def model_folder(path: Path) -> Path | None:
     return None
 
 
-def read(model: Path, images: Path) -> tuple[list[Posed], np.ndarray, np.ndarray]:
+def read(model: Path, images: Path) -> tuple[list[PosedImage], np.ndarray, np.ndarray]:
     """The photos of a model, in the folder `images`, and its points and their colors (0 to 1).
 
     Raises:
@@ -42,27 +42,29 @@ def read(model: Path, images: Path) -> tuple[list[Posed], np.ndarray, np.ndarray
         if not (model / f"{name}{kind}").is_file():
             raise InputError(f"{model} lacks {name}{kind}")
     readers = (_binary_cameras, _binary_images, _binary_points) if binary else (_cameras, _images, _points)
-    found: list[Any] = []
+    tables: list[Any] = []
     for name, reader in zip(("cameras", "images", "points3D"), readers, strict=True):
         file = model / f"{name}{kind}"
         try:
-            found.append(reader(file))
+            tables.append(reader(file))
         except (ValueError, IndexError, struct.error, KeyError, UnicodeDecodeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{file} is damaged or cut short: {error}") from None
-    cameras, placed, cloud = found
-    posed = []
-    for name, camera, quat, shift in placed:
+    cameras, poses, cloud = tables
+    images_of_model = []
+    for name, camera, quat, translation in poses:
         if camera not in cameras:
             raise InputError(f"{model}: image {name} was taken by camera {camera}, which is not listed")
         k, distortion, width, height = cameras[camera]
         viewmat = np.eye(4)
-        viewmat[:3, :3], viewmat[:3, 3] = _rotation(quat, name), shift
+        viewmat[:3, :3], viewmat[:3, 3] = _rotation(quat, name), translation
         size = {"width": width, "height": height}
-        posed.append(Posed(file=images / name, name=name, viewmat=viewmat, k=k, distortion=distortion, **size))
+        images_of_model.append(
+            PosedImage(file=images / name, name=name, viewmat=viewmat, K=k, distortion=distortion, **size)
+        )
     points = np.array([point[:3] for point in cloud], dtype=float).reshape(-1, 3)
-    return posed, points, np.array([point[3:6] for point in cloud], dtype=float).reshape(-1, 3) / 255
+    return images_of_model, points, np.array([point[3:6] for point in cloud], dtype=float).reshape(-1, 3) / 255
 
 
 def _rotation(quat: np.ndarray, name: str) -> np.ndarray:
@@ -106,12 +108,12 @@ def _cameras(file: Path) -> dict[int, Any]:
 
 
 def _images(file: Path) -> list[Any]:
-    found = []
+    images = []
     for words in list(_lines(file))[::2]:  # every other line lists the points seen, and may be empty
         if words:
             pose = np.array([float(word) for word in words[1:8]])
-            found.append((" ".join(words[9:]), int(words[8]), pose[:4], pose[4:]))
-    return found
+            images.append((" ".join(words[9:]), int(words[8]), pose[:4], pose[4:]))
+    return images
 
 
 def _points(file: Path) -> list[Any]:
@@ -150,19 +152,19 @@ def _binary_cameras(file: Path) -> dict[int, Any]:
 
 
 def _binary_images(file: Path) -> list[Any]:
-    data, found = _Bytes(file), []
+    data, images = _Bytes(file), []
     for _ in range(data.take("Q")[0]):
         pose = np.array(data.take("i7d")[1:])
         camera = data.take("i")[0]
         name = data.text()
         data.skip(data.take("Q")[0], 24)
-        found.append((name, camera, pose[:4], pose[4:]))
-    return found
+        images.append((name, camera, pose[:4], pose[4:]))
+    return images
 
 
 def _binary_points(file: Path) -> list[Any]:
-    data, found = _Bytes(file), []
+    data, points = _Bytes(file), []
     for _ in range(data.take("Q")[0]):
-        found.append(data.take("Q3d3Bd")[1:7])
+        points.append(data.take("Q3d3Bd")[1:7])
         data.skip(data.take("Q")[0], 8)
-    return found
+    return points

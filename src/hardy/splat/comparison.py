@@ -13,7 +13,7 @@ from hardy.report import Bars, BarSeries, Lines, Pictures, Report, Row, Series
 from hardy.splat.lineage import FROZEN, activity, ancestry, frozen_share
 from hardy.splat.ply import Parameters
 from hardy.splat.scene import Scene, View
-from hardy.splat.strategies import Densification, Mcmc
+from hardy.splat.strategies import Densification, MCMCStrategy
 from hardy.splat.training import Options, Training, render_view, train
 
 _WORST = 0.25  # error that the maps show in their brightest color
@@ -22,7 +22,7 @@ _MOST_SHOWN = 3
 
 def compare(
     scene: Scene,
-    strategies: Mapping[str, Densification | Mcmc],
+    strategies: Mapping[str, Densification | MCMCStrategy],
     *,
     options: Options | None = None,
     out: str | Path | None = None,
@@ -41,38 +41,38 @@ def compare(
     if len(strategies) < 2:
         raise InputError(f"a comparison needs at least two strategies, got {', '.join(strategies) or 'none'}")
     options = options or Options(evaluate_every=300)
-    found = {
+    trainings = {
         name: train(scene, strategy, options=options, out=None if out is None else Path(out) / name)
         for name, strategy in strategies.items()
     }
-    pulls = {name: activity(training.parameters, scene, options=options) for name, training in found.items()}
-    judged = scene.held_out or scene.views
-    height, width = judged[0].image.shape[:2]
+    gradients = {name: activity(training.parameters, scene, options=options) for name, training in trainings.items()}
+    evaluated = scene.held_out or scene.views
+    height, width = evaluated[0].image.shape[:2]
     kind = "held-out" if scene.held_out else "training"
-    best = max(found, key=lambda name: found[name].history[-1]["psnr"])
-    first = next(iter(found))
-    last = found[best].history[-1]
+    best = max(trainings, key=lambda name: trainings[name].history[-1]["psnr"])
+    first = next(iter(trainings))
+    last = trainings[best].history[-1]
     return Report(
-        title=f"{len(found)} strategies of densification on one scene",
+        title=f"{len(trainings)} strategies of densification on one scene",
         summary=(
-            f"{best} ends highest: {last['psnr']:.2f} dB, SSIM {last['ssim']:.3f} on {len(judged)} {kind} views, "
+            f"{best} ends highest: {last['psnr']:.2f} dB, SSIM {last['ssim']:.3f} on {len(evaluated)} {kind} views, "
             f"with {last['gaussians']} Gaussians after {last['seconds']:.0f} s of training.",
-            f"The others are judged against {first}, which ends at {found[first].history[-1]['psnr']:.2f} dB.",
+            f"The others are judged against {first}, which ends at {trainings[first].history[-1]['psnr']:.2f} dB.",
         ),
-        rows=_rows(found, pulls),
+        rows=_rows(trainings, gradients),
         figures=(
-            *_curves(found, kind),
-            *_pictures(found, judged, options),
-            _pull_figure(pulls),
-            *_lineage_figures(found),
+            *_curves(trainings, kind),
+            *_pictures(trainings, evaluated, options),
+            _gradient_figure(gradients),
+            *_lineage_figures(trainings),
         ),
         settings={
             "training views": len(scene.views),
-            f"{kind} views": len(judged),
+            f"{kind} views": len(evaluated),
             "size of photos": f"{width} x {height}",
             "points to start with": len(scene.points) or f"{options.random_points} random",
             "steps": options.steps,
-            "degree of spherical harmonics": options.degree,
+            "degree of spherical harmonics": options.sh_degree,
             "seed": options.seed,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -86,22 +86,23 @@ def compare(
     )
 
 
-def _rows(found: Mapping[str, Training], pulls: Mapping[str, Ranking]) -> tuple[Row, ...]:
-    first = next(iter(found))
-    target = found[first].history[-1]["psnr"]
+def _rows(trainings: Mapping[str, Training], gradients: Mapping[str, Ranking]) -> tuple[Row, ...]:
+    first = next(iter(trainings))
+    target = trainings[first].history[-1]["psnr"]
     rows = []
     for metric, unit, read in (
-        ("PSNR", "dB", lambda name: found[name].history[-1]["psnr"]),
-        ("SSIM", "", lambda name: found[name].history[-1]["ssim"]),
-        ("Gaussians", "", lambda name: found[name].history[-1]["gaussians"]),
-        ("seconds of training", "s", lambda name: found[name].history[-1]["seconds"]),
-        (f"seconds to the final PSNR of {first}", "s", lambda name: _reached(found[name], target, "seconds")),
-        (f"pairs to the final PSNR of {first}", "1e6", lambda name: _reached(found[name], target, "pairs") / 1e6),
-        ("frozen Gaussians", "%", lambda name: 100 * frozen_share(pulls[name])),
+        ("PSNR", "dB", lambda name: trainings[name].history[-1]["psnr"]),
+        ("SSIM", "", lambda name: trainings[name].history[-1]["ssim"]),
+        ("Gaussians", "", lambda name: trainings[name].history[-1]["gaussians"]),
+        ("seconds of training", "s", lambda name: trainings[name].history[-1]["seconds"]),
+        (f"seconds to the final PSNR of {first}", "s", lambda name: _reached(trainings[name], target, "seconds")),
+        (f"pairs to the final PSNR of {first}", "1e6", lambda name: _reached(trainings[name], target, "pairs") / 1e6),
+        ("frozen Gaussians", "%", lambda name: 100 * frozen_share(gradients[name])),
     ):
-        baseline = {name: None if name == first else first for name in found}
+        baseline = {name: None if name == first else first for name in trainings}
         rows += [
-            Row(metric=metric, condition=name, value=read(name), unit=unit, baseline=baseline[name]) for name in found
+            Row(metric=metric, condition=name, value=read(name), unit=unit, baseline=baseline[name])
+            for name in trainings
         ]
     return tuple(rows)
 
@@ -111,7 +112,7 @@ def _reached(training: Training, target: float, key: str) -> float:
     return next((float(row[key]) for row in training.history if row["psnr"] >= target), math.inf)
 
 
-def _curves(found: Mapping[str, Training], kind: str) -> list[Lines]:
+def _curves(trainings: Mapping[str, Training], kind: str) -> list[Lines]:
     made = []
     for key, label in (("psnr", "PSNR [dB]"), ("ssim", "SSIM")):
         for x, x_label in (("seconds", "seconds of training"), ("gaussians", "Gaussians")):
@@ -122,7 +123,7 @@ def _curves(found: Mapping[str, Training], kind: str) -> list[Lines]:
                     y=tuple(row[key] for row in training.history),
                     style="line" if x == "seconds" else "points",
                 )
-                for name, training in found.items()
+                for name, training in trainings.items()
             ]
             caption = f"Mean of the {kind} views at each evaluation" + (
                 "." if x == "seconds" else "; later ones of a strategy are higher."
@@ -132,22 +133,24 @@ def _curves(found: Mapping[str, Training], kind: str) -> list[Lines]:
     return made
 
 
-def _pictures(found: Mapping[str, Training], judged: tuple[View, ...], options: Options) -> tuple[Pictures, Pictures]:
+def _pictures(
+    trainings: Mapping[str, Training], evaluated: tuple[View, ...], options: Options
+) -> tuple[Pictures, Pictures]:
     """Crops where the first strategy errs most, and maps of errors of whole views."""
     from matplotlib import colormaps
 
-    first = next(iter(found))
-    step = max(1, len(judged) // _MOST_SHOWN)
-    shown = judged[::step][:_MOST_SHOWN]
+    first = next(iter(trainings))
+    step = max(1, len(evaluated) // _MOST_SHOWN)
+    shown = evaluated[::step][:_MOST_SHOWN]
     crops, errors = [], []
     for view in shown:
-        images = {name: _rendered(training.parameters, view, options) for name, training in found.items()}
+        images = {name: _rendered(training.parameters, view, options) for name, training in trainings.items()}
         missed = {name: _error(image, view) for name, image in images.items()}
         top, left, size = _worst_crop(missed[first])
         crops.append([image[top : top + size, left : left + size] for image in (view.image, *images.values())])
         maps = [colormaps["magma"]((error / _WORST).clamp(0, 1).numpy())[..., :3] for error in missed.values()]
         errors.append([view.image.numpy(), *maps])
-    rows, columns = [view.name for view in shown], ["photo", *found]
+    rows, columns = [view.name for view in shown], ["photo", *trainings]
     worst = f"The part of each view where {first} errs most."
     scale = f"Mean absolute error of the three channels: black is none, the brightest {_WORST} of 1 or more."
     return (
@@ -174,10 +177,10 @@ def _worst_crop(error: torch.Tensor) -> tuple[int, int, int]:
     return top, left, size
 
 
-def _pull_figure(pulls: Mapping[str, Ranking]) -> Lines:
+def _gradient_figure(gradients: Mapping[str, Ranking]) -> Lines:
     shares = torch.linspace(0.01, 0.99, 99)
     series = []
-    for name, ranking in pulls.items():
+    for name, ranking in gradients.items():
         scores = torch.tensor(list(ranking.scores.values())).clamp(min=1e-9)
         series.append(Series(label=name, x=tuple(torch.quantile(scores, shares).tolist()), y=tuple(shares.tolist())))
     return Lines(
@@ -191,15 +194,15 @@ def _pull_figure(pulls: Mapping[str, Ranking]) -> Lines:
     )
 
 
-def _lineage_figures(found: Mapping[str, Training]) -> tuple[Bars, ...]:
-    known: dict[str, Any] = {
+def _lineage_figures(trainings: Mapping[str, Training]) -> tuple[Bars, ...]:
+    lineages: dict[str, Any] = {
         name: ancestry(training.parameters, training.state)
-        for name, training in found.items()
+        for name, training in trainings.items()
         if "home" in training.state
     }
-    if not known:
+    if not lineages:
         return ()
-    groups = tuple(next(iter(known.values())))
+    groups = tuple(next(iter(lineages.values())))
     made = []
     for title, caption, label, field in (
         ("Where Gaussians come from", "By what their lines went through; mcmc keeps no lineage.", "share", "share"),
@@ -212,7 +215,7 @@ def _lineage_figures(found: Mapping[str, Training]) -> tuple[Bars, ...]:
     ):
         series = tuple(
             BarSeries(label=name, values=tuple(getattr(kinds[group], field) for group in groups))
-            for name, kinds in known.items()
+            for name, kinds in lineages.items()
         )
         made.append(Bars(title=title, caption=caption, y_label=label, groups=groups, series=series))
     return tuple(made)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.files import write_atomic
 
@@ -30,8 +31,7 @@ def save_film(frames: Iterator[np.ndarray], out: str | Path, fps: float = 24) ->
         InputError: the ending is another one, there is no ffmpeg for an MP4, or there are no frames.
     """
     out, ending = Path(out), Path(out).suffix.lower()
-    if not fps > 0:
-        raise InputError(f"fps must be above 0, got {fps:g}")
+    fps = checks.number("fps", fps, above=0)
     check_film(out)
     first = next(frames, None)
     if first is None:
@@ -80,9 +80,9 @@ def _mp4(frames: Iterator[np.ndarray], size: tuple[int, ...], path: Path, fps: f
 
 def _ffmpeg() -> str | None:
     """The program, where there is one."""
-    found = shutil.which("ffmpeg")
-    if found is not None:
-        return found
+    program = shutil.which("ffmpeg")
+    if program is not None:
+        return program
     try:
         return importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
     except (ImportError, RuntimeError):

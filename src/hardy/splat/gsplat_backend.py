@@ -1,4 +1,4 @@
-"""`rasterize` on CUDA, by gsplat (arXiv 2409.06765), with everything in `info` that strategies read.
+"""`rasterization` on CUDA, by gsplat (arXiv 2409.06765), with everything in `info` that strategies read.
 
 gsplat gives no sums of weights and no pixel counts. A further channel, zero for every Gaussian, gets the gradient one
 at every pixel in the backward pass: it changes neither the image nor any other gradient, and its own gradient is each
@@ -26,7 +26,7 @@ def installed() -> bool:
     return importlib.util.find_spec("gsplat") is not None
 
 
-def rasterize_gsplat(
+def rasterization_gsplat(
     means: torch.Tensor,
     quats: torch.Tensor,
     scales: torch.Tensor,
@@ -47,7 +47,7 @@ def rasterize_gsplat(
     render_mode: str,
     rasterize_mode: str,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """`rasterize`, whose arguments and results these are; intrinsics have no gradient here.
+    """`rasterization`, whose arguments and results these are; intrinsics have no gradient here.
 
     In `info`, "weights" and "absgrad" are there after the backward pass; without gradients, or before it, "weights"
     costs a backward pass of its own. "pixel_counts" needs about 24 bytes for each pair of pixel and Gaussian while it
@@ -70,7 +70,7 @@ def rasterize_gsplat(
     if backgrounds is not None:
         backgrounds = torch.nn.functional.pad(backgrounds[:, :place], (0, 1))
     with torch.enable_grad():  # for the sums of weights; nothing else has a gradient unless it is wanted
-        rendered, alphas, found = gsplat.rasterization(
+        rendered, alphas, meta = gsplat.rasterization(
             means,
             quats,
             scales,
@@ -96,7 +96,7 @@ def rasterize_gsplat(
     image = torch.cat([rendered[..., :place], rendered[..., place + 1 :]], -1)
     if not wanted:
         image, alphas = image.detach(), alphas.detach()
-    means2d = found["means2d"]
+    means2d = meta["means2d"]
 
     def weights() -> torch.Tensor:
         if weighing.grad is not None:
@@ -106,20 +106,20 @@ def rasterize_gsplat(
         return torch.autograd.grad(total, weighing, retain_graph=True)[0][..., 0]
 
     def pixel_counts() -> torch.Tensor:
-        inputs = (means2d.detach(), found["conics"].detach(), found["opacities"].detach().contiguous())
+        inputs = (means2d.detach(), meta["conics"].detach(), meta["opacities"].detach().contiguous())
         clear = means.new_ones(cameras, height, width)
-        grid = (width, height, _TILE, found["isect_offsets"], found["flatten_ids"])
+        grid = (width, height, _TILE, meta["isect_offsets"], meta["flatten_ids"])
         gaussians, _, images = gsplat.rasterize_to_indices_in_range(0, _ALL, clear, *inputs, *grid)
         rows = images * count + gaussians % max(1, count)
         return torch.bincount(rows, minlength=cameras * count).reshape(cameras, count).to(torch.int32)
 
     info = {
         "means2d": means2d,
-        "radii": found["radii"],
-        "depths": found["depths"],
-        "conics": found["conics"],
-        "opacities": found["opacities"],
-        "pairs": len(found["flatten_ids"]) * _TILE**2,
+        "radii": meta["radii"],
+        "depths": meta["depths"],
+        "conics": meta["conics"],
+        "opacities": meta["opacities"],
+        "pairs": len(meta["flatten_ids"]) * _TILE**2,
         "width": width,
         "height": height,
         "n_cameras": cameras,
@@ -131,10 +131,10 @@ def rasterize_gsplat(
 
 
 class _Info(dict[str, Any]):
-    """What was found, and what is made only when it is asked for."""
+    """What is known, and what is made only when it is asked for."""
 
-    def __init__(self, found: dict[str, Any], made: dict[str, Callable[[], torch.Tensor]]) -> None:
-        super().__init__(found)
+    def __init__(self, known: dict[str, Any], made: dict[str, Callable[[], torch.Tensor]]) -> None:
+        super().__init__(known)
         self._made = made
 
     def __missing__(self, name: str) -> torch.Tensor:

@@ -41,18 +41,18 @@ def available(device: torch.device | None = None) -> int | None:
     """Bytes that can still be had, on this machine or on its GPU; None where the system does not say."""
     if device is not None and device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = [value for value in (_of_machine(), _of_container()) if value is not None]
-    return min(found) if found else None
+    limits = [value for value in (_of_machine(), _of_container()) if value is not None]
+    return min(limits) if limits else None
 
 
 def check_start(
     count: int, budget: int | None, degree: int, views: Sequence[View], device: torch.device | None = None
 ) -> None:
     """Raise InputError if memory does not suffice for the Gaussians to start from, or for the budget of them."""
-    there = available(device)
-    if there is None:
+    free = available(device)
+    if free is None:
         return
-    usable = _SPARE * there - view_bytes(views)
+    usable = _SPARE * free - view_bytes(views)
     most = max(count, budget or 0)
     if most * gaussian_bytes(degree) <= usable:
         return
@@ -63,14 +63,14 @@ def check_start(
     if fits < 1:
         hint = "not even one Gaussian fits beside the photos; make them smaller (downscale)"
     raise InputError(
-        f"{kind} {most} Gaussians of degree {degree} needs about {_gib(need)}, and {_gib(there)} are available: {hint}"
+        f"{kind} {most} Gaussians of degree {degree} needs about {_gib(need)}, and {_gib(free)} are available: {hint}"
     )
 
 
 def check_photos(sizes: Sequence[tuple[int, int]], downscale: int) -> None:
     """Raise InputError if photos of these (width, height), made smaller by a factor, do not fit."""
-    there = available()
-    if there is None or not sizes:
+    free = available()
+    if free is None or not sizes:
         return
     whole = 3 * _FLOAT * max(width * height for width, height in sizes)  # one at a time is read at full size
     pixels = 3 * _FLOAT * sum(width * height for width, height in sizes)
@@ -78,30 +78,30 @@ def check_photos(sizes: Sequence[tuple[int, int]], downscale: int) -> None:
     def need(factor: int) -> int:
         return pixels // factor**2 + 3 * whole
 
-    if need(downscale) <= _SPARE * there:
+    if need(downscale) <= _SPARE * free:
         return
-    factor = next((factor for factor in range(downscale, 65) if need(factor) <= _SPARE * there), None)
+    factor = next((factor for factor in range(downscale, 65) if need(factor) <= _SPARE * free), None)
     hint = "no whole factor makes them fit" if factor is None else f"they fit with downscale={factor}"
-    raise InputError(f"{len(sizes)} photos need {_gib(need(downscale))}, and {_gib(there)} are available: {hint}")
+    raise InputError(f"{len(sizes)} photos need {_gib(need(downscale))}, and {_gib(free)} are available: {hint}")
 
 
 def shortage(before: int, after: int, degree: int, device: torch.device | None = None) -> str:
     """What to say after Gaussians grew, if there is no room for them to grow once more as much; otherwise nothing."""
     if after <= before:
         return ""
-    there = available(device)
+    free = available(device)
     need = (after - before) * gaussian_bytes(degree)
-    if there is None or need <= _SPARE * there:
+    if free is None or need <= _SPARE * free:
         return ""
-    room = after + int(_SPARE * there / gaussian_bytes(degree))
+    room = after + int(_SPARE * free / gaussian_bytes(degree))
     return (
         f"the {after} Gaussians, {after - before} of them new, need about {_gib(need)} to grow as much again, and "
-        f"{_gib(there)} are available: a budget of {room} fits"
+        f"{_gib(free)} are available: a budget of {room} fits"
     )
 
 
 @contextlib.contextmanager
-def named(step: int, count: int, out: str | Path | None) -> Iterator[None]:
+def out_of_memory_named(step: int, count: int, out: str | Path | None) -> Iterator[None]:
     """Turn a failed allocation into an InputError that says when it was, and what is left."""
     try:
         yield

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
-from hardy.errors import InputError
+from hardy import checks
+from hardy.deprecation import renamed_fields
 from hardy.splat.rendering import RasterizeMode
 
 
+@renamed_fields(degree="sh_degree", degree_every="sh_degree_interval", ssim_share="ssim_lambda", means_rates="means_lr")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """How Gaussians are trained, besides the strategy.
 
     Args:
         steps: one view each.
-        degree: of spherical harmonics, 0 to 3; one more every `degree_every` steps.
-        degree_every: None for a 30th of the steps.
-        ssim_share: of the loss; the rest is the mean absolute error.
-        means_rates: learning rate of centres at the start and the end, times the scene's extent; exponential between.
+        sh_degree: of spherical harmonics, 0 to 3; one more every `sh_degree_interval` steps.
+        sh_degree_interval: None for a 30th of the steps.
+        ssim_lambda: of the loss; the rest is the mean absolute error.
+        means_lr: learning rate of centres at the start and the end, times the scene's extent; exponential between.
         background: shown behind the Gaussians, per channel.
         rasterize_mode: "classic" or "antialiased".
         random_points: how many to start with in a scene without points.
@@ -30,10 +33,10 @@ class Options:
     """
 
     steps: int = 3000
-    degree: int = 3
-    degree_every: int | None = None
-    ssim_share: float = 0.2
-    means_rates: tuple[float, float] = (1.6e-4, 1.6e-6)
+    sh_degree: int = 3
+    sh_degree_interval: int | None = None
+    ssim_lambda: float = 0.2
+    means_lr: tuple[float, float] = (1.6e-4, 1.6e-6)
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     rasterize_mode: RasterizeMode = "classic"
     random_points: int = 5000
@@ -43,11 +46,9 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("random_points", 1), ("evaluate_every", 0), ("save_every", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.degree not in range(4):
-            raise InputError(f"degree must be 0 to 3, got {self.degree!r}")
-        if not 0 <= self.ssim_share <= 1:
-            raise InputError(f"ssim_share must be in [0, 1], got {self.ssim_share}")
-        if self.rasterize_mode not in ("classic", "antialiased"):
-            raise InputError(f"rasterize_mode must be classic or antialiased, got {self.rasterize_mode!r}")
+            object.__setattr__(self, name, checks.integer(name, getattr(self, name), at_least=least))
+        checks.integer("sh_degree", self.sh_degree, at_least=0, at_most=3)
+        if self.sh_degree_interval is not None:
+            checks.integer("sh_degree_interval", self.sh_degree_interval, at_least=1)
+        checks.number("ssim_lambda", self.ssim_lambda, at_least=0, at_most=1)
+        checks.one_of("rasterize_mode", self.rasterize_mode, get_args(RasterizeMode))

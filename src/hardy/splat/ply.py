@@ -24,7 +24,7 @@ _TYPES = {
     **dict.fromkeys(("float", "float32"), "f4"),
     **dict.fromkeys(("double", "float64"), "f8"),
 }
-_LONGEST_HEADER = 1 << 16
+_MAX_HEADER = 1 << 16
 
 
 def save_ply(parameters: Parameters, path: str | Path) -> None:
@@ -128,7 +128,7 @@ def read_vertices(path: str | Path) -> dict[str, np.ndarray]:
         InputError: it is not such a file, or it is cut short.
     """
     data = Path(path).read_bytes()
-    head, mark, body = data[: _LONGEST_HEADER + 11].partition(b"end_header")
+    head, mark, body = data[: _MAX_HEADER + 11].partition(b"end_header")
     if not data.startswith(b"ply") or not mark:
         raise InputError(f"{path} is not a PLY file")
     body = data[len(head) + len(mark) :]

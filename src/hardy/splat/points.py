@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from scipy.spatial import KDTree
 
+from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.ops.spherical_harmonics import FIRST
@@ -17,10 +18,10 @@ def neighbour_distances(points: torch.Tensor, neighbours: int = 3) -> torch.Tens
     Fewer neighbours are taken where there are not so many points; a single point gets 1.
     """
     cloud = points.detach().cpu().double().numpy()
-    found = min(neighbours, len(cloud) - 1)
-    if found < 1:
+    count = min(neighbours, len(cloud) - 1)
+    if count < 1:
         return points.new_ones(len(cloud))
-    distances, _ = KDTree(cloud).query(cloud, k=found + 1)
+    distances, _ = KDTree(cloud).query(cloud, k=count + 1)
     squared = torch.from_numpy(distances[:, 1:]).square().mean(1)
     return squared.clamp(min=1e-7).sqrt().to(points)
 
@@ -44,8 +45,7 @@ def gaussians_from(scene: Scene, degree: int = 3, random_points: int = 5000, see
     Raises:
         InputError: no camera has a point in front of it, or the degree is not 0 to 3.
     """
-    if degree not in range(4):
-        raise InputError(f"the degree of spherical harmonics must be 0 to 3, got {degree!r}")
+    checks.integer("degree", degree, at_least=0, at_most=3)
     means, colors = scene.points.float(), scene.colors.float()
     if not len(means):
         means, colors = random_cloud(scene, random_points, seed), torch.full((random_points, 3), 0.5)

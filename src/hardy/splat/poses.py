@@ -10,12 +10,13 @@ import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.files import write_atomic
 from hardy.splat import colmap
-from hardy.splat.scene import PHOTOS, photo_size
+from hardy.splat.photos import SUFFIXES, photo_size
 
 Matching = Literal["exhaustive", "sequential"]
 _LEAST = 3
@@ -68,15 +69,13 @@ def find_poses(
     photos, out = Path(photos), Path(out)
     if not photos.is_dir():
         raise InputError(f"there is no folder of photos {photos}")
-    if matching not in ("exhaustive", "sequential"):
-        raise InputError(f"matching must be exhaustive or sequential, got {matching!r}")
-    if not 0 <= least_share <= 1:
-        raise InputError(f"least_share must be in [0, 1], got {least_share:g}")
+    checks.one_of("matching", matching, get_args(Matching))
+    checks.number("least_share", least_share, at_least=0, at_most=1)
     if out.is_dir() and colmap.model_folder(out) is not None:
         raise InputError(f"{out} holds a COLMAP model already; choose another folder")
-    files = sorted(file for file in photos.iterdir() if file.suffix.lower() in PHOTOS)
+    files = sorted(file for file in photos.iterdir() if file.suffix.lower() in SUFFIXES)
     if len(files) < _LEAST:
-        kinds = ", ".join(PHOTOS)
+        kinds = ", ".join(SUFFIXES)
         raise InputError(f"poses need at least {_LEAST} photos, and {photos} has {len(files)} (of {kinds})")
     names = [file.name for file in files]
     one_size = len({photo_size(file) for file in files}) == 1
@@ -85,12 +84,12 @@ def find_poses(
     pycolmap.set_random_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         best = _model(pycolmap, photos, names, Path(folder), matching, one_size)
-        found = {image.name for image in best.images.values() if image.has_pose} if best is not None else set()
-        left_out = tuple(name for name in names if name not in found)
-        if best is None or len(found) < max(_LEAST, least_share * len(names)):
+        registered = {image.name for image in best.images.values() if image.has_pose} if best is not None else set()
+        left_out = tuple(name for name in names if name not in registered)
+        if best is None or len(registered) < max(_LEAST, least_share * len(names)):
             shown = ", ".join(left_out[:10]) + (f" and {len(left_out) - 10} more" if len(left_out) > 10 else "")
             raise InputError(
-                f"only {len(found)} of the {len(names)} photos got a pose; without one are {shown}. Photos must "
+                f"only {len(registered)} of the {len(names)} photos got a pose; without one are {shown}. Photos must "
                 "overlap by more than half, be sharp, and be taken from different places"
             )
         written = Path(folder) / "model"
@@ -102,7 +101,7 @@ def find_poses(
         for file in sorted(written.iterdir()):
             write_atomic(out / "sparse" / "0" / file.name, lambda path, taken=file: shutil.copyfile(taken, path))
     return Registration(
-        registered=tuple(name for name in names if name in found),
+        registered=tuple(name for name in names if name in registered),
         left_out=left_out,
         points=best.num_points3D(),
         error=float(best.compute_mean_reprojection_error()),

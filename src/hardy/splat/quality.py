@@ -11,7 +11,7 @@ from hardy.errors import InputError
 from hardy.evaluate import psnr_of_error, ssim
 from hardy.splat.options import Options
 from hardy.splat.ply import Parameters
-from hardy.splat.rendering import rasterize
+from hardy.splat.rendering import rasterization
 from hardy.splat.scene import View
 
 
@@ -27,19 +27,19 @@ class Quality:
 def render_view(
     parameters: Parameters, view: View, options: Options | None = None, degree: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """`rasterize` for one view: images (1, height, width, 3), alphas, info; by default at the degree that there is."""
+    """`rasterization` of one view: images (1, height, width, 3), alphas, info; by default at the degree there is."""
     device = parameters["means"].device
     height, width = view.image.shape[:2]
-    options = options or Options(degree=degree_of(parameters))
-    degree = options.degree if degree is None else degree
-    return rasterize(
+    options = options or Options(sh_degree=degree_of(parameters))
+    degree = options.sh_degree if degree is None else degree
+    return rasterization(
         parameters["means"],
         parameters["quats"],
         parameters["scales"].exp(),
         parameters["opacities"].sigmoid(),
         torch.cat([parameters["sh0"], parameters["shN"]], 1),
         view.viewmat[None].to(device),
-        view.k[None].to(device),
+        view.K[None].to(device),
         width,
         height,
         sh_degree=degree,
@@ -49,14 +49,14 @@ def render_view(
 
 
 def view_loss(parameters: Parameters, view: View, options: Options, degree: int) -> tuple[torch.Tensor, dict[str, Any]]:
-    """What training lowers: mean absolute error and 1 - SSIM of one view in their shares; and what rasterize found."""
+    """What training lowers: mean absolute error and 1 - SSIM of one view in their shares; and the rasterizer's info."""
     images, _, info = render_view(parameters, view, options, degree)
     image, photo = images[0], view.image
     if view.mask is not None:
         image, photo = (torch.where(view.mask[..., None], each, 0) for each in (image, photo))
-    loss = (1 - options.ssim_share) * (image - photo).abs().mean()
-    if options.ssim_share:
-        loss = loss + options.ssim_share * (1 - ssim(image, photo))
+    loss = (1 - options.ssim_lambda) * (image - photo).abs().mean()
+    if options.ssim_lambda:
+        loss = loss + options.ssim_lambda * (1 - ssim(image, photo))
     return loss, info
 
 
@@ -64,10 +64,10 @@ def evaluate(
     parameters: Parameters, views: tuple[View, ...], options: Options | None = None, degree: int | None = None
 ) -> Quality:
     """How close the renderings of `views` come to their photos."""
-    options = options or Options(degree=degree_of(parameters))
+    options = options or Options(sh_degree=degree_of(parameters))
     if not views:
         raise InputError("evaluate needs at least one view")
-    found = []
+    scores = []
     with torch.no_grad():
         for view in views:
             view = view.to(parameters["means"].device)
@@ -76,10 +76,10 @@ def evaluate(
                 torch.ones(image.shape[:2], dtype=torch.bool, device=image.device) if view.mask is None else view.mask
             )
             error = (image - view.image)[counts].double().square().mean()
-            alike = ssim(torch.where(counts[..., None], image, 0), torch.where(counts[..., None], view.image, 0))
-            found.append((psnr_of_error(error).item(), alike.item()))
-    psnrs, ssims = zip(*found, strict=True)
-    return Quality(psnr=sum(psnrs) / len(found), ssim=sum(ssims) / len(found), views=len(found))
+            similarity = ssim(torch.where(counts[..., None], image, 0), torch.where(counts[..., None], view.image, 0))
+            scores.append((psnr_of_error(error).item(), similarity.item()))
+    psnrs, ssims = zip(*scores, strict=True)
+    return Quality(psnr=sum(psnrs) / len(scores), ssim=sum(ssims) / len(scores), views=len(scores))
 
 
 def degree_of(parameters: Parameters) -> int:

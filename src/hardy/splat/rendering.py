@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.ops.compositing import MOST_CHANNELS, Composite, Layers, composite
 from hardy.ops.projection import Lens, project
@@ -18,9 +19,17 @@ from hardy.splat import gsplat_backend
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RasterizeMode = Literal["classic", "antialiased"]
+# Arguments of gsplat's and the values of them that are accepted; any, where there are none.
+_GSPLAT_OPTIONS: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("absgrad", "tile_size", "channel_chunk"), ()),
+    **dict.fromkeys(("packed", "sparse_grad", "distributed", "segmented", "with_ut", "with_eval3d"), (False,)),
+    **dict.fromkeys(("covars", "radial_coeffs", "tangential_coeffs", "thin_prism_coeffs", "ftheta_coeffs"), (None,)),
+    **dict.fromkeys(("rolling_shutter", "viewmats_rs"), (None,)),
+    "camera_model": ("pinhole",),
+}
 
 
-def rasterize(
+def rasterization(
     means: torch.Tensor,
     quats: torch.Tensor,
     scales: torch.Tensor,
@@ -40,6 +49,7 @@ def rasterize(
     backgrounds: torch.Tensor | None = None,
     render_mode: RenderMode = "RGB",
     rasterize_mode: RasterizeMode = "classic",
+    **gsplat_options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     """Render N Gaussians with C cameras: on a CPU by compiled loops, on CUDA by gsplat where it is installed.
 
@@ -60,6 +70,8 @@ def rasterize(
         backgrounds: (C, D + E), shown where the Gaussians leave something through; depth has no background.
         render_mode: "D" is accumulated depth, "ED" expected depth (accumulated over alpha), the last channel.
         rasterize_mode: "antialiased" lowers opacities by what `eps2d` adds to the size.
+        gsplat_options: gsplat's further arguments, at the values that say what is done here anyway: `packed=False`,
+            `sparse_grad=False`, `camera_model="pinhole"`; `absgrad`, `tile_size` and `channel_chunk` change nothing.
 
     Returns:
         Images (C, height, width, channels), alphas (C, height, width, 1), and a dictionary with, among others,
@@ -77,12 +89,16 @@ def rasterize(
             degree or a mode is unknown.
     """
     _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, features, backgrounds)
-    if render_mode not in get_args(RenderMode):
-        raise InputError(f"render_mode must be one of {', '.join(get_args(RenderMode))}, got {render_mode!r}")
-    if rasterize_mode not in get_args(RasterizeMode):
-        raise InputError(f"rasterize_mode must be one of {', '.join(get_args(RasterizeMode))}, got {rasterize_mode!r}")
+    checks.one_of("render_mode", render_mode, get_args(RenderMode))
+    checks.one_of("rasterize_mode", rasterize_mode, get_args(RasterizeMode))
+    for name, value in gsplat_options.items():
+        if name not in _GSPLAT_OPTIONS:
+            raise TypeError(f"rasterization() got an unexpected keyword argument {name!r}")
+        if value not in _GSPLAT_OPTIONS[name] and _GSPLAT_OPTIONS[name]:
+            known = " or ".join(map(repr, _GSPLAT_OPTIONS[name]))
+            raise InputError(f"{name} must be {known} here, got {value!r}")
     if means.device.type == "cuda" and means.dtype == torch.float32 and gsplat_backend.installed():
-        return gsplat_backend.rasterize_gsplat(
+        return gsplat_backend.rasterization_gsplat(
             means,
             quats,
             scales,

@@ -111,25 +111,25 @@ def room(
         raise InputError(f"hold_out_every must be 0 or at least 2, got {hold_out_every}")
     focal = width / 2 / math.tan(math.radians(40))
     k = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    shots, clouds = [], []
-    drawn = np.random.Generator(np.random.PCG64(derive(seed, "room")))
+    photos, clouds = [], []
+    random = np.random.Generator(np.random.PCG64(derive(seed, "room")))
     trained = [i for i in range(views) if not hold_out_every or i % hold_out_every]
     shares = dict(zip(trained, np.diff(np.linspace(0, points, len(trained) + 1).astype(int)), strict=True))
     for i in range(views):
-        turn, eye = _camera(i, views)
+        rotation, eye = _camera(i, views)
         viewmat = np.eye(4)
-        viewmat[:3, :3], viewmat[:3, 3] = turn, -turn @ eye
-        image, distances, directions = _photograph(turn, eye, width, height, focal, things)
+        viewmat[:3, :3], viewmat[:3, 3] = rotation, -rotation @ eye
+        image, distances, directions = _photograph(rotation, eye, width, height, focal, things)
         name, pose = f"{i:03}.png", torch.from_numpy(viewmat).float()
-        shots.append(View(name=name, image=torch.from_numpy(image).float(), viewmat=pose, k=k))
+        photos.append(View(name=name, image=torch.from_numpy(image).float(), viewmat=pose, K=k))
         if i in shares:
-            rays = drawn.integers(len(distances), size=shares[i])
+            rays = random.integers(len(distances), size=shares[i])
             places = eye + distances[rays, None] * directions[rays]
             colors, _ = trace(np.broadcast_to(eye, (len(rays), 3)), directions[rays], things)
-            clouds.append((places + noise * drawn.standard_normal(places.shape), colors))
+            clouds.append((places + noise * random.standard_normal(places.shape), colors))
     return Scene(
-        views=tuple(shots[i] for i in trained),
-        held_out=tuple(shot for i, shot in enumerate(shots) if i not in shares),
+        views=tuple(photos[i] for i in trained),
+        held_out=tuple(photo for i, photo in enumerate(photos) if i not in shares),
         points=torch.from_numpy(np.concatenate([places for places, _ in clouds])).float(),
         colors=torch.from_numpy(np.concatenate([colors for _, colors in clouds])).float(),
     )
@@ -153,10 +153,10 @@ def trace(
     normals = -toward[:, None] * np.eye(3)[axis]
     colors = _WALLS[2 * axis + (toward > 0)]
     for thing in things:
-        found, turned = thing.hit(origins, directions)
-        nearer = found < distance
-        distance = np.where(nearer, found, distance)
-        normals = np.where(nearer[:, None], turned, normals)
+        hit, hit_normals = thing.hit(origins, directions)
+        nearer = hit < distance
+        distance = np.where(nearer, hit, distance)
+        normals = np.where(nearer[:, None], hit_normals, normals)
         colors = np.where(nearer[:, None, None], np.array(thing.colors), colors)
     places = origins + distance[:, None] * directions
     mix = _texture(places)[:, None]
@@ -176,13 +176,13 @@ def _camera(i: int, views: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _photograph(
-    turn: np.ndarray, eye: np.ndarray, width: int, height: int, focal: float, things: tuple[Ball | Block, ...]
+    rotation: np.ndarray, eye: np.ndarray, width: int, height: int, focal: float, things: tuple[Ball | Block, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The photo (height, width, 3), and all its rays' distances and directions, four for each pixel."""
     across = (np.arange(2 * width) + 0.5) / 2 - width / 2
     down = (np.arange(2 * height) + 0.5) / 2 - height / 2
     grid = np.stack([*np.meshgrid(across / focal, down / focal), np.ones((2 * height, 2 * width))], -1).reshape(-1, 3)
-    directions = grid @ turn
+    directions = grid @ rotation
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     colors, distances = trace(np.broadcast_to(eye, directions.shape), directions, things)
     image = colors.reshape(height, 2, width, 2, 3).mean((1, 3))

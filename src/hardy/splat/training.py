@@ -7,27 +7,28 @@ each parameter, and a strategy that may change the set of Gaussians after each s
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hardy.core.checkpoint import Checkpoint, digest
+from hardy.core.progress import progress
 from hardy.core.rng import generator
 from hardy.errors import InputError
-from hardy.splat import checkpoint, memory
+from hardy.splat import memory
 from hardy.splat.options import Options
 from hardy.splat.ply import NAMES, Parameters, check_gaussians, load_ply, save_ply
 from hardy.splat.points import check_ahead, gaussians_from
 from hardy.splat.quality import Quality, evaluate, render_view, view_loss
 from hardy.splat.scene import Scene, View
-from hardy.splat.strategies import Densification, Mcmc, vanilla
+from hardy.splat.strategies import Strategy, of_gsplat, vanilla
 
 __all__ = ["Options", "Quality", "Training", "evaluate", "render_view", "train", "view_loss"]
 
-PLY = "gaussians.ply"
+PLY, CHECKPOINT = "gaussians.ply", "checkpoint.safetensors"
 _RATES = {"scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
 
 
@@ -51,7 +52,7 @@ class Training:
 
 def train(
     scene: Scene,
-    strategy: Densification | Mcmc | None = None,
+    strategy: Strategy | None = None,
     *,
     options: Options | None = None,
     start: Parameters | str | Path | None = None,
@@ -66,7 +67,7 @@ def train(
 
     Args:
         scene: as `load_scene` gives it.
-        strategy: of densification; by default `vanilla(steps)`.
+        strategy: of densification, one of gsplat's included; by default `vanilla(steps)`.
         options: everything else.
         start: Gaussians to go on from, or a PLY file of them; by default the scene's points.
         out: folder for `checkpoint.safetensors` and `gaussians.ply`.
@@ -79,34 +80,42 @@ def train(
             longer finite, or memory does not suffice; what was trained until then is in the folder.
     """
     options = options or Options()
-    strategy = strategy or vanilla(options.steps)
+    strategy = of_gsplat(strategy or vanilla(options.steps))
     if snapshot_every < 0 or (snapshot_every and out is None):
         raise InputError(f"snapshot_every must be at least 0 and needs a folder, got {snapshot_every} and {out}")
-    device = found_device(device)
-    begun = load_ply(start) if isinstance(start, str | Path) else start
-    if begun is None:
-        begun = gaussians_from(scene, options.degree, options.random_points, options.seed)
-    begun = _checked(begun, options, strategy)
-    check_ahead(begun["means"], scene.views)
-    memory.check_start(len(begun["means"]), strategy.budget, options.degree, scene.views, device)
+    device = torch_device(device)
+    initial = load_ply(start) if isinstance(start, str | Path) else start
+    if initial is None:
+        initial = gaussians_from(scene, options.sh_degree, options.random_points, options.seed)
+    initial = _checked(initial, options, strategy)
+    check_ahead(initial["means"], scene.views)
+    memory.check_start(len(initial["means"]), strategy.cap_max, options.sh_degree, scene.views, device)
     scene = scene.to(device)
-    params = {name: torch.nn.Parameter(begun[name].to(device, copy=True)) for name in NAMES}
-    rates = {"means": options.means_rates[0] * scene.extent, **_RATES}
+    params = {name: torch.nn.Parameter(initial[name].to(device, copy=True)) for name in NAMES}
+    rates = {"means": options.means_lr[0] * scene.extent, **_RATES}
     optimizers: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam([params[name]], lr=rates[name], eps=1e-15, fused=True) for name in NAMES
     }
     strategy.check_sanity(params, optimizers)
     state: dict[str, Any] = dict(strategy.initialize_state(scene.extent, [view.image for view in scene.views]))
-    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "pairs": 0, "history": []}
-    settings = {
-        "strategy": repr(strategy),
-        "options": dataclasses.asdict(options),
-        "scene": _fingerprint([view.image for view in scene.views] + [view.viewmat for view in scene.views]),
-        "start": _fingerprint(list(begun.values())),
-    }
-    file = None if out is None else Path(out) / checkpoint.NAME
-    if file is not None and file.is_file():
-        progress = checkpoint.load(file, settings, params, optimizers, state)
+    record: dict[str, Any] = {"step": 0, "seconds": 0.0, "pairs": 0, "history": []}
+    file = None
+    if out is not None:
+        identity = {
+            "strategy": repr(strategy),
+            "options": dataclasses.asdict(options),
+            "scene": digest(tensor for view in scene.views for tensor in (view.image, view.viewmat, view.K)),
+            "masks": digest(view.mask for view in scene.views if view.mask is not None),
+            "start": digest(initial.values()),
+        }
+        file = Checkpoint(Path(out) / CHECKPOINT, kind="training of Gaussians", identity=identity)
+        if (saved := file.load()) is not None:
+            record = _restored(file.path, saved, params, optimizers, state)
+
+    def save_checkpoint() -> None:
+        if file is not None:
+            moments = {name: dict(optimizers[name].state.get(params[name], {})) for name in params}
+            file.save({"params": params, "moments": moments, "state": state, "record": record})
 
     def save_snapshot() -> None:
         if out is not None:
@@ -115,58 +124,84 @@ def train(
     if snapshot_every:
         save_snapshot()
     sizes: dict[int, tuple[View, ...]] = {1: scene.views}
-    degree_every = options.degree_every or max(1, options.steps // 30)
-    judged = scene.held_out or scene.views
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("train", total=options.steps, completed=progress["step"])
-        for step in range(progress["step"], options.steps):
+    sh_degree_interval = options.sh_degree_interval or max(1, options.steps // 30)
+    evaluated = scene.held_out or scene.views
+    with progress("train", options.steps, done=record["step"]) as bar:
+        for step in range(record["step"], options.steps):
             clock = time.perf_counter()
             factor = strategy.factor(state, step)
             if factor not in sizes:
                 sizes = {1: scene.views, factor: tuple(view.smaller(factor) for view in scene.views)}
             view = sizes[factor][_order(options.seed, step, len(scene.views))]
-            degree = min(options.degree, step // degree_every)
+            sh_degree = min(options.sh_degree, step // sh_degree_interval)
             _set_rate(optimizers["means"], options, scene.extent, step, strategy.full_size_from(state))
             before = len(params["means"])
-            with memory.named(step, before, out):
-                progress["pairs"] += _step(params, optimizers, strategy, state, step, view, options, degree)
-            progress["seconds"] += time.perf_counter() - clock
-            progress["step"] = done = step + 1
+            with memory.out_of_memory_named(step, before, out):
+                record["pairs"] += _step(params, optimizers, strategy, state, step, view, options, sh_degree)
+            record["seconds"] += time.perf_counter() - clock
+            record["step"] = done = step + 1
+            count = len(params["means"])
             if done == options.steps or (options.evaluate_every and done % options.evaluate_every == 0):
-                quality = evaluate(params, judged, options, degree)  # pyright: ignore[reportArgumentType]
-                row = {"step": done, "seconds": progress["seconds"], "gaussians": len(params["means"])}
-                row |= {"psnr": quality.psnr, "ssim": quality.ssim, "pairs": progress["pairs"]}
-                progress["history"].append(row)
-                bar.update(task, description=f"{quality.psnr:.2f} dB, {len(params['means'])} Gaussians")
-            if file is not None and (done == options.steps or done % options.save_every == 0):
-                checkpoint.save(file, settings, params, optimizers, state, progress)
+                quality = evaluate(params, evaluated, options, sh_degree)  # pyright: ignore[reportArgumentType]
+                row = {"step": done, "seconds": record["seconds"], "gaussians": count}
+                row |= {"psnr": quality.psnr, "ssim": quality.ssim, "pairs": record["pairs"]}
+                record["history"].append(row)
+                bar.update(done, f"{quality.psnr:.2f} dB, {count} Gaussians")
+            if done == options.steps or done % options.save_every == 0:
+                save_checkpoint()
             if snapshot_every and done % snapshot_every == 0 and done < options.steps:
                 save_snapshot()
-            bar.update(task, completed=done)
-            short = memory.shortage(before, len(params["means"]), options.degree, device)
-            if short and done < options.steps:
-                if file is not None:
-                    checkpoint.save(file, settings, params, optimizers, state, progress)
-                    save_snapshot()
-                raise InputError(f"{short}, at step {done}; {_kept(out)}")
-    made = {name: params[name].detach() for name in NAMES}
+            bar.update(done)
+            shortage = memory.shortage(before, count, options.sh_degree, device)
+            if shortage and done < options.steps:
+                save_checkpoint()
+                save_snapshot()
+                raise InputError(f"{shortage}, at step {done}; {_kept(out)}")
+    trained = {name: params[name].detach() for name in NAMES}
     save_snapshot()
-    return Training(parameters=made, state=state, history=tuple(progress["history"]), seconds=progress["seconds"])
+    return Training(parameters=trained, state=state, history=tuple(record["history"]), seconds=record["seconds"])
+
+
+def _restored(
+    path: Path,
+    saved: Mapping[str, Any],
+    params: dict[str, torch.nn.Parameter],
+    optimizers: dict[str, torch.optim.Optimizer],
+    state: dict[str, Any],
+) -> dict[str, Any]:
+    """Put a checkpoint back into parameters, optimizers and the strategy's state; its record.
+
+    Raises:
+        InputError: something is missing from it.
+    """
+    try:
+        for name, old in list(params.items()):
+            params[name] = torch.nn.Parameter(saved["params"][name].to(old.device))
+            optimizers[name].param_groups[0]["params"] = [params[name]]
+            optimizers[name].state.pop(old, None)
+            if moments := saved["moments"][name]:
+                optimizers[name].state[params[name]] = {key: value.to(old.device) for key, value in moments.items()}
+        state.clear()
+        device = params["means"].device
+        for key, value in saved["state"].items():
+            state[key] = value.to(device) if isinstance(value, torch.Tensor) else value
+        return {key: saved["record"][key] for key in ("step", "seconds", "pairs", "history")}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: {error!r:.200}") from None
 
 
 def _step(
     params: dict[str, torch.nn.Parameter],
     optimizers: dict[str, torch.optim.Optimizer],
-    strategy: Densification | Mcmc,
+    strategy: Strategy,
     state: dict[str, Any],
     step: int,
     view: View,
     options: Options,
-    degree: int,
+    sh_degree: int,
 ) -> int:
     """One view's step; the pairs of pixel and Gaussian that were looked at."""
-    loss, info = view_loss(params, view, options, degree)  # pyright: ignore[reportArgumentType]
+    loss, info = view_loss(params, view, options, sh_degree)  # pyright: ignore[reportArgumentType]
     loss = loss + strategy.penalty(params)
     if not bool(torch.isfinite(loss)):
         raise InputError(f"the loss at step {step} is {loss.item()}: a learning rate is too large for this scene")
@@ -187,26 +222,26 @@ def _order(seed: int, step: int, views: int) -> int:
 
 def _set_rate(optimizer: torch.optim.Optimizer, options: Options, extent: float, step: int, full_from: int) -> None:
     """Exponential from first to last, beginning where images have their full size."""
-    first, last = options.means_rates
-    share = max(0, step - full_from) / max(1, options.steps - full_from)
-    optimizer.param_groups[0]["lr"] = extent * first * (last / first) ** share
+    first, last = options.means_lr
+    fraction = max(0, step - full_from) / max(1, options.steps - full_from)
+    optimizer.param_groups[0]["lr"] = extent * first * (last / first) ** fraction
 
 
-def found_device(device: str | torch.device) -> torch.device:
+def torch_device(device: str | torch.device) -> torch.device:
     """The device of that name.
 
     Raises:
         InputError: there is no such device, or no GPU.
     """
     try:
-        found = torch.device(device)
+        known = torch.device(device)
     except RuntimeError:
         raise InputError(f'device must be "cpu" or "cuda", got {str(device)!r}') from None
-    if found.type not in ("cpu", "cuda"):
+    if known.type not in ("cpu", "cuda"):
         raise InputError(f'device must be "cpu" or "cuda", got {str(device)!r}')
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if known.type == "cuda" and (known.index or 0) >= torch.cuda.device_count():
         raise InputError(f"torch finds {torch.cuda.device_count()} GPUs, so there is no device {str(device)!r}")
-    return found
+    return known
 
 
 def _kept(out: str | Path | None) -> str:
@@ -219,23 +254,16 @@ def _kept(out: str | Path | None) -> str:
     )
 
 
-def _checked(begun: Parameters, options: Options, strategy: Densification | Mcmc) -> Parameters:
-    check_gaussians(begun, "the Gaussians to start from")
-    bases = (options.degree + 1) ** 2 - 1
-    count, more = begun["shN"].shape[:2]
+def _checked(initial: Parameters, options: Options, strategy: Strategy) -> Parameters:
+    check_gaussians(initial, "the Gaussians to start from")
+    bases = (options.sh_degree + 1) ** 2 - 1
+    count, coefficients = initial["shN"].shape[:2]
     if count < 1:
         raise InputError("there are no Gaussians to start from")
-    budget = strategy.budget
-    if budget is not None and count > budget:
-        raise InputError(f"the training starts with {count} Gaussians, which is above the budget of {budget}")
-    if more < bases:  # as after a change of degree: what there is no coefficient for starts at zero
-        begun = begun | {"shN": torch.cat([begun["shN"], begun["shN"].new_zeros(count, bases - more, 3)], 1)}
-    return begun | {"shN": begun["shN"][:, :bases]}
-
-
-def _fingerprint(tensors: list[torch.Tensor]) -> str:
-    """A short name of exactly these numbers."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+    cap_max = strategy.cap_max
+    if cap_max is not None and count > cap_max:
+        raise InputError(f"the training starts with {count} Gaussians, which is above the budget of {cap_max}")
+    if coefficients < bases:  # as after a change of degree: what there is no coefficient for starts at zero
+        zeros = initial["shN"].new_zeros(count, bases - coefficients, 3)
+        initial = initial | {"shN": torch.cat([initial["shN"], zeros], 1)}
+    return initial | {"shN": initial["shN"][:, :bases]}

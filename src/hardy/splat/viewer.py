@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.splat.cameras import Camera, Circle, camera_of, circle_of_gaussians, circle_of_scene, render_camera
 from hardy.splat.ply import Parameters, load_ply
@@ -22,9 +23,9 @@ from hardy.splat.scene import Scene
 from hardy.splat.training import PLY
 
 _REST = 0.25  # seconds without movement, after which the full image is rendered
-_LOOK = 0.5  # seconds between looks at the file
-_LEAST = 64  # pixels of height, however slow it is
-_PATIENCE = 600  # seconds to wait for the first snapshot
+_POLL = 0.5  # seconds between looks at the file
+_MIN_HEIGHT = 64  # pixels of height, however slow it is
+_TIMEOUT = 600  # seconds to wait for the first snapshot
 
 
 class Snapshots:
@@ -48,7 +49,7 @@ class Snapshots:
         if not path.is_dir():
             self._load()
 
-    def renew(self) -> bool:
+    def refresh(self) -> bool:
         """Read the file if it has changed; whether there is something new. A file that cannot be read is left."""
         try:
             if self._signature() == self._seen:
@@ -65,12 +66,12 @@ class Snapshots:
             InputError: there are none within that time, or the file is damaged.
         """
         end = time.monotonic() + seconds
-        while not self.renew() and self.parameters is None:
+        while not self.refresh() and self.parameters is None:
             if time.monotonic() >= end:
                 if self.file.is_file():
                     load_ply(self.file)  # says what is wrong with it
                 raise InputError(f"{self.file} is not there; hardy splat train --snapshot-every writes it meanwhile")
-            time.sleep(min(_LOOK, max(0.0, end - time.monotonic())))
+            time.sleep(min(_POLL, max(0.0, end - time.monotonic())))
         assert self.parameters is not None
         return self.parameters
 
@@ -80,10 +81,10 @@ class Snapshots:
 
     def _load(self) -> None:
         seen = self._signature()
-        found = load_ply(self.file)
-        if not len(found["means"]):
+        parameters = load_ply(self.file)
+        if not len(parameters["means"]):
             raise InputError(f"{self.file} holds no Gaussians")
-        self.parameters, self._seen = found, seen
+        self.parameters, self._seen = parameters, seen
         self.loads += 1
 
 
@@ -102,7 +103,7 @@ class Pace:
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of an image with these proportions, no larger, in time."""
         shrink = min(1.0, math.sqrt(self.seconds / (self.per_pixel * width * height)))
-        shrink = max(shrink, min(1.0, _LEAST / height))
+        shrink = max(shrink, min(1.0, _MIN_HEIGHT / height))
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
     def learn(self, pixels: int, seconds: float) -> None:
@@ -119,11 +120,9 @@ class Renderer:
     """
 
     def __init__(self, snapshots: Snapshots, height: int = 720) -> None:
-        if height < 1:
-            raise InputError(f"height must be at least 1, got {height}")
-        self.snapshots, self.height = snapshots, height
+        self.snapshots, self.height = snapshots, checks.integer("height", height, at_least=1)
         self.pace = Pace()
-        self._one = threading.Lock()
+        self._lock = threading.Lock()
 
     def image(self, camera: Any, moving: bool) -> np.ndarray | None:
         """(height, width, 3) uint8, small while moving.
@@ -140,7 +139,7 @@ class Renderer:
             return None
         height = min(self.height, int(camera.image_height))
         width = max(1, round(height * camera.image_width / camera.image_height))
-        with self._one:
+        with self._lock:
             if moving:
                 width, height = self.pace.size(width, height)
             made = camera_of(camera.wxyz, camera.position, float(camera.fov), width, height)
@@ -160,7 +159,7 @@ class Viewer:
         host: where to listen; the default is for this machine only.
         port: the next free one is taken if it is not.
         height: the most that a full image gets, in pixels.
-        patience: seconds to wait for the first snapshot of a training.
+        timeout: seconds to wait for the first snapshot of a training.
 
     Raises:
         InputError: viser is not installed, or there is nothing to show.
@@ -174,38 +173,37 @@ class Viewer:
         host: str = "127.0.0.1",
         port: int = 8080,
         height: int = 720,
-        patience: float = _PATIENCE,
+        timeout: float = _TIMEOUT,
     ) -> None:
         try:
             import viser  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise InputError('showing Gaussians in the browser needs viser: pip install "hardy[view]"') from None
-        if not 0 <= port < 65536:
-            raise InputError(f"port must be in [0, 65535], got {port}")
+        checks.integer("port", port, at_least=0, at_most=65535)
         self.snapshots = Snapshots(path)
-        parameters = self.snapshots.wait(patience)
+        parameters = self.snapshots.wait(timeout)
         self.renderer = Renderer(self.snapshots, height)
         circle = circle_of_gaussians(parameters) if scene is None else circle_of_scene(scene)
         self._wakes: dict[int, threading.Event] = {}
         self._closed = threading.Event()
         self.server: Any = viser.ViserServer(host=host, port=port, label="hardy", verbose=False)
         self.url = f"http://{host}:{self.server.get_port()}"
-        self._place(circle)
-        self._status = self.server.gui.add_markdown(self._said())
+        self._set_initial_camera(circle)
+        self._status = self.server.gui.add_markdown(self._status_text())
         if scene is not None:
-            self._offer(scene, circle)
-        self.server.on_client_connect(self._meet)
+            self._add_cameras(scene, circle)
+        self.server.on_client_connect(self._serve)
         self.server.on_client_disconnect(lambda client: self._wakes.pop(client.client_id, None))
-        self._looker = threading.Thread(target=self._look, daemon=True)
-        self._looker.start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
 
     def stop(self) -> None:
         """Close the server."""
         self._closed.set()
-        self._looker.join()
+        self._watcher.join()
         self.server.stop()
 
-    def _place(self, circle: Circle) -> None:
+    def _set_initial_camera(self, circle: Circle) -> None:
         """Let browsers begin at the middle of the circle."""
         self.server.scene.set_up_direction(tuple(circle.up.tolist()))
         camera = circle.camera(0.0, 2, 2)
@@ -213,7 +211,7 @@ class Viewer:
         self.server.initial_camera.look_at = tuple(circle.center.tolist())
         self.server.initial_camera.fov = circle.fov
 
-    def _offer(self, scene: Scene, circle: Circle) -> None:
+    def _add_cameras(self, scene: Scene, circle: Circle) -> None:
         """A list of the photos, whose cameras can be visited."""
         views = {view.name: view for view in (*scene.views, *scene.held_out)}
         chosen = self.server.gui.add_dropdown("Camera of", tuple(sorted(views)))
@@ -228,29 +226,29 @@ class Viewer:
                 camera.up_direction = -view.viewmat[1, :3].double().numpy()
                 camera.position = eye
                 camera.look_at = eye + distance * view.viewmat[2, :3].double().numpy()
-                camera.fov = 2 * math.atan(view.image.shape[0] / 2 / float(view.k[1, 1]))
+                camera.fov = 2 * math.atan(view.image.shape[0] / 2 / float(view.K[1, 1]))
 
-    def _said(self) -> str:
+    def _status_text(self) -> str:
         assert self.snapshots.parameters is not None
         count = len(self.snapshots.parameters["means"])
         when = time.strftime("%H:%M:%S", time.localtime(self.snapshots.file.stat().st_mtime))
         return f"**{count:,} Gaussians**\n\n{self.snapshots.file.name} of {when}"
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         """Renew what is shown whenever the file is."""
-        while not self._closed.wait(_LOOK):
-            if self.snapshots.renew():
-                self._status.content = self._said()
+        while not self._closed.wait(_POLL):
+            if self.snapshots.refresh():
+                self._status.content = self._status_text()
                 for wake in list(self._wakes.values()):
                     wake.set()
 
-    def _meet(self, client: Any) -> None:
+    def _serve(self, client: Any) -> None:
         """Follow a browser's camera until it goes."""
         wake = self._wakes[client.client_id] = threading.Event()
         wake.set()
         client.camera.on_update(lambda _: wake.set())
         while client.client_id in self._wakes and not self._closed.is_set():
-            if not wake.wait(_LOOK):
+            if not wake.wait(_POLL):
                 continue
             while wake.is_set():
                 wake.clear()

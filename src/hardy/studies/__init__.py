@@ -1,9 +1,9 @@
 """Jobs that cross rooms."""
 
-from hardy.studies.fragility import locate
-from hardy.studies.reasoning import reasoning
-from hardy.studies.repair import repair, repairs
-from hardy.studies.simulate import simulate
-from hardy.studies.survival import Plan, survival
+from hardy.studies.chip_study import simulate
+from hardy.studies.locating import locate
+from hardy.studies.reasoning_study import reasoning
+from hardy.studies.repair_study import repair, repairs
+from hardy.studies.survival_study import Plan, survival
 
 __all__ = ["Plan", "locate", "reasoning", "repair", "repairs", "simulate", "survival"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,21 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import nn
 
+from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.halora import HaLoRA
 from hardy.core import selection
 from hardy.core.layers import Layers
-from hardy.core.method import Method
+from hardy.core.progress import track
 from hardy.core.rng import generator
 from hardy.core.selection import LINEAR, Selector
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate.language import encode
 from hardy.files import follow_umask, write_json
-from hardy.studies.measure import load_dense, loaded, measure, texts_of
+from hardy.studies.measure import copy_sharing_weights, measure
+from hardy.zoo.subject import Subject
+from hardy.zoo.text import texts_of
 
 BATCH, WINDOW = 4, 128
 _DONE = "trained.json"
@@ -41,46 +42,61 @@ def whole_layers(model: nn.Module, select: Selector | None, layers: Layers | Non
     return tuple(names)
 
 
-def trained_adapters(
-    model: str, text: str | None, halora: HaLoRA, folder: Path, *, steps: int, learning_rate: float, window: int
-) -> dict[str, float]:
-    """Train adapters on the calibration text and store them, unless the folder has exactly these already.
+def trained_adapters(subject: Subject, halora: HaLoRA, below: Path, *, steps: int, learning_rate: float) -> Path:
+    """Train adapters on the calibration text and store them, unless they are stored already.
 
     Args:
-        model: a zoo name, a Hugging Face folder or a hub id.
-        text: as `texts_of` takes it.
+        subject: the model, its calibration text, and its window, of which at most 128 tokens are used.
         halora: the adapters, their noise and penalty.
-        folder: below it the adapters get a folder named by everything that they depend on.
+        below: the folder in which they get one named by everything that they depend on.
         steps: of 4 windows each; the rate rises over a tenth of them and falls over the second half.
         learning_rate: of AdamW.
-        window: tokens that the model sees at once, at most 128.
 
     Returns:
-        "loss", the mean of the last tenth, and "weights", how many the adapters have.
+        The folder of the adapters, in PEFT's format; `trained.json` in it has the "loss", the mean of the last tenth,
+        and "weights", how many the adapters have.
     """
-    if type(steps) is not int or steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps!r}")
-    if not 0 < learning_rate < math.inf:
-        raise InputError(f"learning rate must be above 0, got {learning_rate}")
-    base, tokenizer = load_dense(model)
-    ids = encode(tokenizer, texts_of(text)[1])
-    window = min(window, WINDOW)
+    checks.integer("steps", steps, at_least=1)
+    checks.number("learning_rate", learning_rate, above=0)
+    ids = encode(subject.tokenizer, texts_of(subject.text)["calibration"])
+    window = min(subject.window, WINDOW)
     if len(ids) <= window:
         raise InputError(f"the calibration text has {len(ids)} tokens; adapters need more than a window of {window}")
-    file = folder / _DONE
-    if file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
-    adapted = halora.adapt(base).train()
+    known = subject.settings()
+    facts = {name: known[name] for name in ("model_sha256", "text_sha256", "window", "dtype", "device")}
+    facts |= {"steps": steps, "learning_rate": learning_rate}
+    text = json.dumps([repr(halora), facts], sort_keys=True)
+    folder = below / f"{'halora' if halora.chip else 'lora'}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if (folder / _DONE).is_file():
+        return folder
+    needs = {name: parameter.requires_grad for name, parameter in subject.model.named_parameters()}
+    adapted = halora.adapt(copy_sharing_weights(subject.model)).train()
+    try:
+        losses = list(_losses(subject, adapted, halora, ids, window, steps, learning_rate))
+    finally:
+        for name, parameter in subject.model.named_parameters():  # what was frozen with the copy
+            parameter.requires_grad_(needs[name])
+    adapted.save_pretrained(str(folder))
+    follow_umask(folder)
+    count = sum(weight.numel() for name, weight in adapted.named_parameters() if "lora_" in name)
+    last = losses[-max(1, steps // 10) :]
+    write_json(folder / _DONE, {"loss": sum(last) / len(last), "weights": count})  # last: what is there is whole
+    return folder
+
+
+def _losses(
+    subject: Subject, adapted: Any, halora: HaLoRA, ids: torch.Tensor, window: int, steps: int, learning_rate: float
+) -> Iterator[float]:
+    """The loss of every step of training."""
     weights = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
     warmup = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warmup, 2 * (1 - step / steps))
     )
-    losses = []
-    for step in track(range(steps), f"adapters, {'with' if halora.chip else 'without'} noise", transient=True):
+    for step in track(range(steps), f"adapters, {'with' if halora.chip else 'without'} noise"):
         starts = torch.randint(len(ids) - window, (BATCH,), generator=generator(halora.seed, "windows", step))
-        batch = torch.stack([ids[start : start + window] for start in starts.tolist()])
+        batch = torch.stack([ids[start : start + window] for start in starts.tolist()]).to(subject.device)
         loss = adapted(input_ids=batch, labels=batch, use_cache=False).loss
         if not bool(torch.isfinite(loss)):
             raise InputError(
@@ -90,19 +106,7 @@ def trained_adapters(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
-        losses.append(loss.item())
-    adapted.save_pretrained(str(folder))
-    follow_umask(folder)
-    last = losses[-max(1, steps // 10) :]
-    found = {"loss": sum(last) / len(last), "weights": float(sum(weight.numel() for weight in weights))}
-    write_json(file, found)  # last: what is there is whole
-    return found
-
-
-def folder_of(below: Path, name: str, *facts: Any) -> Path:
-    """A folder named by everything that its adapters depend on."""
-    text = json.dumps([_plain(fact) for fact in facts], sort_keys=True)
-    return below / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        yield loss.item()
 
 
 @contextmanager
@@ -127,14 +131,9 @@ def adapters_on(model: nn.Module, folder: str | Path) -> Iterator[None]:
             parameter.requires_grad_(needs[name])
 
 
-def measure_adapted(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
+def measure_adapted(subject: Subject, arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
     """`measure`, with the adapters in the folder `arguments["adapters"]`, if there are any."""
     if arguments.get("adapters") is None:
-        return measure(settings, arguments, seed)
-    model, _ = loaded(settings)
-    with adapters_on(model, arguments["adapters"]):
-        return measure(settings, arguments, seed)
-
-
-def _plain(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, Method) else repr(value)
+        return measure(subject, arguments, seed)
+    with adapters_on(subject.model, arguments["adapters"]):
+        return measure(subject, arguments, seed)

@@ -1,154 +1,170 @@
-"""Which layer breaks first: what it costs to break one layer and leave all the others intact.
+"""Which layer breaks first: what it costs to break one unit and leave all the others intact.
 
-A ranking of layers by few bits or by analog noise is measured on text; one by the rounding error needs the weights
-alone, and shows how far that gets. Further locators, which break nothing, are in `hardy.studies.diagnostics`.
+A ranking by few bits or by analog noise is measured on text; one by the rounding error needs the weights alone, and
+shows how far that gets.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from hardy.core import selection
-from hardy.core.method import WeightMethod
+from hardy.core.conditions import Condition, Results
+from hardy.core.locators import Locator, register_locator
+from hardy.core.method import ALL_SELECTED, WeightMethod
 from hardy.core.ranking import Ranking
-from hardy.core.selection import Selector, Site
-from hardy.core.study import Backend, Cell, Result, Study
-from hardy.errors import InputError, near_misses
+from hardy.core.selection import LINEAR, Selector, Site
+from hardy.core.surgery import weight_of
+from hardy.core.units import exactly, units
+from hardy.core.workers import Backend
+from hardy.errors import InputError
 from hardy.hardware.noise import AdditiveNoise
 from hardy.quant.round_to_nearest import RoundToNearest
-from hardy.quant.units import Unit
-from hardy.studies.diagnostics import DIAGNOSTICS, diagnose
-from hardy.studies.measure import INTACT, load_dense, measure, settings_for
+from hardy.studies.measure import study_of, unmodified
+from hardy.zoo.subject import Subject
 
-LOCATORS = ("rtn", "noise", "weight-error", *DIAGNOSTICS)
-"""By perplexity at few bits, by perplexity under noise, by the rounding error of the weights, and by what is told
-from calibration text."""
+UNITS = ("projection", "block", "role", "expert")
 
 
-def breaking(
-    by: str | WeightMethod, bits: int, strength: float, group_size: int | None, select: Selector
-) -> WeightMethod:
-    """The method that breaks `select` for the locator `by`."""
-    if isinstance(by, WeightMethod):
-        return dataclasses.replace(by, select=select)
+class FailedCells(RuntimeWarning):
+    """Some cells failed, so that what came of them is incomplete; `hardy` exits with 3."""
+
+
+def breaking(by: str, bits: int, strength: float, group_size: int | None, select: Selector) -> WeightMethod:
+    """The method that breaks `select` for the locator `by`, "rtn" or "noise"."""
     if by == "noise":
         return AdditiveNoise(strength=strength, select=select)
     return RoundToNearest(bits=bits, group_size=group_size, select=select)
 
 
-def describe(by: str | WeightMethod, bits: int, strength: float) -> str:
+def describe(by: str, bits: int, strength: float) -> str:
     """What is done to the layers, in words: "2-bit rounding", "noise of 0.05 absmax"."""
-    if isinstance(by, WeightMethod):
-        return f"{by} on it"
     return f"noise of {strength:g} absmax" if by == "noise" else f"{bits}-bit rounding"
 
 
-def cells(
-    sites: Sequence[Site],
-    by: str | WeightMethod,
-    *,
-    bits: int,
-    strength: float,
-    group_size: int | None,
-    seeds: Sequence[int],
-) -> list[Cell]:
-    """The intact model, and every site broken alone, on the calibration text; noise once per chip instance."""
-    grid = [Cell(condition=INTACT, arguments={"part": "calibration", "method": None})]
-    for site in sites:
-        method = breaking(by, bits, strength, group_size, site.name)
-        for seed in seeds if hasattr(method, "seed") else [0]:
-            arguments = {"part": "calibration", "method": method.to_dict()}
-            grid.append(Cell(condition=site.name, arguments=arguments, seed=seed))
-    return grid
+def conditions(
+    members: Mapping[str, Sequence[Site]], method: WeightMethod, seeds: Iterable[int]
+) -> tuple[Condition, ...]:
+    """The intact model, and every unit broken alone, on the calibration text; noise once per chip instance."""
+    seeds = tuple(seeds) if hasattr(method, "seed") else (0,)
+    grid = [unmodified("calibration")]
+    for name, sites in members.items():
+        alone = dataclasses.replace(method, select=tuple(exactly(site) for site in sites))
+        grid.append(Condition.of(name, {"part": "calibration", "method": alone.to_dict()}, seeds))
+    return tuple(grid)
 
 
-def ranking(results: Sequence[Result], by: str | WeightMethod, *, bits: int, strength: float) -> Ranking:
-    """Sites by the mean increase of the loss over the intact model. Failed cells are left out.
+def ranking(results: Results, grid: Sequence[Condition], by: str, unit: str, damage: str) -> Ranking:
+    """Units by the mean increase of the loss over the intact model, the first of `grid`.
+
+    Args:
+        results: of a study that measured `grid`.
+        grid: of `conditions`.
+        by: the locator.
+        unit: what is broken alone, in words: "this layer".
+        damage: how, in words.
+
+    A unit whose cells all failed is left out, with a warning.
 
     Raises:
-        InputError: the intact model, or every site, failed.
+        InputError: the intact model, or every unit, failed.
     """
-    intact = next((r.values["loss"] for r in results if r.cell.condition == INTACT and r.values), None)
-    if intact is None:
-        error = next((r.error for r in results if r.cell.condition == INTACT), "it was not measured")
-        raise InputError(f"the unmodified model could not be measured: {error}")
-    losses: dict[str, list[float]] = {}
-    for result in results:
-        if result.values and result.cell.condition != INTACT:
-            losses.setdefault(result.cell.condition, []).append(result.values["loss"])
+    intact, *broken = grid
+    results.needed(intact)
+    rows = {each.name: each.row(results, lambda values: values["loss"], metric="loss") for each in grid}
+    loss: Any = rows[intact.name]
+    scores = {each.name: row.value - loss.value for each in broken if (row := rows[each.name]) is not None}
+    if len(scores) < len(broken):
+        lost = [each for each in broken if each.name not in scores]
+        reason = (results.of(lost[0])[0].error or "").strip().splitlines()[-1]
+        warnings.warn(
+            f"{len(lost)} of {len(broken)} units are not in the ranking by {by}: their cells failed; "
+            f"{lost[0].name}: {reason}",
+            FailedCells,
+            stacklevel=2,
+        )
     return Ranking(
-        scores={name: sum(values) / len(values) - intact for name, values in losses.items()},
-        meaning=f"increase of the loss when this layer alone has {describe(by, bits, strength)}",
-        unit="nats/token",
-        by=str(by),
+        scores=scores, meaning=f"increase of the loss when {unit} alone has {damage}", unit="nats/token", by=by
     )
 
 
-def weight_error(model: nn.Module, sites: Sequence[Site], *, bits: int, group_size: int | None) -> Ranking:
-    """Sites by their relative rounding error: no data, no forward pass."""
-    method = RoundToNearest(bits=bits, group_size=group_size, select=tuple(site.name for site in sites))
-    with method.apply(model) as change:
-        errors = {row.condition: row.value for row in change.report.select(metric="relative_error")}
+def weight_error(model: nn.Module, members: Mapping[str, Sequence[Site]], method: WeightMethod) -> Ranking:
+    """Units by the relative error that rounding does to their weights: no data, no forward pass."""
+    scores = {}
+    for name, sites in members.items():
+        with dataclasses.replace(method, select=tuple(exactly(site) for site in sites)).apply(model) as change:
+            scores[name] = change.report.value("relative_error", ALL_SELECTED)
+    bits = getattr(method, "bits", None)
     return Ranking(
-        scores={site.name: errors[site.name] for site in sites},
+        scores=scores,
         meaning=f"relative Frobenius error of {bits}-bit rounding",
         unit="relative error",
         by="weight-error",
     )
 
 
-def locate(
-    model: str = "tiny-llama",
-    *,
-    by: str | WeightMethod = "rtn",
-    text: str | None = None,
-    bits: int = 2,
-    strength: float = 0.05,
-    group_size: int | None = 128,
-    select: Selector = "linear,!head,!router",
-    unit: Unit = "block",
-    seeds: int = 3,
-    tokens: int = 3072,
-    window: int | None = None,
-    backend: Backend = "local",
-    workers: int | None = None,
+def _by_cells(
+    subject: Subject, by: str, method: WeightMethod, damage: str, *, unit: str, seeds: Sequence[int] = (0,), **run: Any
 ) -> Ranking:
-    """Rank the layers of a language model by how much breaks when only they do.
+    members = units(selection.select(subject.model, method.select), unit)
+    if not seeds:
+        raise InputError("seeds must hold at least one chip instance, got none")
+    grid = conditions(members, method, seeds)
+    largest = max(sum(weight_of(subject.model, site).numel() for site in sites) for sites in members.values())
+    study = study_of(subject, "locate", out=None, weights=4 * largest / subject.size)
+    results = study.results(grid, title=f"locate by {by}", **run)
+    return ranking(results, grid, by, _WORDS[unit], damage)
 
-    Args:
-        model: a zoo name, a Hugging Face folder or a hub id.
-        by: "rtn" (loss at `bits`), "noise" (loss under additive noise of `strength`, relative to each output
-            channel's absmax, mean over chip instances), "weight-error" (rounding error, no text needed);
-            "effective-rank", "energy-gain", "perplexity-drop" or "lieq-v1": see `hardy.quant.effective_rank`,
-            `energy_gain`, `perplexity_drop` and `layer_importance`. Or any method that edits weights: the loss when it
-            is applied to one layer alone, mean over `seeds` if it has a seed.
-        text: UTF-8 file; its first half is used. By default held-out standard-library modules.
-        bits, strength, group_size: how the layer is broken.
-        select: which layers, as in `hardy.core.selection.select`.
-        unit: what the last four rank: whole blocks, or for the spectral two also every "site"; the first three rank
-            sites.
-        seeds: chip instances for "noise", random references for the spectral locators.
-        tokens, window: how much text, and how much of it the model sees at once.
-        backend, workers: where the cells run, as in `Study.results`.
 
-    Raises:
-        InputError: any of these cannot be used.
-    """
-    if not isinstance(by, WeightMethod) and by not in LOCATORS:
-        raise InputError(f"unknown locator {by!r}{near_misses(by, LOCATORS)}; there are: {', '.join(LOCATORS)}")
-    if seeds < 1:
-        raise InputError(f"seeds must be at least 1, got {seeds}")
-    if isinstance(by, str) and by in DIAGNOSTICS:
-        return diagnose(
-            model, by, text=text, select=select, unit=unit, seeds=range(seeds), tokens=tokens, window=window
-        )
-    breaking(by, bits, strength, group_size, select)  # its fields are checked before anything long begins
-    loaded, _ = load_dense(model)
-    sites = selection.select(loaded, select)
-    if by == "weight-error":
-        return weight_error(loaded, sites, bits=bits, group_size=group_size)
-    study = Study(name="locate", run=measure, settings=settings_for(model, text, tokens, window))
-    grid = cells(sites, by, bits=bits, strength=strength, group_size=group_size, seeds=range(seeds))
-    results = study.results(grid, backend=backend, workers=workers, title=f"locate by {by}")
-    return ranking(results, by, bits=bits, strength=strength)
+def by_method(
+    subject: Subject, method: WeightMethod, *, unit: str, seeds: Sequence[int] = (0, 1, 2), **run: Any
+) -> Ranking:
+    """Units by the increase of the loss when a method that edits weights is applied to each of them alone."""
+    return _by_cells(subject, str(method), method, f"{method} on it", unit=unit, seeds=seeds, **run)
+
+
+_WORDS = {"projection": "this layer", "block": "this block", "role": "this role", "expert": "this expert"}
+
+
+def _by_rounding(
+    subject: Subject, *, select: Selector = LINEAR, unit: str = "projection", bits: int = 2,
+    group_size: int | None = 128, backend: Backend = "local", workers: int | None = None,
+) -> Ranking:  # fmt: skip
+    method = RoundToNearest(bits=bits, group_size=group_size, select=select)
+    return _by_cells(subject, "rtn", method, describe("rtn", bits, 0), unit=unit, backend=backend, workers=workers)
+
+
+def _by_noise(
+    subject: Subject, *, select: Selector = LINEAR, unit: str = "projection", strength: float = 0.05,
+    seeds: Sequence[int] = (0, 1, 2), backend: Backend = "local", workers: int | None = None,
+) -> Ranking:  # fmt: skip
+    method = AdditiveNoise(strength=strength, select=select)
+    run: dict[str, Any] = {"backend": backend, "workers": workers}
+    return _by_cells(subject, "noise", method, describe("noise", 0, strength), unit=unit, seeds=seeds, **run)
+
+
+def _by_weight_error(
+    subject: Subject, *, select: Selector = LINEAR, unit: str = "projection", bits: int = 2,
+    group_size: int | None = 128,
+) -> Ranking:  # fmt: skip
+    method = RoundToNearest(bits=bits, group_size=group_size, select=select)
+    return weight_error(subject.model, units(selection.select(subject.model, select), unit), method)
+
+
+for _locator in (
+    Locator(
+        name="rtn", run=_by_rounding, units=UNITS, runs_cells=True,
+        summary="increase of the loss when this part alone is rounded to few bits",
+    ),
+    Locator(
+        name="noise", run=_by_noise, units=UNITS, runs_cells=True,
+        summary="increase of the loss when this part alone has additive noise",
+    ),
+    Locator(
+        name="weight-error", run=_by_weight_error, units=UNITS, summary="rounding error of the weights, without text"
+    ),
+):  # fmt: skip
+    register_locator(_locator)

@@ -1,18 +1,23 @@
 """Quantize a language model, say what it took and what it cost, and store it packed."""
 
 import contextlib
+import copy
+import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import nn
 
 from hardy.core.artefact import check_destination, save
+from hardy.core.locators import locator_named
 from hardy.core.method import ALL_SELECTED
 from hardy.core.selection import Selector
 from hardy.errors import InputError
-from hardy.evaluate.language import batches, context_length
+from hardy.evaluate.language import batches
 from hardy.quant import (
     GPTQ,
     CalibratedTritPlanes,
@@ -25,9 +30,14 @@ from hardy.quant import (
 from hardy.quant.pack import PACKED
 from hardy.quant.quantizer import Quantizer
 from hardy.report import Report, Row
-from hardy.studies.fragility import locate
-from hardy.studies.measure import loss_on, perplexity_of, read_text, texts_of
-from hardy.zoo.loading import find, load
+from hardy.studies.locating import locate
+from hardy.studies.measure import loss_on, perplexity_of
+from hardy.zoo.loading import dtype_of, find
+from hardy.zoo.subject import HELD_OUT as HELD_OUT_MODULES
+from hardy.zoo.subject import Source, Subject
+from hardy.zoo.text import read_text, texts_of
+
+_log = logging.getLogger(__name__)
 
 HELD_OUT = "held-out"
 """In place of a calibration file: the held-out calibration modules of the standard library."""
@@ -57,7 +67,7 @@ def levels(
 
 
 def quantize(
-    model: str,
+    model: Source,
     out: str | Path,
     *,
     bits: tuple[int, ...] = (),
@@ -68,19 +78,22 @@ def quantize(
     text: str | None = None,
     group_size: int | None = 128,
     select: Selector = "linear,!head,!router",
-    tokens: int = 3072,
+    tokens: int | None = None,
     window: int | None = None,
     calibration_tokens: int = 32768,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> Report:
     """Quantize the layers of `model` and store the result, packed, in the folder `out`.
 
     Args:
-        model: a zoo name, a Hugging Face folder or a hub id.
+        model: a subject, or what `hardy.zoo.Subject.of` takes: a name, folder, file or hub id, or (model, tokenizer).
+            A model in memory stays as it is.
         out: a new folder, or an artefact of hardy, which is replaced once all is done.
         bits: a grid of so many bits; with a budget, two or more to choose from, layer by layer.
         planes: likewise, numbers of trit-planes. With a budget and neither, 2 and 4 bits.
         budget: the most bits per weight, scales counted.
-        by: how layers are ranked for the budget, one of `hardy.studies.fragility.LOCATORS`; "effective-rank" is LieQ's,
+        by: how layers are ranked for the budget, as in `hardy.locate`; "effective-rank" is LieQ's,
             and measured worse (docs/locate.md).
         calibration: a UTF-8 file, or "held-out" for held-out standard-library modules; the quantizers then look at
             how the model treats it. Without, none needs data.
@@ -88,8 +101,9 @@ def quantize(
             calibration file); by default held-out standard-library modules.
         group_size: weights that share scales; None for one group per output channel.
         select: which layers.
-        tokens, window: how much text perplexity is measured on, and how much the model sees at once.
+        tokens, window, device: as in `hardy.zoo.Subject.of`.
         calibration_tokens: the most that is used of the calibration text.
+        dtype: to compute in, float32 by default; what is not quantized is stored in the dtype that the source has.
 
     Returns:
         Perplexity before, after, and packed; true bits; relative error and groups that did not converge, layer by
@@ -106,26 +120,32 @@ def quantize(
         raise InputError(
             f"one kind of layer takes no budget, several need one: got {len(steps)} kinds and a budget of {budget}"
         )
-    loaded, tokenizer = load(model, dtype="auto")
+    work: Any = dtype_of(dtype or "float32")
+    named = isinstance(model, str | Path)
+    run = {"text": text, "tokens": tokens, "window": window, "device": device, "dtype": "auto" if named else None}
+    subject = Subject.of(model, **run)
+    loaded, tokenizer, window = subject.model, subject.tokenizer, subject.window
+    if not named:
+        loaded = copy.deepcopy(loaded)
     dtypes = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
-    cast(loaded, {})
+    cast(loaded, {}, work)
+    _log.info("computed in %s", str(work).removeprefix("torch."))
     unpack(loaded)
-    limit = context_length(loaded)
-    window = window or min(limit or 512, 512)
-    evaluation, _ = texts_of(text)
-    judged = [ids[0] for ids in batches(tokenizer, evaluation, window=window, tokens=tokens, batch_size=1)]
+    subject = dataclasses.replace(subject, model=loaded)
+    evaluation = texts_of(subject.text)["evaluation"]
+    judged = [ids[0] for ids in batches(tokenizer, evaluation, window=window, tokens=subject.tokens, batch_size=1)]
     data = None
     if calibration is not None:
-        words = texts_of(None)[1] if calibration == HELD_OUT else read_text(calibration)
-        data = batches(tokenizer, words, window=window, tokens=calibration_tokens)
+        words = texts_of(None)["calibration"] if calibration == HELD_OUT else read_text(calibration)
+        found = batches(tokenizer, words, window=window, tokens=calibration_tokens)
+        data = [batch.to(subject.device) for batch in found]
     if budget is None:
         method = steps[0].__class__(**{**vars(steps[0]), "select": select})
     else:
         with _doing(f"ranking layers by {by}"):
-            source = calibration if calibration not in (None, HELD_OUT) else text
-            ranking = locate(
-                model, by=by, text=source, select=select, group_size=group_size, tokens=tokens, window=window
-            )
+            source = calibration if calibration not in (None, HELD_OUT) else None
+            options: dict[str, Any] = {"group_size": group_size} if "group_size" in locator_named(by).options else {}
+            ranking = locate(subject, by=by, text=source, select=select, **options)
         low, *between, high = steps
         method = LayerBits(budget=budget, low=low, between=tuple(between), high=high, ranking=ranking, select=select)
     with _doing("measuring the unmodified model"):
@@ -135,10 +155,10 @@ def quantize(
     with _doing("measuring"):
         losses[DENSE] = loss_on(loaded, judged)
         packing = Pack().apply(loaded)
-        cast(loaded, dtypes)  # a quantized weight without a packed layer is rounded: measure what is stored
-        cast(loaded, {})
+        cast(loaded, dtypes, work)  # a quantized weight without a packed layer is rounded: measure what is stored
+        cast(loaded, {}, work)
         losses[STORED] = loss_on(loaded, judged)
-    cast(loaded, dtypes)
+    cast(loaded, dtypes, work)
     rows = [
         Row(
             metric="perplexity",
@@ -154,26 +174,28 @@ def quantize(
         "method": str(method) if budget is None else f"layer bits within {budget:g}, ranked by {by}",
         "levels": ", ".join(map(str, steps)),
         "calibration": calibration or "none",
-        "text": text or "held-out standard-library modules",
+        "text": subject.text or HELD_OUT_MODULES,
         "tokens": sum(len(ids) for ids in judged),
         "window": window,
+        "dtype": str(work).removeprefix("torch."),
     }
 
     def write_report(folder: Path) -> None:
-        sizes = {BEFORE: _weights_on_disk(find(model)), STORED: _weights_on_disk(folder)}
+        before = _weights_on_disk(find(subject.name)) if named else subject.size
+        sizes = {BEFORE: before, STORED: _weights_on_disk(folder)}
         size = [Row(metric="size", condition=name, value=size / 1e6, unit="MB") for name, size in sizes.items()]
         packed = packing.report.select("bits_per_weight", PACKED)
         rows_of_all = (*rows, *size, *packed, *change.report.rows)
-        Report(title=f"{model}, quantized", rows=rows_of_all, settings=settings).save(folder)
+        Report(title=f"{subject.name}, quantized", rows=rows_of_all, settings=settings).save(folder)
 
     return Report.load(save(loaded, out, tokenizer=tokenizer, extra=write_report))
 
 
-def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
-    """Give each parameter its dtype in `dtypes`, by name, and float32 to the others; buffers stay as they are."""
+def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype], other: torch.dtype = torch.float32) -> None:
+    """Give each parameter its dtype in `dtypes`, by name, and `other` to the others; buffers stay as they are."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtypes.get(name, torch.float32))
+            parameter.data = parameter.data.to(dtypes.get(name, other))
 
 
 SUMMARY = (BEFORE, DENSE, STORED, PACKED, ALL_SELECTED)
@@ -181,7 +203,8 @@ SUMMARY = (BEFORE, DENSE, STORED, PACKED, ALL_SELECTED)
 
 
 def _weights_on_disk(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    files = [folder] if folder.is_file() else folder.glob("*.safetensors")
+    return sum(path.stat().st_size for path in files)
 
 
 @contextlib.contextmanager

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hardy.core.study import Cell
+from hardy.core.conditions import Condition, Results, curve
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.report import Row
-from hardy.report.figures import Lines, Series
+from hardy.report.figures import Lines
 
 ONCE = "each layer once"
 THIRDS = ("shallow", "middle", "deep")
@@ -19,8 +20,7 @@ METRICS = ("accuracy", "tokens", "unfinished")
 COMPARED = ("direct", "steps")
 """The ways of asking that are measured with copies too."""
 
-Grid = Mapping[tuple[str, str], Sequence[Cell]]
-Values = Mapping[str, Mapping[str, float]]
+Grid = Mapping[tuple[str, str], Condition]
 
 
 def condition(way: str, place: str, level: str) -> str:
@@ -29,26 +29,18 @@ def condition(way: str, place: str, level: str) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _each(metric: str, way: str, group: Sequence[Cell], values: Values) -> dict[int, float]:
+def _each(metric: str, way: str, group: Condition | None, results: Results) -> dict[int, float]:
     """The figure on each chip instance that was measured."""
-    name = f"{way}.{metric}"
-    return {cell.seed: values[cell.key][name] for cell in group if name in values.get(cell.key, {})}
+    name, found = f"{way}.{metric}", [] if group is None else results.of(group)
+    return {result.cell.seed: result.values[name] for result in found if result.values and name in result.values}
 
 
-def row_of(metric: str, way: str, place: str, level: str, group: Sequence[Cell], values: Values) -> Row | None:
+def row_of(metric: str, way: str, place: str, level: str, group: Condition, results: Results) -> Row | None:
     """Mean and standard deviation over the chip instances that were measured; None if none was."""
-    each = _each(metric, way, group, values)
-    if not each:
-        return None
-    return Row(
-        metric=metric,
-        condition=condition(way, place, level),
-        value=statistics.fmean(each.values()),
-        spread=statistics.stdev(each.values()) if len(each) > 1 else None,
-        n=len(each),
-        seeds=tuple(each),
-        baseline=condition(way, ONCE, "") if level else None,
-    )
+    baseline = condition(way, ONCE, "") if level else None
+    named = dataclasses.replace(group, baseline=baseline)
+    figure = f"{way}.{metric}"
+    return named.row(results, lambda values: values.get(figure), metric=metric, name=condition(way, place, level))
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[float, float]:
@@ -71,12 +63,12 @@ def _compared(first: Mapping[int, float], second: Mapping[int, float], where: st
 
 
 def sentences(
-    ways: Sequence[str], chips: Mapping[str, Chip], places: Mapping[str, Any], grid: Grid, values: Values
+    ways: Sequence[str], chips: Mapping[str, Chip], places: Mapping[str, Any], grid: Grid, results: Results
 ) -> list[str]:
     """Differences in accuracy, paired by chip instance, with standard errors."""
 
     def accuracy(way: str, place: str, level: str) -> dict[int, float]:
-        return _each("accuracy", way, grid.get((place, level), ()), values)
+        return _each("accuracy", way, grid.get((place, level)), results)
 
     found = []
     levels = ("", *chips)
@@ -103,14 +95,7 @@ def figures(rows: Sequence[Row], ways: Sequence[str], chips: Mapping[str, Chip],
         for way, place in series:
             at = [(0.0, condition(way, ONCE, "")), *((x, condition(way, place, level)) for level, x in x_of.items())]
             points = [(x, found[metric, name]) for x, name in at if (metric, name) in found]
-            drawn.append(
-                Series(
-                    label=condition(way, place, "").removesuffix(", no noise"),
-                    x=tuple(x for x, _ in points),
-                    y=tuple(row.value for _, row in points),
-                    spread=tuple(row.spread or 0.0 for _, row in points),
-                )
-            )
+            drawn.append(curve(condition(way, place, "").removesuffix(", no noise"), points))
         x_label = "noise (standard deviation)" if numbered else "0: no noise, 1: on the chip"
         return Lines(title=title, caption="Mean and standard deviation over chip instances.", x_label=x_label,
                      y_label=label, series=tuple(drawn))  # fmt: skip

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
+from hardy.core.conditions import Condition, curve
 from hardy.core.ranking import Ranking
 from hardy.core.roles import ROLES
 from hardy.core.selection import Site
-from hardy.core.study import Result
 from hardy.report import Report, Row
 from hardy.report.figures import HeatMap, Lines, Series
 from hardy.studies.measure import INTACT
 
-if TYPE_CHECKING:
-    from hardy.studies.survival import Condition
-
 AGREEMENT = "agreement of rankings (Spearman)"
 KINDS = ("most fragile", "random", "least fragile")
-Conditions = Mapping[str, Mapping[float, "Condition"]]
+Conditions = Mapping[str, Mapping[float, Condition]]
 
 
 def build(
@@ -30,7 +27,8 @@ def build(
     whole: Conditions,
     protection: Mapping[str, Conditions],
     rankings: Mapping[str, Ranking],
-    failures: Sequence[Result],
+    failures: Sequence[Row],
+    notes: Sequence[str],
 ) -> Report:
     """The report of a survival study.
 
@@ -41,7 +39,8 @@ def build(
         whole: what was done to all layers: "rounding" by bits, "additive" and "proportional" by strength.
         protection: by locator, by kind of kept layers ("none" and `KINDS`), by their number.
         rankings: by locator; those that are not in `protection` were made without text.
-        failures: cells that failed.
+        failures: how many cells of which condition failed.
+        notes: what else there is to say.
     """
     measured = {by: rankings[by] for by in protection}
     return Report(
@@ -54,7 +53,12 @@ def build(
                 for sentence in _protection_sentences(rows, protection[by], measured[by], sites)
             ),
         ),
-        rows=(*rows.values(), *_agreements(rankings), *(r for by in measured for r in _scores(measured[by], sites))),
+        rows=(
+            *rows.values(),
+            *_agreements(rankings),
+            *(row for by in measured for row in _scores(measured[by], sites)),
+            *failures,
+        ),
         figures=(
             _bits_figure(rows, whole),
             _noise_figure(rows, whole),
@@ -65,7 +69,7 @@ def build(
         notes=(
             "Layers were located on the calibration text; every perplexity here is of the evaluation text.",
             "Random layers are drawn with the same number and, as nearly as possible, the same number of weights.",
-            *(f"Failed: {r.cell.condition}, seed {r.cell.seed}: {(r.error or '').strip()}" for r in failures),
+            *notes,
         ),
     )
 
@@ -151,18 +155,15 @@ def _scores(ranking: Ranking, sites: Sequence[Site]) -> list[Row]:
 
 
 def _series(
-    label: str, rows: Mapping[str, Row], points: Mapping[float, Condition], style: str = "line", x: str | None = None
+    label: str,
+    rows: Mapping[str, Row],
+    points: Mapping[float, Condition],
+    style: Literal["line", "dashed"] = "line",
+    x: str | None = None,
 ) -> Series:
     """One line through the rows of `points`, at their keys or at the detail called `x`."""
-    pairs = [(key, rows[c.name]) for key, c in sorted(points.items()) if c.name in rows]
-    spread = tuple(row.spread or 0.0 for _, row in pairs)
-    return Series(
-        label=label,
-        x=tuple(float(row.details[x]) if x else float(key) for key, row in pairs),  # pyright: ignore[reportArgumentType]
-        y=tuple(row.value for _, row in pairs),
-        spread=spread if any(spread) else None,
-        style=style,  # pyright: ignore[reportArgumentType]
-    )
+    found = [(key, rows[each.name]) for key, each in sorted(points.items()) if each.name in rows]
+    return curve(label, [(float(row.details[x] or 0) if x else key, row) for key, row in found], style)
 
 
 def _level(rows: Mapping[str, Row], condition: str, label: str, xs: Sequence[float]) -> Series:
@@ -230,7 +231,7 @@ def _name_in_layer(site: Site) -> str:
 
 def _protection_figure(rows: Mapping[str, Row], groups: Conditions, ranking: Ranking) -> Lines:
     everywhere = groups["none"][0]
-    styles = {"most fragile": "line", "random": "dashed", "least fragile": "line"}
+    styles: dict[str, Literal["line", "dashed"]] = {"most fragile": "line", "random": "dashed", "least fragile": "line"}
     damage = everywhere.name.removesuffix(", none kept")
     return Lines(
         title=f"What protection buys: {damage}",

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hardy.errors import InputError, near_misses
-from hardy.studies.measure import read_text
 from hardy.zoo import arithmetic
+from hardy.zoo.text import read_text
 
 WAYS = ("direct", "steps", "examples_direct", "examples_steps")
 """An answer at once, after written steps, and both after solved examples."""

@@ -1,6 +1,7 @@
 """Really trained models with nothing to download, and the offline text they were trained on."""
 
 from hardy.zoo.loading import card, generate, load, names
+from hardy.zoo.subject import Subject
 from hardy.zoo.text import held_out_text
 
-__all__ = ["card", "generate", "held_out_text", "load", "names"]
+__all__ = ["Subject", "card", "generate", "held_out_text", "load", "names"]

@@ -192,7 +192,7 @@ def accuracies(model: PreTrainedModel, tokenizer: Any, problems: Sequence[str]) 
         ("examples_steps", "steps", 3),
     ):
         prompts = [prompt(problem, way, examples_for(i, count=count)) for i, problem in enumerate(problems)]
-        given = greedy_answers(model, tokenizer, prompts, longest=LONGEST_ANSWER + 8)
+        given = greedy_answers(model, tokenizer, prompts, max_new_tokens=LONGEST_ANSWER + 8)
         right: dict[int, list[bool]] = {}
         for problem, one in zip(problems, given, strict=True):
             correct = one.ended and last_number(one.text) == str(results(problem)[-1])

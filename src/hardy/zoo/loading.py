@@ -1,5 +1,6 @@
-"""Load a causal language model: from the zoo, a Hugging Face folder, an artefact of hardy, or the hub."""
+"""Load a causal language model: from the zoo, a Hugging Face folder, a GGUF file, an artefact of hardy, or the hub."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hardy import checks
 from hardy.core.artefact import RECORD, no_progress_bars, read_record, remember
+from hardy.deprecation import renamed
 from hardy.errors import InputError, near_misses
 from hardy.files import read_json
 
 WEIGHTS = Path(__file__).parent / "weights"
+FLOATS = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 HUB_FILES = ["*.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model", "vocab*", "merges*"]
 
 
@@ -34,7 +38,7 @@ def card(name: str) -> dict[str, Any]:
 
 
 def find(name: str) -> Path:
-    """The folder that holds the model `name`: the zoo's, the user's own, or the hub's copy, downloaded if need be.
+    """The folder or GGUF file of the model `name`: the zoo's, the user's own, or the hub's, downloaded if need be.
 
     Raises:
         InputError: there is no such model, or its folder is damaged.
@@ -48,10 +52,14 @@ def find(name: str) -> Path:
         elif not (path / "config.json").is_file():
             raise InputError(f"{name} is a folder without config.json: not a Hugging Face model")
         return path
+    if path.is_file() and path.suffix == ".gguf":
+        if importlib.util.find_spec("gguf") is None:
+            raise InputError(f'{name} is a GGUF file, which the gguf package reads: pip install "hardy[export]"')
+        return path
     looks_like_path = path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     close = near_misses(name, names())
     if looks_like_path or (close and "/" not in name):
-        kind = "a file" if path.exists() else "not there"
+        kind = "a file, not a .gguf" if path.exists() else "not there"
         raise InputError(f"unknown model {name!r}: as a folder it is {kind}, and no zoo model{close}")
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=10))
@@ -63,50 +71,91 @@ def find(name: str) -> Path:
 
 
 def load(
-    name: str = "tiny-llama", *, dtype: torch.dtype | str = torch.float32
+    name: str | Path = "tiny-llama",
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in evaluation mode, and its tokenizer.
 
     Args:
-        name: a zoo name, a local Hugging Face folder, an artefact of hardy, or a hub id.
-        dtype: of the weights; "auto" for the one they are stored in.
+        name: a zoo name, a local Hugging Face folder, a GGUF file (whose few bits become dense weights), an artefact of
+            hardy, or a hub id.
+        dtype: of the weights, or its name; "auto" for the one they are stored in (float32 for GGUF).
+        device: where they go; "auto" for a GPU if there is one.
 
     Raises:
         InputError: `name` is unknown (with near misses), damaged, not a causal language model, has no tokenizer,
-            or holds NaN or infinite weights.
+            or holds NaN or infinite weights; an unknown dtype, or a device that is not there.
     """
+    name, dtype, device = str(name), dtype_of(dtype), device_of(device)
     place = find(name)
-    config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(place))
+    source: dict[str, Any] = {"pretrained_model_name_or_path": place}
+    if place.is_file():
+        source = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
+        dtype = torch.float32 if dtype == "auto" else dtype
+    config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
         raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
     model, info = _reading(
         name,
         "weights",
-        lambda: AutoModelForCausalLM.from_pretrained(place, dtype=dtype, output_loading_info=True),
+        lambda: AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, output_loading_info=True),
     )
     missing = [*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])]
     if missing:
         raise InputError(f"model {name!r} is damaged: {len(missing)} weights missing or misshapen: {missing[0]} ...")
     for parameter, tensor in model.named_parameters():
-        if not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
+        if not tensor.sum().isfinite() and (bad := int((~tensor.isfinite()).sum())):
             raise InputError(f"model {name!r} has {bad} NaN or infinite weights in {parameter}")
     if (place / RECORD).is_file():
         remember(model, read_json(place / RECORD))
-    tokenizer = _reading(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(place))
-    return model.eval(), tokenizer
+    tokenizer = _reading(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(**source))
+    if place.is_file() and hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config  # what transformers calls a model that it has already made dense
+    return model.to(device).eval(), tokenizer
 
 
+def dtype_of(dtype: torch.dtype | str) -> torch.dtype | str:
+    """The dtype of this name ("auto" stays as it is).
+
+    Raises:
+        InputError: there is none, or it is not a floating-point dtype.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype
+    if found != "auto" and not (isinstance(found, torch.dtype) and found in FLOATS.values()):
+        raise InputError(f"dtype must be auto, {', '.join(FLOATS)}, got {dtype!r}{near_misses(str(dtype), FLOATS)}")
+    return found  # pyright: ignore[reportReturnType]
+
+
+def device_of(device: torch.device | str) -> torch.device:
+    """The device of this name; "auto" is a GPU if there is one.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        torch.empty(0, device=(found := torch.device(device)))
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {str(device)!r} is not there: {reason}; give cpu, cuda, cuda:1 or auto") from None
+    return found
+
+
+@renamed(tokens="max_new_tokens")
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     *,
-    tokens: int = 64,
+    max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
-    """The continuation of `prompt` by at most `tokens` tokens.
+    """The continuation of `prompt` by at most `max_new_tokens` tokens.
 
     Args:
         temperature: 0 takes the likeliest token each time, else tokens are sampled at this temperature.
@@ -117,8 +166,7 @@ def generate(
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature must be finite and at least 0, got {temperature}")
-    if tokens < 1:
-        raise InputError(f"tokens must be at least 1, got {tokens}")
+    checks.integer("max_new_tokens", max_new_tokens, at_least=1)
     encoded = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
     if encoded["input_ids"].shape[1] == 0:
         raise InputError("the prompt is empty")
@@ -129,7 +177,7 @@ def generate(
         ids = model.generate(  # pyright: ignore[reportCallIssue]
             encoded["input_ids"].to(model.device),
             attention_mask=encoded["attention_mask"].to(model.device),
-            max_new_tokens=tokens,
+            max_new_tokens=max_new_tokens,
             pad_token_id=padding,
             **sampling,
         )

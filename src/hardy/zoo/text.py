@@ -1,4 +1,4 @@
-"""Text that every machine with Python has: the standard library's own source and its language reference."""
+"""Text to measure on: the standard library's own source, which every machine with Python has, or a user's file."""
 
 import sysconfig
 from pathlib import Path
@@ -12,6 +12,9 @@ CALIBRATION = ("configparser", "csv", "imaplib", "shlex")
 """Held-out modules for everything that is chosen by looking: validation while training, layers to protect."""
 
 HELD_OUT = {"evaluation": EVALUATION, "calibration": CALIBRATION}
+
+PARTS = ("evaluation", "calibration")
+"""Figures are reported on the first; whatever is chosen by looking is chosen on the second."""
 
 # Third-party code, generated tables and one-per-machine build settings teach a language model nothing.
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "encodings", "config"}
@@ -41,6 +44,43 @@ def held_out_text(part: str = "evaluation") -> str:
         raise InputError(f"unknown part {part!r}; there are {', '.join(HELD_OUT)}")
     folder = standard_library()
     return "\n\n".join((folder / f"{name}.py").read_text(encoding="utf-8") for name in HELD_OUT[part])
+
+
+def read_text(path: str | Path) -> str:
+    """The UTF-8 text of a file.
+
+    Raises:
+        InputError: it is missing, a folder, unreadable, empty, or not UTF-8 text.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"text file {path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"text file {path} cannot be read: {error.strerror}") from None
+    if not raw.strip():
+        raise InputError(f"text file {path} is empty")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"text file {path} is not UTF-8: byte {raw[error.start]:#04x} at {error.start}") from None
+    if "\0" in text:
+        raise InputError(f"text file {path} is binary: it holds a NUL byte at {raw.index(0)}")
+    return text
+
+
+def texts_of(path: str | Path | None) -> dict[str, str]:
+    """The text of each of `PARTS`: of a file its second and its first half, by default the held-out modules.
+
+    Raises:
+        InputError: as `read_text`, or this Python has no source files.
+    """
+    if path is None:
+        return {part: held_out_text(part) for part in PARTS}
+    text = read_text(path)
+    middle = len(text) // 2
+    return {"evaluation": text[middle:], "calibration": text[:middle]}
 
 
 def training_files() -> list[Path]:

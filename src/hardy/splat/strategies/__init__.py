@@ -7,7 +7,7 @@ can be given by name, and replaces what the strategy would take.
 
 from typing import Any
 
-from hardy.errors import InputError
+from hardy import checks
 from hardy.splat.strategies.criteria import (
     AbsoluteGradient,
     Criterion,
@@ -17,7 +17,8 @@ from hardy.splat.strategies.criteria import (
 )
 from hardy.splat.strategies.densification import Densification
 from hardy.splat.strategies.energy import EnergySchedule
-from hardy.splat.strategies.mcmc import Mcmc
+from hardy.splat.strategies.gsplat_names import DefaultStrategy, Strategy, of_gsplat
+from hardy.splat.strategies.markov_chain import MCMCStrategy
 from hardy.splat.strategies.parts import (
     DensityClone,
     FixedPrune,
@@ -32,22 +33,25 @@ FULL = 30_000
 __all__ = [
     "AbsoluteGradient",
     "Criterion",
+    "DefaultStrategy",
     "Densification",
     "DensityClone",
     "EnergySchedule",
     "FixedPrune",
     "ImportanceWeightedGradient",
-    "Mcmc",
+    "MCMCStrategy",
     "MeanGradient",
     "NeedlePerturbation",
     "PixelWeightedGradient",
     "PlainClone",
     "QuantilePrune",
     "Split",
+    "Strategy",
     "absgs",
     "global_to_local",
     "global_to_local_reactivate",
     "mcmc",
+    "of_gsplat",
     "pixelgs",
     "reactivate",
     "vanilla",
@@ -56,25 +60,28 @@ __all__ = [
 
 def vanilla(steps: int = FULL, **changes: Any) -> Densification:
     """Adaptive density control of 3D Gaussian splatting (arXiv 2308.04079)."""
-    return _made(steps, {}, changes)
+    return _densification(steps, {}, changes)
 
 
 def absgs(steps: int = FULL, **changes: Any) -> Densification:
     """Absolute gradients, for splitting against 4e-4 (AbsGS, arXiv 2404.10484)."""
-    return _made(steps, {"criterion": AbsoluteGradient(), "threshold": 8e-4, "split_threshold": 4e-4}, changes)
+    return _densification(
+        steps, {"criterion": AbsoluteGradient(), "grow_grad2d": 8e-4, "split_threshold": 4e-4}, changes
+    )
 
 
 def pixelgs(steps: int = FULL, **changes: Any) -> Densification:
     """Gradients weighted by pixels (Pixel-GS, arXiv 2403.15530)."""
-    return _made(steps, {"criterion": PixelWeightedGradient()}, changes)
+    return _densification(steps, {"criterion": PixelWeightedGradient()}, changes)
 
 
-def mcmc(steps: int = FULL, **changes: Any) -> Mcmc:
-    """Gaussians as samples, with gsplat's rule (3DGS-MCMC, arXiv 2404.09591); `changes` are those of `Mcmc`."""
-    made = vanilla(steps)
-    changes = {key: value for key, value in changes.items() if key != "budget" or value is not None}
-    schedule = {"start": made.start, "stop": round(25_000 / FULL * steps), "every": made.every}
-    return Mcmc(**{**schedule, **changes})
+def mcmc(steps: int = FULL, **changes: Any) -> MCMCStrategy:
+    """Gaussians as samples, with gsplat's rule (3DGS-MCMC, arXiv 2404.09591); `changes` are those of `MCMCStrategy`."""
+    schedule = _schedule(steps)
+    fields = {name: schedule[name] for name in ("refine_start_iter", "refine_every")}
+    fields["refine_stop_iter"] = round(25_000 / FULL * steps)
+    changes = {name: value for name, value in changes.items() if name not in ("cap_max", "budget") or value is not None}
+    return MCMCStrategy(**{**fields, **changes})
 
 
 def global_to_local(steps: int = FULL, **changes: Any) -> Densification:
@@ -83,20 +90,20 @@ def global_to_local(steps: int = FULL, **changes: Any) -> Densification:
     Densification goes on for 25/30 of the training. The parts, to be taken away one by one: `resolution`, `clone_from`,
     `prune`.
     """
-    return _made(steps, _global_to_local(steps), changes)
+    return _densification(steps, _global_to_local(steps), changes)
 
 
 def reactivate(steps: int = FULL, **changes: Any) -> Densification:
     """Views weighted by importance, clones set apart, needles widened (ReAct-GS, arXiv 2510.19653).
 
-    The parts, to be taken away one by one: `criterion` (with `threshold`), `clone`, `needles`.
+    The parts, to be taken away one by one: `criterion` (with `grow_grad2d`), `clone`, `needles`.
     """
-    return _made(steps, _reactivate(), changes)
+    return _densification(steps, _reactivate(), changes)
 
 
 def global_to_local_reactivate(steps: int = FULL, **changes: Any) -> Densification:
     """`global_to_local` with the criterion, the clones and the needles of `reactivate`."""
-    return _made(steps, _global_to_local(steps) | _reactivate(), changes)
+    return _densification(steps, _global_to_local(steps) | _reactivate(), changes)
 
 
 def _global_to_local(steps: int) -> dict[str, Any]:
@@ -104,29 +111,31 @@ def _global_to_local(steps: int) -> dict[str, Any]:
         "resolution": EnergySchedule(),
         "clone_from": "auto",
         "prune": QuantilePrune(),
-        "stop": round(25_000 / FULL * steps),
+        "refine_stop_iter": round(25_000 / FULL * steps),
     }
 
 
 def _reactivate() -> dict[str, Any]:
     return {
         "criterion": ImportanceWeightedGradient(),
-        "threshold": 3e-4,
+        "grow_grad2d": 3e-4,
         "clone": DensityClone(),
         "needles": NeedlePerturbation(),
     }
 
 
-def _made(steps: int, parts: dict[str, Any], changes: dict[str, Any]) -> Densification:
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
-    share = steps / FULL
-    schedule = {
-        "start": round(500 * share),
-        "stop": round(15_000 * share),
-        "every": max(20, min(100, steps // 30)),  # statistics need some views whatever the length
+def _densification(steps: int, parts: dict[str, Any], changes: dict[str, Any]) -> Densification:
+    return Densification(**{**_schedule(steps), **parts, **changes})
+
+
+def _schedule(steps: int) -> dict[str, int]:
+    """The published schedule, for another number of steps."""
+    share = checks.integer("steps", steps, at_least=1) / FULL
+    return {
+        "refine_start_iter": round(500 * share),
+        "refine_stop_iter": round(15_000 * share),
+        "refine_every": max(20, min(100, steps // 30)),  # statistics need some views whatever the length
         "reset_every": max(500, round(3000 * share)),
         "needles_every": max(100, round(3000 * share)),
         "needles_stop": round(20_000 * share),
     }
-    return Densification(**{**schedule, **parts, **changes})

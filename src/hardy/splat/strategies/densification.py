@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from hardy import checks
 from hardy.core.rng import generator
+from hardy.deprecation import renamed_fields
 from hardy.errors import InputError
 from hardy.splat.strategies.criteria import Criterion, MeanGradient
 from hardy.splat.strategies.edits import Optimizers, Parameters, State, check_optimizers, remove, reset_opacities
@@ -16,43 +18,53 @@ from hardy.splat.strategies.energy import EnergySchedule, factor_at
 from hardy.splat.strategies.parts import Clone, FixedPrune, NeedlePerturbation, PlainClone, Prune, Split
 
 
+@renamed_fields(
+    threshold="grow_grad2d",
+    small="grow_scale3d",
+    largest="prune_scale3d",
+    start="refine_start_iter",
+    stop="refine_stop_iter",
+    every="refine_every",
+    budget="cap_max",
+)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Densification:
     """When and where Gaussians multiply and vanish.
 
     Args:
-        criterion: what is compared with `threshold`.
-        threshold: of the criterion, above which a Gaussian multiplies; with `split_threshold` only small ones.
+        criterion: what is compared with `grow_grad2d`.
+        grow_grad2d: of the criterion, above which a Gaussian multiplies; with `split_threshold` only small ones.
         split_threshold: for large Gaussians; None for the same.
-        clone: what happens to those whose longest axis is at most `small` of the scene's extent; None for nothing.
+        clone: what happens to those whose largest scale is at most `grow_scale3d` of the scene's extent; None for
+            nothing.
         split: what happens to the larger ones.
-        small: share of the extent.
+        grow_scale3d: share of the extent.
         prune: which Gaussians go at each densification.
-        largest: those longer than this share of the extent go too, once opacities have been reset.
-        start, stop, every: steps of densification.
-        reset_every: steps between resets of opacities, until `stop`; 0 for none.
+        prune_scale3d: those longer than this share of the extent go too, once opacities have been reset.
+        refine_start_iter, refine_stop_iter, refine_every: steps of densification.
+        reset_every: steps between resets of opacities, until `refine_stop_iter`; 0 for none.
         reset_to: what opacities are lowered to.
         clone_from: step before which nothing is cloned; "auto" for the step from which `resolution` is full.
         resolution: the schedule of image sizes; None for full size throughout.
         needles: what is done about needles, every `needles_every` steps until `needles_stop`; None for nothing.
-        budget: most Gaussians; the ones with the highest criterion multiply first. None for no limit.
+        cap_max: most Gaussians; the ones with the highest criterion multiply first. None for no limit.
         seed: of the places that are drawn.
 
     Raises:
-        InputError: a step, threshold or budget is out of range.
+        InputError: a step, threshold or cap_max is out of range.
     """
 
     criterion: Criterion = MeanGradient()  # noqa: RUF009 - frozen
-    threshold: float = 2e-4
+    grow_grad2d: float = 2e-4
     split_threshold: float | None = None
     clone: Clone | None = PlainClone()  # noqa: RUF009
     split: Split = Split()  # noqa: RUF009
-    small: float = 0.01
+    grow_scale3d: float = 0.01
     prune: Prune = FixedPrune()  # noqa: RUF009
-    largest: float = 0.1
-    start: int = 500
-    stop: int = 15_000
-    every: int = 100
+    prune_scale3d: float = 0.1
+    refine_start_iter: int = 500
+    refine_stop_iter: int = 15_000
+    refine_every: int = 100
     reset_every: int = 3000
     reset_to: float = 0.01
     clone_from: int | str = 0
@@ -60,19 +72,18 @@ class Densification:
     needles: NeedlePerturbation | None = None
     needles_every: int = 3000
     needles_stop: int = 20_000
-    budget: int | None = None
+    cap_max: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.stop or self.every < 1 or self.reset_every < 0 or self.needles_every < 1:
-            raise InputError(
-                f"steps must satisfy 0 <= start <= stop, every >= 1 and reset_every >= 0, got start={self.start}, "
-                f"stop={self.stop}, every={self.every}, reset_every={self.reset_every}"
-            )
-        if not self.threshold > 0 or (self.split_threshold is not None and not self.split_threshold > 0):
-            raise InputError(f"thresholds must be above 0, got {self.threshold} and {self.split_threshold}")
-        if self.budget is not None and self.budget < 1:
-            raise InputError(f"budget must be at least 1, got {self.budget}")
+        for name, least in (("refine_start_iter", 0), ("refine_every", 1), ("reset_every", 0), ("needles_every", 1)):
+            checks.integer(name, getattr(self, name), at_least=least)
+        checks.integer("refine_stop_iter", self.refine_stop_iter, at_least=self.refine_start_iter)
+        checks.number("grow_grad2d", self.grow_grad2d, above=0)
+        if self.split_threshold is not None:
+            checks.number("split_threshold", self.split_threshold, above=0)
+        if self.cap_max is not None:
+            checks.integer("cap_max", self.cap_max, at_least=1)
         if isinstance(self.clone_from, str) and self.clone_from != "auto":
             raise InputError(f'clone_from must be a step or "auto", got {self.clone_from!r}')
 
@@ -96,7 +107,7 @@ class Densification:
                 raise InputError(
                     "a schedule of image sizes needs the training photos: initialize_state(extent, images)"
                 )
-            ends = self.resolution.ends(images, self.stop)
+            ends = self.resolution.ends(images, self.refine_stop_iter)
         full = ends[1] if len(ends) > 1 else 0
         return {
             "extent": scene_scale,
@@ -137,17 +148,17 @@ class Densification:
         """Keep statistics, and change the Gaussians when it is time to.
 
         Raises:
-            InputError: `packed`, which rasterize does not offer.
+            InputError: `packed`, which rasterization does not offer.
         """
         if packed:
             raise InputError("packed must be False: statistics have a row for each Gaussian")
         if self.needles is not None and 0 < step < self.needles_stop and step % self.needles_every == 0:
             self.needles.apply(params, optimizers)
-        if step >= self.stop:
+        if step >= self.refine_stop_iter:
             return
-        self._look(params, state, info)
-        if step > self.start and step % self.every == 0:
-            self._multiply(params, optimizers, state, step)
+        self._accumulate(params, state, info)
+        if step > self.refine_start_iter and step % self.refine_every == 0:
+            self._grow(params, optimizers, state, step)
             self._prune(params, optimizers, state, step)
             state["total"].zero_()
             state["weight"].zero_()
@@ -155,7 +166,7 @@ class Densification:
             reset_opacities(params, optimizers, self.reset_to)
             state["last_reset"] = step
 
-    def _look(self, params: Parameters, state: State, info: dict[str, Any]) -> None:
+    def _accumulate(self, params: Parameters, state: State, info: dict[str, Any]) -> None:
         if "total" not in state:
             count, device = len(params["means"]), params["means"].device
             state["total"], state["weight"] = (torch.zeros(count, device=device) for _ in range(2))
@@ -170,31 +181,31 @@ class Densification:
                 state["total"] += torch.nan_to_num(value * weight)
                 state["weight"] += torch.nan_to_num(weight)
 
-    def _multiply(self, params: Parameters, optimizers: Optimizers, state: State, step: int) -> None:
-        hot = state["total"] / state["weight"].clamp(min=1e-12)
-        hot = torch.where(state["weight"] > 0, hot, 0)
-        large = params["scales"].detach().exp().amax(1) > self.small * state["extent"]
-        cloned = (hot > self.threshold) & ~large
-        if self.clone is None or (step < state["clone_from"] and not self._starved(state, step, len(hot))):
+    def _grow(self, params: Parameters, optimizers: Optimizers, state: State, step: int) -> None:
+        gradient = state["total"] / state["weight"].clamp(min=1e-12)
+        gradient = torch.where(state["weight"] > 0, gradient, 0)
+        large = params["scales"].detach().exp().amax(1) > self.grow_scale3d * state["extent"]
+        cloned = (gradient > self.grow_grad2d) & ~large
+        if self.clone is None or (step < state["clone_from"] and not self._starved(state, step, len(gradient))):
             cloned = torch.zeros_like(cloned)
-        divided = (hot > (self.split_threshold or self.threshold)) & large
-        if self.budget is not None:
-            room = max(0, self.budget - len(hot))
-            candidates = cloned | divided
+        split = (gradient > (self.split_threshold or self.grow_grad2d)) & large
+        if self.cap_max is not None:
+            room = max(0, self.cap_max - len(gradient))
+            candidates = cloned | split
             if int(candidates.sum()) > room:
                 kept = torch.zeros_like(candidates)
-                order = torch.where(candidates, hot, -1).sort(descending=True, stable=True).indices
+                order = torch.where(candidates, gradient, -1).sort(descending=True, stable=True).indices
                 kept[order[:room]] = True
-                cloned, divided = cloned & kept, divided & kept
+                cloned, split = cloned & kept, split & kept
         random = generator(self.seed, "densification", step)
         if self.clone is not None and bool(cloned.any()):
             count = int(cloned.sum())
             self.clone.apply(params, optimizers, state, cloned, random)
             state["clones"][-count:] += 1
-            divided = torch.cat([divided, divided.new_zeros(count)])  # copies were small
-        if bool(divided.any()):
-            self.split.apply(params, optimizers, state, divided, random)
-            state["splits"][-2 * int(divided.sum()) :] += 1
+            split = torch.cat([split, split.new_zeros(count)])  # copies were small
+        if bool(split.any()):
+            self.split.apply(params, optimizers, state, split, random)
+            state["splits"][-2 * int(split.sum()) :] += 1
 
     def _starved(self, state: State, step: int, count: int) -> bool:
         """Whether splitting alone gets nowhere, because hardly any Gaussian is large; judged halfway to cloning."""
@@ -203,8 +214,8 @@ class Densification:
     def _prune(self, params: Parameters, optimizers: Optimizers, state: State, step: int) -> None:
         last = state["last_reset"]
         since = step if last is None else step - last
-        gone = self.prune.chosen(params["opacities"].detach().sigmoid(), since, state["views"])
+        pruned = self.prune.chosen(params["opacities"].detach().sigmoid(), since, state["views"])
         if last is not None:
-            gone |= params["scales"].detach().exp().amax(1) > self.largest * state["extent"]
-        if bool(gone.any()) and not bool(gone.all()):
-            remove(params, optimizers, state, gone)
+            pruned |= params["scales"].detach().exp().amax(1) > self.prune_scale3d * state["extent"]
+        if bool(pruned.any()) and not bool(pruned.all()):
+            remove(params, optimizers, state, pruned)

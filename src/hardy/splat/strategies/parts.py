@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from hardy.errors import InputError
+from hardy import checks
 from hardy.splat.points import neighbour_distances
 from hardy.splat.strategies.edits import Optimizers, Parameters, State, assign, duplicate, normal, split
 
@@ -85,8 +85,8 @@ class QuantilePrune:
     cap: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share < 1 or not 0 <= self.cap <= 1:
-            raise InputError(f"share must be in [0, 1) and cap in [0, 1], got {self.share} and {self.cap}")
+        checks.number("share", self.share, at_least=0, below=1)
+        checks.number("cap", self.cap, at_least=0, at_most=1)
 
     def chosen(self, opacities: torch.Tensor, since_reset: int, views: int) -> torch.Tensor:
         if since_reset < views:
@@ -101,8 +101,8 @@ class QuantilePrune:
 class NeedlePerturbation:
     """Widens Gaussians that are much longer than wide (ReAct-GS, arXiv 2510.19653).
 
-    Where the longest axis has more than `share` of the sum of axes, both others are multiplied by half of longest over
-    middle, so that the middle one becomes half of the longest. From the authors' code, not the paper: shares from
+    Where the largest axis has more than `share` of the sum of axes, both others are multiplied by half of largest over
+    middle, so that the middle one becomes half of the largest. From the authors' code, not the paper: shares from
     `most` on are left alone.
     """
 
@@ -113,9 +113,9 @@ class NeedlePerturbation:
         """Widen the needles; how many there were."""
         axes = params["scales"].detach().exp()
         ordered = axes.sort(dim=1).values
-        longest, middle = ordered[:, 2], ordered[:, 1]
-        share = longest / axes.sum(1)
+        largest, middle = ordered[:, 2], ordered[:, 1]
+        share = largest / axes.sum(1)
         needles = (share > self.share) & (share < self.most)
-        factors = torch.where(axes < longest[:, None], (0.5 * longest / middle)[:, None], torch.ones_like(axes))
+        factors = torch.where(axes < largest[:, None], (0.5 * largest / middle)[:, None], torch.ones_like(axes))
         assign(params, optimizers, "scales", needles, (axes * factors).log()[needles])
         return int(needles.sum())

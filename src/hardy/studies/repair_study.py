@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from hardy import checks
 from hardy.analog import (
     Deploy,
     ExpertReplacement,
@@ -27,17 +27,20 @@ from hardy.analog import (
 )
 from hardy.analog.experts import blocks
 from hardy.core import selection
+from hardy.core.conditions import FAILED, Condition
 from hardy.core.method import ALL_SELECTED, Method, chain
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR
-from hardy.core.study import Backend, Cell, Result, Study
+from hardy.core.workers import Backend
+from hardy.deprecation import renamed
 from hardy.errors import InputError, near_misses
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import model_cost
 from hardy.report import Bars, BarSeries, Report, Row
-from hardy.studies.adapters import folder_of, measure_adapted, trained_adapters, whole_layers
-from hardy.studies.measure import INTACT, perplexity_of, settings_for
-from hardy.zoo import load
+from hardy.studies.adapters import measure_adapted, trained_adapters, whole_layers
+from hardy.studies.chip_study import CHIP_MEMORY
+from hardy.studies.measure import INTACT, dense, perplexity_of, study_of, unmodified
+from hardy.zoo.subject import Source
 
 Repair = Literal["hpd", "romer", "redundancy", "halora"]
 NOISY = "on the chip"
@@ -48,12 +51,13 @@ RECOVERED = "recovered"
 _DEFAULTS = {"hpd": ("ssm.out", "last"), "romer": ("", None), "redundancy": (LINEAR, "0"), "halora": (None, None)}
 
 
+@renamed(seeds="n_seeds")
 def repair(
-    model: str,
+    model: Source,
     *,
     by: Repair,
     chip: str | Chip = "reram-wan",
-    seeds: int = 10,
+    n_seeds: int = 10,
     select: str | None = None,
     layers: str | None = None,
     copies: int = 2,
@@ -62,25 +66,27 @@ def repair(
     learning_rate: float = 3e-4,
     text: str | None = None,
     out: str | Path | None = None,
-    tokens: int = 3072,
+    tokens: int | None = None,
     window: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     backend: Backend = "local",
     workers: int | None = None,
 ) -> Report:
     """Perplexity recovered against extra hardware.
 
     Args:
-        model: a zoo name, a Hugging Face folder or a hub id.
+        model: a subject, or what `hardy.zoo.Subject.of` takes: a name, folder, file or hub id, or (model, tokenizer).
         by: "hpd", "romer" (every chip instance is repaired for itself; arrays without converters and read noise, as
             the products of experts are the model's own), "redundancy", or "halora" (adapters trained once, on the
             calibration text, for all chip instances; needs PEFT).
         chip: a chip, or what `Chip.named` takes.
-        seeds: chip instances.
+        n_seeds: chip instances.
         select, layers: what is split, copied or adapted, as in `hardy.core.selection.select`; by default the last
             output projection of a state space, all matrices of the first layer, or all linear layers. Not for romer.
         copies: of redundancy.
         rank, steps, learning_rate: of halora.
-        text, out, tokens, window, backend, workers: as in `simulate`.
+        text, out, tokens, window, device, dtype, backend, workers: as in `simulate`.
 
     Raises:
         InputError: any of these cannot be used, or the model has nothing that this repair is for.
@@ -88,69 +94,61 @@ def repair(
     if by not in get_args(Repair):
         known = get_args(Repair)
         raise InputError(f"repair must be one of {', '.join(known)}, got {by!r}{near_misses(str(by), known)}")
-    if type(seeds) is not int or seeds < 1:
-        raise InputError(f"seeds must be at least 1, got {seeds!r}")
+    n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
     if by == "romer" and (select is not None or layers is not None):
         raise InputError("romer repairs all experts and routers; it takes no selection and no layers")
     chip = Chip.named(chip) if isinstance(chip, str) else chip
     full, chip = chip, chip.without_periphery() if by == "romer" else chip
     select, layers = select or _DEFAULTS[by][0], layers or _DEFAULTS[by][1]
-    loaded, _ = load(model)
-    settings = settings_for(model, text, tokens, window) | {
+    subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
+    settings: dict[str, Any] = {
         "chip": chip.to_dict(), "repair": by, "select": select, "layers": layers, "copies": copies,
     }  # fmt: skip
+    fit: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate}
     if by == "halora":
-        settings |= {"rank": rank, "steps": steps, "learning_rate": learning_rate}
-    grid = {INTACT: [Cell(condition=INTACT, arguments={"part": "evaluation", "method": None})]}
-    study = Study(name="repair", run=measure_adapted, settings=settings, out=None if out is None else Path(out))
+        settings |= {"rank": rank, **fit}
+    study = study_of(subject, "repair", out=out, run=measure_adapted, weights=CHIP_MEMORY, **settings)
     study.open()
+    conditions = [unmodified()]
     with tempfile.TemporaryDirectory() as temporary:
         adapters: dict[str, str] = {}
         if by == "halora":
-            names = whole_layers(loaded, select, layers)
-            method = HaLoRA(chip=chip, rank=rank, select=names)
-            below = Path(out or temporary) / "adapters"
-            for name, arm in {
-                by: method,
-                WITHOUT_NOISE: dataclasses.replace(method, chip=None, penalty_weight=0.0),
-            }.items():
-                facts = {
-                    key: settings[key] for key in ("model_sha256", "text_sha256", "window", "steps", "learning_rate")
-                }
-                folder = folder_of(below, "halora" if arm.chip else "lora", arm, facts)
-                fit = {"steps": steps, "learning_rate": learning_rate, "window": settings["window"]}
-                trained_adapters(model, text, arm, folder, **fit)
-                adapters[name] = str(folder)
-        for name, prepared in _methods(loaded, by, chip, select, layers, copies).items():
-            grid[name] = [
-                Cell(
-                    condition=name,
-                    arguments={"part": "evaluation", "method": prepared(seed).to_dict()}
-                    | ({"adapters": adapters[name]} if name in adapters else {}),
-                    seed=seed,
+            method = HaLoRA(chip=chip, rank=rank, select=whole_layers(subject.model, select, layers))
+            plain = dataclasses.replace(method, chip=None, penalty_weight=0.0)
+            for name, arm in {by: method, WITHOUT_NOISE: plain}.items():
+                adapters[name] = str(trained_adapters(subject, arm, Path(out or temporary) / "adapters", **fit))
+        for name, prepared in _methods(subject.model, by, chip, select, layers, copies).items():
+            added = {"adapters": adapters[name]} if name in adapters else {}
+            conditions.append(
+                Condition.of(
+                    name,
+                    lambda seed, method=prepared, added=added: (
+                        {"part": "evaluation", "method": method(seed).to_dict()} | added
+                    ),
+                    range(n_seeds),
+                    baseline=INTACT,
                 )
-                for seed in range(seeds)
-            ]
-        cells = [cell for group in grid.values() for cell in group]
-        results = study.results(cells, backend=backend, workers=workers, title=f"{model} repaired by {by}")
-    found = {result.cell.key: result for result in results}
-    rows = [row for name, group in grid.items() if (row := _row(name, [found[cell.key] for cell in group])) is not None]
+            )
+        results = study.results(conditions, backend=backend, workers=workers, title=f"{subject.name} repaired by {by}")
+    for each in conditions[:2]:  # unmodified, and on the chip without a repair
+        results.needed(each)
+    rows = [
+        row
+        for each in conditions
+        if (row := each.row(results, lambda values: perplexity_of(values["loss"]), metric="perplexity")) is not None
+    ]
     values = {row.condition: row.value for row in rows}
-    if INTACT not in values or NOISY not in values:
-        raise InputError(f"{model} could not be measured: {next(result.error for result in results if result.error)}")
     lost = values[NOISY] - values[INTACT]
     for name in (by, CONTROL, WITHOUT_NOISE):
         if name in values and lost > 0:
             share = (values[NOISY] - values[name]) / lost
             rows.append(Row(metric=RECOVERED, condition=name, value=100 * share, unit="%"))
-    notes = [f"{result.cell.condition}, seed {result.cell.seed}: {result.error}" for result in results if result.error]
-    if lost <= 0:
-        notes.insert(0, "The chip took no perplexity away: there is nothing to recover.")
+    nothing = ("The chip took no perplexity away: there is nothing to recover.",) if lost <= 0 else ()
     report = Report(
-        title=f"{model}: {by} on {type(chip.device).__name__} cells",
-        rows=(*rows, *_costs(loaded, by, full, select, layers, copies, rank)),
+        title=f"{subject.name}: {by} on {type(chip.device).__name__} cells",
+        rows=(*rows, *results.failures(), *_costs(subject.model, by, full, select, layers, copies, rank)),
         settings=dict(study.settings),
-        notes=tuple(notes),
+        notes=(*subject.notes, *nothing, *results.notes()),
     )
     if out is not None:
         report.save(out)
@@ -195,21 +193,6 @@ def _methods(
     return found
 
 
-def _row(name: str, results: list[Result]) -> Row | None:
-    values = [perplexity_of(result.values["loss"]) for result in results if result.values]
-    if not values:
-        return None
-    return Row(
-        metric="perplexity",
-        condition=name,
-        value=statistics.fmean(values),
-        spread=statistics.stdev(values) if len(values) > 1 and max(values) < math.inf else None,
-        n=len(values),
-        seeds=tuple(result.cell.seed for result in results if result.values),
-        baseline=None if name == INTACT else INTACT,
-    )
-
-
 def _costs(
     model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int, rank: int
 ) -> list[Row]:
@@ -242,27 +225,48 @@ def _costs(
     ]
 
 
-def repairs(model: str, by: Sequence[str], *, out: str | Path | None = None, seeds: int = 10, **options: Any) -> Report:
+@renamed(seeds="n_seeds")
+def repairs(
+    model: Source,
+    by: Sequence[str],
+    *,
+    out: str | Path | None = None,
+    n_seeds: int = 10,
+    text: str | None = None,
+    tokens: int | None = None,
+    window: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> Report:
     """Several repairs in one table: perplexity recovered against arrays, digital multiplications and memory.
 
     Args:
-        model: a zoo name, a Hugging Face folder or a hub id.
+        model: a subject, or what `hardy.zoo.Subject.of` takes.
         by: the repairs, "suited" for those without training that the model has something for.
         out: folder of the report, and below it of one study for each repair.
-        seeds: chip instances.
-        options: as `repair` takes them.
+        n_seeds: chip instances.
+        text, tokens, window, device, dtype: as in `simulate`.
+        options: the others that `repair` takes.
 
     Raises:
         InputError: as `repair`, or no repair suits the model.
     """
-    chosen = checked(load(model)[0], by)
+    checked(None, [name for name in by if name != "suited"])  # before the model is loaded
+    subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
+    chosen = checked(subject.model, by)
     if not chosen:
-        raise InputError(f"no repair was named or suits {model}; there are {', '.join(get_args(Repair))}")
+        raise InputError(f"no repair was named or suits {subject.name}; there are {', '.join(get_args(Repair))}")
     found = {}
     for name in chosen:
         folder = None if out is None else Path(out) / name
-        found[name] = repair(model, by=name, out=folder, seeds=seeds, **options)
+        found[name] = repair(subject, by=name, out=folder, n_seeds=n_seeds, **options)
     rows = [row for name, report in found.items() for row in _recovered(name, report)]
+    failures = [
+        dataclasses.replace(row, condition=f"{name}: {row.condition}")
+        for name, report in found.items()
+        for row in report.select(FAILED)
+    ]
     kinds = {"the repair": tuple(found), "its control at equal cost": tuple(f"{name}, control" for name in found)}
     values = {row.condition: row.value for row in rows}
     series = [
@@ -270,8 +274,8 @@ def repairs(model: str, by: Sequence[str], *, out: str | Path | None = None, see
         for kind, names in kinds.items()
     ]
     report = Report(
-        title=f"Repairs of {model} on a chip",
-        rows=tuple(rows),
+        title=f"Repairs of {subject.name} on a chip",
+        rows=(*rows, *failures),
         figures=(
             Bars(
                 title="Perplexity recovered",
@@ -282,7 +286,10 @@ def repairs(model: str, by: Sequence[str], *, out: str | Path | None = None, see
             ),
         ),
         settings={name: dict(report.settings) for name, report in found.items()},
-        notes=tuple(f"{name}: {note}" for name, report in found.items() for note in report.notes),
+        notes=(
+            *subject.notes,
+            *(f"{name}: {n}" for name, report in found.items() for n in report.notes if n not in subject.notes),
+        ),
     )
     if out is not None:
         report.save(out)

@@ -8,7 +8,7 @@ and the chip without copies.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import hashlib
 import json
 import math
@@ -18,62 +18,71 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from hardy import checks
 from hardy.analog import Deploy, Redundancy
-from hardy.core.artefact import state_hash
+from hardy.core.conditions import Condition
 from hardy.core.method import ALL_SELECTED, Method, chain, from_dict
 from hardy.core.selection import LINEAR
-from hardy.core.study import Backend, Cell, Study
+from hardy.core.study import Study
+from hardy.core.workers import Backend
+from hardy.deprecation import renamed
 from hardy.errors import InputError, near_misses
 from hardy.evaluate.answers import greedy_answers, last_number
+from hardy.evaluate.language import context_length
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import model_cost
 from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
 from hardy.report import Report, Row
-from hardy.studies.measure import load_dense
+from hardy.studies.chip_study import CHIP_MEMORY
+from hardy.studies.measure import dense
 from hardy.studies.reasoning_report import COMPARED, METRICS, ONCE, THIRDS, figures, row_of, sentences
 from hardy.studies.tasks import Task, embedded, is_right, read_tasks, ways_of
-from hardy.zoo import arithmetic, load
+from hardy.zoo import arithmetic
+from hardy.zoo.subject import Source, Subject
 
 Noise = Literal["proportional", "additive"]
 _CALIBRATION = 8
 _EMBEDDED = "held-out chains of tiny-reasoner"
 
 
+@renamed(seeds="n_seeds", longest="max_new_tokens")
 def reasoning(
-    model: str = "tiny-reasoner",
+    model: Source = "tiny-reasoner",
     *,
     tasks: str | None = None,
     noise: Noise = "proportional",
     levels: Sequence[float] = (0.1, 0.2, 0.3, 0.4),
     chip: str | Chip | None = None,
-    seeds: int = 10,
+    n_seeds: int = 10,
     copies: int = 3,
     problems: int = 200,
-    longest: int | None = None,
+    max_new_tokens: int | None = None,
     select: str = LINEAR,
     out: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     backend: Backend = "local",
     workers: int | None = None,
 ) -> Report:
     """Share of right answers and their length, greedy, against noise.
 
     Args:
-        model: a zoo name, a Hugging Face folder or a hub id.
+        model: a subject, or what `hardy.zoo.Subject.of` takes: a name, folder, file or hub id, or (model, tokenizer).
         tasks: a file for `hardy.studies.tasks.read_tasks`; None for the embedded ones, which are tiny-reasoner's.
         noise: "proportional" to each weight, or "additive" relative to the largest weight of each output channel.
         levels: strengths of the noise, standard deviations of a weight as in `hardy.hardware.noise`. No noise is
             always measured.
         chip: measure on this chip instead, a `Chip` or what `Chip.named` takes; noise and levels are then not used. If
             its converters need calibration, the first 8 problems serve for that and are not measured.
-        seeds: chip instances.
+        n_seeds: chip instances.
         copies: of each layer in the third of the layers that gets them; 1 leaves the redundancy out.
         problems: at most so many.
-        longest: tokens of an answer at most; an answer that did not end by then counts as wrong and unfinished. By
-            default 8 more than tiny-reasoner's longest right answer, or 512 for a file.
+        max_new_tokens: tokens of an answer at most; an answer that did not end by then counts as wrong and unfinished.
+            By default 8 more than tiny-reasoner's longest right answer, or 512 for a file.
         select: the layers on the chip, as in `hardy.core.selection.select`.
-        out, backend, workers: as in `hardy.studies.simulate`.
+        out, device, dtype, backend, workers: as in `hardy.studies.simulate`.
 
     Returns:
         Rows "accuracy", "tokens" (per answer) and "unfinished" (share of answers without an end or a number) for each
@@ -82,87 +91,116 @@ def reasoning(
     Raises:
         InputError: any of these cannot be used.
     """
-    loaded, tokenizer = load(model)
     chips = _chips(noise, levels, chip)
-    places = _places(loaded, copies)
-    if type(seeds) is not int or seeds < 1:
-        raise InputError(f"seeds must be at least 1, got {seeds!r}")
-    if tasks is None and set(tokenizer.get_vocab()) != set(arithmetic.SYMBOLS):
-        raise InputError(f"the embedded problems are written for tiny-reasoner; give {model} a file of tasks")
-    longest = longest or (arithmetic.LONGEST_ANSWER + 8 if tasks is None else 512)
-    settings: dict[str, Any] = {
-        "model": model, "model_sha256": state_hash(loaded), "tasks": tasks or _EMBEDDED, "problems": problems,
-        "longest": longest, "noise": "chip" if chip is not None else noise, "select": select, "copies": copies,
-        "calibration": _CALIBRATION if any(kind.needs_data for kind in chips.values()) else 0,
+    n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
+    found = embedded(problems) if tasks is None else read_tasks(tasks, problems)
+    subject = dense(model, device=device, dtype=dtype)
+    places = _places(subject.model, copies)
+    if tasks is None and set(subject.tokenizer.get_vocab()) != set(arithmetic.SYMBOLS):
+        raise InputError(f"the embedded problems are written for tiny-reasoner; give {subject.name} a file of tasks")
+    questions = Questions(
+        subject=subject, tasks=found,
+        calibration=_CALIBRATION if any(kind.needs_data for kind in chips.values()) else 0,
+        max_new_tokens=max_new_tokens or (arithmetic.LONGEST_ANSWER + 8 if tasks is None else 512),
+    )  # fmt: skip
+    questions.check()
+    settings = {
+        "model": subject.name, "model_sha256": subject.digest, "dtype": str(subject.dtype).removeprefix("torch."),
+        "device": subject.device.type, "tasks": tasks or _EMBEDDED, "tasks_sha256": _hash(found),
+        "problems": problems, "max_new_tokens": questions.max_new_tokens, "calibration": questions.calibration,
+        "noise": "chip" if chip is not None else noise, "select": select, "copies": copies,
         "chips": {name: kind.to_dict() for name, kind in chips.items()}, "torch": torch.__version__,
     }  # fmt: skip
-    found = _tasks(settings)
-    settings["tasks_sha256"] = _hash(found)
-    if len(found) <= settings["calibration"]:
-        raise InputError(f"{len(found)} problems are too few: {_CALIBRATION} are needed to calibrate the chip alone")
-    _check_lengths(loaded, tokenizer, found, longest)
     ways = ways_of(found)
-    arrays = _arrays(loaded, places, select)
-    grid: dict[tuple[str, str], list[Cell]] = {
-        (ONCE, ""): [Cell(condition="no noise", arguments={"method": None, "ways": list(ways)})]
-    }
+    arrays = _arrays(subject.model, places, select)
+    grid = {(ONCE, ""): Condition.of("no noise", {"method": None, "ways": list(ways)})}
     for level, kind in chips.items():
         for place, redundancy in places.items():
-            asked = [way for way in ways if redundancy is None or way in COMPARED]
-            if asked:
-                grid[place, level] = [
-                    Cell(
-                        condition=f"{place}, {level}",
-                        arguments={"method": _method(redundancy, kind, seed, select), "ways": asked},
-                        seed=seed,
-                    )
-                    for seed in range(seeds)
-                ]
-    study = Study(name="reasoning", run=measure_answers, settings=settings, out=None if out is None else Path(out))
-    cells = [cell for group in grid.values() for cell in group]
-    results = study.results(cells, backend=backend, workers=workers, title=f"{model} reasoning")
-    values = {result.cell.key: result.values for result in results if result.values}
-    if not values:
-        raise InputError(f"{model} could not be measured: {results[0].error}")
+            if asked := [way for way in ways if redundancy is None or way in COMPARED]:
+                grid[place, level] = Condition.of(
+                    f"{place}, {level}",
+                    lambda seed, redundancy=redundancy, kind=kind, asked=asked: {
+                        "method": _method(redundancy, kind, seed, select), "ways": asked,
+                    },
+                    range(n_seeds),
+                )  # fmt: skip
+    study = Study(
+        name="reasoning", run=measure_answers, settings=settings, subject=questions,
+        out=None if out is None else Path(out), memory=int(CHIP_MEMORY * subject.size),
+        workers=None if subject.device.type == "cpu" else 1,
+    )  # fmt: skip
+    results = study.results(grid.values(), backend=backend, workers=workers, title=f"{subject.name} reasoning")
+    if len(results.failed) == len(results):
+        raise InputError(f"{subject.name} could not be measured: {results[0].error}")
     rows = [
         row
         for metric in METRICS
-        for (place, level), group in grid.items()
+        for (place, level), each in grid.items()
         for way in ways
-        if (row := row_of(metric, way, place, level, group, values)) is not None
+        if (row := row_of(metric, way, place, level, each, results)) is not None
     ]
     report = Report(
-        title=f"{model}: reasoning under noise",
-        summary=tuple(sentences(ways, chips, places, grid, values)),
-        rows=(*rows, *arrays),
+        title=f"{subject.name}: reasoning under noise",
+        summary=tuple(sentences(ways, chips, places, grid, results)),
+        rows=(*rows, *results.failures(), *arrays),
         figures=figures(rows, ways, chips, chip is None),
         settings=settings,
-        notes=tuple(f"{r.cell.condition}, seed {r.cell.seed}: {r.error}" for r in results if r.error),
+        notes=(*subject.notes, *results.notes()),
     )
     if out is not None:
         report.save(out)
     return report
 
 
-def measure_answers(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Questions:
+    """A subject and the problems it is asked; the first `calibration` of them only calibrate the chip."""
+
+    subject: Subject
+    tasks: Sequence[Task]
+    calibration: int
+    max_new_tokens: int
+
+    def check(self) -> None:
+        """Refuse before anything long begins what is too few or would not fit.
+
+        Raises:
+            InputError: it is.
+        """
+        if len(self.tasks) <= self.calibration:
+            raise InputError(
+                f"{len(self.tasks)} problems are too few: {_CALIBRATION} are needed to calibrate the chip alone"
+            )
+        count = lambda text: len(self.subject.tokenizer(text)["input_ids"])  # noqa: E731
+        context = context_length(self.subject.model)
+        for way in ways_of(self.tasks):
+            length = max(count(task.prompts[way]) for task in self.tasks)
+            if context is not None and length + self.max_new_tokens > context:
+                raise InputError(
+                    f"a prompt for {way} has {length} tokens: with {self.max_new_tokens} of answer it exceeds the "
+                    f"context of {context}; give shorter prompts, or a smaller max_new_tokens"
+                )
+
+
+def measure_answers(questions: Questions, arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
     """Accuracy, tokens per answer and share of unfinished answers, as "way.metric", under the method of `arguments`.
 
     Args:
-        settings: of `reasoning`.
+        questions: what is asked of whom.
         arguments: "method" (a `Method.to_dict`, with its seed) or None, and the "ways" of asking.
         seed: only names the repetition.
     """
-    model, tokenizer, tasks = _loaded(json.dumps(dict(settings)))
-    first = settings["calibration"]
-    data = [tokenizer(tasks[i].prompts[way], return_tensors="pt")["input_ids"]
+    subject, first = questions.subject, questions.calibration
+    model, tokenizer = subject.model, subject.tokenizer
+    data = [tokenizer(questions.tasks[i].prompts[way], return_tensors="pt")["input_ids"].to(subject.device)
             for i in range(first) for way in arguments["ways"]]  # fmt: skip
-    measured = tasks[first:]
+    measured = questions.tasks[first:]
     change = None if arguments["method"] is None else from_dict(arguments["method"]).apply(model, data or None)
     values = {}
     try:
         for way in arguments["ways"]:
             prompts = [task.prompts[way] for task in measured]
-            answers = greedy_answers(model, tokenizer, prompts, longest=settings["longest"])
+            answers = greedy_answers(model, tokenizer, prompts, max_new_tokens=questions.max_new_tokens)
             numbers = [last_number(answer.text) if answer.ended else None for answer in answers]
             right = [is_right(number, task) for number, task in zip(numbers, measured, strict=True)]
             values[f"{way}.accuracy"] = statistics.fmean(right)
@@ -217,37 +255,6 @@ def _arrays(model: PreTrainedModel, places: Mapping[str, Redundancy | None], sel
     return rows
 
 
-def _tasks(settings: Mapping[str, Any]) -> list[Task]:
-    source, count = settings["tasks"], settings["problems"]
-    return embedded(count) if source == _EMBEDDED else read_tasks(source, count)
-
-
 def _hash(tasks: Sequence[Task]) -> str:
     text = json.dumps([[dict(task.prompts), str(task.answer)] for task in tasks], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded(settings_json: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[Task]]:
-    """Model and problems, once per process."""
-    settings = json.loads(settings_json)
-    tasks = _tasks(settings)
-    if _hash(tasks) != settings["tasks_sha256"]:
-        raise InputError(f"the problems of {settings['tasks']} have changed since the study began")
-    model, tokenizer = load_dense(settings["model"])
-    return model, tokenizer, tasks
-
-
-def _check_lengths(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], longest: int
-) -> None:
-    """Refuse before anything long begins what would not fit."""
-    for way in ways_of(tasks):
-        prompt = max((task.prompts[way] for task in tasks), key=lambda text: len(tokenizer(text)["input_ids"]))
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        length = len(tokenizer(prompt)["input_ids"])
-        if context is not None and length + longest > context:
-            raise InputError(
-                f"a prompt for {way} has {length} tokens: with {longest} of answer it exceeds the context of "
-                f"{context}; give shorter prompts, or a smaller longest"
-            )

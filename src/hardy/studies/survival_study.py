@@ -7,65 +7,31 @@ random layers of the same number and size, so that nothing is chosen on the figu
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hardy import checks
 from hardy.core import selection
-from hardy.core.method import Method
+from hardy.core.conditions import Condition, Results
+from hardy.core.method import Method, WeightMethod
 from hardy.core.ranking import Ranking
 from hardy.core.rng import derive
 from hardy.core.selection import LINEAR, Selector
-from hardy.core.study import Backend, Cell, Result, Study
 from hardy.core.surgery import weight_of
+from hardy.core.units import units
+from hardy.core.workers import Backend
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.report import Report, Row
 from hardy.studies import fragility, survival_report
-from hardy.studies.measure import INTACT, load_dense, measure, perplexity_of, settings_for
-from hardy.studies.repair import checked
-from hardy.studies.repair import repairs as repaired
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Condition:
-    """A named state of the model: the cells that measure it, and the condition it is judged against.
-
-    `details` are facts for the row; with "share_kept" that share of the weights counts 16 bits each.
-    """
-
-    name: str
-    cells: tuple[Cell, ...]
-    baseline: str | None = None
-    details: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def row(self, results: Sequence[Result]) -> Row | None:
-        """Perplexity, mean and sample standard deviation over the cells that did not fail; None if all did."""
-        values = [result.values for result in results if result.values]
-        if not values:
-            return None
-        perplexities = [perplexity_of(value["loss"]) for value in values]
-        names = {name: None for value in values for name in value if name != "loss"}
-        facts = {name: statistics.fmean(value.get(name, 0.0) for value in values) for name in names}
-        if (kept := self.details.get("share_kept")) is not None:
-            facts.pop("relative_error", None)  # of the damaged layers only: it says nothing about protection
-            if "bits_per_weight" in facts:
-                facts["bits_per_weight"] = (1 - kept) * facts["bits_per_weight"] + 16 * kept
-        return Row(
-            metric="perplexity",
-            condition=self.name,
-            value=statistics.fmean(perplexities),
-            spread=statistics.stdev(perplexities) if len(values) > 1 and max(perplexities) < math.inf else None,
-            n=len(perplexities),
-            seeds=tuple(result.cell.seed for result in results if result.values),
-            baseline=self.baseline,
-            details=facts | dict(self.details),
-        )
+from hardy.studies.measure import condition, dense, perplexity_row, study_of, unmodified
+from hardy.studies.repair_study import checked
+from hardy.studies.repair_study import repairs as repaired
+from hardy.zoo.subject import Source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +42,7 @@ class Plan:
         bits: of round-to-nearest on all layers.
         additive: noise strengths, relative to each output channel's absmax.
         proportional: noise strengths, relative to each weight.
-        seeds: chip instances per noise strength, and random draws per control.
+        n_seeds: chip instances per noise strength, and random draws per control.
         group_size: weights that share a scale.
         break_bits: one layer at a time, then all but the protected ones, at so many bits.
         break_noise: the same with additive noise of this strength.
@@ -87,7 +53,7 @@ class Plan:
     bits: tuple[int, ...] = (8, 4, 3, 2)
     additive: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1)
     proportional: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
-    seeds: int = 5
+    n_seeds: int = 5
     group_size: int | None = 128
     break_bits: int = 2
     break_noise: float = 0.05
@@ -95,8 +61,7 @@ class Plan:
     select: Selector = LINEAR
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise InputError(f"seeds must be at least 1, got {self.seeds}")
+        checks.integer("n_seeds", self.n_seeds, at_least=1)
         bad = [share for share in self.keep if not 0 < share < 1]
         if bad or not self.keep:
             raise InputError(f"keep must hold shares of the layers between 0 and 1, got {bad[0] if bad else 'none'}")
@@ -107,29 +72,29 @@ class Plan:
 
     def whole_model(self) -> dict[str, dict[float, Condition]]:
         """What is done to all layers at once: "rounding" by bits, "additive" and "proportional" by strength."""
-        chips = range(self.seeds)
+        chips = range(self.n_seeds)
         return {
             "rounding": {
-                bits: _condition(
+                bits: condition(
                     f"{bits}-bit", RoundToNearest(bits=bits, group_size=self.group_size, select=self.select)
                 )
                 for bits in self.bits
             },
             "additive": {
-                strength: _condition(
+                strength: condition(
                     f"additive noise {strength:g}", AdditiveNoise(strength=strength, select=self.select), chips
                 )
                 for strength in self.additive
             },
             "proportional": {
-                strength: _condition(
+                strength: condition(
                     f"proportional noise {strength:g}", ProportionalNoise(strength=strength, select=self.select), chips
                 )
                 for strength in self.proportional
             },
         }
 
-    def breaking(self, by: str, select: Selector) -> Method:
+    def breaking(self, by: str, select: Selector) -> WeightMethod:
         """The damage that locator `by` does to `select`."""
         return fragility.breaking(by, self.break_bits, self.break_noise, self.group_size, select)
 
@@ -139,15 +104,17 @@ class Plan:
 
 
 def survival(
-    model: str = "tiny-llama",
+    model: Source = "tiny-llama",
     *,
     text: str | None = None,
     out: str | Path = "hardy-study",
     plan: Plan | None = None,
     repairs: Sequence[str] = (),
     chip: str | Chip = "reram-wan",
-    tokens: int = 3072,
+    tokens: int | None = None,
     window: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     backend: Backend = "local",
     workers: int | None = None,
 ) -> Report:
@@ -156,7 +123,7 @@ def survival(
     Finished cells are kept in `out`; the same call goes on where an interrupted one stopped.
 
     Args:
-        model: a zoo name, a Hugging Face folder or a hub id.
+        model: a subject, or what `hardy.zoo.Subject.of` takes: a name, folder, file or hub id, or (model, tokenizer).
         text: a UTF-8 file; its first half serves to locate, its second to report. By default held-out
             standard-library modules, some for each purpose.
         out: folder of the study and of report.json, report.md and report.html.
@@ -164,89 +131,81 @@ def survival(
         repairs: those that a table sets against extra hardware, each in a study of its own below `out`, on as many
             chip instances as `plan` has seeds; as `hardy.studies.repairs` takes them.
         chip: of the repairs.
-        tokens: text per measurement.
-        window: tokens the model sees at once; by default its context, at most 512.
+        tokens, window, device, dtype: as in `hardy.zoo.Subject.of`.
         backend, workers: where the cells run, as in `Study.results`.
 
     Raises:
         InputError: any of these cannot be used, or `out` belongs to a different study.
     """
     plan = plan or Plan()
-    settings = settings_for(model, text, tokens, window)
-    loaded, _ = load_dense(model)
-    sites = selection.select(loaded, plan.select)
+    subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
+    study = study_of(subject, "survival", out=out, plan=_plain(plan))
+    sites = selection.select(subject.model, plan.select)
     if len(sites) < 4:
-        raise InputError(f"{model} has {len(sites)} layers to choose from; protecting some of them takes at least 4")
-    sizes = {site.name: weight_of(loaded, site).numel() for site in sites}
-    wanted = checked(loaded, repairs)
-    study = Study(name="survival", run=measure, settings=settings | {"plan": _plain(plan)}, out=Path(out))
+        raise InputError(
+            f"{subject.name} has {len(sites)} layers to choose from; protecting some of them takes at least 4"
+        )
+    sizes = {site.name: weight_of(subject.model, site).numel() for site in sites}
+    wanted = checked(subject.model, repairs)
     run: dict[str, Any] = {"backend": backend, "workers": workers}
 
-    broken = {"bits": plan.break_bits, "strength": plan.break_noise}
-    chips = range(min(plan.seeds, 2))  # one layer's noise averages out over the whole ranking
-    located = {
-        by: fragility.cells(sites, by, **broken, group_size=plan.group_size, seeds=chips) for by in ("rtn", "noise")
-    }
-    intact = Condition(name=INTACT, cells=(Cell(condition=INTACT, arguments={"part": "evaluation", "method": None}),))
+    damages = {by: fragility.describe(by, plan.break_bits, plan.break_noise) for by in ("rtn", "noise")}
+    chips = range(min(plan.n_seeds, 2))  # one layer's noise averages out over the whole ranking
+    alone = units(sites, "projection")
+    located = {by: fragility.conditions(alone, plan.breaking(by, plan.select), chips) for by in damages}
     whole = plan.whole_model()
-    conditions = [intact, *(condition for group in whole.values() for condition in group.values())]
+    conditions = [unmodified(), *(each for group in whole.values() for each in group.values())]
     results = study.results(
-        [*_cells(conditions), *located["rtn"], *located["noise"]], **run, title="few bits, noise, one layer at a time"
+        [*conditions, *located["rtn"], *located["noise"]], **run, title="few bits, noise, one layer at a time"
     )
-    found = {result.cell.key: result for result in results}
-    rankings = {by: fragility.ranking([found[cell.key] for cell in grid], by, **broken) for by, grid in located.items()}
-
-    protection = {by: _protection(plan, by, fragility.describe(by, **broken), rankings[by], sizes) for by in located}
+    rankings = {by: fragility.ranking(results, located[by], by, "this layer", damages[by]) for by in damages}
+    protection = {by: _protection(plan, by, damage, rankings[by], sizes) for by, damage in damages.items()}
     conditions += [c for groups in protection.values() for group in groups.values() for c in group.values()]
-    results += study.results(_cells(conditions), **run, title="protect")
-    found |= {result.cell.key: result for result in results}
-    rankings["weight-error"] = fragility.weight_error(loaded, sites, bits=plan.break_bits, group_size=plan.group_size)
-
+    results += study.results(conditions, **run, title="protect")
+    rankings["weight-error"] = fragility.weight_error(subject.model, alone, plan.breaking("rtn", plan.select))
     report = survival_report.build(
         settings=study.settings,
         sites=sites,
-        rows={c.name: row for c in conditions if (row := c.row([found[cell.key] for cell in c.cells]))},
+        rows={c.name: row for c in conditions if (row := _row(c, results))},
         whole=whole,
         protection=protection,
         rankings=rankings,
-        failures=[result for result in found.values() if result.error],
+        failures=results.failures(),
+        notes=(*subject.notes, *results.notes()),
     )
     if wanted:
-        more = repaired(
-            model, wanted, out=Path(out) / "repairs", chip=chip, seeds=plan.seeds, text=text, tokens=tokens,
-            window=window, **run,
-        )  # fmt: skip
+        more = repaired(subject, wanted, out=Path(out) / "repairs", chip=chip, n_seeds=plan.n_seeds, **run)
         report = dataclasses.replace(
             report,
             rows=(*report.rows, *more.rows),
             figures=(*report.figures, *more.figures),
             settings=dict(report.settings) | {"repairs": dict(more.settings)},
-            notes=(*report.notes, *more.notes),
+            notes=tuple(dict.fromkeys((*report.notes, *more.notes))),
         )
     report.save(out)
     return report
 
 
-def _cells(conditions: Sequence[Condition]) -> list[Cell]:
-    return [cell for condition in conditions for cell in condition.cells]
-
-
-def _condition(
-    name: str, method: Method, seeds: Sequence[int] = (0,), *, baseline: str = INTACT, **details: Any
-) -> Condition:
-    arguments = {"part": "evaluation", "method": method.to_dict()}
-    cells = tuple(Cell(condition=name, arguments=arguments, seed=seed) for seed in seeds)
-    return Condition(name=name, cells=cells, baseline=baseline, details=details)
+def _row(condition: Condition, results: Results) -> Row | None:
+    """The perplexity under a condition; layers that are kept count 16 bits per weight."""
+    row = perplexity_row(condition, results)
+    if row is None or (kept := condition.details.get("share_kept")) is None:
+        return row
+    facts: dict[str, Any] = dict(row.details)
+    facts.pop("relative_error", None)  # of the damaged layers only: it says nothing about protection
+    if "bits_per_weight" in facts:
+        facts["bits_per_weight"] = (1 - kept) * facts["bits_per_weight"] + 16 * kept
+    return dataclasses.replace(row, details=facts)
 
 
 def _protection(
     plan: Plan, by: str, damage: str, ranking: Ranking, sizes: Mapping[str, int]
 ) -> dict[str, dict[float, Condition]]:
     """Damage everywhere but in the k most fragile, the k least fragile, or k random layers; by kind, then by k."""
-    chips = range(plan.seeds) if by == "noise" else (0,)
+    chips = range(plan.n_seeds) if by == "noise" else (0,)
     everywhere = f"{damage}, none kept"
     groups: dict[str, dict[float, Condition]] = {kind: {} for kind in ("none", *survival_report.KINDS)}
-    groups["none"][0] = _condition(everywhere, plan.breaking(by, tuple(sizes)), chips)
+    groups["none"][0] = condition(everywhere, plan.breaking(by, tuple(sizes)), chips)
 
     def keeping(names: Sequence[str]) -> Method:
         return plan.breaking(by, tuple(name for name in sizes if name not in names))
@@ -257,15 +216,15 @@ def _protection(
     for k in plan.counts(len(sizes)):
         top, bottom = ranking.top(k), ranking.bottom(k)
         budget = sum(sizes[name] for name in top)
-        draws = [equal_budget_sample(sizes, k, budget, seed=derive(i, "control", by, k)) for i in range(plan.seeds)]
+        draws = [equal_budget_sample(sizes, k, budget, seed=derive(i, "control", by, k)) for i in range(plan.n_seeds)]
         control = f"{damage}, {k} random kept"
-        groups["most fragile"][k] = _condition(
+        groups["most fragile"][k] = condition(
             f"{damage}, {k} most fragile kept", keeping(top), chips, baseline=control, share_kept=kept(top)
         )
-        groups["least fragile"][k] = _condition(
+        groups["least fragile"][k] = condition(
             f"{damage}, {k} least fragile kept", keeping(bottom), chips, baseline=control, share_kept=kept(bottom)
         )
-        random_cells = [_condition(control, keeping(names), [i]).cells[0] for i, names in enumerate(draws)]
+        random_cells = [condition(control, keeping(names), [i]).cells[0] for i, names in enumerate(draws)]
         groups["random"][k] = Condition(
             name=control,
             cells=tuple(random_cells),

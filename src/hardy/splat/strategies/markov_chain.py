@@ -1,4 +1,4 @@
-"""Gaussians as samples: the dead move to where the living are, and all of them tremble.
+"""Gaussians as samples: dead ones are compute_relocation to alive ones, and noise is added to all centres.
 
 "3D Gaussian Splatting as Markov Chain Monte Carlo" (arXiv 2404.09591), with the rule and the constants of gsplat.
 """
@@ -12,52 +12,60 @@ from typing import Any
 
 import torch
 
+from hardy import checks
 from hardy.core.rng import generator
-from hardy.errors import InputError
+from hardy.deprecation import renamed_fields
 from hardy.ops.projection import rotations
 from hardy.splat.strategies.edits import Optimizers, Parameters, State, assign, check_optimizers, duplicate, normal
 
 _MOST_COPIES = 51
 
 
+@renamed_fields(
+    budget="cap_max",
+    dead="min_opacity",
+    noise="noise_lr",
+    start="refine_start_iter",
+    stop="refine_stop_iter",
+    every="refine_every",
+    opacity_penalty="opacity_reg",
+    scale_penalty="scale_reg",
+)
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mcmc:
+class MCMCStrategy:
     """Moves Gaussians of little opacity onto others, adds 5 % at a time up to the budget, and adds noise to centres.
 
     Args:
-        budget: most Gaussians.
+        cap_max: most Gaussians.
         growth: share added each time.
-        dead: opacity at which a Gaussian is moved.
-        noise: of the centres, times their learning rate; only faint Gaussians tremble.
-        start, stop, every: steps at which Gaussians move and are added.
-        opacity_penalty, scale_penalty: times the mean opacity and the mean scale, added to the loss.
+        min_opacity: opacity at which a Gaussian is moved.
+        noise_lr: of the noise that is added to centres, times their learning rate; only faint Gaussians get any.
+        refine_start_iter, refine_stop_iter, refine_every: steps at which Gaussians move and are added.
+        opacity_reg, scale_reg: times the mean opacity and the mean scale, added to the loss.
         seed: of all that is drawn.
 
     Raises:
         InputError: a field is out of range.
     """
 
-    budget: int = 1_000_000
+    cap_max: int = 1_000_000
     growth: float = 0.05
-    dead: float = 0.005
-    noise: float = 5e5
-    start: int = 500
-    stop: int = 25_000
-    every: int = 100
-    opacity_penalty: float = 0.01
-    scale_penalty: float = 0.01
+    min_opacity: float = 0.005
+    noise_lr: float = 5e5
+    refine_start_iter: int = 500
+    refine_stop_iter: int = 25_000
+    refine_every: int = 100
+    opacity_reg: float = 0.01
+    scale_reg: float = 0.01
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.budget < 1 or self.every < 1 or not 0 <= self.start <= self.stop:
-            raise InputError(
-                f"budget and every must be at least 1 and 0 <= start <= stop, got budget={self.budget}, "
-                f"every={self.every}, start={self.start}, stop={self.stop}"
-            )
-        if not 0 < self.dead < 1 or self.growth < 0 or self.noise < 0:
-            raise InputError(
-                f"dead must be in (0, 1), growth and noise at least 0, got {self.dead}, {self.growth}, {self.noise}"
-            )
+        for name, least in (("cap_max", 1), ("refine_start_iter", 0), ("refine_every", 1)):
+            checks.integer(name, getattr(self, name), at_least=least)
+        checks.integer("refine_stop_iter", self.refine_stop_iter, at_least=self.refine_start_iter)
+        checks.number("min_opacity", self.min_opacity, above=0, below=1)
+        for name in ("growth", "noise_lr"):
+            checks.number(name, getattr(self, name), at_least=0)
 
     def check_sanity(self, params: Parameters, optimizers: Optimizers) -> None:
         """Raise InputError unless there is a parameter of every name with an optimizer of its own."""
@@ -77,10 +85,7 @@ class Mcmc:
 
     def penalty(self, params: Parameters) -> torch.Tensor:
         """What is added to the loss."""
-        return (
-            self.opacity_penalty * params["opacities"].sigmoid().mean()
-            + self.scale_penalty * params["scales"].exp().mean()
-        )
+        return self.opacity_reg * params["opacities"].sigmoid().mean() + self.scale_reg * params["scales"].exp().mean()
 
     def step_pre_backward(
         self, params: Parameters, optimizers: Optimizers, state: State, step: int, info: dict[str, Any]
@@ -90,56 +95,58 @@ class Mcmc:
     def step_post_backward(
         self, params: Parameters, optimizers: Optimizers, state: State, step: int, info: dict[str, Any]
     ) -> None:
-        """Move and add Gaussians when it is time to, and let centres tremble."""
+        """Move and add Gaussians when it is time to, and add noise to centres."""
         random = generator(self.seed, "mcmc", step)
-        if self.start < step < self.stop and step % self.every == 0:
-            self._move(params, optimizers, random)
-            self._add(params, optimizers, state, random)
-        tremble(params, optimizers["means"].param_groups[0]["lr"] * self.noise, random)
+        if self.refine_start_iter < step < self.refine_stop_iter and step % self.refine_every == 0:
+            self._relocate(params, optimizers, random)
+            self._sample_add(params, optimizers, state, random)
+        inject_noise_to_position(params, optimizers["means"].param_groups[0]["lr"] * self.noise_lr, random)
 
-    def _move(self, params: Parameters, optimizers: Optimizers, random: torch.Generator) -> None:
+    def _relocate(self, params: Parameters, optimizers: Optimizers, random: torch.Generator) -> None:
         opacities = params["opacities"].detach().sigmoid()
-        dead, living = (opacities <= self.dead).nonzero()[:, 0], (opacities > self.dead).nonzero()[:, 0]
-        if not len(dead) or not len(living):
+        dead, alive = (opacities <= self.min_opacity).nonzero()[:, 0], (opacities > self.min_opacity).nonzero()[:, 0]
+        if not len(dead) or not len(alive):
             return
-        chosen = living[_chosen(opacities[living], len(dead), random)]
-        self._share(params, optimizers, chosen)
+        sampled = alive[_sample(opacities[alive], len(dead), random)]
+        self._divide(params, optimizers, sampled)
         for parameter in params.values():
-            parameter.data[dead] = parameter.data[chosen]
+            parameter.data[dead] = parameter.data[sampled]
 
-    def _add(self, params: Parameters, optimizers: Optimizers, state: State, random: torch.Generator) -> None:
+    def _sample_add(self, params: Parameters, optimizers: Optimizers, state: State, random: torch.Generator) -> None:
         count = len(params["means"])
-        wanted = max(0, min(self.budget, int((1 + self.growth) * count)) - count)
+        wanted = max(0, min(self.cap_max, int((1 + self.growth) * count)) - count)
         if not wanted:
             return
         opacities = params["opacities"].detach().sigmoid()
-        chosen = _chosen(opacities, wanted, random)
-        self._share(params, optimizers, chosen)
-        for number in range(int(torch.bincount(chosen).max())):  # one copy of each at a time
-            times = torch.bincount(chosen, minlength=len(params["means"]))
+        sampled = _sample(opacities, wanted, random)
+        self._divide(params, optimizers, sampled)
+        for number in range(int(torch.bincount(sampled).max())):  # one copy of each at a time
+            times = torch.bincount(sampled, minlength=len(params["means"]))
             duplicate(params, optimizers, state, times > number)
 
-    def _share(self, params: Parameters, optimizers: Optimizers, chosen: torch.Tensor) -> None:
-        """Let the chosen ones look the same once they are as many as `chosen` names them, and once more."""
-        mask = torch.zeros(len(params["means"]), dtype=torch.bool, device=chosen.device)
-        mask[chosen] = True
-        copies = (torch.bincount(chosen, minlength=len(mask)) + 1)[mask].clamp(max=_MOST_COPIES)
-        opacities, scales = shared(
+    def _divide(self, params: Parameters, optimizers: Optimizers, sampled: torch.Tensor) -> None:
+        """Let the sampled ones look the same once they are as many as `sampled` names them, and once more."""
+        mask = torch.zeros(len(params["means"]), dtype=torch.bool, device=sampled.device)
+        mask[sampled] = True
+        copies = (torch.bincount(sampled, minlength=len(mask)) + 1)[mask].clamp(max=_MOST_COPIES)
+        opacities, scales = compute_relocation(
             params["opacities"].detach()[mask].sigmoid(), params["scales"].detach()[mask].exp(), copies
         )
-        assign(params, optimizers, "opacities", mask, opacities.clamp(self.dead, 1 - 1e-6).logit())
+        assign(params, optimizers, "opacities", mask, opacities.clamp(self.min_opacity, 1 - 1e-6).logit())
         assign(params, optimizers, "scales", mask, scales.log())
         for name in ("means", "quats", "sh0", "shN"):
             assign(params, optimizers, name, mask, params[name].detach()[mask])
 
 
-def _chosen(weights: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+def _sample(weights: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
     """(count,) numbers of rows, each as likely as its weight; drawn where the generator is."""
     drawn = torch.multinomial(weights.to(random.device), count, replacement=True, generator=random)
     return drawn.to(weights.device)
 
 
-def shared(opacities: torch.Tensor, scales: torch.Tensor, copies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def compute_relocation(
+    opacities: torch.Tensor, scales: torch.Tensor, copies: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Opacities (N,) and scales (N, 3) that `copies` (N,) equal Gaussians need to look like one (equation 9)."""
     made = 1 - (1 - opacities.double()) ** (1 / copies)
     total = torch.zeros_like(made)
@@ -149,7 +156,7 @@ def shared(opacities: torch.Tensor, scales: torch.Tensor, copies: torch.Tensor) 
     return made.to(opacities), (scales * (opacities / total)[:, None]).to(scales)
 
 
-def tremble(params: Parameters, strength: float, random: torch.Generator) -> None:
+def inject_noise_to_position(params: Parameters, strength: float, random: torch.Generator) -> None:
     """Add noise to centres: as wide as the Gaussian, for those of opacity below about 0.005."""
     means = params["means"]
     faint = 1 / (1 + torch.exp(-100 * (1 - params["opacities"].detach().sigmoid() - 0.995)))

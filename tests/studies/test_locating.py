@@ -8,18 +8,18 @@ from hardy.core import Ranking
 from hardy.errors import InputError
 from hardy.quant import effective_rank, layer_importance
 from hardy.studies import locate
-from hardy.studies.measure import settings_for, windows_of
+from hardy.zoo import Subject
 
 
 def test_locate_runs_the_locator_on_the_calibration_text(micro_llama: Path) -> None:
     name = str(micro_llama)
-    windows = [ids[None] for ids in windows_of(settings_for(name, None, 128, 64), "calibration")]
+    windows = Subject.of(name, tokens=128, window=64).batches("calibration")
     assert [window.shape for window in windows] == [(1, 64), (1, 64)]
     model, tokenizer = hardy.zoo.load(name)
     text = hardy.evaluate.encode(tokenizer, hardy.zoo.held_out_text("calibration"))
     assert torch.equal(windows[0][0], text[:64])
-    sites = locate(name, by="effective-rank", unit="site", seeds=2, select="mlp", tokens=128, window=64)
-    assert sites == effective_rank(model, windows, select="mlp", unit="site", seeds=range(2))
+    sites = locate(name, by="effective-rank", unit="projection", seeds=(0, 1), select="mlp", tokens=128, window=64)
+    assert sites == effective_rank(model, windows, select="mlp", unit="projection", seeds=(0, 1))
     assert locate(name, by="lieq-v1", tokens=128, window=64) == layer_importance(model, windows)
 
 
@@ -39,9 +39,9 @@ def test_locate_refuses_what_a_diagnostic_cannot_use(micro_llama: Path) -> None:
     name = str(micro_llama)
     with pytest.raises(InputError, match="'efective-rank'.*did you mean effective-rank"):
         locate(name, by="efective-rank")
-    with pytest.raises(InputError, match="perplexity-drop ranks whole blocks: unit must be block, got 'site'"):
-        locate(name, by="perplexity-drop", unit="site")
+    with pytest.raises(InputError, match="locator perplexity-drop: unit must be block, got 'projection'"):
+        locate(name, by="perplexity-drop", unit="projection")
     with pytest.raises(InputError, match="too short"):
         locate(name, by="effective-rank", tokens=16, window=16)
-    with pytest.raises(InputError, match="unit must be block or site, got 'head'"):
-        locate(name, by="energy-gain", unit="head")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="unit must be block or projection, got 'head'"):
+        locate(name, by="energy-gain", unit="head")

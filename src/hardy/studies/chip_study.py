@@ -14,19 +14,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hardy import checks
 from hardy.analog.deploy import Deploy
+from hardy.core.conditions import Result, curve
 from hardy.core.selection import LINEAR
-from hardy.core.study import Backend, Cell, Result, Study
+from hardy.core.workers import Backend
+from hardy.deprecation import renamed
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import model_cost
 from hardy.hardware.device import AdditiveDevice
 from hardy.report import Report, Row
 from hardy.report.figures import Lines, Series
-from hardy.studies.measure import INTACT, measure, perplexity_of, settings_for
-from hardy.zoo import load
+from hardy.studies.measure import INTACT, condition, dense, perplexity_row, study_of, unmodified
+from hardy.zoo.subject import Source
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31557600.0}
+CHIP_MEMORY = 4.0
+"""Sizes of the model that its weights on arrays take: clean and held, in float32, and what programming needs."""
 _PERFECT = "perfect cells"
 """Condition in which only the converters of the chip are left."""
 
@@ -43,35 +48,38 @@ def seconds_of(time: str | float) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
+@renamed(seeds="n_seeds")
 def simulate(
-    model: str = "tiny-llama",
+    model: Source = "tiny-llama",
     *,
     chip: str | Chip = "reram-wan",
     times: Sequence[str | float] = ("0",),
-    seeds: int = 10,
+    n_seeds: int = 10,
     adc_range: float | None = None,
     select: str = LINEAR,
     text: str | None = None,
     out: str | Path | None = None,
-    tokens: int = 3072,
+    tokens: int | None = None,
     window: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     backend: Backend = "local",
     workers: int | None = None,
 ) -> Report:
     """Perplexity of `model` on chip instances at several times after programming.
 
     Args:
-        model: a zoo name, a Hugging Face folder or a hub id.
+        model: a subject, or what `hardy.zoo.Subject.of` takes: a name, folder, file or hub id, or (model, tokenizer).
         chip: a chip, or what `Chip.named` takes: a preset, a JSON file, or a CSV table of measured cells.
         times: since programming, as `seconds_of` takes them.
-        seeds: chip instances at each time.
+        n_seeds: chip instances at each time.
         adc_range: a fixed range of the output converters, in cells; None for the chip's own, which presets calibrate.
         select: the layers on the chip, as in `hardy.core.selection.select`.
         text: a UTF-8 file; its second half is measured on, its first calibrates. By default held-out
             standard-library modules.
         out: folder of the study and its report; finished cells are kept there and the same call resumes. None keeps
             nothing.
-        tokens, window: how much text, and how much of it the model sees at once.
+        tokens, window, device, dtype: as in `hardy.zoo.Subject.of`.
         backend, workers: where the cells run, as in `Study.results`.
 
     Raises:
@@ -79,45 +87,37 @@ def simulate(
     """
     chip = Chip.named(chip) if isinstance(chip, str) else chip
     chip = chip if adc_range is None else dataclasses.replace(chip, adc_range=adc_range)
-    if type(seeds) is not int or seeds < 1:
-        raise InputError(f"seeds must be at least 1, got {seeds!r}")
+    n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
     moments = {str(time): seconds_of(time) for time in times}
     if not moments:
         raise InputError("times must hold at least one time, got none")
     methods = {f"after {time}": Deploy(chip=chip, seconds=moment, select=select) for time, moment in moments.items()}
-    loaded, _ = load(model)
     for moment in moments.values():  # before anything long begins
         _check_time(chip, moment)
-    settings = settings_for(model, text, tokens, window) | {"chip": chip.to_dict(), "select": select}
-    grid = {INTACT: [Cell(condition=INTACT, arguments={"part": "evaluation", "method": None})]}
+    subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
+    study = study_of(subject, "simulate", out=out, weights=CHIP_MEMORY, chip=chip.to_dict(), select=select)
+    conditions = [unmodified()]
     if chip.has_range:
         perfect = dataclasses.replace(
             chip, device=AdditiveDevice(), output_noise=0.0, stuck_low=0.0, stuck_high=0.0, wire_resistance=0.0
         )
-        grid[_PERFECT] = _cells(_PERFECT, Deploy(chip=perfect, select=select), 1)
-    for name, method in methods.items():
-        grid[name] = _cells(name, method, seeds)
-    study = Study(name="simulate", run=measure, settings=settings, out=None if out is None else Path(out))
-    cells = [cell for group in grid.values() for cell in group]
-    results = study.results(cells, backend=backend, workers=workers, title=f"{model} on a chip")
-    found = {result.cell.key: result for result in results}
-    rows = [_row(name, [found[cell.key] for cell in group]) for name, group in grid.items()]
-    rows = [row for row in rows if row is not None]
-    if not any(row.condition == INTACT for row in rows):
-        raise InputError(f"the unmodified model could not be measured: {results[0].error}")
+        conditions.append(condition(_PERFECT, Deploy(chip=perfect, select=select)))
+    conditions += [condition(name, method, range(n_seeds)) for name, method in methods.items()]
+    results = study.results(conditions, backend=backend, workers=workers, title=f"{subject.name} on a chip")
+    results.needed(conditions[0])
+    rows = [row for each in conditions if (row := perplexity_row(each, results)) is not None]
     report = Report(
-        title=f"{model} on {type(chip.device).__name__} cells",
+        title=f"{subject.name} on {type(chip.device).__name__} cells",
         summary=tuple(_sentences({row.condition: row for row in rows}, methods)),
         rows=(
             *rows,
-            *_clipped([found[cell.key] for name in methods for cell in grid[name]]),
-            *_costs(loaded, chip, select),
+            *results.failures(),
+            *_clipped([result for each in conditions if each.name in methods for result in results.of(each)]),
+            *_costs(subject.model, chip, select),
         ),
         figures=_figures(rows, methods),
         settings=dict(study.settings),
-        notes=tuple(
-            f"{result.cell.condition}, seed {result.cell.seed}: {result.error}" for result in results if result.error
-        ),
+        notes=(*subject.notes, *results.notes()),
     )
     if out is not None:
         report.save(out)
@@ -142,34 +142,10 @@ def _clipped(results: Sequence[Result]) -> list[Row]:
 _WORST = 8
 
 
-def _cells(name: str, method: Deploy, seeds: int) -> list[Cell]:
-    arguments = {"part": "evaluation", "method": method.to_dict()}
-    return [Cell(condition=name, arguments=arguments, seed=seed) for seed in range(seeds)]
-
-
 def _check_time(chip: Chip, seconds: float) -> None:
     import torch
 
     chip.device.conductance(torch.full((1,), chip.device.g_max), torch.zeros(chip.device.normals, 1), seconds)
-
-
-def _row(name: str, results: Sequence[Result]) -> Row | None:
-    values = [result.values for result in results if result.values]
-    if not values:
-        return None
-    perplexities = [perplexity_of(value["loss"]) for value in values]
-    facts = [name for name in ("relative_error", "share_on_chip") if all(name in value for value in values)]
-    several = len(values) > 1 and max(perplexities) < math.inf
-    return Row(
-        metric="perplexity",
-        condition=name,
-        value=statistics.fmean(perplexities),
-        spread=statistics.stdev(perplexities) if several else None,
-        n=len(values),
-        seeds=tuple(result.cell.seed for result in results if result.values),
-        baseline=None if name == INTACT else INTACT,
-        details={name: statistics.fmean(value[name] for value in values) for name in facts},
-    )
 
 
 def _sentences(rows: dict[str, Row], methods: dict[str, Deploy]) -> list[str]:
@@ -187,8 +163,7 @@ def _figures(rows: Sequence[Row], methods: dict[str, Deploy]) -> tuple[Lines, ..
     at = [(methods[row.condition].seconds, row) for row in rows if row.condition in methods]
     if len(at) < 2:
         return ()
-    at.sort(key=lambda pair: pair[0])
-    x = tuple(moment for moment, _ in at)
+    x = tuple(sorted(moment for moment, _ in at))
     flat = [row for row in rows if row.condition in {INTACT, _PERFECT}]
     return (
         Lines(
@@ -197,12 +172,7 @@ def _figures(rows: Sequence[Row], methods: dict[str, Deploy]) -> tuple[Lines, ..
             x_label="seconds since programming",
             y_label="perplexity",
             series=(
-                Series(
-                    label="on the chip",
-                    x=x,
-                    y=tuple(row.value for _, row in at),
-                    spread=tuple(row.spread or 0.0 for _, row in at),
-                ),
+                curve("on the chip", at),
                 *(Series(label=row.condition, x=x, y=(row.value,) * len(x), style="dashed") for row in flat),
             ),
             log_x=True,
