@@ -54,7 +54,6 @@ def test_the_check_sees_arrows_that_point_up_and_sideways(tmp_path: Path) -> Non
     assert imported_rooms(path) == {"studies", "analog", "quant"}
 
 
-# Rooms whose modules still import each other in circles. The list only shrinks.
 def module_of(path: Path, source: Path) -> str:
     parts = path.relative_to(source.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

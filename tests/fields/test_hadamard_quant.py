@@ -240,7 +240,7 @@ FIELD = Field(2, 3, hidden_features=4, hidden_layers=1)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: HadamardQuant(rotate="sometimes"), "rotate must be one of always, auto, never"),  # pyright: ignore
+        (lambda: HadamardQuant(rotate="sometimes"), "rotate must be always, auto or never"),  # pyright: ignore
         (lambda: HadamardQuant(range="max"), "range must be minmax, mse or percentile, got 'max'"),  # pyright: ignore
         (lambda: HadamardQuant(weight_bits=1), "weight_bits .* from 2 to 16, got 1"),
         (lambda: HadamardQuant(activation_bits=17), "activation_bits must be an integer from 2 to 16, got 17"),

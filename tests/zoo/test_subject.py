@@ -92,13 +92,24 @@ def test_a_subject_says_what_it_is(micro_llama: Path, caplog: pytest.LogCaptureF
     assert subject.digest != Subject.of(micro_llama, dtype="float32").digest
 
 
-def test_the_dtype_is_float32_for_the_zoo_and_the_stored_one_for_others(micro_llama: Path, tmp_path: Path) -> None:
+def test_the_dtype_is_float32_unless_another_is_asked_for_and_more_memory_is_said(
+    micro_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert Subject.of("tiny-llama").dtype == torch.float32  # stored in float16
     model, tokenizer = load(micro_llama, dtype="bfloat16")
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert Subject.of(tmp_path).dtype == torch.bfloat16
-    assert Subject.of(tmp_path, dtype="float32").dtype == torch.float32
+    with caplog.at_level(logging.INFO, "hardy"):
+        assert Subject.of(tmp_path).dtype == torch.float32
+    assert caplog.messages[1].startswith("it is stored in bfloat16; dtype auto keeps that")
+    assert Subject.of(tmp_path, dtype="auto").dtype == torch.bfloat16
+
+
+def test_what_does_not_fit_is_refused_before_it_swaps(micro_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hardy.zoo.loading.available_memory", lambda: 60_000)
+    with pytest.raises(InputError, match=r"takes 0.0 GB in float32, 0.0 GB are free; give a smaller dtype"):
+        Subject.of(micro_llama)
+    assert Subject.of(micro_llama, dtype="auto")
 
 
 def test_a_subject_of_a_subject_takes_another_text(micro_llama: Path, tmp_path: Path) -> None:

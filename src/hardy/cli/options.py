@@ -24,7 +24,7 @@ ModelOption = Annotated[str, typer.Option("--model", help=_MODEL)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto; by default the CPU.")]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="float32, bfloat16, float16 or auto; by default float32 for zoo models, else as stored."),
+    typer.Option(help="float32 (the default), bfloat16, float16, or auto for the stored one."),
 ]
 Text = Annotated[str | None, typer.Option(help="A UTF-8 file; by default held-out standard-library modules.")]
 Chip = Annotated[str, typer.Option(help="A preset, a chip as .json, or a .csv table of measured cells.")]

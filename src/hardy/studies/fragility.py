@@ -120,7 +120,7 @@ def _by_cells(
 
 
 def by_method(
-    subject: Subject, method: WeightMethod, *, unit: str, seeds: Sequence[int] = (0, 1, 2), **run: Any
+    subject: Subject, *, method: WeightMethod, unit: str, seeds: Sequence[int] = (0, 1, 2), **run: Any
 ) -> Ranking:
     """Units by the increase of the loss when a method that edits weights is applied to each of them alone."""
     return _by_cells(subject, str(method), method, f"{method} on it", unit=unit, seeds=seeds, **run)

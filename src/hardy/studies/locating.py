@@ -1,6 +1,7 @@
 """One call for all locators: which part of a language model matters, or breaks first."""
 
 import dataclasses
+import functools
 from typing import Any
 
 # Rooms register their locators where they are imported.
@@ -54,8 +55,8 @@ def locate(
         InputError: any of these cannot be used.
     """
     if isinstance(by, WeightMethod):
-        locator = Locator(name=str(by), run=by_method, units=UNITS, runs_cells=True, summary="")
-        options["method"] = dataclasses.replace(by, select=select)
+        run = functools.partial(by_method, method=dataclasses.replace(by, select=select))
+        locator = Locator(name=str(by), run=run, units=UNITS, runs_cells=True, summary="")
     else:
         locator = locator_named(by)
     locator.checked(unit, options)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from hardy import checks
 from hardy.core.artefact import RECORD, no_progress_bars, read_record, remember
+from hardy.core.workers import available_memory
 from hardy.deprecation import renamed
 from hardy.errors import InputError, near_misses
 from hardy.files import read_json
@@ -97,6 +98,7 @@ def load(
     config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
         raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
+    _check_room(name, place, config, dtype)
     model, info = _reading(
         name,
         "weights",
@@ -114,6 +116,31 @@ def load(
     if place.is_file() and hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # what transformers calls a model that it has already made dense
     return model.to(device).eval(), tokenizer
+
+
+def stored_dtype(name: str) -> torch.dtype | None:
+    """The dtype that a folder says its weights are stored in; None where it does not say, as a GGUF file."""
+    place = find(name)
+    config = read_json(place / "config.json") if (place / "config.json").is_file() else {}
+    found = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _check_room(name: str, place: Path, config: Any, dtype: torch.dtype | str) -> None:
+    """Refuse a model whose weights do not fit into the free memory, before the machine swaps."""
+    files = [place] if place.is_file() else list(place.glob("*.safetensors"))
+    free = available_memory()
+    if dtype == "auto" or 8 * sum(file.stat().st_size for file in files) < free:
+        return  # no weight takes less than half a byte on disk
+    with torch.device("meta"):
+        count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    needed = count * dtype.itemsize  # pyright: ignore[reportAttributeAccessIssue]
+    if needed > free:
+        kind = str(dtype).removeprefix("torch.")
+        raise InputError(
+            f"model {name!r} takes {needed / 1e9:.1f} GB in {kind}, {free / 1e9:.1f} GB are free; give a smaller dtype "
+            "(auto for the stored one)"
+        )
 
 
 def dtype_of(dtype: torch.dtype | str) -> torch.dtype | str:
