@@ -6,6 +6,7 @@ an argument rather than a history.
 """
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -80,12 +81,10 @@ class Deploy(Method):
         checks.integer("seed", self.seed)
         checks.number("seconds", self.seconds, at_least=0)
         entries: Any = () if self.ranges is None else self.ranges
-        if not isinstance(entries, tuple) or not all(isinstance(e, tuple) and len(e) == 3 for e in entries):
-            raise InputError(f"ranges must hold (name, input range, output range) for each matrix, got {entries!r}")
-        for name, *values in entries:
-            for value in values:
-                if value is not None:
-                    checks.number(f"ranges of {name}", value, above=0)
+        if not isinstance(entries, tuple) or not all(map(_is_ranges, entries)):
+            raise InputError(
+                f"ranges must hold (name, input range, output range) for each matrix, above 0 or None, got {entries!r}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         record = super().to_dict()
@@ -248,6 +247,12 @@ class Deploy(Method):
             )
         share = Row(metric="share_on_chip", condition=ALL_SELECTED, value=on_chip / total, details={"weights": total})
         return [share, *rows]
+
+
+def _is_ranges(entry: Any) -> bool:
+    if not (isinstance(entry, tuple) and len(entry) == 3 and isinstance(entry[0], str)):
+        return False
+    return all(value is None or (isinstance(value, float) and 0 < value < math.inf) for value in entry[1:])
 
 
 _NO_ARRAYS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)
