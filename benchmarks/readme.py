@@ -1,4 +1,4 @@
-"""What the README shows of the committed results: which tables, which lines, which columns.
+"""What the README and docs show of the committed results: which tables, which lines, which columns.
 
 python -m benchmarks tables
 """
@@ -6,6 +6,7 @@ python -m benchmarks tables
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.catalogue import FOLDER
@@ -252,6 +253,35 @@ def rasterizer() -> str:
     return of_columns(columns, rows("rasterize"), by=("case", "condition", "threads"))
 
 
+def gpu() -> str:
+    columns: dict[str, Cell] = {
+        "work": "{rows} x {columns}",
+        "tokens": "{tokens}",
+        "product": "{condition}",
+        "repeated, µs": "{repeated_us.value:.1f}",
+        "from memory, µs": "{from_memory_us.value:.1f}",
+        "of bfloat16": "{of_bfloat16.value:.2f}",
+        "of int4": "{of_int4.value:.2f}",
+    }
+    return of_columns(columns, rows("gpu"), by=("rows", "columns", "tokens", "condition"))
+
+
+def cores() -> str:
+    columns: dict[str, Cell] = {
+        "work": "{condition}",
+        "threads": "{threads}",
+        "wall clock": "{seconds.value:.2g} {seconds.unit}",
+        "processor time": "{processor_seconds.value:.2g} {processor_seconds.unit}",
+        "× one thread": "{times_one_thread.value:.2f}",
+        "torch's, × (wall clock)": "{torch_seconds_of_compiled.value:.1f}",
+        "torch's, × (processor time)": "{torch_processor_seconds_of_compiled.value:.1f}",
+    }
+    found = record("cores")
+    lines = of_columns(columns, found.report.rows, by=("condition", "threads"))
+    load = " to ".join(f"{value:.1f}" for value in found.machine["load"])
+    return f"{lines}\n\n{found.machine['processor']}, {found.machine['cores']} cores, load {load}."
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "survival": survival,
     "zoo": zoo,
@@ -268,6 +298,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "splat-parts": splat_parts,
     "rasterizer": rasterizer,
 }
+GPU_PAGE = FOLDER.parent / "docs" / "gpu.md"
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {README: BLOCKS, GPU_PAGE: {"gpu": gpu, "cores": cores}}
 
 
 def of_columns(columns: Mapping[str, Cell], found: Sequence[Row], **lines: Any) -> str:
@@ -306,25 +338,26 @@ def quantizers_plot() -> Plot:
     )
 
 
-def written(text: str) -> str:
-    """`text` of the README with its generated blocks made anew."""
-    for name, make in BLOCKS.items():
+def written(text: str, page: Path = README) -> str:
+    """`text` of a page with its generated blocks made anew."""
+    for name, make in PAGES[page].items():
         content = f"<!-- generated: {name} -->\n{make()}\n<!-- end: {name} -->"
         pattern = rf"<!-- generated: {name} -->.*?<!-- end: {name} -->"
         text, count = re.subn(pattern, lambda _, new=content: new, text, flags=re.DOTALL)
         if count != 1:
-            raise ValueError(f"README.md must have the block {name} once, it has it {count} times")
+            raise ValueError(f"{page.name} must have the block {name} once, it has it {count} times")
     return text
 
 
 def is_current() -> bool:
-    text = README.read_text(encoding="utf-8")
-    return written(text) == text
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    return all(written(text, page) == text for page, text in texts.items())
 
 
 def write() -> None:
-    """The README's blocks and the plots beside them."""
-    write_text(README, written(README.read_text(encoding="utf-8")))
+    """The blocks of the README and of pages of docs, and the README's plots."""
+    for page in PAGES:
+        write_text(page, written(page.read_text(encoding="utf-8"), page))
     IMAGES.mkdir(parents=True, exist_ok=True)
     for name, figure in zip(PLOTS, record("survival").report.figures, strict=True):
         save_png(figure, IMAGES / f"{name}.png", dpi=110)

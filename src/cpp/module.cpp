@@ -9,6 +9,7 @@
 #include "splat.h"
 #include "tensor.h"
 #include "trit_product.h"
+#include "trits.h"
 
 #include <optional>
 
@@ -40,6 +41,36 @@ void bind_trit_product(nb::module_& module) {
   module.def("advise_huge_pages", [](const Tensor<uint8_t>& memory) {
     hardy::advise_huge_pages(reinterpret_cast<uintptr_t>(memory.data), memory.size());
   });
+}
+
+template <class T>
+void bind_fit_trits(nb::module_& module) {
+  module.def(
+      "fit_trits",
+      [](const Tensor<const T>& weights, const Tensor<const double>& lengths, const std::vector<int>& starts,
+         int64_t iterations, double tolerance, int64_t first, const Tensor<int8_t>& trits, const Tensor<float>& scales,
+         const Tensor<uint8_t>& converged, int threads) {
+        expect("weights", weights, {-1, -1});
+        expect("trits", trits, {-1, -1, -1});
+        const int64_t groups = weights.shape[0], size = weights.shape[1], planes = trits.shape[0];
+        const int64_t all = trits.shape[1];
+        expect("lengths", lengths, {groups});
+        expect("trits", trits, {planes, all, size});
+        expect("scales", scales, {planes, all});
+        expect("converged", converged, {all});
+        if (planes < 1 || planes > 3 || size < 1 || first < 0 || first + groups > all)
+          throw nb::value_error("planes must be 1 to 3, groups not empty and from `first` on within trits");
+        std::vector<hardy::Start> tried;
+        for (const int start : starts) tried.push_back(start == 0 ? hardy::Start::kSign : hardy::Start::kMagnitude);
+        if (tried.empty()) throw nb::value_error("there must be a start");
+        const hardy::TritProblem problem{groups,       size,
+                                         lengths.data, static_cast<int>(planes),
+                                         tried.data(), static_cast<int64_t>(tried.size()),
+                                         iterations,   tolerance};
+        hardy::fit_trits(weights.data, problem,
+                         {trits.data + first * size, scales.data + first, all, converged.data + first}, threads);
+      },
+      nb::call_guard<nb::gil_scoped_release>());
 }
 
 // What bin_splats returns and Python only keeps. A capsule, not a class of nanobind: torch may hold it in a graph until
@@ -209,5 +240,7 @@ void bind_splats(nb::module_& module) {
 
 NB_MODULE(_kernels, module) {
   bind_trit_product(module);
+  bind_fit_trits<float>(module);
+  bind_fit_trits<double>(module);
   bind_splats(module);
 }

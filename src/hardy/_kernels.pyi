@@ -16,6 +16,19 @@ def trit_product(
     threads: int,
     /,
 ) -> None: ...
+def fit_trits(
+    weights: Any,
+    lengths: Any,
+    starts: list[int],
+    iterations: int,
+    tolerance: float,
+    first: int,
+    trits: Any,
+    scales: Any,
+    converged: Any,
+    threads: int,
+    /,
+) -> None: ...
 def project(*arguments: Any) -> None: ...
 def project_backward(*arguments: Any) -> None: ...
 def harmonics(degree: int, *arguments: Any) -> None: ...

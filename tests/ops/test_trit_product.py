@@ -231,6 +231,31 @@ def test_gradients_reach_the_input_and_are_those_of_the_dense_product() -> None:
         assert not trit_product(x, matrix).requires_grad
 
 
+def test_is_one_operator_for_compilers() -> None:
+    """Its shapes are known without running it, it has gradients, and it changes none of its inputs."""
+    matrix = matrix_of(2, 40, 100, 32, largest=1)
+    sizes = (matrix.codes, matrix.scales, matrix.rows, matrix.width, matrix.group_size, matrix.planes)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = activations(6, 100).view(2, 3, 100).to(dtype).requires_grad_()
+        torch.library.opcheck(torch.ops.hardy.trit_product.default, (x, *sizes))
+    y = activations(6, 40).requires_grad_()
+    torch.library.opcheck(torch.ops.hardy.trit_product_transposed.default, (y, *sizes))
+
+
+def test_compiles_without_a_graph_break() -> None:
+    matrix = matrix_of(2, 40, 100, 32, largest=1)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.gelu(trit_product(x, matrix))
+
+    compiled_product = torch.compile(product, fullgraph=True, backend="aot_eager")  # a break would be an error
+    x = activations(6, 100).requires_grad_()
+    assert torch.equal(compiled_product(x), product(x))
+    (found,) = torch.autograd.grad(compiled_product(x).sum(), x)
+    (expected,) = torch.autograd.grad(product(x).sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
 def test_refuses_what_it_cannot_take() -> None:
     matrix = matrix_of(2, 20, 100, 32)
     for x, message in (

@@ -1,4 +1,8 @@
-"""The Triton version in Triton's interpreter, which must be chosen before Triton is imported: in its own process."""
+"""The Triton version without a GPU: its bits in Triton's interpreter, and that all of it compiles for one.
+
+Each in a process of its own: the interpreter must be chosen before Triton is imported. It cuts floats down to bfloat16
+instead of rounding them; that type's bits are compared on a GPU, by benchmarks/gpu.py.
+"""
 
 import importlib.util
 import os
@@ -8,39 +12,76 @@ from pathlib import Path
 
 import pytest
 
-_SCRIPT = """
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+_BITS = """
 import sys
 import torch
 sys.path.insert(0, {tests!r})
 from trit_matrices import activations, matrix_of
 from hardy.ops.trit_product import trit_product_reference
 from hardy.ops.trit_product_triton import trit_product_triton
+from hardy.ops.trit_vector_triton import FEW_TOKENS
 
 for planes in (1, 2, 3):
-    for rows, width, group_size in ((20, 33, 16), (70, 130, 42), (100, 12, 4), (64, 300, 128), (130, 600, 600)):
+    for rows, width, group_size in ((20, 33, 16), (70, 130, 42), (100, 12, 4), (64, 300, 128), (40, 600, 600)):
         matrix = matrix_of(planes, rows, width, group_size)
-        for tokens in (0, 3, 18):
+        for tokens, dtype in ((0, torch.float32), (2, torch.float32), (1, torch.float16), (18, torch.float32)):
             x = activations(tokens, width)
-            if tokens > 2:
+            if tokens > 1:
                 x[0, 0], x[1, :group_size] = float("nan"), 2.0**-101
-            expected = trit_product_reference(x, matrix)
+            x = x.to(dtype)
+            expected = trit_product_reference(x.float(), matrix).to(dtype)
             found = trit_product_triton(x, matrix)
-            assert found.shape == expected.shape
+            assert found.shape == expected.shape and found.dtype == dtype
             assert torch.equal(found.isnan(), expected.isnan())
             assert torch.equal(found.nan_to_num(), expected.nan_to_num()), (planes, rows, width, group_size, tokens)
+assert 2 <= FEW_TOKENS < 18
 print("same bits")
 """
 
+_COMPILED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from hardy.ops import trit_tiles_triton, trit_vector_triton
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_triton_gives_the_bits_of_the_reference() -> None:
-    script = _SCRIPT.format(tests=str(Path(__file__).parents[1]))
+def compiled(kernel, pointers, constants):
+    signature, constexprs = {{}}, {{}}
+    for index, name in enumerate(kernel.arg_names):
+        signature[name] = "constexpr" if name in constants else pointers.get(name, "i32")
+        if name in constants:
+            constexprs[(index,)] = constants[name]
+    options = {{"enable_fp_fusion": False}}
+    return triton.compile(ASTSource(kernel, signature, constexprs), target=GPUTarget("cuda", 90, 32), options=options)
+
+for planes, pairs, singles in ((1, 0, 8), (2, 16, 0), (3, 16, 8)):
+    sizes = {{"PLANES": planes, "PAIRS": pairs, "SINGLES": singles, "PTX": True}}
+    pointers = {{"x": "*bf16", "codes": "*i32", "scales": "*fp16", "terms": "*fp32", "output": "*bf16"}}
+    tile = {{"GROUPS": 32, "WORDS": 32, "TILES": 2, "AHEAD": 4}}
+    few = compiled(trit_vector_triton._multiply_few, pointers, sizes | tile)
+    assert "dp4a" in few.asm["ptx"]
+    pointers = {{"activations": "*i8", "facts": "*i32", "codes": "*u8", "scales": "*fp16", "output": "*bf16"}}
+    tile = {{"PADDED": 128, "TOKENS": 64, "ROWS": 64, "SMALL": True}}
+    many = compiled(trit_tiles_triton._multiply_many, pointers, sizes | tile)
+    assert "wgmma" in many.asm["ptx"]
+compiled(trit_tiles_triton._round, {{"x": "*bf16", "codes": "*i32", "facts": "*i32"}}, {{"GROUPS": 32, "WORDS": 32}})
+print("compiled")
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "environment", "said"),
+    [(_BITS, {"TRITON_INTERPRET": "1"}, "same bits\n"), (_COMPILED, {"TRITON_INTERPRET": "0"}, "compiled\n")],
+    ids=["gives the bits of the reference", "compiles for a GPU"],
+)
+def test_triton(script: str, environment: dict[str, str], said: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+        [sys.executable, "-c", script.format(tests=str(Path(__file__).parents[1]))],
+        env=os.environ | environment | {"TRITON_CACHE_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "same bits\n"
+    assert done.stdout == said

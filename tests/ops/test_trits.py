@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as st_numpy
 from reference import trits as reference
 
 from hardy.errors import InputError
+from hardy.ops import kernels
 from hardy.ops.trits import (
     LARGEST_CONDITION,
     candidates,
@@ -95,6 +96,15 @@ def test_the_objective_falls_while_the_ridge_is_unchanged(start, planes: int) ->
     assert steps > 1000
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def solver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "torch":
+        monkeypatch.setenv(kernels.VARIABLE, "torch")
+    elif not kernels.paths():
+        pytest.skip("hardy's compiled kernels were not built")
+
+
+@pytest.mark.usefixtures("solver")
 @pytest.mark.parametrize("planes", [1, 2, 3])
 @pytest.mark.parametrize("starts", [("sign",), ("magnitude",), ("sign", "magnitude")])
 @pytest.mark.parametrize("iterations", [1, 2, 50])
@@ -106,6 +116,55 @@ def test_fits_like_the_oracle(planes: int, starts: tuple, iterations: int) -> No
         assert [tuple(t) for t in trits[:, index].T.tolist()] == expected[0]
         assert scales[:, index, 0].tolist() == expected[1]
         assert converged[index] == expected[2]
+
+
+def _in_torch(groups: torch.Tensor, *rest, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, ...]:
+    with monkeypatch.context() as patch:
+        patch.setenv(kernels.VARIABLE, "torch")
+        return fit_trits(groups, *rest)
+
+
+WEIGHTS = {
+    "gaussian": lambda random: random.standard_normal((60, 128)),
+    "heavy tails": lambda random: random.standard_t(3, (60, 42)),
+    "float32": lambda random: random.standard_normal((60, 64)).astype(np.float32),
+    "sparse": lambda random: (random.standard_normal((60, 64)) * (random.random((60, 64)) < 0.1)).astype(np.float32),
+    "four bits": lambda random: (random.integers(-8, 8, (60, 128)) * random.random((60, 1))).astype(np.float32),
+    "ternary": lambda random: (random.integers(-1, 2, (60, 32)) * 0.37).astype(np.float32),
+    "zeros": lambda random: np.zeros((2, 16)),
+    "one weight": lambda random: random.standard_normal((20, 1)),
+    "a long row": lambda random: random.standard_normal((3, 1100)),
+    "beyond float16": lambda random: random.standard_normal((20, 16)) * 1e5,
+    "below float16": lambda random: random.standard_normal((20, 16)) * 1e-8,
+}
+
+
+@pytest.mark.skipif(not kernels.paths(), reason="hardy's compiled kernels were not built")
+@pytest.mark.parametrize("planes", [1, 2, 3])
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_the_compiled_solver_finds_what_torch_finds(kind: str, planes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where many weights lie half way between two levels, as those of few bits do."""
+    groups = torch.from_numpy(WEIGHTS[kind](np.random.default_rng(planes)))
+    lengths = torch.tensor([groups.shape[-1]])
+    for starts in (("sign",), ("magnitude",), ("sign", "magnitude")):
+        found = fit_trits(groups, lengths, planes, starts)
+        expected = _in_torch(groups, lengths, planes, starts, monkeypatch=monkeypatch)
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
+
+
+@pytest.mark.skipif(not kernels.paths(), reason="hardy's compiled kernels were not built")
+def test_two_threads_and_several_parts_give_the_same_trits(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups, lengths = gaussian(700, 32), torch.tensor([32])
+    expected = fit_trits(groups, lengths, 2)
+    monkeypatch.setattr("hardy.ops.trits._AT_A_TIME_ON_MANY_CORES", 5000)
+    torch.set_num_threads(2)
+    try:
+        found = fit_trits(groups, lengths, 2)
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_a_scale_beyond_float16_is_infinite_and_loses_to_a_start_without() -> None:

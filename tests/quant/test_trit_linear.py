@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
-from trit_matrices import activations, random_trits
+from trit_matrices import activations, matrix_of, random_trits
 
 from hardy.errors import InputError
 from hardy.ops.packing import pack_trits
+from hardy.ops.trit_matrix import unpack
 from hardy.ops.trit_product import trit_product_reference
 from hardy.quant import TritLinear, TritPlanes
 from hardy.quant.trit_planes import fit, stored_bits
@@ -191,6 +192,24 @@ def test_gradients_reach_input_and_bias() -> None:
     assert layer.bias is not None
     torch.testing.assert_close(layer.bias.grad, torch.full((20,), 3.0))
     assert [name for name, _ in layer.named_parameters()] == ["bias"]
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_compiles_without_a_graph_break_also_when_it_was_just_loaded(used: bool) -> None:
+    matrix = matrix_of(2, 40, 100, 32, largest=1)
+    trits, scales = unpack(matrix)
+    stored = TritLinear.from_trits(trits, scales.float(), 100, bias=torch.ones(40)).state_dict()
+    layer = TritLinear(100, 40, 2, 32, bias=True)
+    layer.load_state_dict(stored)
+    x = activations(6, 100)
+    expected = trit_product_reference(x, matrix) + 1
+    if used:
+        layer(x)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")  # a break would be an error
+    assert torch.equal(compiled(x), expected)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        assert torch.equal(compiled(2 * x), trit_product_reference(2 * x, matrix) + 1)
+    assert layer.trits is None
 
 
 def test_first_used_in_inference_mode_it_can_still_be_trained_through() -> None:

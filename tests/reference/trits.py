@@ -83,19 +83,18 @@ def fit_group(
 ) -> tuple[Trits, list[float], bool]:
     """Trits, scales and convergence of one group without padding, the best of the starts."""
     unit = sum(map(abs, weights)) / len(weights)
-    relative = [w / unit if unit else 0.0 for w in weights]
     results = []
     for start in starts:
-        trits = {"sign": sign_start, "magnitude": magnitude_start}[start](relative, planes)
+        trits = {"sign": sign_start, "magnitude": magnitude_start}[start](weights, planes)
         old, ridge, converged = [math.inf] * planes, 1e-8, False
         for _ in range(iterations):
-            scales, ridge = ridge_scales(relative, trits, ridge)
-            converged = math.dist(scales, old) <= tolerance
+            scales, ridge = ridge_scales(weights, trits, ridge)
+            converged = math.dist(scales, old) <= tolerance * unit
             old = scales
             if converged:
                 break
-            trits = [nearest(w, scales) for w in relative]
-        stored = [stored_scale(abs(s * unit)) for s in old]
+            trits = [nearest(w, scales) for w in weights]
+        stored = [stored_scale(abs(s)) for s in old]
         trits = [nearest(w, stored) for w in weights]
         stored = [s if any(t[k] for t in trits) else 0.0 for k, s in enumerate(stored)]
         rebuilt = [sum(s * t for s, t in zip(stored, c, strict=True)) for c in trits]

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from hardy.errors import InputError
+from hardy.ops import kernels
 from hardy.ops.rounding import float16_scale
 
 Start = Literal["sign", "magnitude"]
@@ -25,8 +26,12 @@ LARGEST_RIDGE = 1.0
 # to reach 1e12. On 256 x 4096 Gaussian weights both give 0.1684 (two planes) and 0.0630 (three), so the one that acts
 # is kept.
 LARGEST_CONDITION = 1e6
-# Groups are worked on so many weights at a time: the search stays in the cache, memory stays small.
+# Groups are worked on so many weights at a time: on a CPU the search stays in its cache, and a GPU is kept busy (on an
+# H200 parts of 2^17 take 70 times as long) as far as there is memory for it.
 _AT_A_TIME = 2**17
+_AT_A_TIME_ON_GPU = 2**24
+_AT_A_TIME_ON_MANY_CORES = 2**23  # in the compiled kernels, which keep a group to themselves
+_BYTES_PER_WEIGHT = 400
 
 
 def candidates(planes: int) -> list[tuple[int, ...]]:
@@ -198,10 +203,13 @@ def fit_trits(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Trits and float16 scales for each group: PTQTP from each start, of which the best is kept group by group.
 
-    A group is worked on in units of its mean |w|, so that the tolerance means the same for every group. It has
-    converged, and is left alone from then on, when its scales moved by no more than the tolerance (Euclidean norm)
-    in one iteration; so no group depends on its neighbours. Scales are then rounded to float16, made positive (the sign
-    goes to the trits), and the trits are searched once more for the scales as rounded.
+    A group has converged, and is left alone from then on, when its scales moved by no more than the tolerance
+    (Euclidean norm) in one iteration; so no group depends on its neighbours. Scales are then rounded to float16, made
+    positive (the sign goes to the trits), and the trits are searched once more for the scales as rounded.
+
+    On CPU the compiled kernels do it, where there are any: the same decisions, sums in another order. Sums are of
+    weights as given, not in units of their mean, so that float64 holds those of float32 weights exactly, as a rule, and
+    ties are settled alike everywhere; with few float64 weights that are not zero, chance may decide between equals.
 
     Args:
         groups: (..., groups, group_size), finite; padding is zero.
@@ -224,19 +232,75 @@ def fit_trits(
         raise InputError(f"starts must be one or more of {', '.join(STARTS)}, got {starts!r}")
     flat = groups.flatten(0, -2)
     sizes = lengths.expand(groups.shape[:-1]).flatten()
-    at_a_time = max(1, _AT_A_TIME // groups.shape[-1])
-    parts = [
-        _best_start(part.double(), size.double(), planes, starts, iterations, tolerance)
-        for part, size in zip(flat.split(at_a_time), sizes.split(at_a_time), strict=True)
-    ]
-    trits, scales, converged = (
-        torch.cat(each, dim) for each, dim in zip(zip(*parts, strict=True), (1, 1, 0), strict=True)
-    )
+    path = kernels.path() if groups.device.type == "cpu" else None
+    fit = _fit if path is None else _fit_compiled
+    trits, scales, converged = fit(flat, sizes, planes, starts, iterations, tolerance)
     shape = groups.shape
     return trits.reshape(planes, *shape), scales.reshape(planes, *shape[:-1], 1), converged.reshape(shape[:-1])
 
 
 _Fit = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _fit_compiled(
+    groups: torch.Tensor,
+    lengths: torch.Tensor,
+    planes: int,
+    starts: tuple[Start, ...],
+    iterations: int,
+    tolerance: float,
+) -> _Fit:
+    """`fit_trits` of (groups, group_size) in the compiled kernels: sums are added up in another order, that is all."""
+    module = kernels.extension()
+    assert module is not None
+    count, size = groups.shape
+    trits = torch.empty((planes, count, size), dtype=torch.int8)
+    scales = torch.empty((planes, count), dtype=torch.float32)
+    converged = torch.empty(count, dtype=torch.uint8)
+    dtype = torch.float64 if groups.dtype == torch.float64 else torch.float32
+    lengths = lengths.double().contiguous()
+    tried = [list(STARTS).index(start) for start in starts]
+    at_a_time = max(1, _AT_A_TIME_ON_MANY_CORES // size)
+    for first in range(0, count, at_a_time):
+        part = groups[first : first + at_a_time].detach().to(dtype).contiguous()
+        module.fit_trits(
+            part,
+            lengths[first : first + at_a_time],
+            tried,
+            iterations,
+            tolerance,
+            first,
+            trits,
+            scales,
+            converged,
+            torch.get_num_threads(),
+        )
+    return trits, scales, converged.bool()
+
+
+def _fit(
+    groups: torch.Tensor,
+    lengths: torch.Tensor,
+    planes: int,
+    starts: tuple[Start, ...],
+    iterations: int,
+    tolerance: float,
+) -> _Fit:
+    """`fit_trits` of (groups, group_size) in torch, part by part."""
+    at_a_time = max(1, _weights_at_a_time(groups.device) // groups.shape[-1])
+    parts = [
+        _best_start(part.double(), size.double(), planes, starts, iterations, tolerance)
+        for part, size in zip(groups.split(at_a_time), lengths.split(at_a_time), strict=True)
+    ]
+    trits, scales, converged = zip(*parts, strict=True)
+    return torch.cat(trits, 1), torch.cat(scales, 1)[..., 0], torch.cat(converged)
+
+
+def _weights_at_a_time(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _AT_A_TIME
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(_AT_A_TIME, min(_AT_A_TIME_ON_GPU, free // _BYTES_PER_WEIGHT))
 
 
 def _best_start(
@@ -248,13 +312,12 @@ def _best_start(
     tolerance: float,
 ) -> _Fit:
     """`fit_trits` of (groups, group_size)."""
-    unit = groups.abs().sum(-1, keepdim=True) / lengths[:, None]
-    relative = torch.where(unit > 0, groups / unit, 0)
+    unit = groups.abs().sum(-1) / lengths
     best: _Fit | None = None
     best_error = groups.new_full(groups.shape[:1], torch.inf)
     for start in starts:
-        exact, converged = _alternate(relative, STARTS[start](relative, planes), iterations, tolerance)
-        scales = float16_scale((exact * unit).abs()).double()
+        exact, converged = _alternate(groups, STARTS[start](groups, planes), iterations, tolerance * unit)
+        scales = float16_scale(exact.abs()).double()
         overflow = torch.isinf(scales)
         trits = nearest_trits(groups, torch.where(overflow, 0, scales))
         scales = torch.where(overflow | (trits != 0).any(-1, keepdim=True), scales, 0)
@@ -276,9 +339,12 @@ def _best_start(
 
 
 def _alternate(
-    groups: torch.Tensor, trits: torch.Tensor, iterations: int, tolerance: float
+    groups: torch.Tensor, trits: torch.Tensor, iterations: int, tolerance: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales after at most `iterations` of ridge and search from `trits`, and which groups converged."""
+    """Scales after at most `iterations` of ridge and search from `trits`, and which groups converged.
+
+    `tolerance` is (groups,), in the units of the weights.
+    """
     scales = groups.new_full((len(trits), len(groups), 1), torch.inf)
     ridge = groups.new_full(groups.shape[:1], RIDGE)
     active = torch.arange(len(groups), device=groups.device)
@@ -286,7 +352,7 @@ def _alternate(
         new, ridge[active] = ridge_scales(groups[active], trits, ridge[active])
         moved = (new - scales[:, active]).square().sum(0).sqrt().squeeze(-1)
         scales[:, active] = new
-        still = moved > tolerance
+        still = moved > tolerance[active]
         active = active[still]
         if len(active) == 0:
             break

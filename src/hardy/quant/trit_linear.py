@@ -144,6 +144,7 @@ class TritLinear(PackedLinear):
             self._matrix = self._matrix_of(codes, scale_bits)
         return self._matrix
 
+    @torch.compiler.assume_constant_result  # done for good while torch.compile traces, and no part of the graph
     def prepare(self) -> None:
         """Turn what was loaded into the form for products, and let go of it. The first forward does so by itself.
 
