@@ -113,7 +113,7 @@ def _block(model: nn.Module, name: str, label: str, roles: dict[str, str]) -> Bl
         ("cross_attn", "cross_attention", CROSS_ATTENTION_BLOCKS),
     ):
         parts = {role.split(".")[1]: inside for role, inside in roles.items() if role.startswith(f"{kind}.")}
-        if {"q", "qkv"} & parts.keys():  # RWKV has keys and values, and no attention
+        if {"q", "qkv", "o"} & parts.keys():  # RWKV has keys and values, and no attention
             attention[key] = _attention(model, module, parts, names)
     mlp = {role.split(".")[-1]: inside for role, inside in roles.items() if role.startswith(("mlp.", "router"))}
     if "experts" in roles:
