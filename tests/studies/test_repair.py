@@ -70,7 +70,7 @@ def test_what_it_refuses(micro_llama: Path, text: str) -> None:
         ({"by": "redundancy", "copies": 0}, "copies must be an integer from 1 to 64, got 0"),
         ({"by": "redundancy", "chip": "rerm-wan"}, "no chip 'rerm-wan'"),
         ({"by": "halora", "steps": 0}, "steps must be an integer of at least 1, got 0"),
-        ({"by": "halora", "rank": 0}, "rank must be a positive integer, got 0"),
+        ({"by": "halora", "rank": 0}, "rank must be an integer of at least 1, got 0"),
         ({"by": "halora", "learning_rate": -1.0}, "learning_rate must be a finite number above 0, got -1.0"),
         ({"by": "halora", "select": "router"}, "selection 'router' matches nothing"),
     ):
