@@ -162,6 +162,8 @@ def test_a_record_of_another_form_is_refused(toy: Path, tmp_path: Path, message:
     (tmp_path / "toy.json").write_text(json.dumps(value))
     with pytest.raises(InputError, match=message):
         Record.read("toy", tmp_path)
+    with pytest.raises(InputError, match="tow has no result in .*: python -m benchmarks run tow"):
+        Record.read("tow", tmp_path)
 
 
 def test_contenders_take_turns_and_warm_up_first() -> None:

@@ -83,6 +83,8 @@ class Record:
             InputError: it is no record, and why.
         """
         file = folder / f"{name}.json"
+        if not file.is_file():
+            raise InputError(f"{name} has no result in {folder}: python -m benchmarks run {name}")
         value = read_json(file)
         if not isinstance(value, dict) or (value.pop("format", None), value.pop("version", None)) != (FORMAT, VERSION):
             raise InputError(f"{file} is not a benchmark's result of version {VERSION}")
