@@ -24,7 +24,7 @@ from hardy.ops.trit_rounding_triton import OPTIONS, WORDS_AT_A_TIME, has_ptx, ro
 _UNPACKED = tl.constexpr(0x03030303)
 
 # Up to so many tokens each has programs of its own; with more the tensor cores are faster.
-FEW_TOKENS = 3
+FEW_TOKENS = 4
 
 
 def takes(tokens: int, matrix: TritMatrix) -> bool:
