@@ -98,7 +98,7 @@ def test_scores_are_those_of_outputs_that_are_formed(text: torch.Tensor) -> None
         model(text)
     for handle in handles:
         handle.remove()
-    drops, gains = effective_rank(model, [text], unit="site", seeds=(3, 4)), energy_gain(model, [text], seeds=(3, 4))
+    drops, gains = effective_rank(model, [text], unit="projection", seeds=(3, 4)), energy_gain(model, [text], seeds=(3, 4))
     expected: dict[str, tuple[float, float]] = {}
     for site in select(model, "linear,!head"):
         weight = model.get_submodule(site.module).weight.detach()
@@ -133,13 +133,13 @@ def test_every_architecture_gets_its_blocks_ranked(architecture: str, text: torc
 
 def test_routed_experts_are_left_out_and_alone_refused(text: torch.Tensor) -> None:
     model = build("mixtral")
-    assert not any("experts" in name for name in effective_rank(model, [text], unit="site").scores)
+    assert not any("experts" in name for name in effective_rank(model, [text], unit="projection").scores)
     with pytest.raises(InputError, match="'experts' holds only what this locator leaves out: experts, ssm.dt"):
         effective_rank(model, [text], select="experts")
 
 
 def test_parts_of_a_fused_projection_count_apart(text: torch.Tensor) -> None:
-    scores = effective_rank(build("gpt2"), [text], unit="site").scores
+    scores = effective_rank(build("gpt2"), [text], unit="projection").scores
     assert {f"transformer.h.0.attn.c_attn:{part}" for part in "qkv"} <= set(scores)
 
 
@@ -169,7 +169,7 @@ def test_a_text_shorter_than_the_width_is_refused_with_how_much_is_needed(text: 
 
 def test_what_cannot_be_ranked_is_refused(text: torch.Tensor) -> None:
     model = build("llama")
-    with pytest.raises(InputError, match="unit must be block or site, got 'blocks'; did you mean block"):
+    with pytest.raises(InputError, match="unit must be block or projection or role or expert, got 'blocks'; did you mean block"):
         effective_rank(model, [text], unit="blocks")
     with pytest.raises(InputError, match="at least one random reference, got none"):
         effective_rank(model, [text], seeds=())
