@@ -98,7 +98,10 @@ def test_scores_are_those_of_outputs_that_are_formed(text: torch.Tensor) -> None
         model(text)
     for handle in handles:
         handle.remove()
-    drops, gains = effective_rank(model, [text], unit="projection", seeds=(3, 4)), energy_gain(model, [text], seeds=(3, 4))
+    drops, gains = (
+        effective_rank(model, [text], unit="projection", seeds=(3, 4)),
+        energy_gain(model, [text], seeds=(3, 4)),
+    )
     expected: dict[str, tuple[float, float]] = {}
     for site in select(model, "linear,!head"):
         weight = model.get_submodule(site.module).weight.detach()
@@ -169,7 +172,9 @@ def test_a_text_shorter_than_the_width_is_refused_with_how_much_is_needed(text: 
 
 def test_what_cannot_be_ranked_is_refused(text: torch.Tensor) -> None:
     model = build("llama")
-    with pytest.raises(InputError, match="unit must be block or projection or role or expert, got 'blocks'; did you mean block"):
+    with pytest.raises(
+        InputError, match="unit must be block or projection or role or expert, got 'blocks'; did you mean block"
+    ):
         effective_rank(model, [text], unit="blocks")
     with pytest.raises(InputError, match="at least one random reference, got none"):
         effective_rank(model, [text], seeds=())
