@@ -107,7 +107,9 @@ def written(check: bool) -> int:
         return 0
     drifted = not readme.is_current()
     if drifted:
-        print("README.md: its figures are not those of the results: python -m benchmarks tables", file=sys.stderr)
+        print(
+            "the figures of README or docs are not those of the results: python -m benchmarks tables", file=sys.stderr
+        )
     return 1 if stale or drifted else 0
 
 

@@ -18,7 +18,6 @@ from hardy.report.figures import Lines as Plot
 from hardy.report.figures import Series, save_png
 from hardy.zoo import card
 
-README = FOLDER.parent / "README.md"
 IMAGES = FOLDER.parent / "docs" / "images"
 PLOTS = ("bits", "noise", "fragility-rtn", "fragility-noise", "protection-rtn", "protection-noise")
 
@@ -297,9 +296,14 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "splat": splat,
     "splat-parts": splat_parts,
     "rasterizer": rasterizer,
+    "gpu": gpu,
+    "cores": cores,
 }
-GPU_PAGE = FOLDER.parent / "docs" / "gpu.md"
-PAGES: dict[Path, dict[str, Callable[[], str]]] = {README: BLOCKS, GPU_PAGE: {"gpu": gpu, "cores": cores}}
+ROOT = FOLDER.parent
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def of_columns(columns: Mapping[str, Cell], found: Sequence[Row], **lines: Any) -> str:
@@ -338,26 +342,31 @@ def quantizers_plot() -> Plot:
     )
 
 
-def written(text: str, page: Path = README) -> str:
+def written(text: str) -> str:
     """`text` of a page with its generated blocks made anew."""
-    for name, make in PAGES[page].items():
-        content = f"<!-- generated: {name} -->\n{make()}\n<!-- end: {name} -->"
-        pattern = rf"<!-- generated: {name} -->.*?<!-- end: {name} -->"
-        text, count = re.subn(pattern, lambda _, new=content: new, text, flags=re.DOTALL)
-        if count != 1:
-            raise ValueError(f"{page.name} must have the block {name} once, it has it {count} times")
-    return text
+
+    def block(found: re.Match[str]) -> str:
+        return f"<!-- generated: {found[1]} -->\n{BLOCKS[found[1]]()}\n<!-- end: {found[1]} -->"
+
+    return re.sub(r"<!-- generated: (\S+) -->.*?<!-- end: \1 -->", block, text, flags=re.DOTALL)
+
+
+def shown() -> list[str]:
+    """The names of the blocks on all pages."""
+    return re.findall(r"<!-- generated: (\S+) -->", "".join(page.read_text(encoding="utf-8") for page in pages()))
 
 
 def is_current() -> bool:
-    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
-    return all(written(text, page) == text for page, text in texts.items())
+    texts = [page.read_text(encoding="utf-8") for page in pages()]
+    return sorted(shown()) == sorted(BLOCKS) and all(written(text) == text for text in texts)
 
 
 def write() -> None:
     """The blocks of the README and of pages of docs, and the README's plots."""
-    for page in PAGES:
-        write_text(page, written(page.read_text(encoding="utf-8"), page))
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if (new := written(text)) != text:
+            write_text(page, new)
     IMAGES.mkdir(parents=True, exist_ok=True)
     for name, figure in zip(PLOTS, record("survival").report.figures, strict=True):
         save_png(figure, IMAGES / f"{name}.png", dpi=110)
