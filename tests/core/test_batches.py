@@ -45,8 +45,8 @@ TAKERS: dict[str, Callable[[nn.Module, list[Any]], Any]] = {
     "CalibratedTritPlanes": lambda model, data: changed(
         CalibratedTritPlanes(group_size=16, select="attention.o"), model, data
     ),
-    "Deploy": lambda model, data: changed(Deploy(chip=Chip.preset("afm-pcm"), select="attention"), model, data),
-    "NoiseAware": lambda model, data: changed(NoiseAware(chip="afm-pcm", select="attention"), model, data),
+    "Deploy": lambda model, data: changed(Deploy(chip=Chip.preset("pcm-foundation"), select="attention"), model, data),
+    "NoiseAware": lambda model, data: changed(NoiseAware(chip="pcm-foundation", select="attention"), model, data),
     "HybridProjection": lambda model, data: changed(HybridProjection(noise=NOISE, select="attention.o"), model, data),
     "ExpertReplacement": lambda model, data: changed(ExpertReplacement(noise=NOISE), model, data),
     "RouterCalibration": lambda model, data: changed(RouterCalibration(noise=NOISE), model, data),
