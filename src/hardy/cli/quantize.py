@@ -30,6 +30,7 @@ def quantize(
     tokens: Tokens = 3072,
     window: Window = None,
     calibration_tokens: Annotated[int, typer.Option(help="Tokens of calibration text.")] = 16384,
+    tune: Annotated[int, typer.Option(help="Steps of training the scales of trit-planes; 100 help, 0 for none.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -54,6 +55,7 @@ def quantize(
             tokens=tokens,
             window=window,
             calibration_tokens=calibration_tokens,
+            tune=tune,
             device=device,
             dtype=dtype,
         )

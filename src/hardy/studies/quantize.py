@@ -25,6 +25,7 @@ from hardy.quant import (
     LayerBits,
     Pack,
     TritPlanes,
+    TunedScales,
     unpack,
 )
 from hardy.quant.fitting import fitting, weights_of
@@ -47,7 +48,7 @@ CALIBRATION = f"{OWN},{HELD_OUT}"
 LOUD = 1.25
 """From so many times the perplexity on, it is said loudly."""
 
-BEFORE, DENSE, STORED = "unmodified", "quantized", "packed"
+BEFORE, UNTUNED, DENSE, STORED = "unmodified", "before tuning", "quantized", "packed"
 
 
 def levels(
@@ -86,6 +87,7 @@ def quantize(
     tokens: int | None = None,
     window: int | None = None,
     calibration_tokens: int = 16384,
+    tune: int = 0,
     device: str | None = None,
     dtype: str | None = None,
 ) -> Report:
@@ -110,6 +112,8 @@ def quantize(
             the report's notes say so.
         tokens, window, device: as in `hardy.zoo.Subject.of`.
         calibration_tokens: of calibration text, at most; more were measured to help little.
+        tune: steps of `TunedScales`, after trit-planes: their scales and the norms are trained on the calibration text.
+            Each takes about as long as reading 4,000 tokens, and needs memory for gradients; a hundred are worth it.
         dtype: to compute in, float32 by default; what is not quantized is stored in the dtype that the source has.
 
     Returns:
@@ -129,6 +133,9 @@ def quantize(
         raise InputError(
             f"one kind of layer takes no budget, several need one: got {len(steps)} kinds and a budget of {budget}"
         )
+    tuning = TunedScales(steps=tune)
+    if tune and not (planes and sources):
+        raise InputError("tune trains the scales of trit-planes on calibration text: give planes, and not none of it")
     options: dict[str, Any] = {}
     if budget is not None and "group_size" in locator_named(by).options:
         options = {"group_size": group_size}
@@ -172,6 +179,10 @@ def quantize(
         losses = {BEFORE: loss_on(loaded, judged)}
     with _doing(f"quantizing with {type(method).__name__}"):
         change = method.apply(loaded, data)
+    tuned = ()
+    if tune:
+        losses[UNTUNED] = loss_on(loaded, judged)
+        tuned = tuning.apply(loaded, data).report.rows
     with _doing("measuring"):
         losses[DENSE] = loss_on(loaded, judged)
         packing = Pack().apply(loaded)
@@ -202,6 +213,7 @@ def quantize(
         "method": str(method) if budget is None else f"layer bits within {budget:g}, ranked by {by}",
         "levels": ", ".join(map(str, steps)),
         "calibration": calibration,
+        "tuning": str(tuning) if tune else "none",
         "calibration tokens": 0 if data is None else sum(batch.numel() for batch in data),
         "text": subject.text or HELD_OUT_MODULES,
         "tokens": sum(len(ids) for ids in judged),
@@ -217,7 +229,7 @@ def quantize(
             _log.warning(notes[-1])
         size = [Row(metric="size", condition=name, value=size / 1e6, unit="MB") for name, size in sizes.items()]
         packed = packing.report.select("bits_per_weight", PACKED)
-        rows_of_all = (*rows, *size, *packed, *change.report.rows)
+        rows_of_all = (*rows, *size, *packed, *change.report.rows, *tuned)
         title = f"{subject.name}, quantized"
         Report(title=title, rows=rows_of_all, settings=settings, notes=tuple(notes)).save(folder)
 
@@ -259,7 +271,7 @@ def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype], other: torch.dtype
             parameter.data = parameter.data.to(dtypes.get(name, other))
 
 
-SUMMARY = (BEFORE, DENSE, STORED, PACKED, ALL_SELECTED)
+SUMMARY = (BEFORE, UNTUNED, DENSE, STORED, PACKED, ALL_SELECTED)
 """The conditions that sum up; all others of the report are single layers."""
 
 
