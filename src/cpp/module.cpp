@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "feedback.h"
 #include "huge_pages.h"
 #include "projection.h"
 #include "splat.h"
@@ -71,6 +72,45 @@ void bind_fit_trits(nb::module_& module) {
                          {trits.data + first * size, scales.data + first, all, converged.data + first}, threads);
       },
       nb::call_guard<nb::gil_scoped_release>());
+}
+
+hardy::FeedbackGroup group_of(const Tensor<const float>& columns, const Tensor<const float>& factor,
+                              const Tensor<float>& errors) {
+  expect("columns", columns, {-1, -1});
+  const int64_t inputs = columns.shape[0], outputs = columns.shape[1];
+  return {inputs, outputs, columns.data, expect("factor", factor, {inputs, inputs}),
+          expect("errors", errors, {inputs, outputs})};
+}
+
+void bind_feedback(nb::module_& module) {
+  const auto released = nb::call_guard<nb::gil_scoped_release>();
+  module.def(
+      "round_to_trits",
+      [](const Tensor<const float>& columns, const Tensor<const float>& factor, const Tensor<const float>& magnitudes,
+         const Tensor<const int8_t>& trits, const Tensor<int8_t>& found, const Tensor<float>& errors, int threads) {
+        const hardy::FeedbackGroup group = group_of(columns, factor, errors);
+        expect("trits", trits, {-1, -1, group.outputs});
+        const int64_t planes = trits.shape[0], count = trits.shape[1];
+        if (planes < 1 || planes > 3 || count < 1 || count > 14)
+          throw nb::value_error("planes must be 1 to 3, with 1 to 14 levels");
+        hardy::round_to_trits(group,
+                              {static_cast<int>(planes), static_cast<int>(count),
+                               expect("magnitudes", magnitudes, {count, group.outputs}), trits.data},
+                              expect("found", found, {planes, group.inputs, group.outputs}), threads);
+      },
+      released);
+  module.def(
+      "round_to_grid",
+      [](const Tensor<const float>& columns, const Tensor<const float>& factor, const Tensor<const float>& scale,
+         const Tensor<const float>& divisor, const Tensor<const float>& zero_point, float lowest, float highest,
+         const Tensor<float>& codes, const Tensor<float>& errors, int threads) {
+        const hardy::FeedbackGroup group = group_of(columns, factor, errors);
+        hardy::round_to_grid(group,
+                             {expect("scale", scale, {group.outputs}), expect("divisor", divisor, {group.outputs}),
+                              expect("zero_point", zero_point, {group.outputs}), lowest, highest},
+                             expect("codes", codes, {group.inputs, group.outputs}), threads);
+      },
+      released);
 }
 
 // What bin_splats returns and Python only keeps. A capsule, not a class of nanobind: torch may hold it in a graph until
@@ -242,5 +282,6 @@ NB_MODULE(_kernels, module) {
   bind_trit_product(module);
   bind_fit_trits<float>(module);
   bind_fit_trits<double>(module);
+  bind_feedback(module);
   bind_splats(module);
 }

@@ -26,6 +26,7 @@ from hardy.quant import (
     Pack,
     RoundToNearest,
     TritPlanes,
+    TunedScales,
     Unpack,
 )
 
@@ -151,6 +152,13 @@ CASES: dict[type[Method], Case] = {
         no_identity="it changes where values are kept, and has no strength",
         no_control="it has the weights of the quantizer before it, whose control that one has",
         after=Chain(methods=(_TRITS, RoundToNearest(bits=4, select="mlp.down"))),
+    ),
+    TunedScales: Case(
+        typical=TunedScales(steps=3, tokens=64),
+        identity=TunedScales(steps=0),
+        refused={"steps": [-1, 2.5, "3"], "rate": [0, -1.0, float("nan"), "a"], "tokens": [1, 2.5], "seed": [-1, 0.5]},
+        no_control="its control is the model that it starts from, in tests/quant/test_tuned_scales.py",
+        after=_TRITS,
     ),
     Unpack: Case(
         typical=Unpack(),

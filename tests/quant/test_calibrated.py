@@ -12,8 +12,10 @@ from reference import rounding
 from torch import nn
 
 from hardy.core import InputError, Site
+from hardy.core.roles import is_linear
 from hardy.core.statistics import SecondMoment, observe
 from hardy.evaluate import batches
+from hardy.ops import kernels
 from hardy.quant import (
     GPTQ,
     AsymmetricTrits,
@@ -25,6 +27,7 @@ from hardy.quant import (
     calibrated_trit_planes,
     gptq,
 )
+from hardy.quant.block_inputs import chained
 from hardy.quant.calibrated import CalibratedQuantizer
 from hardy.zoo import held_out_text, load
 
@@ -273,3 +276,65 @@ def test_a_group_longer_than_the_row_is_refused_before_anything_is_run(llama: nn
 def test_a_scale_beyond_float16_is_refused(method: CalibratedQuantizer) -> None:
     with pytest.raises(InputError, match="float16"):
         method.quantize(torch.randn(2, 32, generator=torch.Generator().manual_seed(0)) * 1e7, SITE)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3])
+@pytest.mark.parametrize(("rows", "inputs", "size"), [(33, 70, 32), (5, 40, 40), (64, 130, 128)])
+def test_compiled_rounding_is_that_of_torch(
+    planes: int, rows: int, inputs: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels.extension() is None:
+        pytest.skip("the compiled kernels are not built")
+    weight, gram = problem(rows, inputs, seed=planes)
+    weight = weight.float()
+    fits = [
+        lambda: calibrated_trit_planes.fit(weight, gram, planes, size, iterations=3),
+        lambda: gptq.fit(weight, gram, planes + 1, size),
+        lambda: gptq.fit(weight, gram, planes + 1, size, symmetric=True),
+    ]
+    monkeypatch.delenv("HARDY_KERNELS", raising=False)
+    compiled = [fit().dequantize() for fit in fits]
+    monkeypatch.setenv("HARDY_KERNELS", "torch")
+    for fast, fit in zip(compiled, fits, strict=True):
+        slow = fit().dequantize()
+        assert (fast != slow).float().mean() < 0.02, "sums in another order decide near ties differently"
+        assert output_error(fast, weight, gram) == pytest.approx(output_error(slow, weight, gram), rel=0.02)
+
+
+class Shortcut(nn.Module):
+    """Blocks of which the last reads what the first left for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.layers[0](x)
+        return self.layers[2](self.layers[1](first) + first)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "mamba"])
+def test_blocks_run_twice_each_however_deep_the_model_is(architecture: str) -> None:
+    model, runs = build(architecture), {"first": 0, "last": 0}
+    blocks = {"llama": "model.layers", "gpt2": "transformer.h", "mixtral": "model.layers", "mamba": "backbone.layers"}
+    stack = model.get_submodule(blocks[architecture])
+    for name, block in (("first", stack[0]), ("last", stack[len(stack) - 1])):
+        linear = next(part for part in block.modules() if is_linear(part))
+        linear.register_forward_pre_hook(lambda *_, name=name: runs.update({name: runs[name] + 1}))
+    where = "linear,!experts,!head,!router,!*.dt_proj" if architecture == "mamba" else "linear,!experts,!head,!router"
+    GPTQ(bits=4, group_size=16, select=where).apply(model, data(5))
+    # Once to count calls, once or twice to see that the blocks are a chain; then for inputs, and for the next block's.
+    assert runs == {"first": 2 + 5 + 5, "last": 3 + 5}
+
+
+def test_blocks_that_hand_over_more_than_hidden_states_run_from_the_start() -> None:
+    draw = torch.Generator().manual_seed(0)
+    model, batch = Shortcut(), torch.randn(20, 16, generator=draw)
+    assert not chained(model, batch, [f"layers.{i}" for i in range(3)])
+    intact = model.layers[2].weight.detach().clone()
+    change = GPTQ(bits=2, group_size=8).apply(model, [batch])
+    with torch.no_grad():
+        first = model.layers[0](batch)
+        inputs = model.layers[1](first) + first
+    expected = GPTQ(bits=2, group_size=8).quantize_for(intact, (inputs.T @ inputs).double())[0]
+    assert torch.equal(change.stored["layers.2"].dequantize(), expected.dequantize())

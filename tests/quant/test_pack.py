@@ -1,5 +1,6 @@
 """Packed layers: the bits that were promised, the values that were found, on disk and through transformers."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from hardy.quant import (
     round_to_nearest,
     unpack,
 )
-from hardy.quant.quantizer import StoredWeight
+from hardy.quant.quantizer import Quantizer, StoredWeight
 from hardy.quant.round_to_nearest import GridWeight
 from hardy.quant.transformers_hooks import PackedConfig
 
@@ -392,3 +393,17 @@ def test_a_config_that_does_not_fit_its_model_is_refused(llama: nn.Module, tmp_p
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(InputError, match=message):
             transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "gpt2"])
+@pytest.mark.parametrize("method", [TritPlanes(group_size=16), RoundToNearest(bits=4, group_size=16)], ids=str)
+def test_a_fused_projection_is_packed_whole(architecture: str, method: Quantizer) -> None:
+    model = build(architecture)
+    method = dataclasses.replace(method, select="linear,!head")
+    method.apply(model)
+    ids = torch.arange(9)[None]
+    before = model(ids).logits
+    report = Pack().apply(model).report
+    assert next(iter(report.select(condition="all packed layers"))).details["weights left dense"] == 0
+    assert not any(row.condition.endswith("dense") for row in report.rows)
+    torch.testing.assert_close(model(ids).logits, before, rtol=0.1, atol=0.05)

@@ -15,8 +15,9 @@ from hardy.report import Report
 from hardy.studies.measure import dense, loss_on, perplexity_of
 from hardy.studies.quantize import levels, quantize
 from hardy.zoo import Subject
+from hardy.zoo.calibration import own_samples
 
-TEXT = {"tokens": 128, "window": 64, "group_size": 16}
+TEXT = {"tokens": 128, "window": 64, "group_size": 16, "calibration_tokens": 128}
 
 
 def test_the_folder_holds_what_the_report_says(micro_llama: Path, tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_a_study_works_on_the_result(micro_llama: Path, tmp_path: Path) -> None:
 def test_calibrated_within_a_budget(micro_llama: Path, tmp_path: Path) -> None:
     report = quantize(
         str(micro_llama), tmp_path / "out", planes=(1, 2), budget=4.4, by="perplexity-drop",
-        calibration="held-out", calibration_tokens=256, **TEXT,
+        calibration="held-out", **TEXT,
     )  # fmt: skip
     assert 0 < report.value("bits_per_weight", "all selected weights") <= 4.4
     assert report.select("output_error")
@@ -137,6 +138,11 @@ def test_a_folder_without_its_report_never_appears(
         ({"budget": 1.0}, "least"),
         ({"planes": (2,), "group_size": 128}, "group_size 128 is larger than the 32 inputs"),
         ({"planes": (2,), "calibration": "nowhere.txt"}, "nowhere.txt does not exist"),
+        ({"planes": (2,), "calibration": "own,own"}, "calibration is own, held-out or a UTF-8 file"),
+        ({"planes": (2,), "calibration": "own,none"}, "or none; got 'own,none'"),
+        ({"planes": (2,), "calibration_tokens": 127}, "at least 128, a window of 64 from each of own, held-out"),
+        ({"planes": (2,), "calibration": "none", "tune": 5}, "give planes, and not none of it"),
+        ({"bits": (3,), "tune": 5}, "tune trains the scales of trit-planes"),
         ({"planes": (2,), "select": "experts"}, "matches nothing"),
         ({"budget": 4.0, "by": "efective-rank"}, "did you mean effective-rank"),
     ],
@@ -159,3 +165,62 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_levels_go_from_few_bits_to_many() -> None:
     assert [method.bits for method in levels((4, 2), (), 16, calibrated=False)] == [2, 4]
     assert [type(method).__name__ for method in levels((), (2,), 16, calibrated=True)] == ["CalibratedTritPlanes"]
+
+
+def test_it_calibrates_on_its_own_samples_and_tunes_without_any_file(micro_llama: Path, tmp_path: Path) -> None:
+    report = quantize(str(micro_llama), tmp_path / "out", planes=(2,), tune=3, **TEXT)
+    assert report.settings["calibration"] == "own,held-out"
+    assert report.settings["calibration tokens"] == 128
+    assert report.select("output_error")
+    assert report.value("divergence", "before tuning") >= 0
+    assert report.value("perplexity", "before tuning") != report.value("perplexity", "quantized")
+    plain = quantize(str(micro_llama), tmp_path / "plain", planes=(2,), **TEXT | {"calibration": "none"})
+    assert not plain.select("output_error")
+
+
+def test_own_samples_are_the_models_and_those_of_the_seed() -> None:
+    model, tokenizer = hardy.zoo.load("tiny-llama")
+    state = torch.random.get_rng_state()
+    first, again, other = (own_samples(model, tokenizer, 3, window=24, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert first.shape == (3, 24)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert (first[:, 0] == tokenizer.bos_token_id).all()
+    drawn = torch.randint(0, model.config.vocab_size, (3, 24), generator=torch.Generator().manual_seed(0))
+    drawn[:, 0] = first[:, 0]
+    assert loss_on(model, list(first)) < 0.8 * loss_on(model, list(drawn))
+
+
+def test_what_does_not_fit_stays_and_is_said_before_anything_is_loaded(
+    micro_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of 32 and 48 inputs: only mlp.down has groups of 40."""
+    report = quantize(str(micro_llama), tmp_path / "out", planes=(2,), **TEXT | {"group_size": 40})
+    assert {row.condition for row in report.select("relative_error")} == {
+        "all selected weights", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj",
+    }  # fmt: skip
+    (note,) = [note for note in report.notes if "stay as they are" in note]
+    assert note.startswith("12 layers (")
+    assert "larger than the 32 inputs of model.layers.0.self_attn.q_proj" in note
+
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(Subject, "of", loaded)
+    with pytest.raises(InputError, match="matches nothing"):
+        quantize(str(micro_llama), tmp_path / "none", planes=(2,), **TEXT | {"select": "nothing.*"})
+    with pytest.raises(InputError, match="none of the selected layers can be quantized"):
+        quantize(str(micro_llama), tmp_path / "none", planes=(2,), **TEXT | {"group_size": 128})
+
+
+def test_a_large_loss_and_a_large_file_are_said_loudly(
+    micro_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hardy.studies.quantize.LOUD", 0.0)
+    monkeypatch.setattr("hardy.studies.quantize._weights_on_disk", lambda path: 10 if "micro" in str(path) else 20)
+    report = quantize(str(micro_llama), tmp_path / "out", planes=(1,), **TEXT)
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    for beginning in ("PERPLEXITY IS ", "THE FILE IS LARGER THAN ITS SOURCE"):
+        assert any(note.startswith(beginning) for note in report.notes)
+        assert any(line.startswith(beginning) for line in said)

@@ -21,15 +21,16 @@ def quantize(
         "perplexity-drop"
     ),
     calibration: Annotated[
-        str | None,
-        typer.Option(help="UTF-8 file, or 'held-out': quantize with GPTQ or calibrated trit-planes on it."),
-    ] = None,
+        str,
+        typer.Option(help="own (its own samples), held-out, a UTF-8 file, several with commas, or none: no data."),
+    ] = "own,held-out",
     text: Text = None,
     group_size: GroupSize = 128,
     select: Select = "linear,!head,!router",
     tokens: Tokens = 3072,
     window: Window = None,
-    calibration_tokens: Annotated[int, typer.Option(help="Tokens of calibration text.")] = 32768,
+    calibration_tokens: Annotated[int, typer.Option(help="Tokens of calibration text.")] = 16384,
+    tune: Annotated[int, typer.Option(help="Steps of training the scales of trit-planes; 100 help, 0 for none.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -54,6 +55,7 @@ def quantize(
             tokens=tokens,
             window=window,
             calibration_tokens=calibration_tokens,
+            tune=tune,
             device=device,
             dtype=dtype,
         )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from hardy.errors import InputError
+from hardy.ops import kernels
 
 Order = Literal["given", "activation"]
 
@@ -48,6 +49,11 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
         )
     eye = torch.eye(len(hessian), dtype=lower.dtype, device=lower.device)
     return torch.linalg.solve_triangular(lower, eye, upper=False).flip(-2, -1).contiguous()
+
+
+def compiled_for(columns: torch.Tensor) -> bool:
+    """Whether the compiled kernels round these columns: float32 on the CPU, where there are any."""
+    return columns.device.type == "cpu" and columns.dtype == torch.float32 and kernels.path() is not None
 
 
 def corrected(columns: torch.Tensor, errors: torch.Tensor, factor: torch.Tensor, begin: int, end: int) -> torch.Tensor:

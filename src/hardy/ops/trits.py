@@ -91,6 +91,11 @@ class SortedLevels:
         torch.sum(magnitudes > self._between, 0, out=out)
         return self.magnitudes.gather(0, out[None])[0]
 
+    def table(self) -> torch.Tensor:
+        """The trits of each of the sorted magnitudes, (planes, candidates, groups) int8."""
+        upright = self._signs.gather(0, self._order)
+        return torch.stack([plane[self._order] * upright for plane in self._candidates.T])
+
     def trits(self, choice: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
         """Trits (planes, weights, groups) of the places (weights, groups) that `nearest` found and the signs."""
         candidate = self._order.gather(0, choice)

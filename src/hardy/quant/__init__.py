@@ -15,6 +15,7 @@ from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
 from hardy.quant.trit_linear import TritLinear
 from hardy.quant.trit_planes import TritPlanes
+from hardy.quant.tuned_scales import TunedScales
 from hardy.quant.unpacking import Unpack, unpack
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "RoundToNearest",
     "TritLinear",
     "TritPlanes",
+    "TunedScales",
     "Unpack",
     "allocate",
     "combined",

@@ -5,8 +5,10 @@ layer makes up for errors before it as far as its Hessian tells. All weights of 
 """
 
 import abc
+import contextlib
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
@@ -15,13 +17,17 @@ from torch import nn
 
 from hardy.core.method import ALL_SELECTED, WeightLedger
 from hardy.core.progress import track
+from hardy.core.roles import layer_of
 from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.ops.feedback import Order
+from hardy.quant.block_inputs import BlockInputs, chained
 from hardy.quant.gram import Gram, count_calls, gather, place
 from hardy.quant.quantizer import Quantizer, StoredWeight
 from hardy.report import Row
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +40,9 @@ class CalibratedQuantizer(Quantizer):
             which count most have the most inputs left to make up for them; "given" visits inputs as they are stored.
 
     `apply(model, data)` needs batches, as `hardy.evaluate.batches` cuts from a text: each a tensor, a tuple of
-    positional or a mapping of keyword arguments of the model, which is run once over them for every layer, up to that
-    layer. All batches count alike, padding too, so give unpadded text. The model is run in its current mode: call
+    positional or a mapping of keyword arguments of the model. Block after block is run on them, each twice: to see its
+    inputs, and to make the next one's; a model whose blocks hand over more than hidden states runs from its start for
+    every layer. All batches count alike, padding too, so give unpadded text. The model is run in its current mode: call
     `model.eval()` first, if it has dropout.
 
     The report has, beside what all quantizers report, `output_error`, the relative error of the weights' outputs on
@@ -80,8 +87,12 @@ class CalibratedQuantizer(Quantizer):
         layers = [
             list(sites_here) for _, sites_here in itertools.groupby(sites, key=lambda site: (site.stack, site.layer))
         ]
+        inputs = _block_inputs(model, batches, layers)
         for sites_here in track(layers, type(self).__name__):
-            grams = gather(model, batches, sites_here, calls)
+            block = _block(sites_here[0])
+            before = inputs.before(inputs.blocks.index(block)) if inputs and block else contextlib.nullcontext(batches)
+            with before as reaching:
+                grams = gather(model, reaching, sites_here, calls)
             for site in sites_here:
                 weight, gram = ledger.read(site), grams[place(site)]
                 stored, facts = self.quantize_for(weight, gram.value)
@@ -90,6 +101,28 @@ class CalibratedQuantizer(Quantizer):
                     edits.stored[site.name] = stored
                     outputs.append((site, *_energies(weight, new, gram)))
         return ledger.rows() + _rows(outputs)
+
+
+def _block(site: Site) -> str:
+    """The name of the numbered layer that `site` is in, or ""."""
+    place = layer_of(site.module)
+    return "" if place is None else ".".join(part for part in (place[0], str(place[1])) if part)
+
+
+def _block_inputs(model: nn.Module, batches: list[Any], layers: list[list[Site]]) -> BlockInputs | None:
+    """What gives each block its inputs without a run of all before it, for models whose blocks make a chain."""
+    stacks = {place[0] for sites in layers if (place := layer_of(sites[0].module)) is not None}
+    if len(stacks) != 1:
+        return None
+    (stack,) = stacks
+    whole = model.get_submodule(stack)
+    blocks = [f"{stack}.{name}" if stack else name for name, _ in whole.named_children() if name.isdigit()]
+    first = batches[0]
+    if chained(model, first[:1] if isinstance(first, torch.Tensor) else first, blocks):
+        return BlockInputs(model, batches, blocks)
+    if len(blocks) > 1:
+        _log.info("the blocks of this %s are no chain: it runs from its start for each", type(model).__name__)
+    return None
 
 
 def each_matrix(

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from hardy.errors import InputError
-from hardy.ops.feedback import Order, hessian_root, quantize_groups, round_columns
+from hardy.ops import kernels
+from hardy.ops.feedback import Order, compiled_for, hessian_root, quantize_groups, round_columns
 from hardy.ops.rounding import float16_scale, grouped
 from hardy.ops.trits import RIDGE, SortedLevels, fit_trits, ridge_scales
 from hardy.quant.calibrated import CalibratedQuantizer, each_matrix
@@ -102,6 +103,14 @@ def fit_group(
 def _search(columns: torch.Tensor, factor: torch.Tensor, scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Trits (planes, inputs, out) and errors (inputs, out): the nearest of all 3^planes, with error feedback."""
     levels = SortedLevels(scales)
+    if compiled_for(columns):
+        module = kernels.extension()
+        assert module is not None
+        trits = torch.empty((len(scales), *columns.shape), dtype=torch.int8)
+        errors = torch.empty_like(columns)
+        tables = levels.magnitudes.contiguous(), levels.table()
+        module.round_to_trits(columns, factor, *tables, trits, errors, torch.get_num_threads())
+        return trits, errors
     choice = torch.empty(columns.shape, dtype=torch.int64, device=columns.device)
     signs = torch.empty_like(columns)
 

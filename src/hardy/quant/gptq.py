@@ -12,7 +12,8 @@ from typing import Literal, get_args
 import torch
 
 from hardy.errors import InputError
-from hardy.ops.feedback import Order, quantize_groups, round_columns
+from hardy.ops import kernels
+from hardy.ops.feedback import Order, compiled_for, quantize_groups, round_columns
 from hardy.ops.rounding import grouped
 from hardy.quant import clipped_round_to_nearest, round_to_nearest
 from hardy.quant.calibrated import CalibratedQuantizer, each_matrix
@@ -65,6 +66,13 @@ def _round(columns: torch.Tensor, factor: torch.Tensor, grid: GridWeight) -> tup
     scale, zero_point = grid.scale[:, 0, 0], grid.zero_point[:, 0, 0]
     divisor = torch.where(scale > 0, scale, torch.inf)
     lowest, highest = 1 if grid.symmetric else 0, 2**grid.bits_per_code - 1
+    if compiled_for(columns):
+        module = kernels.extension()
+        assert module is not None
+        errors = torch.empty_like(columns)
+        grids = [values.contiguous() for values in (scale, divisor, zero_point)]
+        module.round_to_grid(columns, factor, *grids, lowest, highest, codes, errors, torch.get_num_threads())
+        return codes, errors
 
     def nearest(i: int, weights: torch.Tensor) -> torch.Tensor:
         torch.add((weights / divisor).round_(), zero_point, out=codes[i]).clamp_(lowest, highest)

@@ -47,7 +47,7 @@ def count_calls(model: nn.Module, batch: Any, sites: Sequence[Site]) -> dict[str
         InputError: a site is of a kind whose inputs are not seen, none of them runs, or the batch is no batch.
     """
     for site in sites:
-        _inputs(model, site)
+        inputs_of(model, site)
     modules = dict.fromkeys(site.module for site in sites)
     with watch(model, {_input(name): lambda _: None for name in modules}, strict=False) as hooks:
         run(model, batch)
@@ -96,7 +96,7 @@ def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], call
     return grams
 
 
-def _inputs(model: nn.Module, site: Site) -> tuple[int, ...]:
+def inputs_of(model: nn.Module, site: Site) -> tuple[int, ...]:
     """(inputs,), or (experts, inputs) of a stack of experts, of which a Gram matrix can be gathered; or a refusal."""
     module: Any = model.get_submodule(site.module)
     shape: list[int] = [] if site.parameter is None else list(getattr(module, site.parameter).shape)
@@ -112,7 +112,7 @@ def _inputs(model: nn.Module, site: Site) -> tuple[int, ...]:
 
 def _empty(model: nn.Module, site: Site) -> Gram:
     """Zero, on the device of the site's weight."""
-    *stack, inputs = _inputs(model, site)
+    *stack, inputs = inputs_of(model, site)
     device = getattr(model.get_submodule(site.module), place(site)[1]).device
     value = torch.zeros((*stack, inputs, inputs), dtype=torch.float64, device=device)
     return Gram(value, torch.zeros(stack, dtype=torch.int64, device=device))

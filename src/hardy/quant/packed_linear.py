@@ -37,12 +37,11 @@ class PackedLinear(PackedLayer):
 
     @classmethod
     def pack(cls, module: nn.Module, stored: Sequence[tuple[Site, StoredWeight]]) -> PackedLinear | None:
-        site, form = stored[0]
-        whole = len(stored) == 1 and site.rows is None and site.parameter == "weight"
-        if not (whole and isinstance(form, cls.holds) and is_linear(module)):
+        if not (is_linear(module) and all(isinstance(form, cls.holds) for _, form in stored)):
             return None
         linear: Any = module
-        return cls.from_stored(form, linear.bias).train(linear.training)
+        form = _whole(stored, len(as_matrix(module, linear.weight)))
+        return None if form is None else cls.from_stored(form, linear.bias).train(linear.training)
 
     @classmethod
     def from_description(cls, module: nn.Module, description: Mapping[str, Any]) -> PackedLinear:
@@ -72,3 +71,16 @@ class PackedLinear(PackedLayer):
     def bits_per_weight(self) -> float:
         """What is stored, the bias left out, for each weight."""
         return self.bits / self.weights
+
+
+def _whole(stored: Sequence[tuple[Site, Any]], rows: int) -> Any:
+    """The stored form of a whole weight of so many rows, of that or of all parts of a fused projection; or None."""
+    if any(site.parameter != "weight" for site, _ in stored):
+        return None
+    if len(stored) == 1 and stored[0][0].rows is None:
+        return stored[0][1]
+    parts = sorted(((site.rows, form) for site, form in stored if site.rows is not None), key=lambda part: part[0])
+    ends = [0, *(last for (_, last), _ in parts)]
+    if len(parts) < len(stored) or ends[-1] != rows or any(f != e for ((f, _), _), e in zip(parts, ends, strict=False)):
+        return None
+    return parts[0][1].joined([form for _, form in parts[1:]])

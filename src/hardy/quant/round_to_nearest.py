@@ -55,6 +55,16 @@ class GridWeight:
         """The weight, (..., in) float32."""
         return ungrouped((self.codes - self.zero_point) * self.scale, self.width)
 
+    def joined(self, others: "Sequence[GridWeight]") -> "GridWeight | None":
+        """This weight (out, in) and the rows of others below it; None if they do not agree in bits and groups."""
+        every = [self, *others]
+        kinds = {(part.bits_per_code, *part.codes.shape[1:], part.width, part.symmetric) for part in every}
+        if len(kinds) > 1:
+            return None
+        parts = [[part.codes, part.scale, part.zero_point] for part in every]
+        codes, scale, zero_point = (torch.cat(kind) for kind in zip(*parts, strict=True))
+        return GridWeight(codes, scale, zero_point, self.bits_per_code, self.width, self.symmetric)
+
     @property
     def bits(self) -> int:
         """What has to be stored: codes, a float16 scale per group and, unless symmetric, a zero point of a code."""

@@ -70,6 +70,15 @@ class TritWeight:
         """The weight, (..., in) float32."""
         return ungrouped((self.trits * self.scales).sum(0), self.width)
 
+    def joined(self, others: "Sequence[TritWeight]") -> "TritWeight | None":
+        """This weight (out, in) and the rows of others below it; None if they do not agree in planes and groups."""
+        every = [self, *others]
+        if len({(len(part.trits), *part.trits.shape[2:], part.width) for part in every}) > 1:
+            return None
+        parts = [[part.trits, part.scales, part.converged] for part in every]
+        trits, scales, converged = (list(kind) for kind in zip(*parts, strict=True))
+        return TritWeight(torch.cat(trits, 1), torch.cat(scales, 1), self.width, torch.cat(converged))
+
     @property
     def bits(self) -> int:
         """What has to be stored: trits five to a byte, with those that fill a row's last byte; float16 scales."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy import checks
@@ -116,6 +117,24 @@ def load(
     if place.is_file() and hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # what transformers calls a model that it has already made dense
     return model.to(device).eval(), tokenizer
+
+
+def outline(name: str | Path) -> nn.Module:
+    """The model `name` as its configuration says, on the meta device: all its modules, no weights, read in no time.
+
+    Raises:
+        InputError: as `load`, for what the configuration tells.
+    """
+    name = str(name)
+    place = find(name)
+    source: dict[str, Any] = {"pretrained_model_name_or_path": place}
+    if place.is_file():
+        source = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
+    config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
+        raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def stored_dtype(name: str) -> torch.dtype | None:
