@@ -21,6 +21,7 @@ def load_scene(
     masks: str | Path | None = None,
     downscale: int = 1,
     hold_out_every: int = 8,
+    outside: bool = False,
 ) -> Scene:
     """Read posed photos: a COLMAP folder, or a transforms.json of Nerfstudio or instant-ngp.
 
@@ -31,6 +32,8 @@ def load_scene(
         masks: a folder of images with the photos' names, white where the photo counts; a missing one means everywhere.
         downscale: whole factor by which photos are made smaller.
         hold_out_every: every so many-th photo, sorted by name, beginning with the first, is held out; 0 for none.
+        outside: whether a scene's files may name photos and points outside the scene's folder; only for a scene whose
+            author you trust.
 
     Raises:
         InputError: there is no such model, a camera model is unknown, no listed photo exists, sizes do not agree, a
@@ -47,9 +50,9 @@ def load_scene(
     file = path / "transforms.json" if path.is_dir() else path
     model = colmap.model_folder(path) if path.is_dir() else None
     if model is not None:
-        listed, points, colors = colmap.read(model, path / images)
+        listed, points, colors = colmap.read(model, path / images, outside)
     elif file.name.endswith(".json") and file.is_file():
-        listed, points, colors = transforms.read(file)
+        listed, points, colors = transforms.read(file, outside)
     else:
         raise InputError(f"{path} holds no COLMAP model (sparse/0/cameras.bin or .txt) and no transforms.json")
     present = sorted((image for image in listed if image.file.is_file()), key=lambda image: image.name)
