@@ -156,9 +156,8 @@ def audio(source: str | Path | np.ndarray, samples: int | None = None) -> Signal
 
         with reading(source, "the sound"), warnings.catch_warnings():
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that say something else
-            sound = wavfile.read(source)[1]
-    else:
-        sound = np.asarray(source)
+            return audio(wavfile.read(source)[1], samples=samples)
+    sound = np.asarray(source)
     if sound.ndim not in (1, 2) or not sound.size:
         raise InputError(f"a sound is (samples,) or (samples, tracks), got shape {sound.shape}")
     if samples is not None and (type(samples) is not int or not 1 <= samples <= len(sound)):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from hardy.errors import InputError
+from hardy.reading import reading
 from hardy.splat import colmap, memory, transforms
 from hardy.splat.lens import undistorted
 from hardy.splat.photos import SUFFIXES, PosedImage, photo_size, read_pixels
@@ -45,8 +46,15 @@ def load_scene(
         raise InputError(
             f"downscale must be at least 1 and hold_out_every 0 or at least 2, got {downscale}, {hold_out_every}"
         )
-    if not path.exists():
-        raise InputError(f"there is no {path}")
+    with reading(path):
+        if not path.exists():
+            raise InputError(f"there is no {path}")
+        return _loaded(path, images, masks, downscale, hold_out_every, outside)
+
+
+def _loaded(
+    path: Path, images: str, masks: str | Path | None, downscale: int, hold_out_every: int, outside: bool
+) -> Scene:
     file = path / "transforms.json" if path.is_dir() else path
     model = colmap.model_folder(path) if path.is_dir() else None
     if model is not None:
