@@ -43,6 +43,7 @@ from hardy.fields.container import load_fields
 from hardy.fields.media import load_media
 from hardy.files import write_json
 from hardy.hardware import Chip
+from hardy.opening import read_method
 from hardy.report import Report, Row
 from hardy.splat import load_ply, load_scene, save_ply
 from hardy.studies.tasks import read_tasks
@@ -189,13 +190,13 @@ FORMATS: dict[str, Format] = {
     "COLMAP binary": Format(_colmap_binary, load_scene, ("cameras.bin", "images.bin", "points3D.bin")),
     "PLY": Format(_ply, lambda f: load_ply(f / "gaussians.ply"), ("gaussians.ply",)),
     "ASCII PLY": Format(_ascii_ply, lambda f: load_ply(f / "gaussians.ply"), ("gaussians.ply",)),
-    "report.json": Format(_report, lambda f: hardy.load(f / "report.json"), ("report.json",)),
+    "report.json": Format(_report, lambda f: Report.load(f / "report.json"), ("report.json",)),
     "ranking.json": Format(
         lambda f: Ranking(scores={"a": 1.0, "b": 2.0}, meaning="loss", unit="nats", by="rtn").save(f / "ranking.json"),
-        lambda f: hardy.load(f / "ranking.json"), ("ranking.json",)),
+        lambda f: Ranking.load(f / "ranking.json"), ("ranking.json",)),
     "method.json": Format(
         lambda f: write_json(f / "method.json", hardy.quant.RoundToNearest(bits=3).to_dict()),
-        lambda f: hardy.load(f / "method.json"), ("method.json",)),
+        lambda f: read_method(f / "method.json"), ("method.json",)),
     "tasks": Format(
         lambda f: (f / "tasks.jsonl").write_text('{"answer": "4", "direct": "2 + 2 ="}\n' * 3),
         lambda f: read_tasks(f / "tasks.jsonl", 3), ("tasks.jsonl",)),

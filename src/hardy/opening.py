@@ -107,7 +107,8 @@ def read_method(path: Path) -> Any:
     """The method whose `to_dict` somebody stored as JSON."""
     from hardy.core.method import from_dict
 
-    return from_dict(read_json(path))
+    with reading(path):
+        return from_dict(read_json(path))
 
 
 def read_integer_fields(path: Path) -> Any:

@@ -16,7 +16,7 @@ from hardy.core.declared import check_declared
 from hardy.deprecation import renamed
 from hardy.errors import InputError, near_misses, shortened
 from hardy.files import read_json
-from hardy.reading import available_memory
+from hardy.reading import available_memory, reading
 
 WEIGHTS = Path(__file__).parent / "weights"
 FLOATS = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
@@ -97,8 +97,9 @@ def load(
         source = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
         dtype = torch.float32 if dtype == "auto" else dtype
     config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
-        raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
+    with reading(name, "model"):
+        if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
+            raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
     made = _reading(
         name,
         "configuration",
