@@ -46,7 +46,7 @@ def commands(place: Path) -> dict[str, list[str]]:
         "quantize": ["quantize", "tiny-llama", "OUT/packed", *small],
         "splat train": ["splat", "train", str(scene), "OUT/splat", "--start", str(start), "--steps", "60",
                         "--degree", "1", "--budget", "300", "--snapshot-every", "7"],
-        "field encode": ["field", "encode", str(place / "photo.png"), "OUT/photo.hardy", "--steps", "20"],
+        "field encode": ["field", "encode", str(place / "photo.png"), "OUT/photo.hardy", "--steps", "20", "--bpp", "8"],
     }  # fmt: skip
 
 

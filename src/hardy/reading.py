@@ -51,6 +51,8 @@ def reading(path: str | Path, what: str = "") -> Iterator[None]:
         raise InputError(f"{name} is damaged: it is nested too deeply") from None
     except MemoryError:
         raise
+    except KeyError as error:
+        raise InputError(f"{name} is damaged: it lacks {shortened(error)}") from error
     except Exception as error:  # bytes go wrong in as many ways as there are libraries behind a reader
         kind = "" if isinstance(error, ValueError | AssertionError) and str(error) else f"{type(error).__name__} "
         raise InputError(f"{name} is damaged: {kind}{shortened(error)}".rstrip()) from error
