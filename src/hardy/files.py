@@ -1,5 +1,7 @@
 """Files that are either the old one or the new one, never half of each, and JSON that holds every number."""
 
+import contextlib
+import errno
 import fnmatch
 import json
 import math
@@ -11,11 +13,13 @@ import shutil
 import stat
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hardy.errors import InputError
+from safetensors import SafetensorError
+
+from hardy.errors import InputError, shortened
 
 NON_FINITE = "non-finite"
 """Key of the object that stands for infinity or NaN in JSON, which has neither: {"non-finite": "inf"}."""
@@ -37,13 +41,29 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     try:
         temporary.touch(exist_ok=False)
         mode = stat.S_IMODE(temporary.stat().st_mode)
-        write(temporary)
+        with _named_by_the_system(path):
+            write(temporary)
         temporary.chmod(mode)  # safetensors writes files that only their owner can read
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named_by_the_system(path: Path) -> Iterator[None]:
+    """Errors of writing as `OSError` with `path` and the system's reason: safetensors has an error of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)  # not the temporary file's
+        raise
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, os.strerror(number) if code else shortened(error), str(path)) from None
 
 
 def temporary_beside(path: str | Path) -> Path:
@@ -117,8 +137,10 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path} is damaged: it is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {shortened(error)}") from None
 
 
 def to_json(value: Any) -> Any:

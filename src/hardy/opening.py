@@ -13,6 +13,7 @@ from torch import nn
 
 from hardy.errors import InputError
 from hardy.files import read_json
+from hardy.reading import reading
 
 GROUP = "hardy.openers"
 
@@ -59,7 +60,8 @@ def load(path: str | Path, *, into: nn.Module | None = None) -> Any:
     else:
         raise InputError(f"{path} holds a {kind}, which hardy.load does not open; it opens {_known([*points])}")
     if into is None:
-        return read(path)
+        with reading(path):
+            return read(path)
     if kind != "hardy-artefact":
         raise InputError(f"into= takes the weights of a saved model; {path} holds a {kind}")
     return read(path, into=into)
@@ -79,7 +81,7 @@ def kind_of(path: Path) -> str:
         raise InputError(f"{path} is not an artefact of hardy: it has no hardy.json{hint}")
     if not path.is_file():
         raise InputError(f"{path} is not there")
-    with open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         start = file.read(64)
     if start[:4] in _MAGIC:
         return _MAGIC[start[:4]]
@@ -87,6 +89,8 @@ def kind_of(path: Path) -> str:
         raise InputError(f"{path} is a model in GGUF; hardy.zoo.load takes models of others")
     if start.lstrip()[:1] == b"{":
         value = read_json(path)
+        if not isinstance(value, dict):
+            raise InputError(f"{path} is damaged: it marks a number that is not finite, and nothing else")
         kind = _KEYS.get(frozenset(value)) or value.get("format")
     else:
         try:
@@ -103,7 +107,8 @@ def read_method(path: Path) -> Any:
     """The method whose `to_dict` somebody stored as JSON."""
     from hardy.core.method import from_dict
 
-    return from_dict(read_json(path))
+    with reading(path):
+        return from_dict(read_json(path))
 
 
 def read_integer_fields(path: Path) -> Any:

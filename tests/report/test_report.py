@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import hardy.report as report_module
-from hardy.errors import InputError
+from hardy.errors import InputError, printable
 from hardy.report import Report, Row
-from hardy.report.display import format_measurement, format_number, printable
+from hardy.report.display import format_measurement, format_number
 from hardy.report.figures import Bars, BarSeries, HeatMap, Lines, Series, save_png
 from hardy.report.pictures import Pictures
 

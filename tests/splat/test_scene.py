@@ -249,7 +249,7 @@ def bad(root: Path, case: str) -> Path:
 BAD = {
     "empty": r"holds no COLMAP model \(sparse/0/cameras.bin or .txt\) and no transforms.json",
     "absent": r"there is no .*nothing",
-    "json": r"transforms.json is damaged or lists no cameras: KeyError",
+    "json": r"transforms.json is damaged: it lacks 'file_path'",
     "fisheye": r"cameras of the model 'OPENCV_FISHEYE'; known are OPENCV, PINHOLE",
     "flat": r"the transform_matrix of images/00.png is no camera's place",
     "no photos": r"none of the 10 photos that .* lists exists, such as .*00.png",

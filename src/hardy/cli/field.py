@@ -67,6 +67,10 @@ def decode(
     source: Annotated[Path, typer.Argument(help="File that hardy field wrote.")],
     out: Annotated[Path, typer.Argument(help="Picture or WAV file to write; a folder for videos and albums.")],
     scale: Annotated[float, typer.Option(help="So many times the size, rendered, not interpolated.")] = 1.0,
+    most_points: Annotated[
+        int | None,
+        typer.Option(help="Pixels or samples that a file may declare; by default 16384 for each byte of it."),
+    ] = None,
 ) -> None:
     """Decode a file to the same pixels on every machine, at any size."""
     from hardy.fields.codec import decode as run
@@ -74,7 +78,7 @@ def decode(
     from hardy.fields.container import load_fields
     from hardy.fields.media import save_media
 
-    models, contents = load_fields(source)
+    models, contents = load_fields(source, most_points=most_points)
     if contents.kind == "field":
         raise InputError(f"{source} holds a field that is no picture, video or sound")
     axes = (1, 2) if contents.kind == "video" else (0, 1)

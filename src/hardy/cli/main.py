@@ -1,7 +1,10 @@
 """`hardy` and `python -m hardy`: the commands, and the one place where errors become one line and an exit code."""
 
+import io
 import logging
 import sys
+import tempfile
+import traceback
 from typing import Annotated
 
 import typer
@@ -35,7 +38,7 @@ from hardy.cli.report import app as report_app
 from hardy.cli.simulate import simulate
 from hardy.cli.splat import app as splat_app
 from hardy.cli.zoo import app as zoo_app
-from hardy.errors import InputError
+from hardy.errors import InputError, shortened
 
 LOCATORS = (
     "rtn, noise, weight-error; effective-rank, energy-gain, perplexity-drop, or lieq-v1, their mean; on a chip "
@@ -63,23 +66,49 @@ app.command()(reason)
 def main() -> None:
     """Run the command line.
 
-    Exit code 2 and one line for the user's mistakes, 3 where cells of a study failed, 130 for an interrupt. What hardy
-    logs, the model, its dtype and its device first, goes to the error stream.
+    Exit code 2 and one line for the user's mistakes, 3 where cells of a study failed, 130 for an interrupt; 1 and one
+    line that names the file of the traceback for an error that is hardy's own. What hardy logs, the model, its dtype
+    and its device first, goes to the error stream.
     """
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for what it has not
     handler, logger = logging.StreamHandler(), logging.getLogger("hardy")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
         app()
     except InputError as error:
-        console.print(f"error: {error}", markup=False)
+        _say(error)
         sys.exit(2)
     except OSError as error:
-        console.print(f"error: {error.filename or 'file'}: {error.strerror or error}", markup=False)
+        _say(f"{error.filename or 'file'}: {error.strerror or error}")
         sys.exit(2)
+    except Exception as error:  # what nobody foresaw
+        kind = type(error).__name__
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or kind == "OutOfMemoryError":
+            kind = "the memory does not suffice"
+        _say(f"{kind}: {shortened(error, 300)} (traceback: {_written_traceback()})")
+        sys.exit(1)
     finally:
         logger.removeHandler(handler)
+
+
+def _say(error: object) -> None:
+    """An error as one line that a terminal can be shown, whatever a file put into it."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {shortened(error)}", markup=False)
+
+
+def _written_traceback() -> str:
+    """Where the traceback of the error in hand was written."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="hardy-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
+        ) as file:
+            file.write(f"hardy {hardy.__version__}, Python {sys.version}\n{traceback.format_exc()}")
+        return file.name
+    except OSError as error:
+        return f"could not be written: {error.strerror}"
 
 
 def _version(wanted: bool) -> None:

@@ -12,6 +12,7 @@ from hardy.cli.splat_look import (
     Downscale,
     Gaussians,
     Masks,
+    Outside,
     SceneArgument,
     gaussians_of,
     read_scene,
@@ -49,6 +50,7 @@ def train(
     random_points: RandomPoints = 5000,
     start: Annotated[Path | None, typer.Option(help="PLY file of Gaussians to go on from.")] = None,
     masks: Masks = None,
+    outside: Outside = False,
     snapshot_every: SnapshotEvery = 0,
     device: Device = "cpu",
     seed: Seed = 0,
@@ -57,7 +59,7 @@ def train(
     from hardy.splat.training import Options, torch_device
 
     torch_device(device)  # before photos are read for nothing
-    photos = read_scene(scene, downscale, masks)
+    photos = read_scene(scene, downscale, masks, outside)
     options = Options(
         steps=steps, sh_degree=degree, random_points=random_points, evaluate_every=max(1, steps // 10), seed=seed
     )
@@ -98,6 +100,7 @@ def compare(
     budget: Budget = None,
     random_points: RandomPoints = 5000,
     masks: Masks = None,
+    outside: Outside = False,
     seed: Seed = 0,
 ) -> None:
     """Train with several strategies and put them in one report: quality against time and size, crops, errors."""
@@ -111,7 +114,7 @@ def compare(
             raise InputError(f"there is no strategy {name!r}{hint or '; there are ' + ', '.join(get_args(Strategy))}")
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"--strategies takes at least two, each once, separated by commas, got {strategies!r}")
-    photos = read_scene(scene, downscale, masks)
+    photos = read_scene(scene, downscale, masks, outside)
     made = {name: _strategy(name, steps, budget, seed) for name in names}
     options = Options(
         steps=steps, sh_degree=degree, random_points=random_points, evaluate_every=max(1, steps // 15), seed=seed
@@ -128,6 +131,7 @@ def evaluate(
     gaussians: Gaussians,
     downscale: Downscale = 1,
     masks: Masks = None,
+    outside: Outside = False,
     device: Device = "cpu",
 ) -> None:
     """PSNR and SSIM of Gaussians on the held-out photos of a scene."""
@@ -136,7 +140,7 @@ def evaluate(
 
     where = torch_device(device)
     parameters = {name: tensor.to(where) for name, tensor in gaussians_of(gaussians).items()}
-    photos = read_scene(scene, downscale, masks)
+    photos = read_scene(scene, downscale, masks, outside)
     quality = run(parameters, photos.held_out or photos.views)
     kind = "held-out" if photos.held_out else "training"
     typer.echo(f"{quality.psnr:.2f} dB, SSIM {quality.ssim:.3f}: mean of {quality.views} {kind} views")

@@ -16,6 +16,7 @@ SceneArgument = Annotated[
 ]
 Gaussians = Annotated[Path, typer.Argument(help="PLY file of Gaussians, or the folder of a training.")]
 Downscale = Annotated[int, typer.Option(help="Whole factor by which photos are made smaller.")]
+Outside = Annotated[bool, typer.Option("--outside", help="A scene may name files outside its folder.")]
 Masks = Annotated[Path | None, typer.Option(help="Folder of masks, white where the photo counts.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 _FilmScene = Annotated[Path | None, typer.Option(help="Whose cameras are looked through, or circled on.")]
@@ -29,6 +30,7 @@ def render(
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the film; that of the scene, or 640x480.")] = None,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 24,
     downscale: Downscale = 1,
+    outside: Outside = False,
 ) -> None:
     """Render Gaussians: as a scene's held-out cameras see them, beside the photos, or as a film around them."""
     if orbit < 0:
@@ -38,7 +40,7 @@ def render(
             raise InputError("render needs --scene SCENE for its cameras, or --orbit FRAMES for a film around")
         if size is not None or out.suffix.lower() in (".gif", ".mp4"):
             raise InputError("--size and films are for --orbit FRAMES; pictures beside photos go to a folder")
-        parameters, photos = gaussians_of(gaussians), read_scene(scene, downscale)
+        parameters, photos = gaussians_of(gaussians), read_scene(scene, downscale, outside=outside)
         views = photos.held_out or photos.views
         save_pictures(parameters, views, out)
         typer.echo(f"{len(views)} views, rendered and photographed: {out}")
@@ -53,7 +55,7 @@ def render(
     if scene is None:
         circle = circle_of_gaussians(parameters)
     else:
-        photos = read_scene(scene, downscale)
+        photos = read_scene(scene, downscale, outside=outside)
         circle = circle_of_scene(photos)
         height, width = photos.views[0].image.shape[:2]
     if size is not None:
@@ -74,13 +76,14 @@ def view(
     port: Annotated[int, typer.Option(help="The next free one is taken if it is not.")] = 8080,
     height: Annotated[int, typer.Option(help="The most that an image gets, in pixels.")] = 720,
     downscale: Downscale = 1,
+    outside: Outside = False,
 ) -> None:
     """Show Gaussians in the browser; a training that writes snapshots is shown as it goes on."""
     import time
 
     from hardy.splat.viewer import Viewer
 
-    photos = None if scene is None else read_scene(scene, downscale)
+    photos = None if scene is None else read_scene(scene, downscale, outside=outside)
     viewer = Viewer(gaussians, scene=photos, host=host, port=port, height=height)
     typer.echo(f"Showing {gaussians} at {viewer.url} (Ctrl-C ends)")
     try:
@@ -125,12 +128,12 @@ def gaussians_of(path: Path) -> dict[str, Any]:
     return parameters
 
 
-def read_scene(path: Path, downscale: int = 1, masks: Path | None = None) -> "Scene":
+def read_scene(path: Path, downscale: int = 1, masks: Path | None = None, outside: bool = False) -> "Scene":
     """The photos in a folder, or the traced room for its name."""
     from hardy.splat import load_scene
 
     if str(path) != "room" or path.exists():
-        scene = load_scene(path, downscale=downscale, masks=masks)
+        scene = load_scene(path, downscale=downscale, masks=masks, outside=outside)
         for names, what in ((scene.missing, "are listed and not there"), (scene.extra, "are there and have no camera")):
             if names:
                 shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
@@ -156,6 +159,7 @@ def save_pictures(parameters: dict[str, Any], views: "tuple[View, ...]", out: Pa
     from PIL import Image
 
     from hardy.files import write_atomic
+    from hardy.reading import below
     from hardy.splat import render_view
 
     for view in views:
@@ -163,5 +167,6 @@ def save_pictures(parameters: dict[str, Any], views: "tuple[View, ...]", out: Pa
             image = render_view(parameters, view)[0][0].clamp(0, 1)
         both = (torch.cat([image.cpu(), view.image], 1) * 255).round().to(torch.uint8).numpy()
         picture = Image.fromarray(both)
-        name = "_".join(Path(view.name).with_suffix("").parts)  # no photo over another of the same name
-        write_atomic(out / f"{name}.png", lambda path, made=picture: made.save(path, "PNG"))
+        path = Path(view.name).with_suffix("")
+        name = "_".join(part for part in path.parts if part not in (path.anchor, ".."))  # no photo over another
+        write_atomic(below(out, f"{name}.png", "the scene"), lambda path, made=picture: made.save(path, "PNG"))

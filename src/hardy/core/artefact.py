@@ -5,7 +5,6 @@ import hashlib
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from hardy import __version__
+from hardy.core.declared import check_declared
 from hardy.core.method import Chain, Method, changes, from_dict
 from hardy.core.packing import describe, install
-from hardy.errors import InputError
+from hardy.errors import InputError, shortened
 from hardy.files import follow_umask, read_json, sweep, temporary_beside, write_json
+from hardy.reading import reading
 from hardy.report.report import FILES as REPORT_FILES
 from hardy.report.report import Report
 
@@ -28,6 +29,8 @@ RECORD = "hardy.json"
 
 # What was done to a model before it was saved and loaded; kept on the model, as its changes are.
 _HISTORY = "_hardy_history"
+_ASIDE = ".old"
+"""End of the hidden name beside an artefact under which it waits while a newer one takes its place."""
 
 
 def state_hash(model: nn.Module, dtype: torch.dtype | None = None) -> str:
@@ -95,7 +98,6 @@ def save(
             raise InputError(f"{name} ({type(module).__name__}) cannot be stored: {reason}")
     methods = [method.to_dict() for method in history(model)]
     base = vars(model).get(_HISTORY, {}).get("base_sha256") or _base_hash(model)
-    sweep(folder)
     temporary = temporary_beside(folder)
     temporary.mkdir(parents=True)
     try:
@@ -134,6 +136,8 @@ def save(
 def check_destination(folder: str | Path) -> None:
     """Raise `InputError` unless `save` may write there: a new or empty folder, or an artefact of hardy."""
     folder = Path(folder)
+    sweep(folder)
+    _settle(folder)
     if folder.is_dir() and (folder / RECORD).is_file():
         _own_files(folder)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -153,10 +157,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"{folder} is not an artefact of hardy: it has no {RECORD}")
     record, expected = _parsed(folder)
     for method in record["methods"]:
-        try:
+        with reading(folder / RECORD):
             from_dict(method)
-        except InputError as error:
-            raise InputError(f"{folder / RECORD}: {error}") from None
     if not any(name.endswith(".safetensors") for name in expected):
         raise InputError(f"{folder / RECORD} is damaged: it names no weights")
     there = {path.name: path for path in folder.iterdir() if path.is_file()}  # so no name can lead out of the folder
@@ -213,9 +215,11 @@ def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
     try:
         with no_progress_bars():
             read: Any = architecture.from_pretrained
+            config = transformers.AutoConfig.from_pretrained(folder)
+            check_declared(folder, config, lambda: architecture(config))
             model, info = read(folder, dtype="auto", use_safetensors=True, output_loading_info=True)
     except Exception as error:  # as many kinds as there are formats inside
-        raise InputError(f"cannot read the model in {folder}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"cannot read the model in {folder}: {shortened(error, 300)}") from error
     wrong = [*info["missing_keys"], *info["mismatched_keys"], *info["unexpected_keys"]]
     if wrong:
         raise InputError(f"the weights in {folder} are not those of a {record.get('class')}: {wrong[0]}")
@@ -224,14 +228,16 @@ def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """transformers without its own progress bars, which say nothing that a user needs."""
+    """transformers without its own progress bars and log, whose errors hardy says in its own line."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, told = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(told)
         if shown:
             logging.enable_progress_bar()
 
@@ -248,15 +254,13 @@ def _base_hash(model: nn.Module) -> str:
 
 def _parsed(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
     """The record of `folder`, of the right shape, and size and digest of each file it names."""
-    record = read_json(folder / RECORD)
-    try:
+    with reading(folder / RECORD):
+        record = read_json(folder / RECORD)
         kind, number, files = record["format"], record["version"], dict(record["files"])
         record = {**record, "methods": [dict(method) for method in record["methods"]]}
         expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
         record["extra"] = [str(name) for name in record.get("extra", ())]
         record["packed"] = {str(name): dict(entry) for name, entry in record.get("packed", {}).items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise InputError(f"{folder / RECORD} is damaged: {error!r}") from None
     if kind != FORMAT:
         raise InputError(f"{folder / RECORD} is of format {kind!r}, not {FORMAT!r}")
     if number != VERSION:
@@ -291,14 +295,30 @@ def _replace_folder(new: Path, folder: Path) -> None:
     others = sorted(path.name for path in folder.iterdir() if path.name not in own)
     if taken := [name for name in others if (new / name).exists()]:
         raise InputError(f"{folder} holds files that are not the artefact's and would be overwritten: {taken}")
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-    os.replace(folder, aside / "old")
+    aside = folder.with_name(f".{folder.name}{_ASIDE}")
+    os.replace(folder, aside)
     try:
         os.replace(new, folder)
     except BaseException:
-        os.replace(aside / "old", folder)
-        aside.rmdir()
+        os.replace(aside, folder)
         raise
-    for name in others:
-        os.replace(aside / "old" / name, folder / name)
-    shutil.rmtree(aside, ignore_errors=True)
+    _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Finish what `_replace_folder` began, in this process or in one that was killed in the middle of it."""
+    aside = folder.with_name(f".{folder.name}{_ASIDE}")
+    if not (aside / RECORD).is_file():
+        return
+    if not folder.exists():
+        os.replace(aside, folder)
+        return
+    own = _own_files(aside) - {RECORD}
+    for path in [path for path in aside.iterdir() if path.name not in {RECORD, *own}]:
+        if not (folder / path.name).exists():
+            os.replace(path, folder / path.name)
+    for path in [path for path in aside.iterdir() if path.name in own]:
+        path.unlink()
+    (aside / RECORD).unlink()  # last: it says what is whose
+    if not any(aside.iterdir()):
+        aside.rmdir()

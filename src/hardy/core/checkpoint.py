@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hardy import __version__
 from hardy.errors import InputError
 from hardy.files import NON_FINITE, from_json, sweep, to_json, write_atomic
+from hardy.reading import reading
 
 FORMAT, VERSION = "hardy-checkpoint", 1
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
@@ -57,7 +58,7 @@ class Checkpoint:
         sweep(self.path)
         if not self.path.exists():
             return None
-        try:
+        with reading(self.path):
             with safe_open(self.path, "pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
@@ -81,10 +82,6 @@ class Checkpoint:
             if not isinstance(state, dict):
                 raise TypeError("its state is no mapping")
             return state
-        except InputError:
-            raise
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{self.path} is damaged: {str(error)[:200]}") from None
 
 
 def digest(tensors: Iterable[torch.Tensor]) -> str:

@@ -19,6 +19,7 @@ from hardy.checks import integer, text, texts
 from hardy.core.rng import derive
 from hardy.errors import InputError
 from hardy.files import read_json, write_text
+from hardy.reading import reading
 
 FORMAT, VERSION = "hardy-ranking", 1
 MOST_SHOWN = 100
@@ -256,13 +257,11 @@ class Ranking:
             raise InputError(f"{path} is not a ranking of hardy")
         if record.get("version", VERSION) != VERSION:
             raise InputError(f"{path} is a ranking of version {record['version']}; this hardy reads version {VERSION}")
-        try:
+        with reading(path):
             facts = {name: text(name, record[name]) for name in ("meaning", "unit", "by")}
             if "names" in record:
                 return cls.from_array(record["scores"], texts("names", record["names"]), **facts)
             return cls(scores=dict(record["scores"]), **facts)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is damaged: {error}") from None
 
     def _dealt(self, names: list[str], by: str) -> Ranking:
         """The scores, highest first, given to `names` in their order, which is then that of the ranking."""

@@ -86,7 +86,7 @@ class Registry:
             return cls(**{field: restored(value) for field, value in fields.items()})
         except InputError:
             raise
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:
             raise InputError(f"{cls.__name__}: {error}") from None
 
     def all(self) -> list[type[Any]]:

@@ -98,7 +98,7 @@ class Study:
                 old = read_json(path)
                 if old["format"] != FORMAT or not isinstance(old["settings"], Mapping):
                     raise KeyError("format")
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(f"{path} is damaged or not a study of hardy; choose another folder") from None
             if old != record:
                 raise InputError(
@@ -118,7 +118,7 @@ class Study:
         try:
             values = read_json(path)["values"]
             return Result(cell=cell, values={name: float(value) for name, value in values.items()})
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None  # damaged from outside: measure it again
 
     def _store(self, result: Result) -> None:

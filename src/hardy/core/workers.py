@@ -6,6 +6,8 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +16,13 @@ from typing import Any, Literal, TypeVar, get_args
 
 import cloudpickle
 import joblib
-import psutil
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from hardy import checks
 from hardy.errors import InputError
+from hardy.files import temporary_beside
+from hardy.reading import available_memory
 
 _log = logging.getLogger(__name__)
 Backend = Literal["local", "ray"]
@@ -29,10 +32,6 @@ KILLED = "its process was killed, once beside others and once alone; most often 
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
-_CGROUPS = (  # (limit, use, statistics, the statistic that counts what can be given back), version 2 and version 1
-    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-)
 
 
 def check_workers(backend: str, workers: int | None) -> None:
@@ -40,17 +39,6 @@ def check_workers(backend: str, workers: int | None) -> None:
     checks.one_of("backend", backend, get_args(Backend))
     if workers is not None:
         checks.integer("workers", workers, at_least=1)
-
-
-def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that may still be taken: of the machine, or of the container if that has less."""
-    free = psutil.virtual_memory().available
-    for limit, use, statistics, given_back in _CGROUPS:
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-            most, used = (int((cgroup / name).read_text()) for name in (limit, use))
-            facts = dict(line.split() for line in (cgroup / statistics).read_text().splitlines())
-            free = min(free, max(0, most - used + int(facts.get(given_back, 0))))
-    return free
 
 
 def worker_count(asked: int | None, jobs: int, memory: int) -> tuple[int, str]:
@@ -113,7 +101,7 @@ def _in_processes(
 ) -> Iterator[Found]:
     """The results of processes; after a kill those under way one by one, then the rest in one process fewer."""
     left = dict(enumerate(jobs))
-    with tempfile.TemporaryDirectory(prefix="hardy-") as folder:
+    with _temporary_folder() as folder:
         path = os.path.join(folder, "shared.pt")
         torch.save(shared, path, pickle_module=cloudpickle)
         while left:
@@ -147,7 +135,21 @@ def _processes(
             yield from parallel(joblib.delayed(_process_job)(run, path, index, job) for index, job in jobs)
 
 
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder for as long as it is needed; one that a killed process left is removed by the next."""
+    folder = temporary_beside(Path(tempfile.gettempdir()) / "hardy-workers")
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _process_job(run: Callable[[Any, Job], Found], path: str, index: int, job: Job) -> tuple[int, Found]:
+    # Ctrl-C reaches the whole group. A worker that it stopped in the middle of an edit would take its next job with a
+    # model that is neither the old one nor the new one; the process that started it ends it instead.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     return index, _on_one_thread(run, _mapped(path), job)
 
 

@@ -8,6 +8,7 @@ that repeat the first one's cost a byte.
 from __future__ import annotations
 
 import dataclasses
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -20,12 +21,14 @@ from hardy.fields.entropy import Reader, Writer
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, LinearCodes, Requantization, UnitCodes
 from hardy.fields.tables import TABLE_REACH, wavelet_tables
 from hardy.files import write_atomic
+from hardy.reading import reading
 
 MAGIC, VERSION = b"\x93hrd", 1
 KINDS = ("field", "image", "video", "audio")
 UNITS = ("sine", "quad", "triangle", "finer", "gauss", "relu", "wavelet", "table")
 _NUMBERS = {"finer": 2, "wavelet": 1}
 _HEAD = struct.Struct("<4sBI")
+_POINTS_PER_BYTE, _LEAST_POINTS = 2**14, 2**22
 _MOST_FIELDS, _MOST_LAYERS, _MOST_WIDTH = 2**12, 64, 2**12
 _LARGEST_BIAS, _LARGEST_FACTOR, _LARGEST_SHIFT = 2**45, 2**24, 62
 
@@ -71,20 +74,29 @@ def save_fields(models: Sequence[IntegerModel], path: str | Path, contents: Cont
     return len(data)
 
 
-def load_fields(path: str | Path) -> tuple[list[IntegerModel], Contents]:
+def load_fields(path: str | Path, *, most_points: int | None = None) -> tuple[list[IntegerModel], Contents]:
     """The fields of a file, and what they show.
 
+    Args:
+        path: of the file.
+        most_points: pixels or samples, all fields together, that the file may declare. By default 2^14 for each of its
+            bytes, and at least 2^22, so that a few bytes cannot ask for gigabytes.
+
     Raises:
-        InputError: the file is missing, empty, truncated, changed, of another program, or of a newer hardy.
+        InputError: the file is missing, empty, truncated, changed, of another program, or of a newer hardy; or it
+            declares more points.
     """
-    try:
+    with reading(path):
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    try:
-        return unpacked(data)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        models, contents = unpacked(data)
+        most = max(_LEAST_POINTS, _POINTS_PER_BYTE * len(data)) if most_points is None else most_points
+        if (points := sum(math.prod(grid) for grid in contents.grids)) > most:
+            sizes = " x ".join(map(str, max(contents.grids, key=math.prod)))
+            raise InputError(
+                f"{len(data)} bytes declare {points} points (up to {sizes}), more than the {most} that are allowed; "
+                "most_points (--most-points) allows more"
+            )
+        return models, contents
 
 
 def unpacked(data: bytes) -> tuple[list[IntegerModel], Contents]:

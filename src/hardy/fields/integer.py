@@ -10,8 +10,10 @@ is int64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +25,7 @@ from hardy.fields.signals import PEAK, Signal
 from hardy.fields.units import Unit, unit_of
 from hardy.ops.fixed_point import divide, rescale, sine_quarter_table, wave
 from hardy.ops.hadamard import hadamard_transform
+from hardy.reading import check_room
 
 _POINTS_AT_ONCE = 32768
 
@@ -123,6 +126,9 @@ class IntegerField(nn.Module):
 
     def render(self, grid: Sequence[int]) -> torch.Tensor:
         """Values times 2^F at the centres of a grid's cells, (*grid, channels) int64, not clipped."""
+        last: Any = self.layers[-1]
+        numbers = 2 * len(grid) + 5 * len(last.bias)  # for each point, of 8 bytes: places, values and their copies
+        check_room(f"a grid of {' x '.join(map(str, grid))}", 8 * numbers * math.prod(grid), "a smaller scale fits")
         numerators = torch.from_numpy(grid_numerators(grid)).to(self.get_buffer("sine").device)
         return self.codes(numerators, tuple(grid)).reshape(*grid, -1)
 

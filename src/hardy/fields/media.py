@@ -76,6 +76,8 @@ def _save_picture(samples: np.ndarray, path: Path) -> None:
     try:
         write_atomic(path, lambda temporary: picture.save(temporary, format=form))
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a full disk, not the format
         raise InputError(f"{path}: {form} cannot hold this picture ({error}); .png can") from None
 
 

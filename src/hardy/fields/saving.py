@@ -7,15 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from hardy import checks
 from hardy.core.checkpoint import digest
 from hardy.errors import InputError
 from hardy.fields.activations import KINDS
 from hardy.fields.field import Field
 from hardy.fields.shared import SharedField
 from hardy.files import write_atomic
+from hardy.reading import reading
 
 FORMAT, VERSION = "hardy-field", 1
 
@@ -50,24 +52,34 @@ def load_field(path: str | Path) -> Field | SharedField:
     Raises:
         InputError: the file is missing, damaged, of another program, or newer than this hardy.
     """
-    try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read the field {path}: {error}") from None
+    with reading(path, "the field"), safe_open(str(path), "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is no field of hardy")
     if metadata.get("version") != str(VERSION):
         raise InputError(f"{path} is of version {metadata.get('version')}; this hardy reads version {VERSION}")
     if metadata.get("digest") != digest(tensors.values()):
         raise InputError(f"{path} is damaged: its weights are not those that were saved")
-    try:
+    with reading(path):
         kind = json.loads(metadata["activation"])
         settings = json.loads(metadata["settings"])
         made = {"Field": Field, "SharedField": SharedField}[metadata["class"]]
+        _check_settings(settings, tensors)
         field = made(**settings, activation=KINDS[kind.pop("name")](**kind))
         field.load_state_dict(tensors, assign=True)  # keeps their dtype
-    except (InputError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
     return field
+
+
+def _check_settings(settings: Any, tensors: dict[str, Any]) -> None:
+    """Refuse settings of a field much larger than its stored tensors, before it is built."""
+    sizes = {name: checks.integer(name, value, at_least=0) for name, value in settings.items() if name != "share"}
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    for name, value in sizes.items():
+        if value > max(stored, 2**16) and name != "seed":
+            raise InputError(f"its settings say {name} {value}, and it holds {stored} numbers")
+    layers = max(sizes.get(name, 0) for name in ("hidden_layers", "shared_layers", "images"))
+    if layers > len(tensors):
+        raise InputError(f"its settings say {layers} layers or images, and it holds {len(tensors)} tensors")
+    if sizes["hidden_features"] ** 2 > 16 * max(stored, 2**16):
+        raise InputError(f"its settings say layers of {sizes['hidden_features']}, and it holds {stored} numbers")

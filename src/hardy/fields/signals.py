@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ import torch
 from hardy import checks
 from hardy.errors import InputError, near_misses
 from hardy.evaluate import psnr
+from hardy.reading import check_room, reading
+
+_BYTES_PER_POINT = 40
+"""That a picture takes on its way to a signal: pixels, floats and coordinates, with their copies."""
 
 PEAK = 2.0
 """Of values in [-1, 1]."""
@@ -149,12 +154,10 @@ def audio(source: str | Path | np.ndarray, samples: int | None = None) -> Signal
     if isinstance(source, str | Path):
         from scipy.io import wavfile
 
-        try:
-            sound = wavfile.read(source)[1]
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read the sound {source}: {error}") from None
-    else:
-        sound = np.asarray(source)
+        with reading(source, "the sound"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that say something else
+            return audio(wavfile.read(source)[1], samples=samples)
+    sound = np.asarray(source)
     if sound.ndim not in (1, 2) or not sound.size:
         raise InputError(f"a sound is (samples,) or (samples, tracks), got shape {sound.shape}")
     if samples is not None and (type(samples) is not int or not 1 <= samples <= len(sound)):
@@ -195,13 +198,11 @@ def _pixels(source: Any) -> np.ndarray:
     from PIL import Image, ImageOps
 
     if isinstance(source, str | Path):
-        try:
+        with reading(source, "the picture"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the memory is asked for instead
             with Image.open(source) as opened:
+                _check_size(opened)
                 return _pixels(ImageOps.exif_transpose(opened))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"cannot read the picture {source}: {error}") from None
     if isinstance(source, Image.Image):
         source = np.asarray(_plain(source))
     pixels = np.asarray(source)
@@ -242,11 +243,18 @@ def _frames(source: Any) -> list[Any]:
     if path.is_dir():
         kinds = Image.registered_extensions()
         return sorted(file for file in path.iterdir() if file.suffix.lower() in kinds)
-    try:
+    with reading(path, "the video"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as opened:
+            _check_size(opened, getattr(opened, "n_frames", 1))
             return [frame.convert("RGB") for frame in ImageSequence.Iterator(opened)]
-    except OSError as error:
-        raise InputError(f"cannot read the video {path}: {error}") from None
+
+
+def _check_size(picture: Any, frames: int = 1) -> None:
+    """Refuse what does not fit into memory as a signal, before its pixels are unpacked."""
+    width, height = picture.size
+    what = f"a picture of {width} x {height}" + (f" with {frames} frames" if frames > 1 else "")
+    check_room(what, _BYTES_PER_POINT * width * height * frames)
 
 
 def _centre(pixels: torch.Tensor, size: int | tuple[int, int] | None) -> torch.Tensor:

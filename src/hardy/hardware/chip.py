@@ -22,6 +22,7 @@ from hardy.hardware.device import (
     FittedDevice,
     LogNormalDevice,
     ProportionalDevice,
+    check_size,
     device_from_dict,
 )
 from hardy.hardware.flash import Sonos
@@ -29,6 +30,7 @@ from hardy.hardware.noise import AdditiveNoise, LogNormalNoise, ProportionalNois
 from hardy.hardware.pcm import PCM, FoundationPCM, HermesPCM
 from hardy.hardware.reram import ReramCMO, ReramWan
 from hardy.hardware.table import TableDevice
+from hardy.reading import reading
 
 WeightRange = Literal["tensor", "channel", "tile"]
 Compensation = Literal["none", "tensor", "channel"]
@@ -90,6 +92,7 @@ class Chip:
             raise InputError(f"device must be a Device, got {self.device!r}")
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checks.unwrapped(getattr(self, field.name)))
+            check_size(field.name, getattr(self, field.name))
         for name in ("tile_rows", "tile_columns"):
             checks.integer(name, getattr(self, name), at_least=1)
         for name in ("dac_bits", "adc_bits"):
@@ -210,7 +213,8 @@ class Chip:
         if name.endswith(".json"):
             return Chip.load(name)
         if name.endswith(".csv"):
-            return dataclasses.replace(Chip.preset("reram-wan"), device=TableDevice.from_csv(name))
+            with reading(name):
+                return dataclasses.replace(Chip.preset("reram-wan"), device=TableDevice.from_csv(name))
         return Chip.preset(name)
 
     @staticmethod
@@ -256,7 +260,8 @@ class Chip:
         """
         if not Path(path).is_file():
             raise InputError(f"chip file {path} does not exist")
-        return Chip.from_dict(read_json(path))
+        with reading(path):
+            return Chip.from_dict(read_json(path))
 
 
 def _eight_bits(device: Device, size: int = 256, **fields: Any) -> Chip:

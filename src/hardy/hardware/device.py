@@ -21,6 +21,9 @@ from hardy import checks
 from hardy.core.registry import Registered
 from hardy.errors import InputError
 
+LARGEST = 1e9
+"""The largest number that a cell or its periphery may have, in its own units: products of it fit into float32."""
+
 
 def polynomial(coefficients: Sequence[float], x: torch.Tensor) -> torch.Tensor:
     """`sum_i coefficients[i] * x ** i`, lowest order first."""
@@ -55,12 +58,17 @@ class Device(Registered, abc.ABC, group="hardy.devices"):
         for field in dataclasses.fields(self):
             value = checks.unwrapped(getattr(self, field.name))
             object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
+            check_size(field.name, value)
         self.check()
 
     def check(self) -> None:
         """Raise `InputError` for a field out of range."""
         checks.number("g_min", self.g_min, at_least=0)
         checks.number("g_max", self.g_max, above=self.g_min)
+        if self.g_max - self.g_min < 1 / LARGEST:
+            raise InputError(
+                f"g_min and g_max must be at least {1 / LARGEST:g} uS apart, got {self.g_min}, {self.g_max}"
+            )
 
     @abc.abstractmethod
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
@@ -227,6 +235,15 @@ class FittedDevice(Device):
         require_seconds(seconds, 0, "a cell known by its programming error")
         held = target + polynomial(self.coefficients, target).clamp(min=0) * normals[0]
         return held.clamp(min=0) if self.truncated else held
+
+
+def check_size(name: str, value: Any) -> None:
+    """Refuse numbers, in any nesting, whose squares and products float32 cannot hold: no cell has them."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            check_size(name, item)
+    elif isinstance(value, int | float) and abs(value) > LARGEST and value not in (math.inf, -math.inf):
+        raise InputError(f"{name} must be a number up to {LARGEST:g} in size, as a cell has it, got {value!r:.40}")
 
 
 def device_from_dict(record: Mapping[str, Any]) -> Device:

@@ -15,7 +15,7 @@ import torch
 
 from hardy import checks
 from hardy.errors import InputError
-from hardy.hardware.device import Device, require_seconds
+from hardy.hardware.device import LARGEST, Device, require_seconds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,10 @@ class TableDevice(Device):
                     f"{name} must hold one entry per level ({len(self.levels)}), got {len(getattr(self, name))}"
                 )
         for level, group in zip(self.levels, self.samples, strict=False):
-            if len(group) < 2 or not all(math.isfinite(value) for value in group):
+            if len(group) < 2:
                 raise InputError(f"samples at level {level:g} must be at least 2 finite numbers, got {len(group)}")
+            for value in group:
+                checks.number(f"samples at level {level:g}", value)
         if not self.levels[0] <= self.g_min < self.g_max <= self.levels[-1]:
             raise InputError(
                 f"g_min and g_max must lie within the levels {self.levels[0]:g} to {self.levels[-1]:g} uS, "
@@ -95,6 +97,8 @@ class TableDevice(Device):
             if len(numbers) != len(header) or not all(map(math.isfinite, numbers)):
                 raise InputError(f"table {path}, line {number}: expected {len(header)} finite numbers, got {row}")
             values.append(tuple(value * _UNITS[unit or "us"] for value in numbers))
+            if max(map(abs, values[-1])) > LARGEST:
+                raise InputError(f"table {path}, line {number}: no cell conducts {','.join(row)}")
         levels = tuple(sorted({numbers[0] for numbers in values}))
         if unit is None and levels and max(levels) < 0.01:
             raise InputError(

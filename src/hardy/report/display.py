@@ -1,10 +1,8 @@
 """How numbers and names look to a reader: the same in terminal, Markdown, HTML and plots."""
 
 import math
-import re
 
-_BREAKS = re.compile(r"[ \t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+from hardy.errors import printable
 
 
 def format_number(value: float | int) -> str:
@@ -44,11 +42,3 @@ def format_cell(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{printable(str(key))} {format_cell(item)}" for key, item in value.items())
     return printable(str(value))
-
-
-def printable(text: str) -> str:
-    """`text` on one line: tabs and line breaks as spaces, other control characters as U+FFFD.
-
-    Terminals obey control characters, SVG and HTML forbid them, and a table cell has one line.
-    """
-    return _FORBIDDEN.sub("\ufffd", _BREAKS.sub(" ", text).strip(" "))

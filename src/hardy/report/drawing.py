@@ -16,7 +16,8 @@ import numpy as np
 from matplotlib import colors, patheffects, ticker
 from matplotlib.axes import Axes
 
-from hardy.report.display import format_number, printable
+from hardy.errors import printable
+from hardy.report.display import format_number
 
 if TYPE_CHECKING:
     from hardy.report.figures import Bars, BarSeries, HeatMap, Lines, Series

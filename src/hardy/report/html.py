@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from hardy.report.display import format_cell, printable
+from hardy.errors import printable
+from hardy.report.display import format_cell
 from hardy.report.figures import Figure, HeatMap
 from hardy.report.pictures import Pictures
 from hardy.report.tables import PageTable, data_table, row_table

@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hardy.report.display import format_cell, printable
+from hardy.errors import printable
+from hardy.report.display import format_cell
 from hardy.report.tables import PageTable, data_table, row_table
 
 if TYPE_CHECKING:

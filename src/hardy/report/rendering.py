@@ -16,8 +16,8 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 
+from hardy.errors import printable
 from hardy.files import write_atomic
-from hardy.report.display import printable
 from hardy.report.drawing import CONTROL, GRID, INK, PALETTE, PAPER
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hardy.checks import integer, items, text, texts
-from hardy.errors import InputError, near_misses
+from hardy.errors import InputError, near_misses, printable
 from hardy.files import from_json, to_json, write_text
-from hardy.report.display import printable
+from hardy.reading import reading
 from hardy.report.fields import free, real, scalar, store
 from hardy.report.figures import KINDS, Figure, figure_from_json, figure_to_json, record_fields
 from hardy.report.tables import terminal_table
@@ -258,12 +258,8 @@ class Report:
         file = path / FILES[0] if path.is_dir() else path
         if not file.is_file():
             raise InputError(f"no report at {path}: expected {FILES[0]} or a folder that holds it")
-        try:
+        with reading(file):
             return cls.from_json(file.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise InputError(f"{file}: the report is not JSON: it is not UTF-8 text") from None
-        except InputError as error:
-            raise InputError(f"{file}: {error}") from None
 
 
 def _row(value: Any, name: str) -> Row:

@@ -8,7 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from hardy.report.display import format_cell, format_measurement, format_number, printable
+from hardy.errors import printable
+from hardy.report.display import format_cell, format_measurement, format_number
 
 if TYPE_CHECKING:
     from hardy.report import Row

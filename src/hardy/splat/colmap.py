@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from hardy.errors import InputError
-from hardy.splat.photos import PosedImage
+from hardy.reading import reading
+from hardy.splat.photos import PosedImage, photo_in
 
 # Number in binary files: name, how many parameters.
 _MODELS = {
@@ -30,8 +31,10 @@ def model_folder(path: Path) -> Path | None:
     return None
 
 
-def read(model: Path, images: Path) -> tuple[list[PosedImage], np.ndarray, np.ndarray]:
+def read(model: Path, images: Path, outside: bool = False) -> tuple[list[PosedImage], np.ndarray, np.ndarray]:
     """The photos of a model, in the folder `images`, and its points and their colors (0 to 1).
+
+    `outside` is whether names of photos may lead out of that folder.
 
     Raises:
         InputError: a file is missing, damaged or cut short, or a camera model is unknown.
@@ -45,13 +48,14 @@ def read(model: Path, images: Path) -> tuple[list[PosedImage], np.ndarray, np.nd
     tables: list[Any] = []
     for name, reader in zip(("cameras", "images", "points3D"), readers, strict=True):
         file = model / f"{name}{kind}"
-        try:
+        with reading(file):
             tables.append(reader(file))
-        except (ValueError, IndexError, struct.error, KeyError, UnicodeDecodeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{file} is damaged or cut short: {error}") from None
     cameras, poses, cloud = tables
+    with reading(model):
+        return _posed(model, images, cameras, poses, outside), *_colored(cloud)
+
+
+def _posed(model: Path, images: Path, cameras: dict[int, Any], poses: list[Any], outside: bool) -> list[PosedImage]:
     images_of_model = []
     for name, camera, quat, translation in poses:
         if camera not in cameras:
@@ -59,12 +63,18 @@ def read(model: Path, images: Path) -> tuple[list[PosedImage], np.ndarray, np.nd
         k, distortion, width, height = cameras[camera]
         viewmat = np.eye(4)
         viewmat[:3, :3], viewmat[:3, 3] = _rotation(quat, name), translation
-        size = {"width": width, "height": height}
         images_of_model.append(
-            PosedImage(file=images / name, name=name, viewmat=viewmat, K=k, distortion=distortion, **size)
-        )
+            PosedImage(
+                file=photo_in(images, name, model, outside), name=name, viewmat=viewmat, K=k, distortion=distortion,
+                width=width, height=height,
+            )
+        )  # fmt: skip
+    return images_of_model
+
+
+def _colored(cloud: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     points = np.array([point[:3] for point in cloud], dtype=float).reshape(-1, 3)
-    return images_of_model, points, np.array([point[3:6] for point in cloud], dtype=float).reshape(-1, 3) / 255
+    return points, np.array([point[3:6] for point in cloud], dtype=float).reshape(-1, 3) / 255
 
 
 def _rotation(quat: np.ndarray, name: str) -> np.ndarray:

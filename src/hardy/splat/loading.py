@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from hardy.errors import InputError
+from hardy.reading import reading
 from hardy.splat import colmap, memory, transforms
 from hardy.splat.lens import undistorted
 from hardy.splat.photos import SUFFIXES, PosedImage, photo_size, read_pixels
@@ -21,6 +22,7 @@ def load_scene(
     masks: str | Path | None = None,
     downscale: int = 1,
     hold_out_every: int = 8,
+    outside: bool = False,
 ) -> Scene:
     """Read posed photos: a COLMAP folder, or a transforms.json of Nerfstudio or instant-ngp.
 
@@ -31,6 +33,8 @@ def load_scene(
         masks: a folder of images with the photos' names, white where the photo counts; a missing one means everywhere.
         downscale: whole factor by which photos are made smaller.
         hold_out_every: every so many-th photo, sorted by name, beginning with the first, is held out; 0 for none.
+        outside: whether a scene's files may name photos and points outside the scene's folder; only for a scene whose
+            author you trust.
 
     Raises:
         InputError: there is no such model, a camera model is unknown, no listed photo exists, sizes do not agree, a
@@ -42,14 +46,21 @@ def load_scene(
         raise InputError(
             f"downscale must be at least 1 and hold_out_every 0 or at least 2, got {downscale}, {hold_out_every}"
         )
-    if not path.exists():
-        raise InputError(f"there is no {path}")
+    with reading(path):
+        if not path.exists():
+            raise InputError(f"there is no {path}")
+        return _loaded(path, images, masks, downscale, hold_out_every, outside)
+
+
+def _loaded(
+    path: Path, images: str, masks: str | Path | None, downscale: int, hold_out_every: int, outside: bool
+) -> Scene:
     file = path / "transforms.json" if path.is_dir() else path
     model = colmap.model_folder(path) if path.is_dir() else None
     if model is not None:
-        listed, points, colors = colmap.read(model, path / images)
+        listed, points, colors = colmap.read(model, path / images, outside)
     elif file.name.endswith(".json") and file.is_file():
-        listed, points, colors = transforms.read(file)
+        listed, points, colors = transforms.read(file, outside)
     else:
         raise InputError(f"{path} holds no COLMAP model (sparse/0/cameras.bin or .txt) and no transforms.json")
     present = sorted((image for image in listed if image.file.is_file()), key=lambda image: image.name)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from hardy.errors import InputError
+from hardy.reading import below, reading
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -26,6 +28,20 @@ class PosedImage:
     width: int
     height: int
     distortion: tuple[float, ...] = (0.0,) * 5
+
+
+def photo_in(folder: Path, name: str, whose: Path, outside: bool) -> Path:
+    """The file that a scene's files call `name`.
+
+    Raises:
+        InputError: it lies outside `folder`, and `outside` does not allow that; the message says what does.
+    """
+    if outside:
+        return folder / name
+    try:
+        return below(folder, name, whose)
+    except InputError as error:
+        raise InputError(f"{error}; outside=True (--outside) reads it nevertheless") from None
 
 
 def photo_size(file: Path) -> tuple[int, int]:
@@ -47,8 +63,7 @@ def read_pixels(file: Path, mode: str) -> np.ndarray:
 
 
 def _read(file: Path, look: Callable[[Image.Image], Any]) -> Any:
-    try:
+    with reading(file, "the image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the memory is asked for instead
         with Image.open(file) as image:
             return look(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} is not a readable image: {error}") from None

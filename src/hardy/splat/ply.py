@@ -4,6 +4,7 @@ Layout: x y z nx ny nz f_dc_0..2 f_rest_0.. opacity scale_0..2 rot_0..3, float32
 logarithms, rotations are w first, and f_rest is channel-major: all coefficients of red, then green, then blue.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from hardy.errors import InputError
 from hardy.files import write_atomic
+from hardy.reading import reading
 
 Parameters = dict[str, torch.Tensor]
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
@@ -25,6 +27,7 @@ _TYPES = {
     **dict.fromkeys(("double", "float64"), "f8"),
 }
 _MAX_HEADER = 1 << 16
+_COUNT = re.compile(r"[0-9]{1,18}")
 
 
 def save_ply(parameters: Parameters, path: str | Path) -> None:
@@ -61,6 +64,11 @@ def load_ply(path: str | Path) -> Parameters:
         InputError: it is no PLY file of Gaussians, it is cut short, a value is not finite, a quaternion is zero,
             or a scale is zero or infinite.
     """
+    with reading(path):
+        return _gaussians(path)
+
+
+def _gaussians(path: str | Path) -> Parameters:
     columns = read_vertices(path)
     rest = sum(name.startswith("f_rest_") for name in columns)
     wanted = ["x", "y", "z", "opacity", *(f"f_dc_{i}" for i in range(3)), *(f"f_rest_{i}" for i in range(rest))]
@@ -127,7 +135,12 @@ def read_vertices(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: it is not such a file, or it is cut short.
     """
-    data = Path(path).read_bytes()
+    with reading(path):
+        return _vertices(Path(path))
+
+
+def _vertices(path: Path) -> dict[str, np.ndarray]:
+    data = path.read_bytes()
     head, mark, body = data[: _MAX_HEADER + 11].partition(b"end_header")
     if not data.startswith(b"ply") or not mark:
         raise InputError(f"{path} is not a PLY file")
@@ -141,7 +154,7 @@ def read_vertices(path: str | Path) -> dict[str, np.ndarray]:
             layout = line[1]
         elif line[0] == "element" and len(line) == 3:
             elements += 1
-            if elements == 1 and (line[1] != "vertex" or not line[2].isdigit()):
+            if elements == 1 and (line[1] != "vertex" or not _COUNT.fullmatch(line[2])):
                 raise InputError(f"{path} must begin with vertices, not with {' '.join(line[1:])}")
             count = int(line[2]) if elements == 1 else count
         elif line[0] == "property" and elements == 1:

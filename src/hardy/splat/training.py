@@ -18,6 +18,7 @@ from hardy.core.checkpoint import Checkpoint, digest
 from hardy.core.progress import progress
 from hardy.core.rng import generator
 from hardy.errors import InputError
+from hardy.reading import reading
 from hardy.splat import memory
 from hardy.splat.options import Options
 from hardy.splat.ply import NAMES, Parameters, check_gaussians, load_ply, save_ply
@@ -174,7 +175,7 @@ def _restored(
     Raises:
         InputError: something is missing from it.
     """
-    try:
+    with reading(path):
         for name, old in list(params.items()):
             params[name] = torch.nn.Parameter(saved["params"][name].to(old.device))
             optimizers[name].param_groups[0]["params"] = [params[name]]
@@ -186,8 +187,6 @@ def _restored(
         for key, value in saved["state"].items():
             state[key] = value.to(device) if isinstance(value, torch.Tensor) else value
         return {key: saved["record"][key] for key in ("step", "seconds", "pairs", "history")}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error!r:.200}") from None
 
 
 def _step(

@@ -57,6 +57,22 @@ def conditions(
     return tuple(grid)
 
 
+def check_rankable(model: nn.Module, members: Mapping[str, Sequence[Site]], method: WeightMethod, by: str) -> None:
+    """Say before anything is measured that `method` can break no part of `model`: what it does is tried and undone.
+
+    Raises:
+        InputError: there are no parts, or it fails on all of them; the message says how on the first.
+    """
+    reasons = []
+    for name, sites in members.items():
+        try:
+            dataclasses.replace(method, select=tuple(exactly(site) for site in sites)).apply(model).undo()
+            return
+        except InputError as error:
+            reasons.append(f"{name}: {error}")
+    raise InputError(f"nothing can be ranked by {by}: {reasons[0] if reasons else 'no part is selected'}")
+
+
 def ranking(results: Results, grid: Sequence[Condition], by: str, unit: str, damage: str) -> Ranking:
     """Units by the mean increase of the loss over the intact model, the first of `grid`.
 
@@ -77,6 +93,9 @@ def ranking(results: Results, grid: Sequence[Condition], by: str, unit: str, dam
     rows = {each.name: each.row(results, lambda values: values["loss"], metric="loss") for each in grid}
     loss: Any = rows[intact.name]
     scores = {each.name: row.value - loss.value for each in broken if (row := rows[each.name]) is not None}
+    if not scores:
+        reason = (results.of(broken[0])[0].error or "").strip().splitlines()[-1:] if broken else ["there is none"]
+        raise InputError(f"nothing can be ranked by {by}: no part was measured; {''.join(reason)}")
     if len(scores) < len(broken):
         lost = [each for each in broken if each.name not in scores]
         reason = (results.of(lost[0])[0].error or "").strip().splitlines()[-1]
@@ -112,6 +131,7 @@ def _by_cells(
     members = units(selection.select(subject.model, method.select), unit)
     if not seeds:
         raise InputError("seeds must hold at least one chip instance, got none")
+    check_rankable(subject.model, members, method, by)
     grid = conditions(members, method, seeds)
     largest = max(sum(weight_of(subject.model, site).numel() for site in sites) for sites in members.values())
     study = study_of(subject, "locate", out=None, weights=4 * largest / subject.size)

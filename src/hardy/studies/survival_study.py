@@ -152,6 +152,8 @@ def survival(
     damages = {by: fragility.describe(by, plan.break_bits, plan.break_noise) for by in ("rtn", "noise")}
     chips = range(min(plan.n_seeds, 2))  # one layer's noise averages out over the whole ranking
     alone = units(sites, "projection")
+    for by in damages:
+        fragility.check_rankable(subject.model, alone, plan.breaking(by, plan.select), by)
     located = {by: fragility.conditions(alone, plan.breaking(by, plan.select), chips) for by in damages}
     whole = plan.whole_model()
     conditions = [unmodified(), *(each for group in whole.values() for each in group.values())]

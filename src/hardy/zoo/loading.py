@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from hardy import checks
 from hardy.core.artefact import RECORD, no_progress_bars, read_record, remember
-from hardy.core.workers import available_memory
+from hardy.core.declared import check_declared
 from hardy.deprecation import renamed
-from hardy.errors import InputError, near_misses
+from hardy.errors import InputError, near_misses, shortened
 from hardy.files import read_json
+from hardy.reading import available_memory, reading
 
 WEIGHTS = Path(__file__).parent / "weights"
 FLOATS = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
@@ -97,9 +98,15 @@ def load(
         source = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
         dtype = torch.float32 if dtype == "auto" else dtype
     config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
-        raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
-    _check_room(name, place, config, dtype)
+    with reading(name, "model"):
+        if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
+            raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
+    made = _reading(
+        name,
+        "configuration",
+        lambda: check_declared(place, config, lambda: AutoModelForCausalLM.from_config(config)),
+    )
+    _check_room(name, made, dtype)
     model, info = _reading(
         name,
         "weights",
@@ -145,14 +152,12 @@ def stored_dtype(name: str) -> torch.dtype | None:
     return found if isinstance(found, torch.dtype) else None
 
 
-def _check_room(name: str, place: Path, config: Any, dtype: torch.dtype | str) -> None:
-    """Refuse a model whose weights do not fit into the free memory, before the machine swaps."""
-    files = [place] if place.is_file() else list(place.glob("*.safetensors"))
+def _check_room(name: str, made: torch.nn.Module, dtype: torch.dtype | str) -> None:
+    """Refuse a model, `made` on the meta device, whose weights do not fit into the free memory."""
     free = available_memory()
-    if dtype == "auto" or 8 * sum(file.stat().st_size for file in files) < free:
-        return  # no weight takes less than half a byte on disk
-    with torch.device("meta"):
-        count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    if dtype == "auto":
+        return
+    count = sum(p.numel() for p in made.parameters())
     needed = count * dtype.itemsize  # pyright: ignore[reportAttributeAccessIssue]
     if needed > free:
         kind = str(dtype).removeprefix("torch.")
@@ -237,7 +242,7 @@ def _reading(name: str, part: str, read: Any) -> Any:
         with no_progress_bars():
             return read()
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = shortened(error, 300) or type(error).__name__
         raise InputError(f"cannot read the {part} of model {name!r}: {reason}") from error
 
 

@@ -18,6 +18,7 @@ from hardy.core.progress import progress
 from hardy.core.rng import derive
 from hardy.errors import InputError
 from hardy.files import follow_umask, write_json, write_text
+from hardy.reading import reading
 from hardy.zoo.recipe import Data, Recipe
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -158,7 +159,9 @@ def _save(
     states = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
     checkpoint.save({"steps": steps, "step": line["step"], "seconds": line["seconds"], **states})
     log = checkpoint.path.with_name(LOG)
-    lines = [json.loads(text) for text in log.read_text().splitlines()] if log.is_file() else []
+    with reading(log):
+        lines = [json.loads(text) for text in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+        lines = [{**line, "step": checks.integer("step", line["step"])} for line in lines]
     lines = [old for old in lines if old["step"] < line["step"]] + [line]
     write_text(log, "".join(json.dumps(entry) + "\n" for entry in lines))
 
@@ -177,15 +180,16 @@ def _resume(
     state = checkpoint.load()
     if state is None:
         return 0, 0.0
-    if steps != state["steps"] and recipe.learning_rate(state["step"] - 1, state["steps"]) < 1:
-        raise InputError(
-            f"steps={steps}: the learning rate of {checkpoint.path} is already falling (or still rising) for "
-            f"{state['steps']} steps at step {state['step']}; go on with {state['steps']}, or train anew elsewhere"
-        )
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"], state["seconds"]
+    with reading(checkpoint.path):
+        if steps != state["steps"] and recipe.learning_rate(state["step"] - 1, state["steps"]) < 1:
+            raise InputError(
+                f"steps={steps}: the learning rate of {checkpoint.path} is already falling (or still rising) for "
+                f"{state['steps']} steps at step {state['step']}; go on with {state['steps']}, or train anew elsewhere"
+            )
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        return checks.integer("step", state["step"], at_least=0), checks.number("seconds", state["seconds"])
 
 
 def _finish(
