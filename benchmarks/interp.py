@@ -61,7 +61,9 @@ def located(model: Any, tokenizer: Any, n: int) -> Result:
     raw: dict[str, Any] = {}
     for name, task in tasks(tokenizer, n).items():
         clean, corrupt = (interp.scores(model, task, side) for side in ("clean", "corrupt"))
-        found += rows(name, score_clean=mean_of(clean.tolist(), "nats"), score_corrupt=mean_of(corrupt.tolist(), "nats"))
+        found += rows(
+            name, score_clean=mean_of(clean.tolist(), "nats"), score_corrupt=mean_of(corrupt.tolist(), "nats")
+        )
         found += rows(name, accuracy=(clean > 0).float().mean().item())
         rankings: dict[str, Ranking] = {}
         for by, options in {
@@ -88,7 +90,9 @@ def located(model: Any, tokenizer: Any, n: int) -> Result:
         for by, ranking in rankings.items():
             if by != "patching":
                 agreement = exact.agreement(ranking).spearman
-                found += rows(f"{name}: {by}", spearman_with_patching=agreement, top_10_shared=overlap(exact, ranking, 10))
+                found += rows(
+                    f"{name}: {by}", spearman_with_patching=agreement, top_10_shared=overlap(exact, ranking, 10)
+                )
         top = interp.knocked_out(model, task, exact.top(10))
         span = (clean.mean() - corrupt.mean()).item()
         found += rows(f"{name}: patching", effect_lost=(clean.mean().item() - top) / span)
@@ -106,8 +110,12 @@ def steered(model: Any, tokenizer: Any, n: int) -> Result:
     """Directions from 40 pairs, layers chosen on 20 others, judged on the neutral prompts and on text."""
     found: list[Row] = []
     notes = []
-    neutral = [f"I went to see the {thing} yesterday. I thought that it was" for thing in ("film", "play", "show", "band")]
-    neutral += [f"My friend told me about the {thing}. She said that it was" for thing in ("book", "hotel", "game", "song")]
+    neutral = [
+        f"I went to see the {thing} yesterday. I thought that it was" for thing in ("film", "play", "show", "band")
+    ]
+    neutral += [
+        f"My friend told me about the {thing}. She said that it was" for thing in ("book", "hotel", "game", "song")
+    ]
     good, bad = (
         [word for word in words if len(tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1]
         for words in (prompts.GOOD, prompts.BAD)
@@ -140,7 +148,10 @@ def steered(model: Any, tokenizer: Any, n: int) -> Result:
                 for scale in (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0):
                     with interp.SteeringVector(vector=vector, layer=layer, scale=scale).apply(model):
                         moved = interp.scores(model, judge).mean().item() - plain
-                        spilled = {f"divergence_{k}": Value(divergence(model, before[k], t), "nats/token") for k, t in ids.items()}
+                        spilled = {
+                            f"divergence_{k}": Value(divergence(model, before[k], t), "nats/token")
+                            for k, t in ids.items()
+                        }
                     found += rows(
                         f"sentiment, {condition}, scale {scale:g}", {"layer": layer, "scale": scale},
                         shift=Value(moved, "nats"), **spilled,
@@ -173,9 +184,7 @@ def edges(model: Any, tokenizer: Any, n: int) -> Result:
     clean = interp.scores(model, task).mean().item()
     found += rows("unmodified", {"edges": whole.graph.edges}, score=Value(clean, "nats"))
     kept = circuit.faithfulness(model, task, whole.top, whole.graph, sizes=SIZES, batch=4)
-    chance = circuit.faithfulness(
-        model, task, lambda k: whole.random(k, 0), whole.graph, sizes=SIZES, batch=4
-    )
+    chance = circuit.faithfulness(model, task, lambda k: whole.random(k, 0), whole.graph, sizes=SIZES, batch=4)
     for name, curve in {"edges by EAP-IG": kept, "random edges": chance}.items():
         for size, value in zip(curve.sizes, curve.values, strict=True):
             found += rows(f"{name}, {size:.1%} of all", {"size": size}, faithfulness=value)
@@ -189,7 +198,10 @@ def edges(model: Any, tokenizer: Any, n: int) -> Result:
             facts: dict[str, float] = {"score_kept": score / clean}
             try:
                 now = interp.AttributionPatching(object="head").locate(model, task)
-                facts |= {"heads_spearman": heads.agreement(now).spearman, "heads_top_10_shared": overlap(heads, now, 10)}
+                facts |= {
+                    "heads_spearman": heads.agreement(now).spearman,
+                    "heads_top_10_shared": overlap(heads, now, 10),
+                }
                 old = circuit.faithfulness(model, task, whole.top, whole.graph, sizes=(0.02, 0.1), batch=4)
                 facts |= {"old_edges_2_percent": old.values[0], "old_edges_10_percent": old.values[1]}
             except InputError as error:
@@ -199,8 +211,6 @@ def edges(model: Any, tokenizer: Any, n: int) -> Result:
     chance = [overlap(heads, heads.shuffled(seed), 10) for seed in RANDOM]
     found += rows("heads at random", seeds=RANDOM, heads_top_10_shared=mean_of(chance))
     return Result(rows=found, settings={"examples": n, "steps": 5})
-
-
 
 
 def edited(model: Any, tokenizer: Any, n: int) -> Result:
@@ -232,7 +242,8 @@ def edited(model: Any, tokenizer: Any, n: int) -> Result:
                     )
                     others = [pair for pair in known if pair[0] != country][:8]
                     stay = [
-                        says(model, tokenizer, f"The capital of {c} is") == tokenizer(f" {a}", add_special_tokens=False).input_ids[0]
+                        says(model, tokenizer, f"The capital of {c} is")
+                        == tokenizer(f" {a}", add_special_tokens=False).input_ids[0]
                         for c, a in others
                     ]
                     got["locality"].append(sum(stay) / len(stay))

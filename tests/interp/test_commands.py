@@ -48,7 +48,9 @@ def test_interpret(options: tuple[str, ...], micro_llama: Path, task: Path, tmp_
         task.write_text(task.read_text() * 2)  # two of each pair: five folds need ten
     run("interpret", micro_llama, "--task", task, *options, "--out", tmp_path / "out")
     report = Report.load(tmp_path / "out")
-    assert {"top", "at random"} <= {word for row in report.select("effect_lost") for word in ("top", "at random") if word in row.condition}
+    assert {"top", "at random"} <= {
+        word for row in report.select("effect_lost") for word in ("top", "at random") if word in row.condition
+    }
     assert (tmp_path / "out" / "ranking.json").is_file()
     assert not (tmp_path / "out" / "patching.safetensors").exists()
 
@@ -64,10 +66,40 @@ def test_a_direction_is_made_and_steers(micro_llama: Path, tmp_path: Path) -> No
     pairs.write_text("".join(json.dumps({"positive": f"{w} add", "negative": f"{w} def"}) + "\n" for w in WORDS))
     run("steer", "make", micro_llama, tmp_path / "made", "--pairs", pairs, "--gguf", tmp_path / "v.gguf")
     for file in (tmp_path / "made" / "directions.safetensors", tmp_path / "v.gguf"):
-        run("steer", micro_llama, "--vector", file, "--scale", 50, "--layer", 1, "--prompt", "def", "--tokens", 4, "--out", tmp_path / "out")
+        run(
+            "steer",
+            micro_llama,
+            "--vector",
+            file,
+            "--scale",
+            50,
+            "--layer",
+            1,
+            "--prompt",
+            "def",
+            "--tokens",
+            4,
+            "--out",
+            tmp_path / "out",
+        )
         report = Report.load(tmp_path / "out")
         assert report.value("divergence", "held-out standard-library modules") > 0
-    run("steer", micro_llama, "--vector", tmp_path / "v.gguf", "--layer", 1, "--scale", 0, "--prompt", "def", "--tokens", 4, "--out", tmp_path / "out")
+    run(
+        "steer",
+        micro_llama,
+        "--vector",
+        tmp_path / "v.gguf",
+        "--layer",
+        1,
+        "--scale",
+        0,
+        "--prompt",
+        "def",
+        "--tokens",
+        4,
+        "--out",
+        tmp_path / "out",
+    )
     assert Report.load(tmp_path / "out").value("divergence", "held-out standard-library modules") == 0
 
 

@@ -30,9 +30,7 @@ def interpret(
     mode: Annotated[
         str | None, typer.Option(help="Of patching: denoise, noise, zero, mean, resample, gaussian.")
     ] = None,
-    statistic: Annotated[
-        str | None, typer.Option(help="Of magnitude: mean, rms, max, contrast, cohen-d.")
-    ] = None,
+    statistic: Annotated[str | None, typer.Option(help="Of magnitude: mean, rms, max, contrast, cohen-d.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of attribution-patching: points that are averaged over.")] = None,
     first_token: Annotated[bool, typer.Option(help="Judge answers of several tokens by their first.")] = False,
     top: Annotated[int | None, typer.Option(help="Objects that the controls knock out; by default a tenth.")] = None,
@@ -83,7 +81,9 @@ class _Steer(TyperGroup):
         return super().resolve_command(ctx, args if known else ["text", *args])
 
 
-steer_app = typer.Typer(cls=_Steer, help="Steer a language model by a direction in its residual stream.", no_args_is_help=True)
+steer_app = typer.Typer(
+    cls=_Steer, help="Steer a language model by a direction in its residual stream.", no_args_is_help=True
+)
 
 
 @steer_app.command()

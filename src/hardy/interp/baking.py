@@ -138,7 +138,9 @@ class AblatedWeights(Method):
             new = without(weight, direction, self.strength)
             edits.swap(module, "weight", nn.Parameter(new, requires_grad=module.weight.requires_grad))
         assert any(module is embedding for module in tables)
-        for site in select(model, [role for role in ("attention.o", "mlp.down", "experts.down", "ssm.out") if _has(model, role)]):
+        for site in select(
+            model, [role for role in ("attention.o", "mlp.down", "experts.down", "ssm.out") if _has(model, role)]
+        ):
             weight = ledger.read(site)
             new = without(weight.transpose(-1, -2), direction, self.strength).transpose(-1, -2)
             ledger.write(site, weight, new, {})

@@ -95,7 +95,10 @@ class Graph:
         """What every sender writes, (senders, n, positions, d_model)."""
         parts = [seen["blocks.0.resid_pre"].unsqueeze(0)]
         for block in self.blocks:
-            parts += [seen[f"{block.label}.attn.result"].permute(2, 0, 1, 3), seen[f"{block.label}.mlp_out"].unsqueeze(0)]
+            parts += [
+                seen[f"{block.label}.attn.result"].permute(2, 0, 1, 3),
+                seen[f"{block.label}.mlp_out"].unsqueeze(0),
+            ]
         return torch.cat(parts)
 
 
@@ -183,7 +186,9 @@ def receiver_gradients(model: nn.Module, graph: Graph, task: Task, embedding: to
     points = []
     for block in graph.blocks:
         middle = "resid_mid" if block.stream.middle else "resid_pre"
-        points += [f"{block.label}.{p}" for p in dict.fromkeys(("resid_pre", "attn.q", "attn.k", "attn.v", middle, "mlp_out"))]
+        points += [
+            f"{block.label}.{p}" for p in dict.fromkeys(("resid_pre", "attn.q", "attn.k", "attn.v", middle, "mlp_out"))
+        ]
     last = f"{graph.blocks[-1].label}.resid_post"
 
     def rooted(x: torch.Tensor) -> torch.Tensor:
@@ -191,7 +196,9 @@ def receiver_gradients(model: nn.Module, graph: Graph, task: Task, embedding: to
 
     with torch.enable_grad(), hooks.patch(model, {"embed": rooted}), hooks.record(model, [*points, last]) as seen:
         score = task.score(last_logits(model, task.inputs())).sum()
-        wanted = [name for name in [*points, last] if name.rpartition(".")[2] in ("q", "k", "v", "mlp_out", "resid_post")]
+        wanted = [
+            name for name in [*points, last] if name.rpartition(".")[2] in ("q", "k", "v", "mlp_out", "resid_post")
+        ]
         at = dict(zip(wanted, torch.autograd.grad(score, [seen[n] for n in wanted], retain_graph=True), strict=True))
         found = []
         for block in graph.blocks:

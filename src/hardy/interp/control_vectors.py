@@ -63,7 +63,7 @@ def read_control_vector(path: str | Path) -> tuple[dict[int, torch.Tensor], str,
     return found, str(hint.contents()) if hint is not None else "", "control vector"
 
 
-def _gguf():  # noqa: ANN202 - a module
+def _gguf():
     try:
         import gguf
     except ImportError:

@@ -74,5 +74,3 @@ def controls(
 def overlap(first: Ranking, second: Ranking, k: int) -> float:
     """Share of the top `k` that two rankings have in common."""
     return len(set(first.top(k)) & set(second.top(k))) / k
-
-

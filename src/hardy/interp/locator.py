@@ -158,8 +158,10 @@ def per_unit(units: Sequence[Unit], values: dict[str, torch.Tensor]) -> torch.Te
         value = values[unit.point]
         key = (unit.point, unit.index is not None)
         if key not in summed:  # (n, positions) or (n, positions, units)
-            summed[key] = value.flatten(3).sum(-1) if unit.index is not None and value.ndim > 3 else (
-                value if unit.index is not None else value.flatten(2).sum(-1)
+            summed[key] = (
+                value.flatten(3).sum(-1)
+                if unit.index is not None and value.ndim > 3
+                else (value if unit.index is not None else value.flatten(2).sum(-1))
             )
         part = summed[key]
         part = part if unit.index is None else part[..., unit.index]

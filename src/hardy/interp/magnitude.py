@@ -109,7 +109,7 @@ class PrefixMatching(Locator):
 
 
 def patterns(model: nn.Module, task: Task) -> dict[str, torch.Tensor]:
-    """"blocks.3" -> attention pattern (n, head, query, key) on the clean prompts."""
+    """ "blocks.3" -> attention pattern (n, head, query, key) on the clean prompts."""
     chosen = getattr(getattr(model, "config", None), "_attn_implementation", None)
     setter = getattr(model, "set_attn_implementation", None)
     if chosen not in (None, "eager") and callable(setter):
@@ -137,7 +137,9 @@ def block_influence(model: nn.Module, task: Task) -> Ranking:
         before, after = (seen[f"{block}.{side}"].float() for side in ("resid_pre", "resid_post"))
         similarity = torch.nn.functional.cosine_similarity(before, after, dim=-1)
         scores[block] = 1 - similarity[real].mean().item()
-    return Ranking(scores=scores, meaning="1 - cosine of the stream before and after", unit="1 - cosine", by="block-influence")
+    return Ranking(
+        scores=scores, meaning="1 - cosine of the stream before and after", unit="1 - cosine", by="block-influence"
+    )
 
 
 def language_neurons(

@@ -49,7 +49,13 @@ KINDS = {
         Kind("neuron", "blocks.*.mlp.post", True, False, "one neuron of an MLP, after its nonlinearity"),
     )
 }
-_OTHER_NAMES = {"mha": "attention", "mlp": "ffn", "resid": "residual", "residual-stream": "residual", "token": "embedding"}
+_OTHER_NAMES = {
+    "mha": "attention",
+    "mlp": "ffn",
+    "resid": "residual",
+    "residual-stream": "residual",
+    "token": "embedding",
+}
 
 
 def kind_named(name: str) -> Kind:
@@ -97,7 +103,9 @@ class Unit:
         return (slice(None), positions) if self.index is None else (slice(None), positions, self.index)
 
 
-_NAME = re.compile(r"(?P<point>(?:.*\bblocks\.\d+\.[a-z_]+(?:\.[a-z_]+)?)|embed|logits)(?:\.(?P<index>\d+))?(?:@(?P<at>-\d+))?")
+_NAME = re.compile(
+    r"(?P<point>(?:.*\bblocks\.\d+\.[a-z_]+(?:\.[a-z_]+)?)|embed|logits)(?:\.(?P<index>\d+))?(?:@(?P<at>-\d+))?"
+)
 
 
 def unit_named(name: str) -> Unit:

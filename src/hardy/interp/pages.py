@@ -35,7 +35,9 @@ _CHUNK = 16
 _COLUMNS = 40
 
 
-def task_of(given: str | Path | Task, subject: Subject, *, n: int = _EXAMPLES, seed: int = 0, first_token: bool = False) -> Task:
+def task_of(
+    given: str | Path | Task, subject: Subject, *, n: int = _EXAMPLES, seed: int = 0, first_token: bool = False
+) -> Task:
     """The task of a file, or of the name of a known behaviour ("indirect-object", "greater-than", "induction").
 
     Raises:
@@ -46,7 +48,10 @@ def task_of(given: str | Path | Task, subject: Subject, *, n: int = _EXAMPLES, s
     name = str(given)
     if name in (*prompts.TASKS, "induction"):
         lines = prompts.written(name, subject.tokenizer, n, seed)
-        answers = [{key: (v,) if isinstance(v, str) else tuple(v) for key, v in r.items() if key in ("right", "wrong")} for r in lines]
+        answers = [
+            {key: (v,) if isinstance(v, str) else tuple(v) for key, v in r.items() if key in ("right", "wrong")}
+            for r in lines
+        ]
         examples = [Example(r["clean"], corrupt=r.get("corrupt"), **a) for r, a in zip(lines, answers, strict=True)]
         return Task.of(examples, subject.tokenizer, name=name, first_token=first_token).to(subject.device)
     if not Path(name).is_file():
@@ -134,7 +139,11 @@ def _interpreted(
     notes = list(task.notes)
     if judged.shuffled is not None:
         rows.append(
-            Row(metric="effect_lost", condition=f"top {judged.k} for shuffled answers", value=judged.lost(judged.shuffled))
+            Row(
+                metric="effect_lost",
+                condition=f"top {judged.k} for shuffled answers",
+                value=judged.lost(judged.shuffled),
+            )
         )
     else:
         notes.append("no ranking could be made for shuffled answers: nothing is left to explain once they are")
@@ -325,9 +334,16 @@ def find_circuit(
             for size, value in zip(curve.sizes, curve.values, strict=True)
         ]
     ranking = found.ranking()
-    rows += [Row(metric="edge", condition=e, value=ranking.scores[e], unit="share of the effect") for e in ranking.top(min(30, len(ranking)))]
+    rows += [
+        Row(metric="edge", condition=e, value=ranking.scores[e], unit="share of the effect")
+        for e in ranking.top(min(30, len(ranking)))
+    ]
     enough = next((size for size, v in zip(sizes, curves[found.by].values, strict=True) if v >= 0.8), None)
-    said = "no circuit of these sizes keeps 80 %" if enough is None else f"{enough:.1%} of the edges keep 80 % of the effect"
+    said = (
+        "no circuit of these sizes keeps 80 %"
+        if enough is None
+        else f"{enough:.1%} of the edges keep 80 % of the effect"
+    )
     figure = Lines(
         title="Faithfulness", caption="1 is the whole model, 0 the corrupt run.", x_label="share of edges",
         y_label="faithfulness", log_x=True,

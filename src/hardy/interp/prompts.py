@@ -17,13 +17,10 @@ from hardy.errors import InputError, near_misses
 from hardy.interp.task import Example, Task
 from hardy.interp.vectors import Pair
 
-NAMES = (
-    "Mary John Tom James Dan Sarah Paul Anna Mark Alice Peter David Robert Michael Emma Kate Jack Adam Simon Laura "
-    "Susan Linda Karen Brian Kevin Steven Eric Jason Henry Frank"
-).split()
-PLACES = "store park school office garden station restaurant hospital".split()
-THINGS = "drink book ball ring bag letter kiss".split()
-NOUNS = "war siege strike voyage trial project campaign mission".split()
+NAMES = ["Mary", "John", "Tom", "James", "Dan", "Sarah", "Paul", "Anna", "Mark", "Alice", "Peter", "David", "Robert", "Michael", "Emma", "Kate", "Jack", "Adam", "Simon", "Laura", "Susan", "Linda", "Karen", "Brian", "Kevin", "Steven", "Eric", "Jason", "Henry", "Frank"]
+PLACES = ["store", "park", "school", "office", "garden", "station", "restaurant", "hospital"]
+THINGS = ["drink", "book", "ball", "ring", "bag", "letter", "kiss"]
+NOUNS = ["war", "siege", "strike", "voyage", "trial", "project", "campaign", "mission"]
 CAPITALS = {
     "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "England": "London", "Japan": "Tokyo",
     "Russia": "Moscow", "Egypt": "Cairo", "Greece": "Athens", "Austria": "Vienna", "Portugal": "Lisbon",
@@ -32,9 +29,9 @@ CAPITALS = {
     "Iraq": "Baghdad", "Peru": "Lima", "Chile": "Santiago", "Kenya": "Nairobi", "Finland": "Helsinki",
     "Belgium": "Brussels", "Thailand": "Bangkok", "Syria": "Damascus", "Canada": "Ottawa",
 }  # fmt: skip
-GOOD = "wonderful excellent great brilliant delightful superb lovely fantastic perfect beautiful".split()
-BAD = "terrible awful bad horrible dreadful poor boring disappointing ugly pathetic".split()
-FILMS = "film movie book show play song story album novel game".split()
+GOOD = ["wonderful", "excellent", "great", "brilliant", "delightful", "superb", "lovely", "fantastic", "perfect", "beautiful"]
+BAD = ["terrible", "awful", "bad", "horrible", "dreadful", "poor", "boring", "disappointing", "ugly", "pathetic"]
+FILMS = ["film", "movie", "book", "show", "play", "song", "story", "album", "novel", "game"]
 OPINIONS = (
     "I thought the {thing} was {word}", "The {thing} we saw was {word}", "Everyone said that the {thing} is {word}",
     "My friends found the {thing} {word}", "This {thing} is really {word}", "What a {word} {thing}",
@@ -136,7 +133,9 @@ def truth(tokenizer: Any, n: int = 60, seed: int = 0) -> list[Pair]:
     for i in draw.permutation(max(n, len(countries))):
         country = countries[i % len(countries)]
         other = draw.choice([c for c in countries if c != country])
-        form = ("The capital of {} is {}.", "{1} is the capital of {0}.", "The city of {1} is the capital of {0}.")[i % 3]
+        form = ("The capital of {} is {}.", "{1} is the capital of {0}.", "The city of {1} is the capital of {0}.")[
+            i % 3
+        ]
         pairs.append(Pair(form.format(country, CAPITALS[country]), form.format(country, CAPITALS[other])))
     return pairs[:n]
 
@@ -196,9 +195,13 @@ def single(tokenizer: Any, words: Sequence[str], what: str, least: int) -> list[
     Raises:
         InputError: fewer than `least` are.
     """
-    kept = [word for word in dict.fromkeys(words) if len(tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1]
+    kept = [
+        word for word in dict.fromkeys(words) if len(tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1
+    ]
     if len(kept) < least:
-        raise InputError(f"this tokenizer has one token for only {len(kept)} of {len(words)} {what}; {least} are needed")
+        raise InputError(
+            f"this tokenizer has one token for only {len(kept)} of {len(words)} {what}; {least} are needed"
+        )
     return kept
 
 

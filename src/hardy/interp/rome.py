@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.functional import kl_div
 
 from hardy import checks
@@ -174,7 +173,9 @@ class ROME(Method):
                     with hooks.patch(model, {(projection, "output"): shifted(self.essence_subject)}):
                         now = model(input_ids=essence, use_cache=False).logits[0, -1].float()
                     held_log = held.log_softmax(-1)
-                    loss = loss + self.divergence * kl_div(held_log, now.log_softmax(-1), log_target=True, reduction="sum")
+                    loss = loss + self.divergence * kl_div(
+                        held_log, now.log_softmax(-1), log_target=True, reduction="sum"
+                    )
                 (gradient,) = torch.autograd.grad(loss, shift)
                 shift.grad = gradient
                 optimizer.step()

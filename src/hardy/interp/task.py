@@ -190,7 +190,9 @@ class Task:
                 )
         filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
         padded, mask = _left(clean, filler)
-        notes = (f"{len(cut)} answers of several tokens are judged by their first: {', '.join(cut[:5])}",) if cut else ()
+        notes = (
+            (f"{len(cut)} answers of several tokens are judged by their first: {', '.join(cut[:5])}",) if cut else ()
+        )
         return cls(
             padded, _table(right), _table(wrong), _left(corrupt, filler)[0] if corrupt else None,
             None if mask.all() else mask, name or "task", notes,
@@ -218,7 +220,9 @@ class Task:
             target = torch.empty_like(order)
             target[order] = order.roll(1)
             order = target
-        return dataclasses.replace(self, right=self.right[order], wrong=self.wrong[order], name=f"{self.name}, shuffled")
+        return dataclasses.replace(
+            self, right=self.right[order], wrong=self.wrong[order], name=f"{self.name}, shuffled"
+        )
 
     def _tensors(self) -> Mapping[str, torch.Tensor | None]:
         names = ("clean", "right", "wrong", "corrupt", "mask")

@@ -46,7 +46,9 @@ def read_pairs(path: str | Path) -> list[Pair]:
     pairs = []
     for number, record in read_lines(path):
         if record.keys() != {"positive", "negative"}:
-            raise InputError(f"{path}, line {number}: needs positive and negative, got {', '.join(record) or 'nothing'}")
+            raise InputError(
+                f"{path}, line {number}: needs positive and negative, got {', '.join(record) or 'nothing'}"
+            )
         pairs.append(Pair(**{name: checks.text(f"{path}, line {number}: {name}", record[name]) for name in record}))
     return pairs
 

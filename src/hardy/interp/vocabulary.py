@@ -158,6 +158,7 @@ def top_tokens(model: Any, tokenizer: Any, vector: torch.Tensor, k: int = 10) ->
     """The tokens that a direction of the stream speaks for most, with their logits: of a neuron, a head, a vector."""
     scores = model.get_output_embeddings().weight.detach().float() @ vector.float().to(model.device)
     best = scores.topk(k)
-    return [(tokenizer.decode([token]), value) for value, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-
-
+    return [
+        (tokenizer.decode([token]), value)
+        for value, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
