@@ -1,5 +1,6 @@
 """The commands, on a model in a folder: a report with its controls each, and one line for a mistake."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "k"]
 def task(tmp_path: Path) -> Path:
     lines = [
         {"clean": f"def {a}{b}{a}", "corrupt": f"def {b}{b}{a}", "right": a, "wrong": b}
-        for a, b in zip(WORDS, WORDS[1:], strict=False)
+        for a, b in itertools.pairwise(WORDS)
     ]
     file = tmp_path / "task.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

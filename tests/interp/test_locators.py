@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import models
 import pytest
 import torch
-from models import assert_same, build, same_bytes, snapshot
+from models import assert_same, same_bytes, snapshot
 
 import hardy
 from hardy.core import hooks
@@ -24,10 +25,15 @@ from hardy.interp import (
     record,
     scores,
 )
+from hardy.interp.locating import locator_of
 from hardy.interp.prompts import induction
 from hardy.quant import Pack, RoundToNearest, TritPlanes
 
 RIGHT, WRONG, SIGN, PLAIN = 40, 50, 5, 6
+
+
+def build(architecture: str, **options: Any) -> Any:
+    return models.build(architecture, **options)
 
 
 def planted(kind: str) -> Any:
@@ -100,9 +106,9 @@ def test_the_planted_head_is_found(by: str) -> None:
     assert knocked_out(model, given, ranking.top(1)) == pytest.approx(
         scores(model, given, "corrupt").mean().item(), abs=1e-4
     )
-    judged = controls(hardy.interp.locating.locator_of(by, "head"), ranking, model, given, k=1)
+    judged = controls(locator_of(by, "head"), ranking, model, given, k=1)
     assert judged.lost(judged.top) == pytest.approx(1, abs=1e-3)
-    assert min(judged.random) > judged.top or len(set(ranking.sample(1, s)[0] for s in range(3))) < 3
+    assert min(judged.random) > judged.top or len({ranking.sample(1, s)[0] for s in range(3)}) < 3
 
 
 def test_the_patch_map_shows_where_the_answer_is() -> None:
@@ -117,7 +123,7 @@ def test_clean_into_clean_changes_nothing(architecture: str, ids: torch.Tensor) 
     with torch.no_grad():
         plain = model(ids).logits
         held = record(model, ids, ["head", "residual", "neuron"])
-        with patch(model, {name: value for name, value in held.items()}):
+        with patch(model, held):
             again = model(ids).logits
     assert same_bytes(plain, again)
 
@@ -126,6 +132,7 @@ def test_clean_into_clean_changes_nothing(architecture: str, ids: torch.Tensor) 
 def test_starting_at_the_block_is_the_whole_run(architecture: str) -> None:
     """A patch of the last block, run from there, against the same patch in a whole run."""
     model, given = build(architecture), task()
+    assert given.corrupt is not None
     given = Task(given.clean, given.right, given.wrong, given.corrupt.flip(1))
     clean = record(model, given.clean, "head")["blocks.1.attn.z"]
     with (

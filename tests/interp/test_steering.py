@@ -1,21 +1,28 @@
 """Vectors and directions in the stream: added, taken out, baked, saved; nothing at zero, to the last bit."""
 
 from pathlib import Path
+from typing import Any
 
+import models
 import pytest
 import torch
-from models import assert_same, build, same_bytes, snapshot
+from models import assert_same, same_bytes, snapshot
 
 import hardy
 from hardy.core import hooks
 from hardy.errors import InputError
 from hardy.interp import AblatedWeights, BakedVector, DirectionalAblation, SteeringVector, bake
+from hardy.interp.steering import Positions
 
 VECTOR = torch.randn(32, generator=torch.Generator().manual_seed(1))
 ARCHITECTURES = ["llama", "gpt2", "gpt_neox", "gemma3", "olmoe", "qwen3", "mamba"]
 
 
-def logits(model: torch.nn.Module, ids: torch.Tensor, **more: torch.Tensor) -> torch.Tensor:
+def build(architecture: str, **options: Any) -> Any:
+    return models.build(architecture, **options)
+
+
+def logits(model: Any, ids: torch.Tensor, **more: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=ids, **more).logits
 
@@ -35,7 +42,7 @@ def test_a_vector_is_what_a_patch_of_the_stream_adds(architecture: str, ids: tor
 
 
 @pytest.mark.parametrize("positions", ["all", "last", "generated"])
-def test_positions_with_a_cache_are_those_without(positions: str, ids: torch.Tensor) -> None:
+def test_positions_with_a_cache_are_those_without(positions: Positions, ids: torch.Tensor) -> None:
     model = build("llama")
     prompt = ids[:1, :5]
     with torch.no_grad(), SteeringVector(vector=VECTOR, layer=0, scale=3, positions=positions).apply(model):

@@ -1,10 +1,10 @@
 """What happens inside a language model: locate what matters for a behaviour, steer it, and say what else changed."""
 
-from hardy.interp import circuit
+from hardy.interp import circuit, prompts
 from hardy.interp.baking import AblatedWeights, BakedVector, bake
 from hardy.interp.causal import Patching, knocked_out, patch, record
-from hardy.interp.controls import Controls, controls
 from hardy.interp.gradient import AttributionPatching, Gradient
+from hardy.interp.knockouts import Controls, controls
 from hardy.interp.locating import locate
 from hardy.interp.locator import LOCATORS, Locator
 from hardy.interp.magnitude import Magnitude, PrefixMatching, block_influence, language_neurons
@@ -48,6 +48,7 @@ __all__ = [
     "language_neurons",
     "locate",
     "patch",
+    "prompts",
     "record",
     "scores",
     "top_tokens",

@@ -57,7 +57,7 @@ class BakedVector(Method):
         if not down:
             raise InputError(f"{name} has no single down projection to bake a vector into; steer with SteeringVector")
         refuse_norms_after(model)
-        projection = model.get_submodule(f"{name}.{down}")
+        projection: Any = model.get_submodule(f"{name}.{down}")
         if not is_linear(projection) or isinstance(projection, PackedLayer):
             raise InputError(f"{name}.{down} ({type(projection).__name__}) has no plain bias to bake a vector into")
         if projection.bias is None and self.scale:

@@ -68,7 +68,7 @@ def _registered(kind: type[Locator]) -> Registered:
         return locate(subject.model, given, object=unit, by=kind.by)
 
     run.__qualname__ = f"run by {kind.by}"
-    default = next(field.default for field in dataclasses.fields(kind) if field.name == "object")
+    default = next(str(field.default) for field in dataclasses.fields(kind) if field.name == "object")
     units = (default, *(name for name in kind.kinds if name != default))
     return Registered(name=kind.by, run=run, units=units, summary=kind.meaning)
 

@@ -63,7 +63,7 @@ class Locator(abc.ABC):
         checks.integer("batch", self.batch, at_least=1)
         self.check()
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - most have nothing to check
         """Raise `InputError` for a field out of range."""
 
     @property

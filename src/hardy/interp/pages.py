@@ -19,7 +19,7 @@ from hardy.errors import InputError
 from hardy.evaluate import encode
 from hardy.interp import circuit, prompts
 from hardy.interp.causal import Patching
-from hardy.interp.controls import Controls, controls
+from hardy.interp.knockouts import Controls, controls
 from hardy.interp.locating import locator_of
 from hardy.interp.locator import Locator
 from hardy.interp.objects import Unit, unit_named
@@ -61,10 +61,20 @@ def task_of(
 
 
 def interpret(
-    model: Source, task: str | Path | Task, *, object: str = "head", by: str = "attribution-patching",
-    out: str | Path | None = None, n: int = _EXAMPLES, seed: int = 0, first_token: bool = False, k: int | None = None,
-    device: str | None = None, dtype: str | None = None, **options: Any,
-) -> Report:  # fmt: skip
+    model: Source,
+    task: str | Path | Task,
+    *,
+    object: str = "head",
+    by: str = "attribution-patching",
+    out: str | Path | None = None,
+    n: int = _EXAMPLES,
+    seed: int = 0,
+    first_token: bool = False,
+    k: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> Report:
     """Rank the objects of a model by their part in a task, beside random objects and shuffled answers.
 
     Args:
@@ -90,8 +100,10 @@ def interpret(
         effects = locator.effects(subject.model, locator.fitting(given))
     ranking = Ranking(
         scores={name: abs(v) for name, v in effects.items()} if locator.magnitude_ranks else effects,
-        meaning=locator.meaning, unit=locator.unit, by=by,
-    )  # fmt: skip
+        meaning=locator.meaning,
+        unit=locator.unit,
+        by=by,
+    )
     judged = controls(locator, ranking, subject.model, given, k=k)
     report = _interpreted(subject, given, locator, ranking, effects, judged, clean)
     if out is not None:
@@ -103,9 +115,10 @@ def interpret(
 def _resumed(locator: Patching, subject: Subject, task: Task, out: Path) -> dict[str, float]:
     """Patching, some units at a time; what is done is kept in `out` until all is."""
     identity = {
-        "model": subject.digest, "task": digest([t for t in (task.clean, task.corrupt, task.right, task.wrong) if t is not None]),
+        "model": subject.digest,
+        "task": digest([t for t in (task.clean, task.corrupt, task.right, task.wrong) if t is not None]),
         "locator": {f.name: getattr(locator, f.name) for f in dataclasses.fields(locator)},
-    }  # fmt: skip
+    }
     checkpoint = Checkpoint(out / "patching.safetensors", kind="patching", identity=identity)
     done: dict[str, float] = dict((checkpoint.load() or {}).get("effects", {}))
     names = list(locator.among) or [str(unit) for unit in locator.units(subject.model, task)]
@@ -121,9 +134,14 @@ def _resumed(locator: Patching, subject: Subject, task: Task, out: Path) -> dict
 
 
 def _interpreted(
-    subject: Subject, task: Task, locator: Locator, ranking: Ranking, effects: Mapping[str, float], judged: Controls,
+    subject: Subject,
+    task: Task,
+    locator: Locator,
+    ranking: Ranking,
+    effects: Mapping[str, float],
+    judged: Controls,
     clean: torch.Tensor,
-) -> Report:  # fmt: skip
+) -> Report:
     rows = [Row(metric="score", condition="clean", value=clean.mean().item(), n=len(task), unit="nats")]
     if judged.corrupt is not None:
         rows.append(Row(metric="score", condition="corrupt", value=judged.corrupt, n=len(task), unit="nats"))
@@ -132,10 +150,14 @@ def _interpreted(
     lost = [judged.lost(score) for score in judged.random]
     rows.append(
         Row(
-            metric="effect_lost", condition=chance, value=statistics.mean(lost), spread=statistics.stdev(lost),
-            n=len(lost), seeds=tuple(range(len(lost))),
+            metric="effect_lost",
+            condition=chance,
+            value=statistics.mean(lost),
+            spread=statistics.stdev(lost),
+            n=len(lost),
+            seeds=tuple(range(len(lost))),
         )
-    )  # fmt: skip
+    )
     notes = list(task.notes)
     if judged.shuffled is not None:
         rows.append(
@@ -156,17 +178,21 @@ def _interpreted(
     better = judged.lost(judged.top) - statistics.mean(lost)
     summary = (
         f"{first} matters most for {task.name} in {subject.name}, by {ranking.by}.",
-        f"Without the top {judged.k} of {len(ranking)} the behaviour loses {judged.lost(judged.top):.0%} of its effect, "
-        f"without as many at random {statistics.mean(lost):.0%}."
+        f"Without the top {judged.k} of {len(ranking)} the behaviour loses {judged.lost(judged.top):.0%} of its "
+        f"effect, without as many at random {statistics.mean(lost):.0%}."
         + ("" if better > 0 else " That is no better than chance."),
     )
     settings = {"model": subject.name, "task": task.name, "examples": len(task)}
     settings |= {field.name: getattr(locator, field.name) for field in dataclasses.fields(locator)}
     figures = heat_maps(effects, locator)
     return Report(
-        title=f"What matters for {task.name}", summary=summary, rows=tuple(rows), figures=figures, settings=settings,
+        title=f"What matters for {task.name}",
+        summary=summary,
+        rows=tuple(rows),
+        figures=figures,
+        settings=settings,
         notes=tuple(notes),
-    )  # fmt: skip
+    )
 
 
 def heat_maps(effects: Mapping[str, float], locator: Locator) -> tuple[HeatMap, ...]:
@@ -197,9 +223,15 @@ def _column_name(column: tuple[Any, Any], kind: str) -> str:
 
 
 def make_directions(
-    model: Source, pairs: str | Path | Sequence[Pair], out: str | Path, *, by: str = "mean-difference", n: int = 60,
-    device: str | None = None, dtype: str | None = None,
-) -> Report:  # fmt: skip
+    model: Source,
+    pairs: str | Path | Sequence[Pair],
+    out: str | Path,
+    *,
+    by: str = "mean-difference",
+    n: int = 60,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Report:
     """Make a direction for every layer from pairs of texts, judged on a third of them that it does not see.
 
     The file `directions.safetensors` and the report go to the folder `out`.
@@ -231,22 +263,35 @@ def make_directions(
     best = max(range(len(curve)), key=curve.__getitem__)
     directions.save(Path(out) / "directions.safetensors")
     figure = Lines(
-        title="Pairs told apart", caption="On pairs that the direction was not made from; half would be chance.",
-        x_label="block", y_label="share", series=(Series(label=by, x=tuple(map(float, directions.values)), y=tuple(curve)),),
-    )  # fmt: skip
+        title="Pairs told apart",
+        caption="On pairs that the direction was not made from; half would be chance.",
+        x_label="block",
+        y_label="share",
+        series=(Series(label=by, x=tuple(map(float, directions.values)), y=tuple(curve)),),
+    )
     report = Report(
         title=f"Directions of {subject.name}",
-        summary=(f"{len(made)} pairs made them; {curve[best]:.0%} of {len(held)} others are told apart after block {best}.",),
-        rows=tuple(rows), figures=(figure,), settings={"model": subject.name, "by": by, "pairs": len(given)},
-    )  # fmt: skip
+        summary=(
+            f"{len(made)} pairs made them; {curve[best]:.0%} of {len(held)} others are told apart after block {best}.",
+        ),
+        rows=tuple(rows),
+        figures=(figure,),
+        settings={"model": subject.name, "by": by, "pairs": len(given)},
+    )
     report.save(out)
     return report
 
 
 def steer(
-    model: Source, steering: Method | Sequence[Method], prompt_texts: Sequence[str], *, tokens: int = 40,
-    out: str | Path | None = None, device: str | None = None, dtype: str | None = None,
-) -> Report:  # fmt: skip
+    model: Source,
+    steering: Method | Sequence[Method],
+    prompt_texts: Sequence[str],
+    *,
+    tokens: int = 40,
+    out: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Report:
     """The text of a model before and after a change, and what else the change does, on text it is not about.
 
     Args:
@@ -278,7 +323,8 @@ def steer(
     report = Report(
         title=f"Steering {subject.name}",
         summary=(
-            f"{changed} of {len(before)} texts change; on code it is not about the model moves by {spilled:.3g} nats per token.",
+            f"{changed} of {len(before)} texts change; on code that it is not about, the model moves by {spilled:.3g} "
+            "nats per token.",
         ),
         rows=(
             Row(metric="texts_changed", condition="steered", value=changed, n=max(1, len(before))),
@@ -298,16 +344,28 @@ def continued(subject: Subject, text: str, tokens: int) -> str:
     inputs = subject.tokenizer(text, return_tensors="pt").to(subject.device)
     model: Any = subject.model
     ids = model.generate(
-        inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=tokens, do_sample=False,
+        inputs.input_ids,
+        attention_mask=inputs.attention_mask,
+        max_new_tokens=tokens,
+        do_sample=False,
         pad_token_id=subject.tokenizer.eos_token_id,
-    )  # fmt: skip
-    return subject.tokenizer.decode(ids[0, inputs.input_ids.shape[1] :])
+    )
+    return str(subject.tokenizer.decode(ids[0, inputs.input_ids.shape[1] :]))
 
 
 def find_circuit(
-    model: Source, task: str | Path | Task, *, steps: int = 5, out: str | Path | None = None, n: int = 8, seed: int = 0,
-    batch: int = 4, sizes: Sequence[float] = circuit.SIZES, device: str | None = None, dtype: str | None = None,
-) -> Report:  # fmt: skip
+    model: Source,
+    task: str | Path | Task,
+    *,
+    steps: int = 5,
+    out: str | Path | None = None,
+    n: int = 8,
+    seed: int = 0,
+    batch: int = 4,
+    sizes: Sequence[float] = circuit.SIZES,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Report:
     """The edges that carry a task, and how faithful circuits of them are beside random edges.
 
     Args:
@@ -339,22 +397,26 @@ def find_circuit(
         for e in ranking.top(min(30, len(ranking)))
     ]
     enough = next((size for size, v in zip(sizes, curves[found.by].values, strict=True) if v >= 0.8), None)
-    said = (
-        "no circuit of these sizes keeps 80 %"
-        if enough is None
-        else f"{enough:.1%} of the edges keep 80 % of the effect"
-    )
+    said = "no circuit of these sizes keeps 80 %" if enough is None else f"{enough:.1%} of the edges keep 80 %"
     figure = Lines(
-        title="Faithfulness", caption="1 is the whole model, 0 the corrupt run.", x_label="share of edges",
-        y_label="faithfulness", log_x=True,
+        title="Faithfulness",
+        caption="1 is the whole model, 0 the corrupt run.",
+        x_label="share of edges",
+        y_label="faithfulness",
+        log_x=True,
         series=tuple(Series(label=name, x=curve.sizes, y=curve.values) for name, curve in curves.items()),
-    )  # fmt: skip
+    )
     report = Report(
         title=f"The circuit of {given.name}",
-        summary=(f"Of {found.graph.edges} edges of {subject.name}, {said}; CPR {curves[found.by].cpr:.2f}, random {curves['random edges'].cpr:.2f}.",),
-        rows=tuple(rows), figures=(figure,), settings={"model": subject.name, "task": given.name, "steps": steps, "examples": len(given)},
+        summary=(
+            f"Of {found.graph.edges} edges of {subject.name}, {said}; CPR {curves[found.by].cpr:.2f}, random "
+            f"{curves['random edges'].cpr:.2f}.",
+        ),
+        rows=tuple(rows),
+        figures=(figure,),
+        settings={"model": subject.name, "task": given.name, "steps": steps, "examples": len(given)},
         notes=given.notes,
-    )  # fmt: skip
+    )
     if out is not None:
         ranking.save(Path(out) / "edges.json")
         report.save(out)

@@ -17,7 +17,38 @@ from hardy.errors import InputError, near_misses
 from hardy.interp.task import Example, Task
 from hardy.interp.vectors import Pair
 
-NAMES = ["Mary", "John", "Tom", "James", "Dan", "Sarah", "Paul", "Anna", "Mark", "Alice", "Peter", "David", "Robert", "Michael", "Emma", "Kate", "Jack", "Adam", "Simon", "Laura", "Susan", "Linda", "Karen", "Brian", "Kevin", "Steven", "Eric", "Jason", "Henry", "Frank"]
+NAMES = [
+    "Mary",
+    "John",
+    "Tom",
+    "James",
+    "Dan",
+    "Sarah",
+    "Paul",
+    "Anna",
+    "Mark",
+    "Alice",
+    "Peter",
+    "David",
+    "Robert",
+    "Michael",
+    "Emma",
+    "Kate",
+    "Jack",
+    "Adam",
+    "Simon",
+    "Laura",
+    "Susan",
+    "Linda",
+    "Karen",
+    "Brian",
+    "Kevin",
+    "Steven",
+    "Eric",
+    "Jason",
+    "Henry",
+    "Frank",
+]
 PLACES = ["store", "park", "school", "office", "garden", "station", "restaurant", "hospital"]
 THINGS = ["drink", "book", "ball", "ring", "bag", "letter", "kiss"]
 NOUNS = ["war", "siege", "strike", "voyage", "trial", "project", "campaign", "mission"]
@@ -29,7 +60,18 @@ CAPITALS = {
     "Iraq": "Baghdad", "Peru": "Lima", "Chile": "Santiago", "Kenya": "Nairobi", "Finland": "Helsinki",
     "Belgium": "Brussels", "Thailand": "Bangkok", "Syria": "Damascus", "Canada": "Ottawa",
 }  # fmt: skip
-GOOD = ["wonderful", "excellent", "great", "brilliant", "delightful", "superb", "lovely", "fantastic", "perfect", "beautiful"]
+GOOD = [
+    "wonderful",
+    "excellent",
+    "great",
+    "brilliant",
+    "delightful",
+    "superb",
+    "lovely",
+    "fantastic",
+    "perfect",
+    "beautiful",
+]
 BAD = ["terrible", "awful", "bad", "horrible", "dreadful", "poor", "boring", "disappointing", "ugly", "pathetic"]
 FILMS = ["film", "movie", "book", "show", "play", "song", "story", "album", "novel", "game"]
 OPINIONS = (

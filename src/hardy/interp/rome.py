@@ -96,7 +96,7 @@ class ROME(Method):
         for name in ("prompt", "target"):
             ids = checks.items(name, getattr(self, name))
             if not ids:
-                raise InputError(f"{name} is empty: {ids!r}")
+                raise InputError(f"{name} needs at least one token, got none")
         for name in ("prompt", "target", "essence"):
             ids = tuple(checks.integer(f"{name}", i, at_least=0) for i in checks.items(name, getattr(self, name)))
             object.__setattr__(self, name, ids)

@@ -65,10 +65,10 @@ def as_floats(vector: Any, name: str = "vector") -> tuple[float, ...]:
     if values is None or values.ndim != 1 or not len(values):
         shape = vector if values is None else tuple(values.shape)
         raise InputError(f"{name} must be (d_model,), got {shape!r}")
-    checks.finite(name, values)
+    plain = tuple(checks.number(f"{name}[{place}]", value) for place, value in enumerate(values.tolist()))
     if not values.any():
-        raise InputError(f"{name} must not be all zero, got {len(values)} zeros")
-    return tuple(values.tolist())
+        raise InputError(f"{name} must not be all zero, got {plain[:3]}")
+    return plain
 
 
 class Steered:

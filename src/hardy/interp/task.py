@@ -200,12 +200,12 @@ class Task:
 
     def to(self, device: torch.device | str) -> Task:
         """The same on a device."""
-        moved = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Task(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in moved.items()})
+        moved: Any = {name: None if value is None else value.to(device) for name, value in self._tensors().items()}
+        return dataclasses.replace(self, **moved)
 
     def take(self, places: Sequence[int] | slice) -> Task:
         """The examples at `places`."""
-        rows = {name: value if value is None else value[places] for name, value in self._tensors().items()}
+        rows: Any = {name: value if value is None else value[places] for name, value in self._tensors().items()}
         return dataclasses.replace(self, **rows)
 
     def batches(self, size: int) -> Iterator[Task]:

@@ -99,7 +99,10 @@ class DirectLogitAttribution(Locator):
             norm = final_norm(model)
             captured: list[torch.Tensor] = []
             name = next(name for name, module in model.named_modules() if module is norm)
-            with torch.no_grad(), hooks.watch(model, {(name, "input"): lambda x: captured.append(x[:, -1:].detach())}):
+            with (
+                torch.no_grad(),
+                hooks.watch(model, {(name, "input"): lambda x, kept=captured: kept.append(x[:, -1:].detach())}),
+            ):
                 seen = recorded(model, wanted, part.inputs())[0]
             reader = readers(model, norm, captured[0], part)  # (n, d_model)
             for point, value in seen.items():
