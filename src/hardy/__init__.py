@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardy import analog, core, evaluate, fields, hardware, ops, quant, report, splat, studies, zoo
+    from hardy import analog, core, evaluate, fields, hardware, interp, ops, quant, report, splat, studies, zoo
     from hardy.core import Method, Ranking, save, select
     from hardy.errors import InputError
     from hardy.opening import load
@@ -40,6 +40,7 @@ __all__ = [
     "evaluate",
     "fields",
     "hardware",
+    "interp",
     "load",
     "locate",
     "ops",

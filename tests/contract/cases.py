@@ -16,6 +16,7 @@ from hardy.analog import (
 )
 from hardy.core import Chain, Method, Ranking
 from hardy.hardware import AdditiveNoise, Chip, LogNormalNoise, ProportionalNoise
+from hardy.interp import ROME, AblatedWeights, BakedVector, DirectionalAblation, SteeringVector
 from hardy.quant import (
     GPTQ,
     AbsmeanTrits,
@@ -100,10 +101,68 @@ _CALIBRATED_REFUSED = {
     "order": ["random", None, 1],
 }
 
+_VECTOR = tuple(0.1 * ((7 * i) % 11 - 5) for i in range(256))  # as wide as tiny-llama
+_VECTORS_REFUSED = ["north", (float("nan"),), (0.0, 0.0)]
+_EXPLAINED = "what it does to a behaviour is shown on tasks; as harm to a text, less is always better"
+_STRENGTHS = [-0.1, 1.5, float("nan"), "0.1", True]
+_SCALES = [float("nan"), float("inf"), "0.1", True]
+
 _EXPERT_NOISE = AdditiveNoise(strength=0.15, select="experts", seed=1)
 _GUARD_REFUSED = {"noise": ["pcm", None, _RTN], "seeds": [(), (1.5,), (True,), 3, None]}
 
 CASES: dict[type[Method], Case] = {
+    SteeringVector: Case(
+        typical=SteeringVector(vector=_VECTOR, layer=3),
+        refused={
+            "vector": _VECTORS_REFUSED,
+            "layer": [-1, 2.5, True, "3"],
+            "scale": _SCALES,
+            "positions": ["first", None, 1],
+            "keep_norm": [0, None, "yes"],
+            "above": [1.5, -2, float("nan"), "0.1", True],
+        },
+        identity=SteeringVector(vector=_VECTOR, layer=3, scale=0.0),
+        no_control=_EXPLAINED,
+        weights_stay=True,
+    ),
+    DirectionalAblation: Case(
+        typical=DirectionalAblation(direction=_VECTOR),
+        refused={"direction": _VECTORS_REFUSED, "strength": _STRENGTHS},
+        identity=DirectionalAblation(direction=_VECTOR, strength=0.0),
+        no_control=_EXPLAINED,
+        weights_stay=True,
+    ),
+    BakedVector: Case(
+        typical=BakedVector(vector=_VECTOR, layer=3),
+        refused={"vector": _VECTORS_REFUSED, "layer": [-1, 2.5, True, "3"], "scale": _SCALES},
+        identity=BakedVector(vector=_VECTOR, layer=3, scale=0.0),
+        no_control=_EXPLAINED,
+    ),
+    AblatedWeights: Case(
+        typical=AblatedWeights(direction=_VECTOR),
+        refused={"direction": _VECTORS_REFUSED, "strength": _STRENGTHS},
+        identity=AblatedWeights(direction=_VECTOR, strength=0.0),
+        no_control=_EXPLAINED,
+    ),
+    ROME: Case(
+        typical=ROME(prompt=(5, 6, 7, 8), subject=2, target=(9,), layer=3, essence=(7, 8), steps=3),
+        refused={
+            "prompt": [(), (1.5,), 3],
+            "subject": [-1, 4, 1.5, True],
+            "target": [(), (True,), None],
+            "layer": [-1, 2.5, True, "3"],
+            "essence": [(1.5,), 3],
+            "essence_subject": [-1, 2, True],
+            "steps": [0, 2.5, True],
+            "learning_rate": [0, -1.0, float("nan"), "0.1"],
+            "weight_decay": [-0.1, float("nan"), "0.1"],
+            "clamp": [0, -1.0, float("inf")],
+            "divergence": [-0.1, float("nan"), "0.1"],
+            "damping": [0, -0.1, "0.1"],
+        },
+        no_identity="it takes at least one step",
+        no_control=_EXPLAINED,
+    ),
     RoundToNearest: Case(
         typical=_RTN,
         refused=_RTN_REFUSED,

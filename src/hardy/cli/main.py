@@ -13,6 +13,7 @@ from rich.console import Console
 import hardy
 from hardy import checks
 from hardy.cli.field import app as field_app
+from hardy.cli.interpret import circuit, interpret, prompts, steer_app
 from hardy.cli.options import (
     Backend,
     Chip,
@@ -56,11 +57,15 @@ app.add_typer(zoo_app, name="zoo")
 app.add_typer(report_app, name="report")
 app.add_typer(field_app, name="field")
 app.add_typer(splat_app, name="splat")
+app.add_typer(steer_app, name="steer")
 app.command()(quantize)
 app.command()(export)
 app.command()(simulate)
 app.command()(repair)
 app.command()(reason)
+app.command()(interpret)
+app.command()(circuit)
+app.command()(prompts)
 
 
 def main() -> None:

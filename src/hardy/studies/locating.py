@@ -6,6 +6,7 @@ from typing import Any
 
 # Rooms register their locators where they are imported.
 import hardy.analog.locators
+import hardy.interp.locating
 import hardy.quant.locators  # noqa: F401
 from hardy.core import selection
 from hardy.core.locators import Locator, locator_named

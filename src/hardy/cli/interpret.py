@@ -1,0 +1,165 @@
+"""`hardy interpret`, `hardy steer`, `hardy circuit`, `hardy prompts`: inside of a language model."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from hardy.cli.options import Device, Dtype, Model, interruptible, shown
+
+TASK = "A file of JSON lines, or indirect-object, greater-than, induction."
+TaskFile = Annotated[str, typer.Option("--task", help=TASK)]
+Out = Annotated[str | None, typer.Option(help="Folder of the report; the same command goes on from there.")]
+Examples = Annotated[int, typer.Option(help="Examples of a known task.")]
+Seed = Annotated[int, typer.Option(help="Of the draw of a known task.")]
+
+
+def interpret(
+    model: Model,
+    task: TaskFile,
+    object: Annotated[
+        str, typer.Option("--object", help="head, embedding, residual, attention, ffn or neuron.")
+    ] = "head",
+    by: Annotated[
+        str,
+        typer.Option(
+            help="patching, attribution-patching, gradient, magnitude, prefix-matching, probing, logit-lens, "
+            "direct-logit-attribution."
+        ),
+    ] = "attribution-patching",
+    mode: Annotated[
+        str | None, typer.Option(help="Of patching: denoise, noise, zero, mean, resample, gaussian.")
+    ] = None,
+    statistic: Annotated[str | None, typer.Option(help="Of magnitude: mean, rms, max, contrast, cohen-d.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of attribution-patching: points that are averaged over.")] = None,
+    first_token: Annotated[bool, typer.Option(help="Judge answers of several tokens by their first.")] = False,
+    top: Annotated[int | None, typer.Option(help="Objects that the controls knock out; by default a tenth.")] = None,
+    examples: Examples = 16,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Which heads, neurons, layers or tokens carry a behaviour, beside random ones and shuffled answers."""
+    from hardy.interp.pages import interpret as run
+
+    given: dict[str, Any] = {"mode": mode, "statistic": statistic, "steps": steps}
+    options = {name: value for name, value in given.items() if value is not None}
+    with interruptible(out):
+        report = run(
+            model, task, object=object, by=by, out=out, n=examples, seed=seed, first_token=first_token, k=top,
+            device=device, dtype=dtype, **options,
+        )  # fmt: skip
+    shown(report, out)
+
+
+def circuit(
+    model: Model,
+    task: TaskFile,
+    steps: Annotated[int, typer.Option(help="Points that gradients are averaged over; 1 is plain EAP.")] = 5,
+    examples: Examples = 8,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Which edges between heads and MLPs carry a behaviour, and how faithful they are beside random ones."""
+    from hardy.interp.pages import find_circuit
+
+    with interruptible(out):
+        report = find_circuit(
+            model, task, steps=steps, out=out, n=examples, seed=seed, device=device, dtype=dtype
+        )  # fmt: skip
+    shown(report, out)
+
+
+class _Steer(TyperGroup):
+    """`hardy steer MODEL ...` is `hardy steer text MODEL ...`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = args and (args[0] in self.commands or args[0].startswith("-"))
+        return super().resolve_command(ctx, args if known else ["text", *args])
+
+
+steer_app = typer.Typer(
+    cls=_Steer, help="Steer a language model by a direction in its residual stream.", no_args_is_help=True
+)
+
+
+@steer_app.command()
+def text(
+    model: Model,
+    vector: Annotated[str, typer.Option(help="directions.safetensors of hardy steer make, or a GGUF control vector.")],
+    prompt: Annotated[list[str], typer.Option(help="Prompt to continue; may be given several times.")],
+    scale: Annotated[float, typer.Option(help="Times the direction; 0 changes nothing.")] = 1.0,
+    layer: Annotated[int | None, typer.Option(help="Block after which it is added; by default the middle one.")] = None,
+    positions: Annotated[str, typer.Option(help="all, last or generated.")] = "all",
+    ablate: Annotated[bool, typer.Option(help="Take the direction out everywhere, rather than adding it.")] = False,
+    tokens: Annotated[int, typer.Option(help="Generated for each prompt.")] = 40,
+    save: Annotated[str | None, typer.Option(help="Folder of the model with the direction in its weights.")] = None,
+    out: Out = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Text before and after, and what else changes."""
+    from hardy.core import save as store
+    from hardy.interp import AblatedWeights, DirectionalAblation, Directions, bake
+    from hardy.interp.pages import steer
+    from hardy.zoo import Subject
+
+    directions = Directions.load(vector)
+    subject = Subject.of(model, device=device, dtype=dtype)
+    steering = directions.steering(subject.model, layer, scale=scale, positions=positions)
+    method = DirectionalAblation(direction=steering.vector) if ablate else steering
+    with interruptible(out):
+        report = steer(subject, method, prompt, tokens=tokens, out=out)
+        if save is not None:
+            (AblatedWeights(direction=steering.vector) if ablate else bake(steering)).apply(subject.model)
+            store(subject.model, save, tokenizer=subject.tokenizer)
+    shown(report, out)
+
+
+@steer_app.command()
+def make(
+    model: Model,
+    out: Annotated[str, typer.Argument(help="Folder of directions.safetensors and the report.")],
+    pairs: Annotated[str, typer.Option(help="A file of JSON lines of positive and negative, or sentiment, truth.")],
+    by: Annotated[str, typer.Option(help="mean-difference, pca or probe.")] = "mean-difference",
+    gguf: Annotated[str | None, typer.Option(help="Also write a control vector for llama.cpp to this file.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Make a direction for every layer from pairs of texts."""
+    from hardy.interp import Directions
+    from hardy.interp.control_vectors import write_control_vector
+    from hardy.interp.pages import make_directions
+    from hardy.zoo import Subject
+
+    subject = Subject.of(model, device=device, dtype=dtype)
+    with interruptible(out):
+        report = make_directions(subject, pairs, out, by=by)
+    if gguf is not None:
+        made = Directions.load(f"{out}/directions.safetensors").values
+        hint = subject.model.config.model_type
+        write_control_vector(gguf, {layer: vector for layer, vector in made.items() if layer}, hint)
+        typer.echo(f"Control vector, without block 0, for which the format has no place: {gguf}")
+    shown(report, out)
+
+
+def prompts(
+    name: Annotated[str, typer.Argument(help="indirect-object, greater-than, induction; pairs: sentiment, truth.")],
+    model: Model,
+    out: Annotated[str, typer.Argument(help="File of JSON lines to write.")],
+    examples: Annotated[int, typer.Option(help="Lines.")] = 32,
+    seed: Seed = 0,
+) -> None:
+    """Write the prompts of a known behaviour for the tokenizer of a model."""
+    import json
+
+    from hardy.files import write_text
+    from hardy.interp.prompts import written
+    from hardy.zoo import Subject
+
+    lines = written(name, Subject.of(model).tokenizer, examples, seed)
+    write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    typer.echo(f"{len(lines)} lines: {out}")

@@ -1,0 +1,56 @@
+"""What happens inside a language model: locate what matters for a behaviour, steer it, and say what else changed."""
+
+from hardy.interp import circuit, prompts
+from hardy.interp.baking import AblatedWeights, BakedVector, bake
+from hardy.interp.causal import Patching, knocked_out, patch, record
+from hardy.interp.gradient import AttributionPatching, Gradient
+from hardy.interp.knockouts import Controls, controls
+from hardy.interp.locating import locate
+from hardy.interp.locator import LOCATORS, Locator
+from hardy.interp.magnitude import Magnitude, PrefixMatching, block_influence, language_neurons
+from hardy.interp.objects import KINDS, Unit, unit_named
+from hardy.interp.probing import Probing
+from hardy.interp.rome import ROME
+from hardy.interp.steering import DirectionalAblation, SteeringVector
+from hardy.interp.task import Example, Task, scores
+from hardy.interp.vectors import Directions, Pair, direction
+from hardy.interp.vocabulary import DirectLogitAttribution, LogitLens, top_tokens
+
+__all__ = [
+    "KINDS",
+    "LOCATORS",
+    "ROME",
+    "AblatedWeights",
+    "AttributionPatching",
+    "BakedVector",
+    "Controls",
+    "DirectLogitAttribution",
+    "DirectionalAblation",
+    "Directions",
+    "Example",
+    "Gradient",
+    "Locator",
+    "LogitLens",
+    "Magnitude",
+    "Pair",
+    "Patching",
+    "PrefixMatching",
+    "Probing",
+    "SteeringVector",
+    "Task",
+    "Unit",
+    "bake",
+    "block_influence",
+    "circuit",
+    "controls",
+    "direction",
+    "knocked_out",
+    "language_neurons",
+    "locate",
+    "patch",
+    "prompts",
+    "record",
+    "scores",
+    "top_tokens",
+    "unit_named",
+]

@@ -1,0 +1,94 @@
+"""Gradient locators: what patching would find, to first order, for all objects from one backward pass.
+
+Attribution patching: Nanda 2023; integrated along the inputs it is what Hanna et al. 2024 do for edges. The value is
+that of patching's effect: the share of the difference between clean and corrupt that putting the clean activation into
+the corrupt run brings back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from hardy import checks
+from hardy.core.progress import track
+from hardy.errors import InputError
+from hardy.interp.locator import Locator, per_unit, recorded, with_gradients
+from hardy.interp.task import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttributionPatching(Locator):
+    """(clean - corrupt activation) x gradient of the score, as a share of the effect; signed.
+
+    Args:
+        steps: gradients are averaged over so many points on the way from the corrupt to the clean embeddings; with 1
+            it is the corrupt run's alone, which estimates denoising.
+    """
+
+    steps: int = 1
+
+    by = "attribution-patching"
+    family = "gradient"
+    meaning = "share of the effect that the activation carries, to first order"
+
+    def check(self) -> None:
+        checks.integer("steps", self.steps, at_least=1)
+
+    def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
+        units = self.units(model, task)
+        points = list(dict.fromkeys(unit.point for unit in units))
+        total = torch.zeros(len(units), dtype=torch.float64)
+        clean_sum = corrupt_sum = 0.0
+        for part in track(list(task.batches(self.batch)), f"{self.by} {self.object}"):
+            clean, logits = recorded(model, ["embed", *(p for p in points if p != "embed")], part.inputs())
+            clean_sum += part.score(logits).double().sum().item()
+            corrupt, gradients, score = with_gradients(
+                model, ["embed", *(p for p in points if p != "embed")], part.inputs("corrupt"), part
+            )
+            corrupt_sum += score.double().sum().item()
+            mean = {point: gradients[point] / self.steps for point in points}
+            start, end = corrupt["embed"], clean["embed"]
+            for step in range(1, self.steps):
+                between = start + (end - start) * (step / self.steps)
+                _, gradients, _ = with_gradients(model, points, part.inputs("corrupt"), part, between)
+                mean = {point: mean[point] + gradients[point] / self.steps for point in points}
+            products = {point: (clean[point] - corrupt[point]).double() * mean[point].double() for point in points}
+            total += per_unit(units, products).sum(1).cpu()
+        effect = clean_sum - corrupt_sum
+        if abs(effect) / len(task) < 1e-6:
+            raise InputError(f"clean and corrupt prompts of {task.name} score the same: nothing tells them apart")
+        return {str(unit): value / effect for unit, value in zip(units, total.tolist(), strict=True)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gradient(Locator):
+    """|gradient of the score| in the clean run, or activation x gradient with `times_activation`; corrupt unused."""
+
+    times_activation: bool = True
+
+    by = "gradient"
+    family = "gradient"
+    meaning = "activation x gradient of the score in the clean run"
+    unit = "nats"
+    needs_corrupt = False
+    magnitude_ranks = True
+
+    def check(self) -> None:
+        checks.boolean("times_activation", self.times_activation)
+
+    def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
+        units = self.units(model, task)
+        points = list(dict.fromkeys(unit.point for unit in units))
+        total = torch.zeros(len(units), dtype=torch.float64)
+        for part in track(list(task.batches(self.batch)), f"{self.by} {self.object}"):
+            seen, gradients, _ = with_gradients(model, points, part.inputs(), part)
+            if self.times_activation:
+                values = {point: seen[point].double() * gradients[point].double() for point in points}
+                total += per_unit(units, values).sum(1).cpu()
+            else:
+                values = {point: gradients[point].double().square() for point in points}
+                total += per_unit(units, values).sqrt().sum(1).cpu()
+        return {str(unit): value / len(task) for unit, value in zip(units, total.tolist(), strict=True)}

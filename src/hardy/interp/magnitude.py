@@ -1,0 +1,181 @@
+"""Magnitude locators: how large an activation is, how much it differs between two sets, what attention looks at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import nn
+
+from hardy import checks
+from hardy.core import hooks
+from hardy.core.ranking import Ranking
+from hardy.errors import InputError
+from hardy.interp.locator import Locator, per_unit, recorded
+from hardy.interp.task import Task, last_logits
+
+Statistic = Literal["mean", "rms", "max", "contrast", "cohen-d"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Magnitude(Locator):
+    """The size of the activation, or how much clean and corrupt prompts differ in it.
+
+    Args:
+        statistic: "mean" of |activation|, "rms", "max"; or "contrast", the difference of the mean activation between
+            clean and corrupt prompts, and "cohen-d", that in pooled standard deviations, as a norm over the unit's
+            coordinates.
+    """
+
+    statistic: Statistic = "mean"
+
+    by = "magnitude"
+    family = "magnitude"
+    meaning = "size of the activation"
+    unit = "activation"
+    needs_corrupt = False
+
+    def check(self) -> None:
+        checks.one_of("statistic", self.statistic, ("mean", "rms", "max", "contrast", "cohen-d"))
+
+    def fitting(self, task: Task) -> Task:
+        if self.statistic in ("contrast", "cohen-d") and task.corrupt is None:
+            raise InputError(f"{self.statistic} compares clean and corrupt prompts; {task.name} has no corrupt ones")
+        return task
+
+    def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
+        units = self.units(model, task)
+        points = list(dict.fromkeys(unit.point for unit in units))
+        clean = recorded(model, points, task.inputs())[0]
+        if self.statistic in ("contrast", "cohen-d"):
+            corrupt = recorded(model, points, task.inputs("corrupt"))[0]
+            found = {}
+            for unit in units:
+                a, b = clean[unit.point][unit.place].double(), corrupt[unit.point][unit.place].double()
+                difference = a.mean(0) - b.mean(0)
+                if self.statistic == "cohen-d":
+                    pooled = ((a.var(0, correction=0) + b.var(0, correction=0)) / 2).sqrt()
+                    difference = difference / pooled.clamp_min(1e-9)
+                found[str(unit)] = difference.square().mean().sqrt().item()
+            return found
+        real = task.mask
+        values = {}
+        for point, activation in clean.items():
+            size = activation.double().abs()
+            size = size.square() if self.statistic == "rms" else size
+            values[point] = size if real is None else size * real.reshape(*real.shape, *[1] * (size.ndim - 2))
+        if self.statistic == "max":
+            return {str(u): values[u.point][u.place].max().item() for u in units}
+        sums = per_unit(units, values).sum(1)
+        counts = [values[unit.point][unit.place].numel() for unit in units]
+        means = (sums.cpu() / torch.tensor(counts, dtype=torch.float64)).tolist()
+        return {str(u): m**0.5 if self.statistic == "rms" else m for u, m in zip(units, means, strict=True)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrefixMatching(Locator):
+    """How much each head attends from a repeated token to the token after its earlier occurrence: induction heads.
+
+    Needs attention that is computed step by step: `model.set_attn_implementation("eager")`; it is set for the run and
+    put back.
+    """
+
+    by = "prefix-matching"
+    family = "magnitude"
+    meaning = "attention to the token after the earlier occurrence of the same token"
+    unit = "attention"
+    kinds = ("head",)
+    why_not = "it reads attention patterns"
+    needs_corrupt = False
+
+    def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
+        same = task.clean.unsqueeze(2) == task.clean.unsqueeze(1)  # (n, query, key)
+        earlier = same.tril(-1)
+        if task.mask is not None:
+            earlier = earlier & (task.mask.unsqueeze(1) * task.mask.unsqueeze(2)).bool()
+        target = earlier.roll(1, 2)  # the key one later; what rolls over is no key before any query
+        target[..., 0] = False
+        rows = target.any(2)
+        if not rows.any():
+            raise InputError(f"no token of {task.name} occurs twice, so there is no prefix to match")
+        found = {}
+        for name, pattern in patterns(model, task).items():
+            weight = (pattern.float() * target.unsqueeze(1)).sum(3)  # (n, head, query)
+            means = (weight * rows.unsqueeze(1)).sum((0, 2)) / rows.sum()
+            found |= {f"{name}.attn.z.{head}": value for head, value in enumerate(means.tolist())}
+        return found
+
+
+def patterns(model: nn.Module, task: Task) -> dict[str, torch.Tensor]:
+    """ "blocks.3" -> attention pattern (n, head, query, key) on the clean prompts."""
+    chosen = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    setter = getattr(model, "set_attn_implementation", None)
+    if chosen not in (None, "eager") and callable(setter):
+        setter("eager")
+    try:
+        with torch.no_grad(), hooks.record(model, "blocks.*.attn.pattern") as seen:
+            last_logits(model, task.inputs())
+    finally:
+        if chosen not in (None, "eager") and callable(setter):
+            setter(chosen)
+    return {str(name).removesuffix(".attn.pattern"): pattern for name, pattern in seen.items()}
+
+
+def block_influence(model: nn.Module, task: Task) -> Ranking:
+    """1 - cosine between the residual stream before and after each block, mean over tokens (Men et al. 2024).
+
+    A block of low influence can be skipped.
+    """
+    blocks = [p.removesuffix(".resid_pre") for p in hooks.points(model, "blocks.*.resid_pre")]
+    names = [f"{block}.{side}" for block in blocks for side in ("resid_pre", "resid_post")]
+    seen = recorded(model, names, task.inputs())[0]
+    real = slice(None) if task.mask is None else task.mask.bool()
+    scores = {}
+    for block in blocks:
+        before, after = (seen[f"{block}.{side}"].float() for side in ("resid_pre", "resid_post"))
+        similarity = torch.nn.functional.cosine_similarity(before, after, dim=-1)
+        scores[block] = 1 - similarity[real].mean().item()
+    return Ranking(
+        scores=scores, meaning="1 - cosine of the stream before and after", unit="1 - cosine", by="block-influence"
+    )
+
+
+def language_neurons(
+    model: nn.Module, texts: Mapping[str, torch.Tensor], *, share: float = 0.01, least: float = 0.95
+) -> tuple[Ranking, dict[str, str]]:
+    """Language activation probability entropy (LAPE; Tang et al. 2024): neurons that fire for one language only.
+
+    Args:
+        model: any decoder with neurons.
+        texts: language -> token ids (n, length).
+        share: of all neurons that are taken, those of lowest entropy.
+        least: a taken neuron fires more often, for some language, than this quantile of all rates.
+
+    Returns:
+        The ranking, by low entropy, of the neurons that fire often enough, and neuron -> its language for those taken.
+    """
+    checks.number("share", share, above=0, at_most=1)
+    if len(texts) < 2:
+        raise InputError(f"languages are compared; got {len(texts)}")
+    rates: dict[str, dict[str, torch.Tensor]] = {}
+    points = hooks.points(model, "blocks.*.mlp.post")
+    for language, ids in texts.items():
+        seen = recorded(model, points, {"input_ids": ids, "use_cache": False})[0]
+        rates[language] = {point: (x > 0).double().mean((0, 1)).cpu() for point, x in seen.items()}
+    p = torch.stack([torch.cat([rates[language][point] for point in points]) for language in texts])  # (k, neurons)
+    q = p / p.sum(0).clamp_min(1e-12)
+    entropy = -(q * q.clamp_min(1e-12).log()).sum(0)
+    names = [f"{point}.{i}" for point in points for i in range(len(rates[next(iter(texts))][point]))]
+    often = p.max(0).values > torch.quantile(p.flatten(), least)
+    if not often.any():
+        often = p.max(0).values >= torch.quantile(p.max(0).values, least)
+    kept = often.nonzero().flatten().tolist()
+    ranking = Ranking.from_array(
+        -entropy[kept], [names[i] for i in kept], meaning="low entropy over languages", unit="-nats", by="lape"
+    )
+    count = max(1, min(len(kept), round(share * len(names))))
+    languages = list(texts)
+    chosen = {names[i]: languages[int(p[:, i].argmax())] for i in sorted(kept, key=lambda i: entropy[i].item())[:count]}
+    return ranking, chosen

@@ -1,0 +1,121 @@
+"""The commands, on a model in a folder: a report with its controls each, and one line for a mistake."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hardy.cli.main import app
+from hardy.errors import InputError
+from hardy.report import Report
+
+WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "k"]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    lines = [
+        {"clean": f"def {a}{b}{a}", "corrupt": f"def {b}{b}{a}", "right": a, "wrong": b}
+        for a, b in itertools.pairwise(WORDS)
+    ]
+    file = tmp_path / "task.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--by", "patching"),
+        ("--object", "residual"),
+        ("--by", "direct-logit-attribution", "--object", "neurons"),
+        ("--by", "probing", "--object", "attention"),
+        ("--by", "magnitude", "--statistic", "cohen-d"),
+        ("--by", "logit-lens", "--object", "residual"),
+        ("--by", "gradient", "--object", "mlp"),
+    ],
+    ids=" ".join,
+)
+def test_interpret(options: tuple[str, ...], micro_llama: Path, task: Path, tmp_path: Path) -> None:
+    if options[1] == "probing":
+        task.write_text(task.read_text() * 2)  # two of each pair: five folds need ten
+    run("interpret", micro_llama, "--task", task, *options, "--out", tmp_path / "out")
+    report = Report.load(tmp_path / "out")
+    assert {"top", "at random"} <= {
+        word for row in report.select("effect_lost") for word in ("top", "at random") if word in row.condition
+    }
+    assert (tmp_path / "out" / "ranking.json").is_file()
+    assert not (tmp_path / "out" / "patching.safetensors").exists()
+
+
+def test_circuit(micro_llama: Path, task: Path, tmp_path: Path) -> None:
+    run("circuit", micro_llama, "--task", task, "--steps", 2, "--out", tmp_path / "out")
+    report = Report.load(tmp_path / "out")
+    assert report.value("faithfulness", "random edges, 100.0% of all") == pytest.approx(1, abs=1e-3)
+
+
+def test_a_direction_is_made_and_steers(micro_llama: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"positive": f"{w} add", "negative": f"{w} def"}) + "\n" for w in WORDS))
+    run("steer", "make", micro_llama, tmp_path / "made", "--pairs", pairs, "--gguf", tmp_path / "v.gguf")
+    for file in (tmp_path / "made" / "directions.safetensors", tmp_path / "v.gguf"):
+        run(
+            "steer",
+            micro_llama,
+            "--vector",
+            file,
+            "--scale",
+            50,
+            "--layer",
+            1,
+            "--prompt",
+            "def",
+            "--tokens",
+            4,
+            "--out",
+            tmp_path / "out",
+        )
+        report = Report.load(tmp_path / "out")
+        assert report.value("divergence", "held-out standard-library modules") > 0
+    run(
+        "steer",
+        micro_llama,
+        "--vector",
+        tmp_path / "v.gguf",
+        "--layer",
+        1,
+        "--scale",
+        0,
+        "--prompt",
+        "def",
+        "--tokens",
+        4,
+        "--out",
+        tmp_path / "out",
+    )
+    assert Report.load(tmp_path / "out").value("divergence", "held-out standard-library modules") == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"clean": "def a", "corrupt": "def ab", "right": "a"}, "clean has . tokens and corrupt"),
+        ({"clean": "def a", "right": "qzx"}, "is . tokens"),
+        ({"clean": "def a", "rihgt": "a"}, "right is missing, rihgt is unknown"),
+        ({"clean": "def a", "right": "a", "wrong": "a"}, "right and wrong"),
+        ({"clean": "def a", "right": "a", "wrong": "b"}, "no corrupt"),
+    ],
+)
+def test_mistakes_in_a_task(line: dict[str, str], message: str, micro_llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "task.jsonl"
+    file.write_text(json.dumps(line))
+    with pytest.raises(InputError, match=message):
+        run("interpret", micro_llama, "--task", file)
