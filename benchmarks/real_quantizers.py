@@ -4,8 +4,8 @@ Every arm quantizes the linear layers of the blocks; embeddings, head and norms 
 where they are tied. Judged on WikiText-2's test text and on Python's language reference, which no arm is calibrated on.
 "own + prose" is 8,192 tokens that the model wrote itself and 8,192 of WikiText-2's validation text, "own + held-out"
 the default of `hardy quantize`: standard-library modules in the place of WikiText. All arms that use data have the same
-"own + prose", unless they say otherwise. The types of llama.cpp (ggml) are given its mean squares as importance matrix;
-where rows are no multiple of 256 their blocks run on into the next row, where llama.cpp itself would take a larger type.
+"own + prose", unless they say otherwise. The types of llama.cpp (ggml) are given its mean squares as importances; where
+rows are no multiple of 256 their blocks run on into the next row, where llama.cpp itself would take a larger type.
 
 The models were 4-bit files: "unmodified" is the dequantized model.
 

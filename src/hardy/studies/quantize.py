@@ -190,9 +190,10 @@ def quantize(
         cast(loaded, {}, work)
         losses[STORED] = loss_on(loaded, judged)
     cast(loaded, dtypes, work)
-    if dense := sum(row.details.get("weights left dense", 0) for row in packing.report.select(condition=PACKED)):
-        packed = sum(row.details["weights"] for row in packing.report.select(condition=PACKED))
-        notes.append(f"{dense / (dense + packed):.1%} of the quantized weights have no packed layer and stay dense")
+    (totals,) = packing.report.select(condition=PACKED)
+    if dense := int(totals.details["weights left dense"] or 0):
+        share = dense / (dense + int(totals.details["weights"] or 0))
+        notes.append(f"{share:.1%} of the quantized weights have no packed layer and stay dense")
         _log.warning(notes[-1])
     grown = perplexity_of(losses[STORED] - losses[BEFORE])
     if grown > LOUD:
@@ -244,7 +245,7 @@ def _advice(steps: tuple[Quantizer, ...], calibrated: bool) -> str:
     return f"; try {more}, smaller groups, or a calibration text like the one it is for"
 
 
-# CPU-seconds of one core for a million weights, measured on 576 x 1536; and what a forward takes of the fastest product.
+# CPU-seconds of one core for a million weights, measured on 576 x 1536; share of a product's speed that a forward has.
 _SECONDS = {"GPTQ": 0.6, "CalibratedTritPlanes": 0.9, "TritPlanes": 0.4, "ClippedRoundToNearest": 0.1}
 _FORWARD = 0.5
 
@@ -254,9 +255,9 @@ def _estimate(
 ) -> str:
     """ "4 minutes", from the speed of one product of matrices: no more than a first idea."""
     square = torch.ones(1024, 1024)
-    square @ square
+    torch.mm(square, square)
     begun = time.perf_counter()
-    square @ square
+    torch.mm(square, square)
     speed = _FORWARD * 2 * 1024**3 / (time.perf_counter() - begun)
     forwards = judged_tokens + 5 * calibration_tokens  # each block twice and its Gram matrices; what the model writes
     seconds = 2 * parameters * forwards / speed
