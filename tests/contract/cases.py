@@ -215,6 +215,7 @@ CASES: dict[type[Method], Case] = {
     TunedScales: Case(
         typical=TunedScales(steps=3, tokens=64),
         identity=TunedScales(steps=0),
+        reseeded=TunedScales(steps=3, tokens=64, seed=1),
         refused={"steps": [-1, 2.5, "3"], "rate": [0, -1.0, float("nan"), "a"], "tokens": [1, 2.5], "seed": [-1, 0.5]},
         no_control="its control is the model that it starts from, in tests/quant/test_tuned_scales.py",
         after=_TRITS,
