@@ -49,6 +49,8 @@ def reading(path: str | Path, what: str = "") -> Iterator[None]:
         raise InputError(f"{name} is damaged: it is nested too deeply") from None
     except MemoryError:
         raise
+    except UnicodeDecodeError:
+        raise InputError(f"{name} is damaged: it is not UTF-8 text") from None
     except KeyError as error:
         raise InputError(f"{name} is damaged: it lacks {shortened(error)}") from error
     except Exception as error:  # bytes go wrong in as many ways as there are libraries behind a reader
