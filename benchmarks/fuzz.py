@@ -382,7 +382,7 @@ class _ignored:  # noqa: N801 - a context as `contextlib.suppress`, for every ki
         return kind is not None and issubclass(kind, Exception)
 
 
-def run(*, cheap: int = CHEAP, dear: int = DEAR, only: str = "", seconds: int = 400, seed: int = 0) -> Result:
+def run(*, cheap: int = CHEAP, dear: int = DEAR, only: str = "", seconds: int = 17, seed: int = 0) -> Result:
     logging.disable(logging.WARNING)
     found, lines = [], []
     for name in [name for name in FORMATS if only in ("", name)]:

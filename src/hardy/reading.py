@@ -42,20 +42,19 @@ def reading(path: str | Path, what: str = "") -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise InputError(f"{name}: {error}") from None
-    except FileNotFoundError:
-        raise InputError(f"{name} is not there") from None
     except OSError as error:
         reason = error.strerror or shortened(error) or type(error).__name__
-        raise InputError(f"{name} cannot be read: {reason}") from None
+        raise InputError(f"cannot read {name}: {reason}") from None
     except RecursionError:
         raise InputError(f"{name} is damaged: it is nested too deeply") from None
     except MemoryError:
         raise
+    except UnicodeDecodeError:
+        raise InputError(f"{name} is damaged: it is not UTF-8 text") from None
     except KeyError as error:
         raise InputError(f"{name} is damaged: it lacks {shortened(error)}") from error
     except Exception as error:  # bytes go wrong in as many ways as there are libraries behind a reader
-        kind = "" if isinstance(error, ValueError | AssertionError) and str(error) else f"{type(error).__name__} "
-        raise InputError(f"{name} is damaged: {kind}{shortened(error)}".rstrip()) from error
+        raise InputError(f"{name} is damaged: {shortened(error) or type(error).__name__}") from error
 
 
 def below(folder: str | Path, name: str, whose: str | Path) -> Path:

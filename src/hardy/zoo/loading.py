@@ -103,7 +103,7 @@ def load(
             raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
     made = _reading(
         name,
-        "configuration",
+        "weights",
         lambda: check_declared(place, config, lambda: AutoModelForCausalLM.from_config(config)),
     )
     _check_room(name, made, dtype)

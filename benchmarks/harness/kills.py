@@ -5,7 +5,7 @@ SIGKILL, SIGINT or SIGTERM (in turn, SIGINT to the whole group, as Ctrl-C) at a 
 again to its end. Compared are final reports and files, without times; counted are reruns that fail, results that
 differ, and files that the reference has not, in the target and beside it.
 
-    python -m benchmarks run kills
+    python -m benchmarks.harness.kills [KILLS] [MINUTES] [COMMAND]
 """
 
 import hashlib
@@ -140,3 +140,11 @@ def run(*, kills: int = KILLS, minutes: float = 30, only: str = "", seed: int = 
             figures = {kind.replace(" ", "_"): count for kind, count in facts.items()}
             lines += rows(name, undisturbed=Value(one["seconds"], "s"), kills=done, **figures)
     return Result(rows=lines, seeds=(seed,), raw=found)
+
+
+if __name__ == "__main__":
+    kinds = (int, float, str)
+    options = dict(
+        zip(("kills", "minutes", "only"), (k(w) for k, w in zip(kinds, sys.argv[1:], strict=False)), strict=False)
+    )
+    run(**options)  # pyright: ignore[reportArgumentType]
