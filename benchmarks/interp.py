@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.harness import NotMeasuredError, Result, Value, mean_of, real_models, rows, text_of
 from hardy import interp, zoo
-from hardy.core import InputError, Ranking, Row
+from hardy.core import InputError, Method, Ranking, Row
 from hardy.core.rng import generator
 from hardy.evaluate import encode
 from hardy.interp import circuit, prompts
@@ -156,7 +156,7 @@ def steered(model: Any, tokenizer: Any, n: int) -> Result:
                 for scale in (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0):
                     with interp.SteeringVector(vector=vector, layer=layer, scale=scale).apply(model):
                         moved = interp.scores(model, judge).mean().item() - plain
-                        spilled = {
+                        spilled: Any = {
                             f"divergence_{k}": Value(divergence(model, before[k], t), "nats/token")
                             for k, t in ids.items()
                         }
@@ -198,12 +198,12 @@ def edges(model: Any, tokenizer: Any, n: int) -> Result:
             found += rows(f"{name}, {size:.1%} of all", {"size": size}, faithfulness=value)
         found += rows(name, cpr=curve.cpr, cmd=curve.cmd)
         print(name, [round(v, 3) for v in curve.values], flush=True)
-    methods = {f"{bits} bits": RoundToNearest(bits=bits, group_size=64) for bits in (4, 3, 2)}
+    methods: dict[str, Method] = {f"{bits} bits": RoundToNearest(bits=bits, group_size=64) for bits in (4, 3, 2)}
     methods["2 trit-planes"] = TritPlanes(planes=2, group_size=64)
     for name, method in methods.items():
         with method.apply(model):
             score = interp.scores(model, task).mean().item()
-            facts: dict[str, float] = {"score_kept": score / clean}
+            facts: Any = {"score_kept": score / clean}
             try:
                 now = interp.AttributionPatching(object="head").locate(model, task)
                 facts |= {
@@ -257,7 +257,8 @@ def edited(model: Any, tokenizer: Any, n: int) -> Result:
                     got["locality"].append(sum(stay) / len(stay))
                     got["divergence"].append(divergence(model, before, held_out))
             name = f"ROME in block {layer}, {'with' if moments else 'without'} moments"
-            found += rows(name, {"layer": layer}, **{metric: mean_of(values) for metric, values in got.items()})
+            means: Any = {metric: mean_of(values) for metric, values in got.items()}
+            found += rows(name, {"layer": layer}, **means)
             print(name, {k: sum(v) / len(v) for k, v in got.items()}, flush=True)
     return Result(rows=found, settings={"edits": min(n, len(known))})
 

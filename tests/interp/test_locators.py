@@ -260,6 +260,7 @@ def test_what_cannot_be_is_refused_and_leaves_the_model_alone() -> None:
 
 def test_left_padding_changes_no_score() -> None:
     model, given = build("llama"), task(4)
+    assert given.corrupt is not None
     padded = [torch.cat([torch.zeros(4, 2, dtype=torch.long), ids], 1) for ids in (given.clean, given.corrupt)]
     mask = torch.ones_like(padded[0])
     mask[:, :2] = 0

@@ -1,6 +1,6 @@
 """`hardy interpret`, `hardy steer`, `hardy circuit`, `hardy prompts`: inside of a language model."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -104,7 +104,7 @@ def text(
     """Text before and after, and what else changes."""
     from hardy.core import save as store
     from hardy.interp import AblatedWeights, DirectionalAblation, Directions, bake
-    from hardy.interp.pages import steer
+    from hardy.interp.steering_pages import steer
     from hardy.zoo import Subject
 
     directions = Directions.load(vector)
@@ -124,7 +124,9 @@ def make(
     model: Model,
     out: Annotated[str, typer.Argument(help="Folder of directions.safetensors and the report.")],
     pairs: Annotated[str, typer.Option(help="A file of JSON lines of positive and negative, or sentiment, truth.")],
-    by: Annotated[str, typer.Option(help="mean-difference, pca or probe.")] = "mean-difference",
+    by: Annotated[
+        Literal["mean-difference", "pca", "probe"], typer.Option(help="How one is made of the pairs.")
+    ] = "mean-difference",
     gguf: Annotated[str | None, typer.Option(help="Also write a control vector for llama.cpp to this file.")] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -132,7 +134,7 @@ def make(
     """Make a direction for every layer from pairs of texts."""
     from hardy.interp import Directions
     from hardy.interp.control_vectors import write_control_vector
-    from hardy.interp.pages import make_directions
+    from hardy.interp.steering_pages import make_directions
     from hardy.zoo import Subject
 
     subject = Subject.of(model, device=device, dtype=dtype)

@@ -62,10 +62,9 @@ class BakedVector(Method):
             raise InputError(f"{name}.{down} ({type(projection).__name__}) has no plain bias to bake a vector into")
         if projection.bias is None and self.scale:
             self._give_biases(model, edits)
-            projection = model.get_submodule(f"{name}.{down}")
         if self.scale:
-            old = projection.bias.detach()
-            new = nn.Parameter((old.float() + shift).to(old.dtype), requires_grad=projection.bias.requires_grad)
+            old: Any = projection.bias
+            new = nn.Parameter((old.detach().float() + shift).to(old.dtype), requires_grad=old.requires_grad)
             edits.swap(projection, "bias", new)
         return [Row(metric="norm_added", condition=f"{name}.{down}.bias", value=shift.norm().item())]
 

@@ -177,11 +177,8 @@ def patch(model: nn.Module, values: dict[str, Any]) -> hooks.Hooks:
                 size = activation.shape[2] if activation.ndim > 2 else 0
                 if unit.index is not None and unit.index >= size:
                     raise InputError(f"{unit} is not there: {unit.point} has {size} of them")
-                new[unit.place] = (
-                    value(new[unit.place])
-                    if callable(value)
-                    else torch.as_tensor(value, dtype=new.dtype, device=new.device)
-                )
+                part = value(new[unit.place]) if callable(value) else value
+                new[unit.place] = torch.as_tensor(part, dtype=new.dtype, device=new.device)
             return new
 
         return put
