@@ -229,11 +229,13 @@ def _pretrained(folder: Path, record: dict[str, Any]) -> nn.Module:
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
     """transformers without its own progress bars and log, whose errors hardy says in its own line."""
+    from logging import CRITICAL
+
     from transformers.utils import logging
 
     shown, told = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     try:
         yield
     finally:

@@ -76,9 +76,10 @@ class TunedScales(Method):
         forms: dict[str, TritWeight] = {site.name: stored[site.name] for site in sites}
         scales = {name: nn.Parameter(form.scales.clone()) for name, form in forms.items()}
         norms = {
-            f"{name}.weight": nn.Parameter(module.weight.detach().float().clone())
+            f"{name}.weight": nn.Parameter(weight.detach().float().clone())
             for name, module in model.named_modules()
-            if role_of(model, name, module) == "norm" and isinstance(getattr(module, "weight", None), nn.Parameter)
+            if role_of(model, name, module) == "norm"
+            and isinstance(weight := getattr(module, "weight", None), nn.Parameter)
         }
 
         def overrides() -> dict[str, torch.Tensor]:
