@@ -24,7 +24,7 @@ SAME = {
 }
 
 
-def run(model: str = "", examples: int = 4, rounds: int = 3) -> Result:
+def run(*, model: str = "", examples: int = 4, rounds: int = 2) -> Result:
     try:
         from transformer_lens.model_bridge import TransformerBridge  # pyright: ignore[reportMissingImports]
     except ImportError as error:

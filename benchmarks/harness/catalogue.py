@@ -11,9 +11,6 @@ FOLDER = Path(__file__).parents[1]
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "calibrated-quality": ("calibrated", {"part": "quality"}),
     "calibrated-speed": ("calibrated", {"part": "speed"}),
-    "interp-circuit": ("interp", {"part": "circuit"}),
-    "interp-edit": ("interp", {"part": "edit"}),
-    "interp-locate": ("interp", {"part": "locate"}),
     "interp-steer": ("interp", {"part": "steer"}),
     "noise_aware-cost": ("noise_aware", {"part": "cost"}),
     "noise_aware-language": ("noise_aware", {"part": "language"}),
