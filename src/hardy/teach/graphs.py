@@ -52,8 +52,14 @@ class GraphSet:
         return len(self.graphs)
 
     def split(self, test: float, seed: int) -> tuple[list[int], list[int]]:
-        """Ids of a random training and test part; of a single graph, both are that graph, which carries masks."""
-        count = max(1, round(test * len(self)))
+        """Ids of a random training and test part.
+
+        Raises:
+            InputError: there is but one graph, as in Cora, of which no part can be left out.
+        """
+        if len(self) < 2:
+            raise InputError(f"{self.name} is one graph; at least 2 are needed to train on some and test on others")
+        count = min(len(self) - 1, max(1, round(test * len(self))))
         order = torch.randperm(len(self), generator=generator(seed, "split")).tolist()
         return order[count:], order[:count]
 

@@ -58,12 +58,14 @@ class Course:
     """What a training gave.
 
     Attributes:
-        epochs, seconds, samples, steps, metric: at each check; seconds without checks, with selection.
+        epochs, seconds, cpu_seconds, samples, steps, metric: at each check; seconds without checks, with selection,
+            by the clock and of this process on all its threads.
         selection_seconds: of the whole training.
     """
 
     epochs: tuple[int, ...]
     seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
     samples: tuple[int, ...]
     steps: tuple[int, ...]
     metric: tuple[float, ...]
@@ -147,10 +149,10 @@ def train(
     decay, rate = training.weight_decay, training.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     at = {round(k * training.epochs / training.checks) for k in range(1, training.checks + 1)}
-    seconds, samples, steps = 0.0, 0, 0
-    rows: list[tuple[int, float, int, int, float]] = []
+    seconds, cpu, samples, steps = 0.0, 0.0, 0, 0
+    rows: list[tuple[int, float, float, int, int, float]] = []
     for epoch in range(training.epochs):
-        begun = time.perf_counter()
+        begun, cpu_begun = time.perf_counter(), time.process_time()
         teacher.update(network, loss, loader)
         network.train()
         optimizer.zero_grad()
@@ -169,12 +171,13 @@ def train(
             optimizer.step()
             steps += 1
         seconds += time.perf_counter() - begun
+        cpu += time.process_time() - cpu_begun
         if epoch + 1 in at:
-            rows.append((epoch + 1, seconds, samples, steps, measure(network, data, test_ids)))
+            rows.append((epoch + 1, seconds, cpu, samples, steps, measure(network, data, test_ids)))
             if not all(bool(p.isfinite().all()) for p in network.parameters()):
                 raise InputError(f"training diverged by epoch {epoch + 1}; use a smaller learning rate")
             if watch is not None:
                 watch(epoch + 1, rows[-1][-1])
     columns = [tuple(column) for column in zip(*rows, strict=True)]
-    names = ("epochs", "seconds", "samples", "steps", "metric")
+    names = ("epochs", "seconds", "cpu_seconds", "samples", "steps", "metric")
     return Course(**dict(zip(names, columns, strict=True)), selection_seconds=teacher.seconds)
