@@ -181,8 +181,8 @@ def _report(
     rows: list[Row] = []
     for arm in grid:
         for name, label, unit in (
-            ("metric", metric, ""), ("seconds", "seconds", "s"), ("cpu_seconds", "CPU seconds", "s"), ("selection", "selection seconds", "s"),
-            ("samples", "samples", ""), ("steps", "steps", ""),
+            ("metric", metric, ""), ("seconds", "seconds", "s"), ("cpu_seconds", "CPU seconds", "s"),
+            ("selection", "selection seconds", "s"), ("samples", "samples", ""), ("steps", "steps", ""),
         ):  # fmt: skip
             row = arm.row(results, lambda values, name=name: values[name], metric=label)
             rows += [] if row is None else [dataclasses.replace(row, unit=unit)]
@@ -205,7 +205,7 @@ def _report(
         ),
         settings=settings,
         notes=(
-            "seconds leave out measuring the test part; CPU seconds are those of this process, which others do not stretch",
+            "seconds leave out measuring the test part; CPU seconds are those of this process alone",
             "contrast is the mean score of the chosen graphs over the mean of all: 1 is what random choice has",
             *results.notes(),
         ),
@@ -213,7 +213,7 @@ def _report(
 
 
 def _time_to(arm: Condition, results: Results, goals: Mapping[int, float], sign: int) -> list[Row]:
-    """CPU seconds until the metric is first what full training of the same seed ends with; seeds that never are, are said."""
+    """CPU seconds until the metric is first what full training of the same seed ends with, and how many seeds are."""
     found, total = [], 0
     for result in results.of(arm):
         if result.values is None or result.cell.seed not in goals:

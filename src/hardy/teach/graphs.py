@@ -217,7 +217,8 @@ def _read_folder(path: Path, task: Task | None) -> GraphSet:
     try:
         with torch.serialization.safe_globals([Data, DataEdgeAttr, DataTensorAttr, GlobalStorage]):
             stored = torch.load(file, weights_only=True)
-        whole, slices = stored[0], stored[1]
+        whole: Any = stored[0]
+        slices: Any = stored[1]
         whole = Data.from_dict(whole) if isinstance(whole, dict) else whole
     except Exception as error:
         raise InputError(f"{file} cannot be read without unpickling, which may run code: {error!s:.200}") from None
