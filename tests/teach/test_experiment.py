@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from hardy import InputError
+from hardy.cli.main import app
 from hardy.teach import Teacher, graphs, schedules
 from hardy.teach.examples import DatasetExamples
 
@@ -53,3 +55,17 @@ def test_the_page_has_its_controls_and_goes_on_where_it_stopped(tmp_path: Path) 
         Plan(selectors=("sotf",))
     with pytest.raises(InputError, match="start must be"):
         Plan(start=0.0)
+
+
+def test_the_command_leaves_its_page(tmp_path: Path) -> None:
+    pytest.importorskip("torch_geometric")
+    file = tmp_path / "toy.txt"
+    graph = "3 {label}\n{tag} 1 1\n9 2 0 2\n9 1 1\n"
+    file.write_text("24\n" + "".join(graph.format(label=2 * (i % 2), tag=5 + i % 3) for i in range(24)))
+    words = ["teach", str(file), "--model", "flexible", "--teacher", "hard,batch", "--epochs", "3", "--seeds", "1"]
+    result = CliRunner().invoke(app, [*words, "--width", "8", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    for arm in ("full", "hard", "batch", "random"):
+        assert arm in result.output
+    for name in ("report.json", "report.md", "report.html"):
+        assert (tmp_path / "out" / name).is_file()

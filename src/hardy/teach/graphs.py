@@ -225,7 +225,7 @@ def _read_folder(path: Path, task: Task | None) -> GraphSet:
     from torch_geometric.data.separate import separate
 
     counts = len(slices["x"]) - 1 if slices else 1
-    graphs = [whole] if not slices else [
+    graphs: list[Any] = [whole] if not slices else [
         separate(Data, whole, idx=index, slice_dict=slices, decrement=False) for index in range(counts)
     ]  # fmt: skip
     if any(graph.x is None or graph.y is None for graph in graphs):
