@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardy import analog, core, evaluate, fields, hardware, interp, ops, quant, report, splat, studies, zoo
+    from hardy import analog, core, evaluate, fields, hardware, interp, ops, quant, report, splat, studies, teach, zoo
     from hardy.core import Method, Ranking, save, select
     from hardy.errors import InputError
     from hardy.opening import load
@@ -50,6 +50,7 @@ __all__ = [
     "select",
     "splat",
     "studies",
+    "teach",
     "zoo",
 ]
 

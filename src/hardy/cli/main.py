@@ -39,6 +39,7 @@ from hardy.cli.report import app as report_app
 from hardy.cli.rtl import app as rtl_app
 from hardy.cli.simulate import simulate
 from hardy.cli.splat import app as splat_app
+from hardy.cli.teach import teach
 from hardy.cli.zoo import app as zoo_app
 from hardy.errors import InputError, shortened
 
@@ -68,6 +69,7 @@ app.command()(reason)
 app.command()(interpret)
 app.command()(circuit)
 app.command()(prompts)
+app.command()(teach)
 
 
 def main() -> None:

@@ -1,0 +1,184 @@
+"""Which examples of given scores are taught.
+
+Source: GraNT (arXiv 2505.14170: `Hard`, its batches), AtteNT (2602.20461: `Soft`), NINT (2511.15487: mixtures). Each
+selector gives exactly `count` different ids; the random ones draw from the generator that they are given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Protocol
+
+import torch
+
+from hardy import checks
+from hardy.errors import InputError
+
+
+class Selector(Protocol):
+    """Chooses among examples.
+
+    Attributes:
+        scored: whether it looks at scores: without, none are measured, and `scores` tells their number alone.
+    """
+
+    scored: ClassVar[bool]
+
+    def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+        """`count` ids, (count,), of `scores`, (examples,), which are finite and not negative."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hard:
+    """The highest scores; of equal ones the first. The rule of GraNT's paper, for targets without noise."""
+
+    scored: ClassVar[bool] = True
+
+    def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+        return scores.argsort(descending=True, stable=True)[:count]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Soft:
+    """Drawn without replacement with weights score^(1 / temperature): the `count` highest log(score) / temperature + g.
+
+    g is Gumbel noise, -log(-log(u)) of a uniform u (Gumbel top-k, arXiv 1903.06059). A temperature towards 0 is `Hard`,
+    a large one `Random`. Examples of score 0 come last, in random order.
+
+    Raises:
+        InputError: the temperature is not positive.
+    """
+
+    scored: ClassVar[bool] = True
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.number("temperature", self.temperature, above=0)
+
+    def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+        uniform = torch.rand(len(scores), generator=random, dtype=torch.float64)
+        gumbel = -torch.log(-torch.log(uniform.clamp(min=torch.finfo(torch.float64).tiny)))
+        keys = scores.double().log() / self.temperature + gumbel
+        shuffled = torch.randperm(len(scores), generator=random)  # among those of score 0, whose keys are all -inf
+        return shuffled[keys[shuffled].argsort(descending=True, stable=True)][:count]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """GraNT (B): whole batches of the highest mean score.
+
+    The batches are cut from a fresh random order of all examples at each choice. Of the last one that is taken, only
+    as many examples as are wanted, its highest.
+
+    Raises:
+        InputError: the batch size is not positive.
+    """
+
+    scored: ClassVar[bool] = True
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        checks.integer("size", self.size, at_least=1)
+
+    def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+        batches = torch.randperm(len(scores), generator=random).split(self.size)
+        means = torch.stack([scores[batch].double().mean() for batch in batches])
+        ordered = [batches[place] for place in means.argsort(descending=True, stable=True).tolist()]
+        highest = [batch[scores[batch].argsort(descending=True, stable=True)] for batch in ordered]
+        return torch.cat(highest)[:count]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Proportional:
+    """GraNT (S): of each batch its highest scores, as large a share as of all; batches as in `Batch`.
+
+    Raises:
+        InputError: the batch size is not positive.
+    """
+
+    scored: ClassVar[bool] = True
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        checks.integer("size", self.size, at_least=1)
+
+    def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+        chosen, seen, given = [], 0, 0
+        for batch in torch.randperm(len(scores), generator=random).split(self.size):
+            seen += len(batch)
+            wanted = count * seen // len(scores) - given  # so that the parts add up to the whole
+            given += wanted
+            chosen.append(batch[scores[batch].argsort(descending=True, stable=True)[:wanted]])
+        return torch.cat(chosen)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Random:
+    """Any examples, all equally likely: the control of every other selector."""
+
+    scored: ClassVar[bool] = False
+
+    def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+        return torch.randperm(len(scores), generator=random)[:count]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Full:
+    """All examples, whatever the ratio: ordinary training."""
+
+    scored: ClassVar[bool] = False
+
+    def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+        return torch.arange(len(scores))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mix:
+    """A `share` by one selector, and the rest by another from what the first left.
+
+    Raises:
+        InputError: the share is not in [0, 1].
+    """
+
+    scored: ClassVar[bool] = True
+    share: float = 0.5
+    first: Selector = dataclasses.field(default_factory=Hard)
+    rest: Selector = dataclasses.field(default_factory=Random)
+
+    def __post_init__(self) -> None:
+        checks.number("share", self.share, at_least=0, at_most=1)
+
+    def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+        chosen = self.first(scores, round(self.share * count), random)
+        left = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, chosen, False).nonzero().flatten()
+        return torch.cat([chosen, left[self.rest(scores[left], count - len(chosen), random)]])
+
+
+SELECTORS: dict[str, type[Selector]] = {
+    "soft": Soft,
+    "hard": Hard,
+    "batch": Batch,
+    "proportional": Proportional,
+    "mix": Mix,
+    "random": Random,
+    "full": Full,
+}
+
+
+def checked(scores: torch.Tensor, examples: int) -> torch.Tensor:
+    """`scores` on the CPU, detached.
+
+    Raises:
+        InputError: they are not one for each example, or one is NaN, infinite or negative; the message names it.
+    """
+    if scores.shape != (examples,):
+        raise InputError(f"scores must be one for each of {examples} examples, got the shape {tuple(scores.shape)}")
+    scores = scores.detach().cpu()
+    wrong = (~(torch.isfinite(scores) & (scores >= 0))).nonzero().flatten()
+    if len(wrong):
+        raise InputError(
+            f"scores must be finite and at least 0; {len(wrong)} of {examples} are not, the first is "
+            f"{scores[wrong[0]].item()} of example {wrong[0].item()}"
+        )
+    return scores

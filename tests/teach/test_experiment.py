@@ -1,0 +1,71 @@
+"""The page of `hardy teach`, and token sequences through the same teacher."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from hardy import InputError
+from hardy.cli.main import app
+from hardy.teach import Teacher, graphs, schedules
+from hardy.teach.examples import DatasetExamples
+
+
+def test_token_sequences_are_scored_by_their_own_tokens(llama: nn.Module) -> None:
+    random = torch.Generator().manual_seed(0)
+    data = [
+        {"input_ids": (ids := torch.randint(0, 64, (7,), generator=random)), "labels": ids.clone()} for _ in range(9)
+    ]
+    data[4]["labels"][:4] = -100
+    got = DatasetExamples(llama, nn.CrossEntropyLoss(), data, batch_size=4).losses()
+    with torch.no_grad():
+        expected = [llama(each["input_ids"][None], labels=each["labels"][None]).loss.item() for each in data]
+    assert got.tolist() == pytest.approx(expected, rel=1e-4)
+    teacher = Teacher(3, selector="hard", score="loss", ratio=schedules.Constant(ratio=0.34))
+    teacher.update(llama, nn.CrossEntropyLoss(), data)
+    assert teacher.ids is not None
+    assert teacher.ids.tolist() == torch.tensor(expected).argsort(descending=True)[:3].tolist()
+
+
+def test_the_page_has_its_controls_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("torch_geometric")
+    from hardy.teach.experiment import Plan, experiment
+    from hardy.teach.training import Training
+
+    data = graphs.generated("graph-regression", 24, nodes=(3, 6), features=4)
+    plan = Plan(model="flexible", selectors=("hard",), width=8, training=Training(epochs=4, checks=2))
+    report = experiment(data, plan, seeds=2, out=tmp_path)
+    assert [row.condition for row in report.select("MAE")] == ["full", "hard", "random"]
+    for arm in ("hard", "random"):  # the control sees as much as what it is the control of
+        assert report.value("samples", arm) == report.value("samples", "random") < report.value("samples", "full")
+    assert report.value("contrast", "hard") > 1 == report.value("contrast", "random")
+    assert report.value("selection seconds", "hard") > 0
+    better = report.select("better than random (MAE)", "hard")[0]
+    assert better.value == pytest.approx(report.value("MAE", "random") - report.value("MAE", "hard"))
+    cells = sorted((tmp_path / "cells").iterdir())
+    cells[0].unlink()
+    times = [cell.stat().st_mtime_ns for cell in cells[1:]]
+    again = experiment(data, plan, seeds=2, out=tmp_path)
+    assert [cell.stat().st_mtime_ns for cell in cells[1:]] == times
+    assert [row.value for row in again.select("MAE")] == [row.value for row in report.select("MAE")]
+    assert (tmp_path / "report.html").is_file()
+    with pytest.raises(InputError, match="teacher must be soft, hard"):
+        Plan(selectors=("sotf",))
+    with pytest.raises(InputError, match="start must be"):
+        Plan(start=0.0)
+
+
+def test_the_command_leaves_its_page(tmp_path: Path) -> None:
+    pytest.importorskip("torch_geometric")
+    file = tmp_path / "toy.txt"
+    graph = "3 {label}\n{tag} 1 1\n9 2 0 2\n9 1 1\n"
+    file.write_text("24\n" + "".join(graph.format(label=2 * (i % 2), tag=5 + i % 3) for i in range(24)))
+    words = ["teach", str(file), "--model", "flexible", "--teacher", "hard,batch", "--epochs", "3", "--seeds", "1"]
+    result = CliRunner().invoke(app, [*words, "--width", "8", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    for arm in ("full", "hard", "batch", "random"):
+        assert arm in result.output
+    for name in ("report.json", "report.md", "report.html"):
+        assert (tmp_path / "out" / name).is_file()
