@@ -36,6 +36,7 @@ from hardy.cli.quantize import export, quantize
 from hardy.cli.reason import reason
 from hardy.cli.repair import repair
 from hardy.cli.report import app as report_app
+from hardy.cli.rtl import app as rtl_app
 from hardy.cli.simulate import simulate
 from hardy.cli.splat import app as splat_app
 from hardy.cli.zoo import app as zoo_app
@@ -58,6 +59,7 @@ app.add_typer(report_app, name="report")
 app.add_typer(field_app, name="field")
 app.add_typer(splat_app, name="splat")
 app.add_typer(steer_app, name="steer")
+app.add_typer(rtl_app, name="rtl")
 app.command()(quantize)
 app.command()(export)
 app.command()(simulate)

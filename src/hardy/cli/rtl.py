@@ -1,0 +1,65 @@
+"""`hardy rtl`: activation units and whole fields as Verilog, checked bit by bit and measured."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hardy.cli.options import interruptible, shown
+from hardy.errors import InputError
+
+app = typer.Typer(help="Verilog of activation units and fields, verified and measured.", no_args_is_help=True)
+
+Liberty = Annotated[Path | None, typer.Option(help="Cell library (.lib or .lib.gz) for the area.")]
+
+
+def widths_of(text: str) -> tuple[int, ...]:
+    """ "8..32" as 8, 12, ... 32; "16,32" as they stand."""
+    try:
+        if ".." in text:
+            low, high = (int(part) for part in text.split(".."))
+            widths = tuple(range(low, high + 1, 4))
+        else:
+            widths = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        widths = ()
+    if not widths:
+        raise InputError(f"--widths takes 8..32 (steps of 4) or 8,16,32, got {text!r}")
+    return widths
+
+
+@app.command()
+def unit(
+    name: Annotated[str, typer.Argument(help="quad, sine-table, sine-interpolated, cordic-radians, gauss, relu ...")],
+    out: Annotated[Path, typer.Argument(help="Folder of the Verilog, the testbench and the report.")],
+    bits: Annotated[int, typer.Option(help="Of input and output, 4 to 32.")] = 16,
+    fraction: Annotated[int, typer.Option(help="Bits behind the point; a quarter period is 2^fraction codes.")] = 12,
+    squarer: Annotated[str, typer.Option(help="Of quad: folded, or generic for DSP blocks.")] = "folded",
+    stages: Annotated[int | None, typer.Option(help="Ranks of registers; by default one per stage.")] = None,
+    liberty: Liberty = None,
+) -> None:
+    """One activation unit with a self-checking testbench."""
+    from hardy.rtl import unit as run
+
+    with interruptible(out):
+        report = run(name, out, bits=bits, fraction=fraction, squarer=squarer, ranks=stages, liberty=liberty)
+    shown(report, out)
+
+
+@app.command()
+def compare(
+    widths: Annotated[str, typer.Option(help="Bits: 8..32 in steps of 4, or 16,32; four are before the point.")] = (
+        "8..32"
+    ),
+    units: Annotated[str, typer.Option(help="Which, by commas; all by default.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder of the report; the same command resumes.")] = Path("hardy-rtl"),
+    liberty: Liberty = None,
+) -> None:
+    """All units side by side over widths: area, LUTs, cycles, energy, error."""
+    from hardy.rtl import UNITS
+    from hardy.rtl import compare as run
+
+    named = tuple(name.strip() for name in units.split(",") if name.strip()) or tuple(UNITS)
+    with interruptible(out):
+        report = run(widths_of(widths), out, units=named, liberty=liberty)
+    shown(report, out)

@@ -1,0 +1,37 @@
+"""From a trained field to Verilog that is verified bit by bit, with its area, cells and cycles."""
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from hardy.errors import InputError
+
+if TYPE_CHECKING:
+    from hardy.rtl.comparison import compare
+    from hardy.rtl.pipeline import Pipeline
+    from hardy.rtl.single_unit import unit
+    from hardy.rtl.unit_design import Format, Unit
+    from hardy.rtl.units import UNITS, design
+
+_HOMES = {
+    "comparison": ("compare",),
+    "unit_design": ("Format", "Unit"),
+    "pipeline": ("Pipeline",),
+    "single_unit": ("unit",),
+    "units": ("UNITS", "design"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["UNITS", "Format", "Pipeline", "Unit", "compare", "design", "unit"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        if importlib.util.find_spec("amaranth") is None:
+            raise InputError("hardware is described with amaranth, which is missing: pip install 'hardy[rtl]'")
+        return getattr(importlib.import_module(f"hardy.rtl.{_HOME_OF[name]}"), name)
+    raise AttributeError(f"module 'hardy.rtl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
