@@ -1,4 +1,4 @@
-"""Units against their integer references, all codes of a format, for equality; and the references against the field's."""
+"""Units equal their integer references for all codes of a format, and these the field's."""
 
 import numpy as np
 import pytest

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import interruptible, shown
+from hardy.cli.options import interruptible, numbers, shown
 from hardy.errors import InputError
 
 app = typer.Typer(help="Verilog of activation units and fields, verified and measured.", no_args_is_help=True)
@@ -62,4 +62,25 @@ def compare(
     named = tuple(name.strip() for name in units.split(",") if name.strip()) or tuple(UNITS)
     with interruptible(out):
         report = run(widths_of(widths), out, units=named, liberty=liberty)
+    shown(report, out)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="File of one picture that hardy field wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the Verilog, the testbench and the report.")],
+    lanes: Annotated[int, typer.Option(help="Multipliers side by side.")] = 4,
+    fwht: Annotated[str, typer.Option(help="serial, on the lanes; none refuses files that need the transform.")] = (
+        "serial"
+    ),
+    grid: Annotated[str, typer.Option(help="Height and width, such as 16,16; by default the file's.")] = "",
+) -> None:
+    """The accelerator of a whole picture: pixel indices in, colours out."""
+    from hardy.rtl import accelerator as run
+
+    size = numbers(grid, int, "grid")
+    if size and len(size) != 2:
+        raise InputError(f"--grid takes height and width, got {grid!r}")
+    with interruptible(out):
+        report = run(source, out, grid=(size[0], size[1]) if size else None, lanes=lanes, fwht=fwht)
     shown(report, out)

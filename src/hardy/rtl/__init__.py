@@ -8,6 +8,7 @@ from hardy.errors import InputError
 
 if TYPE_CHECKING:
     from hardy.rtl.comparison import compare
+    from hardy.rtl.exporting import accelerator
     from hardy.rtl.pipeline import Pipeline
     from hardy.rtl.single_unit import unit
     from hardy.rtl.unit_design import Format, Unit
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "comparison": ("compare",),
+    "exporting": ("accelerator",),
     "unit_design": ("Format", "Unit"),
     "pipeline": ("Pipeline",),
     "single_unit": ("unit",),
@@ -22,7 +24,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["UNITS", "Format", "Pipeline", "Unit", "compare", "design", "unit"]
+__all__ = ["UNITS", "Format", "Pipeline", "Unit", "accelerator", "compare", "design", "unit"]
 
 
 def __getattr__(name: str) -> Any:

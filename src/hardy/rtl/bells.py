@@ -6,6 +6,7 @@ quarter periods where it is a phase.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -45,7 +46,7 @@ def _gauss(format: Format):
     a = min((fine + 1) // 2, 10)
     rest, top = fine - a, 1 << fine
     knots = [round(2.0 ** -(k / (1 << a)) * top) for k in range((1 << a) + 1)]
-    falls = [before - after for before, after in zip(knots, knots[1:], strict=False)]
+    falls = [before - after for before, after in itertools.pairwise(knots)]
     log2e = round(math.log2(math.e) * (1 << fraction))
     gone = fraction + 2  # 2^-(F+2) is no code
 
@@ -111,7 +112,7 @@ def wire(format: Format) -> Unit:
     """exp(j pi x / 2 - x^2) of real x: cosine, sine and Gauss side by side, then two products."""
     fraction, one = format.fraction, format.one
     bell, gauss_of = _gauss(format)
-    lines, of_quarter = interpolated_sine(fraction)
+    lines, _ = interpolated_sine(fraction)
     waves = {"sine": (fold(fraction), *lines), "cosine": (fold(fraction), *lines)}
     first = {"sine": 0, "cosine": one}
 

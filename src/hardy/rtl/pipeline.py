@@ -7,6 +7,7 @@ stage reads is carried along, one that no stage reads any more is not.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -106,7 +107,7 @@ def grouped(stages: Sequence[Stage], ranks: int) -> list[list[Stage]]:
     """`stages` in `ranks` groups of neighbours, as even as can be, the longer ones last."""
     checks.integer("ranks", ranks, at_least=1, at_most=len(stages))
     ends = [len(stages) * i // ranks for i in range(ranks + 1)]
-    return [list(stages[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return [list(stages[a:b]) for a, b in itertools.pairwise(ends)]
 
 
 def lookup(m: Module, table: Sequence[int], shape: Shape, index: Value) -> Value:

@@ -144,11 +144,8 @@ def claims(found: Mapping[str, float]) -> tuple[str, ...]:
 
 def _curve(made: Unit) -> Lines:
     one = made.format.one
-    x = np.unique(
-        np.linspace(
-            -min(4 * one, 1 << (made.format.bits - 1)), min(4 * one, (1 << (made.format.bits - 1)) - 1), 400
-        ).astype(np.int64)
-    )
+    end = min(4 * one, (1 << (made.format.bits - 1)) - 1)
+    x = np.unique(np.linspace(-end, end, 400).astype(np.int64))
     got, wanted = made.reference(x), made.exact(x / one)
     places = tuple((x / one).tolist())
     return Lines(

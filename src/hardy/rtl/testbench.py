@@ -120,3 +120,64 @@ def unit_files(unit: Unit, name: str, codes: np.ndarray, latency: int) -> dict[s
         "stimuli.hex": hexadecimal(codes, bits),
         "golden.hex": hexadecimal(words, bits * len(unit.outputs)),
     }
+
+
+_ACCELERATOR = """`timescale 1ns/1ps
+// Asks for every pixel of a {height} x {width} picture, with pauses on both sides, and compares it with golden.hex.
+module {name}_tb;
+  reg clk = 0, rst = 1, s_valid = 0, m_ready = 0;
+  reg [31:0] s_data = 0;
+  wire s_ready, m_valid, m_last;
+  wire [{high}:0] m_data;
+  reg [{high}:0] golden [0:{last}];
+  integer n = 0, wrong = 0, wait_cycles = 0;
+
+  {name} dut (.clk(clk), .rst(rst), .s_axis_tdata(s_data), .s_axis_tvalid(s_valid), .s_axis_tready(s_ready),
+    .m_axis_tdata(m_data), .m_axis_tvalid(m_valid), .m_axis_tready(m_ready), .m_axis_tlast(m_last));
+
+  always #5 clk = ~clk;
+
+  initial begin
+    $readmemh("golden.hex", golden);
+    repeat (3) @(negedge clk);
+    rst = 0;
+    while (n < {count} && wait_cycles < 1000000) begin
+      if (n % 5 == 4) @(negedge clk);
+      s_data = ((n / {width}) << 16) | (n % {width});
+      s_valid = 1;
+      while (!s_ready && wait_cycles < 1000000) begin wait_cycles = wait_cycles + 1; @(negedge clk); end
+      @(negedge clk);
+      s_valid = 0;
+      wait_cycles = 0;
+      while (!m_valid && wait_cycles < 1000000) begin wait_cycles = wait_cycles + 1; @(negedge clk); end
+      if (n % 3 == 2) @(negedge clk);
+      if (m_data !== golden[n] || m_last !== (n == {last})) begin
+        wrong = wrong + 1;
+        if (wrong < 10) $display("pixel %0d: got %h, expected %h", n, m_data, golden[n]);
+      end
+      m_ready = 1;
+      @(negedge clk);
+      m_ready = 0;
+      n = n + 1;
+    end
+    if (wrong == 0 && n == {count}) $display("PASS %0d vectors", n);
+    else begin
+      $display("FAIL %0d wrong of %0d, {count} expected", wrong, n);
+      $fatal(1);
+    end
+    $finish;
+  end
+endmodule
+"""
+
+
+def accelerator_files(name: str, grid: tuple[int, int], pixels: np.ndarray) -> dict[str, str]:
+    """Testbench and golden.hex (the last channel highest) of a picture (height, width, channels) uint8."""
+    channels, count = pixels.shape[-1], grid[0] * grid[1]
+    weights = 1 << (8 * np.arange(channels, dtype=np.int64))
+    return {
+        f"{name}_tb.v": _ACCELERATOR.format(
+            name=name, height=grid[0], width=grid[1], count=count, last=count - 1, high=8 * channels - 1
+        ),
+        "golden.hex": hexadecimal((pixels.reshape(count, channels).astype(np.int64) @ weights).tolist(), 8 * channels),
+    }

@@ -43,11 +43,6 @@ class Format:
         """Of a port."""
         return signed(self.bits)
 
-    @property
-    def is_periodic(self) -> bool:
-        """Whether all codes are few enough to try: at most 2^16."""
-        return self.bits <= 16
-
     def codes(self, most: int, seed: int = 0) -> np.ndarray:
         """All codes where they are at most `most`, else one period's edges and random ones: (n,) int64."""
         low, high = -(1 << (self.bits - 1)), 1 << (self.bits - 1)

@@ -6,6 +6,7 @@ Sources: QuadINR (arXiv 2508.14374) for the wave and its squarer; Volder (1959) 
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -97,7 +98,7 @@ def interpolated_sine(fraction: int):
     a, one = min((fraction + 1) // 2, 10), 1 << fraction
     rest = fraction - a
     knots = [_rounded_sine(k / (1 << a), one) for k in range((1 << a) + 1)]
-    slopes = [after - before for before, after in zip(knots, knots[1:], strict=False)]
+    slopes = [after - before for before, after in itertools.pairwise(knots)]
     narrow = unsigned(max(slopes).bit_length())
 
     def read(m: Module, v: Values) -> dict[str, Value]:
