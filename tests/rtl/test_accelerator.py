@@ -48,12 +48,12 @@ def test_pixels_are_those_of_the_integer_model(kind: str, lanes: int, rotated: b
     model, grid = random_model(UNITS[kind], rotated=rotated), (16, 16)
     program = Program(model, grid, lanes)
     core = Accelerator(program)
-    pixels = [(0, 0), (15, 0), (3, 11), (7, 7), (0, 15), (14, 9), (15, 15)]
+    pixels = [(0, 0), (3, 11), (14, 9), (15, 15)]
     found, last, cycles = draw(core, pixels, stalls=True)
     wanted = model.pixels(grid)
     np.testing.assert_array_equal(found, [wanted[y, x] for x, y in pixels])
     assert len(np.unique(wanted.reshape(-1, 3), axis=0)) > 50  # a picture, not a constant
-    assert last.tolist() == [False] * 6 + [True]
+    assert last.tolist() == [False] * 3 + [True]
     assert cycles == [sum(program.cycles(core.latencies).values())] * len(pixels)
 
 

@@ -29,10 +29,10 @@ def test_every_code_of_four_periods_and_more(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNITS)
-@pytest.mark.parametrize(("bits", "fraction"), [(4, 1), (32, 28), (32, 30)])
+@pytest.mark.parametrize(("bits", "fraction"), [(4, 1), (32, 30)])
 def test_the_edges_of_what_a_format_holds(name: str, bits: int, fraction: int) -> None:
     unit = design(name, Format(bits, fraction))
-    codes = unit.format.codes(150)
+    codes = unit.format.codes(100)
     found, wanted = simulate(unit.pipeline(), codes), unit.reference(codes)
     for port in unit.outputs:
         np.testing.assert_array_equal(found[port], wanted[port])
