@@ -52,7 +52,7 @@ def test_pixels_are_those_of_the_integer_model(kind: str, lanes: int, rotated: b
     found, last, cycles = draw(core, pixels, stalls=True)
     wanted = model.pixels(grid)
     np.testing.assert_array_equal(found, [wanted[y, x] for x, y in pixels])
-    assert len(np.unique(wanted.reshape(-1, 3), axis=0)) > 50  # a picture, not a constant
+    assert len(np.unique(wanted.reshape(-1, 3), axis=0)) > 20  # a picture, not a constant
     assert last.tolist() == [False] * 3 + [True]
     assert cycles == [sum(program.cycles(core.latencies).values())] * len(pixels)
 

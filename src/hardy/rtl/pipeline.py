@@ -69,7 +69,7 @@ class Pipeline(Elaboratable):
         for number, group in enumerate(self.groups, 1):
             seen = _Seen(values)
             for stage in group:
-                seen.update(stage(m, seen))
+                seen.update(_wired(m, stage(m, seen)))
             registers = {
                 name: Signal(value.shape(), name=f"{name}_{number}", reset_less=True) for name, value in seen.items()
             }
@@ -83,6 +83,13 @@ class Pipeline(Elaboratable):
             live = (live - made) | read
         m.d.comb += [self.out_valid.eq(valid), *(port.eq(values[name]) for name, port in self.outputs.items())]
         return m
+
+
+def _wired(m: Module, values: Values) -> dict[str, Value]:
+    """Values as signals, so that what several later stages of a group use is there once."""
+    wires = {name: Signal(value.shape(), name=name) for name, value in values.items()}
+    m.d.comb += [wires[name].eq(value) for name, value in values.items()]
+    return dict(wires)
 
 
 class _Seen(dict[str, Value]):
