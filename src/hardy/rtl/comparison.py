@@ -53,7 +53,8 @@ def compare(
         for width in widths
         for name in units
     ]
-    settings = {"widths": list(widths), "units": list(units), "liberty": path, "versions": tools.versions()}
+    library = None if path is None else Path(path).name
+    settings = {"widths": list(widths), "units": list(units), "liberty": library, "versions": tools.versions()}
     study = Study(
         name="rtl-compare",
         run=_measure,
