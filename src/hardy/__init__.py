@@ -13,7 +13,22 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardy import analog, core, evaluate, fields, hardware, interp, ops, quant, report, splat, studies, teach, zoo
+    from hardy import (
+        analog,
+        core,
+        evaluate,
+        fields,
+        hardware,
+        interp,
+        ops,
+        quant,
+        report,
+        rtl,
+        splat,
+        studies,
+        teach,
+        zoo,
+    )
     from hardy.core import Method, Ranking, save, select
     from hardy.errors import InputError
     from hardy.opening import load
@@ -46,6 +61,7 @@ __all__ = [
     "ops",
     "quant",
     "report",
+    "rtl",
     "save",
     "select",
     "splat",
