@@ -196,7 +196,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_a_foreign_output_folder_is_refused(run: Run, micro_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    code, _, err = run("study", "--model", str(micro_llama), "--out", str(tmp_path), "--tokens", "64", "--window", "64")
+    options = ("--tokens", "64", "--window", "64", "--group-size", "16")
+    code, _, err = run("study", "--model", str(micro_llama), "--out", str(tmp_path), *options)
     assert code == 2
     assert "is not a study of hardy" in err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -84,6 +84,7 @@ def test_processes_give_the_same_figures_as_one(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 4
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of processes that Ray leaves
 def test_ray_gives_the_same_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -91,6 +91,7 @@ def test_one_worker_gives_the_same_report(finished: Path, micro_llama: Path, tmp
     assert (tmp_path / "out" / "report.json").read_bytes() == (finished / "report.json").read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of processes that Ray leaves
 def test_a_local_ray_cluster_gives_the_same_report(finished: Path, micro_llama: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     try:
