@@ -18,7 +18,7 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,11 @@ class Ggml(CalibratedQuantizer):
 
     def check_row(self, site: Site, weight: torch.Tensor) -> None: ...
 
-    def stored_bits(self, shape: Any) -> int:
-        raise NotImplementedError
+    def stored_bits(self, shape: Sequence[int]) -> int:
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[self.type]]
+        return 8 * math.prod(shape) // block * size
 
 
 def arms() -> dict[str, tuple[Method, str]]:

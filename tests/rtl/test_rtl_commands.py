@@ -92,6 +92,6 @@ def test_damaged_files_and_libraries_are_said(tmp_path: Path) -> None:
         accelerator(tmp_path / "photo.hardy")
     (tmp_path / "cells.lib").write_text("nothing")
     with pytest.raises(InputError, match="is no Liberty cell library"):
-        tools.library(str(tmp_path / "cells.lib"))
+        tools.cell_library(str(tmp_path / "cells.lib"))
     with pytest.raises(InputError, match="cannot read the cell library"):
-        tools.library(str(tmp_path / "absent.lib"))
+        tools.cell_library(str(tmp_path / "absent.lib"))

@@ -47,7 +47,7 @@ def compare(
         checks.one_of("unit", name, UNITS)
     path = None if liberty is None else str(liberty)
     if path is not None and tools.has_yosys():
-        tools.library(path)
+        tools.cell_library(path)
     conditions = [
         Condition.of(f"{name}, {width} bits", {"unit": name, "bits": width}, details={"bits": width})
         for width in widths

@@ -14,7 +14,7 @@ _TRANSISTORS = {"$_NOT_": 2, "$_NAND_": 4, "$_NOR_": 4}
 
 def standard_cells(source: str, name: str, liberty: str | Path) -> dict[str, float]:
     """Area in the library's unit (µm² as a rule), before layout, and how many cells."""
-    path = tools.library(str(liberty))
+    path = tools.cell_library(str(liberty))
     found = tools.cells(
         source,
         name,

@@ -125,7 +125,7 @@ def cells(source: str, name: str, commands: Sequence[str], statistics: str = "st
 
 
 @functools.cache
-def library(path: str) -> str:
+def cell_library(path: str) -> str:
     """A Liberty file that yosys and abc can read: a .gz is unpacked beside nothing of the user's.
 
     Raises:
