@@ -13,6 +13,7 @@ from benchmarks import readme
 from benchmarks.harness import catalogue
 from benchmarks.harness.record import Record
 from hardy.cli.main import app
+from hardy.core.locators import locators
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -36,9 +37,10 @@ def saved_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study_folder(tmp_path: Path, saved_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working folder with the study that the pages speak of."""
+    """An empty working folder with the study that the pages speak of; what a page registers is forgotten after it."""
     shutil.copytree(saved_study, tmp_path / "hardy-study")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hardy.core.locators._REGISTERED", locators())
 
 
 @pytest.mark.usefixtures("study_folder")
