@@ -17,7 +17,7 @@ from hardy.core.roles import is_linear
 from hardy.core.selection import select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
-from hardy.interp.steering import SteeringVector, as_floats, block_name, fitting, without
+from hardy.interp.steering import Ablation, SteeringVector, as_floats, block_name, fitting, without
 from hardy.report import Row
 
 _BIAS_IN_CONFIG = {"llama": "mlp_bias", "mistral": "mlp_bias", "granite": "mlp_bias", "olmo": "mlp_bias"}
@@ -98,30 +98,14 @@ def bake(steering: SteeringVector) -> BakedVector:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AblatedWeights(Method):
+class AblatedWeights(Ablation):
     """Directional ablation in the weights: nothing that writes to the residual stream can write the direction.
 
     W <- W - r r^T W for token and position embeddings (by row), for output projections of attention and MLP, and their
     biases. A head that is tied to the embedding is untied first, as it reads. It gives the logits of
-    `DirectionalAblation`; where a norm stands after the writer that is not so, and it is refused.
-
-    Args:
-        direction: (d_model,).
-        strength: 1 takes all of it.
+    `DirectionalAblation`; where a norm stands after the writer that is not so, and it is refused. Fields as those of
+    `Ablation`.
     """
-
-    direction: Any
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "direction", as_floats(self.direction, "direction"))
-        super().__post_init__()
-
-    def check(self) -> None:
-        checks.number("strength", self.strength, at_least=0, at_most=1)
-
-    def __str__(self) -> str:
-        return f"AblatedWeights(strength={self.strength:g})"
 
     def edit(self, model: Any, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         refuse_norms_after(model)

@@ -26,6 +26,7 @@ class Controls:
         shuffled: the same with the top `k` of a ranking made with the answers of other examples; None where it could
             not be made.
         agreement: of the ranking with the shuffled one.
+        why_not: the reason where there is no shuffled one or no agreement.
     """
 
     k: int
@@ -35,6 +36,7 @@ class Controls:
     random: tuple[float, ...]
     shuffled: float | None
     agreement: Agreement | None
+    why_not: str
 
     def lost(self, score: float) -> float:
         """The share of the effect that is lost at a score: of clean - corrupt, or of the clean score alone."""
@@ -60,15 +62,15 @@ def controls(
         corrupt = None if task.corrupt is None else scores(model, task, "corrupt").mean().item()
         top = knocked_out(model, task, ranking.top(count), mode=mode)
         drawn = tuple(knocked_out(model, task, ranking.sample(count, seed), mode=mode) for seed in range(seeds))
-        shuffled, agreement = None, None
+        shuffled, agreement, why_not = None, None, "one example has no other's answers"
         if len(task) > 1:
             try:
                 other = locator.locate(model, task.shuffled(0))
                 shuffled = knocked_out(model, task, other.top(count), mode=mode)
                 agreement = ranking.agreement(other)
-            except InputError:
-                pass  # shuffled answers leave no effect to share out, or all units score the same: nothing to compare
-    return Controls(count, clean, corrupt, top, drawn, shuffled, agreement)
+            except InputError as error:  # no effect is left to share out, or all units score the same
+                why_not = str(error)
+    return Controls(count, clean, corrupt, top, drawn, shuffled, agreement, why_not)
 
 
 def overlap(first: Ranking, second: Ranking, k: int) -> float:

@@ -163,7 +163,7 @@ def _interpreted(
             )
         )
     else:
-        notes.append("no ranking could be made for shuffled answers: nothing is left to explain once they are")
+        notes.append(f"no ranking could be made for shuffled answers: {judged.why_not}")
     for name in ranking.top(min(len(ranking), 50)):
         rows.append(Row(metric=locator.meaning, condition=name, value=effects[name], unit=locator.unit))
     accuracy = (clean > 0).float().mean().item()

@@ -202,11 +202,8 @@ class SteeringVector(Method):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DirectionalAblation(Method):
-    """Takes a direction out of all that is written to the residual stream, at every layer and position.
-
-    As the stream starts without it and nothing writes it, it is nowhere in the stream. This is the form in activations,
-    which any model can have; `AblatedWeights` is the same in the weights.
+class Ablation(Method):
+    """What both forms of directional ablation take.
 
     Args:
         direction: (d_model,), of any length.
@@ -223,12 +220,21 @@ class DirectionalAblation(Method):
     def check(self) -> None:
         checks.number("strength", self.strength, at_least=0, at_most=1)
 
+    def __str__(self) -> str:
+        return f"{type(self).__name__}(strength={self.strength:g})"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DirectionalAblation(Ablation):
+    """Takes a direction out of all that is written to the residual stream, at every layer and position.
+
+    As the stream starts without it and nothing writes it, it is nowhere in the stream. This is the form in activations,
+    which any model can have; `AblatedWeights` is the same in the weights. Fields as those of `Ablation`.
+    """
+
     @property
     def reapplied(self) -> bool:
         return True
-
-    def __str__(self) -> str:
-        return f"DirectionalAblation(strength={self.strength:g})"
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         direction = fitting(model, self.direction, "direction")

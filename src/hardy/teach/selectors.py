@@ -65,11 +65,8 @@ class Soft:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch:
-    """GraNT (B): whole batches of the highest mean score.
-
-    The batches are cut from a fresh random order of all examples at each choice. Of the last one that is taken, only
-    as many examples as are wanted, its highest.
+class OfBatches:
+    """What chooses among batches, cut from a fresh random order of all examples at each choice.
 
     Raises:
         InputError: the batch size is not positive.
@@ -81,31 +78,28 @@ class Batch:
     def __post_init__(self) -> None:
         checks.integer("size", self.size, at_least=1)
 
+    def batches(self, count: int, random: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """The places 0..count-1, in batches."""
+        return torch.randperm(count, generator=random).split(self.size)
+
+
+class Batch(OfBatches):
+    """GraNT (B): whole batches of the highest mean score; of the last one only its highest, as many as are wanted."""
+
     def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
-        batches = torch.randperm(len(scores), generator=random).split(self.size)
+        batches = self.batches(len(scores), random)
         means = torch.stack([scores[batch].double().mean() for batch in batches])
         ordered = [batches[place] for place in means.argsort(descending=True, stable=True).tolist()]
         highest = [batch[scores[batch].argsort(descending=True, stable=True)] for batch in ordered]
         return torch.cat(highest)[:count]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Proportional:
-    """GraNT (S): of each batch its highest scores, as large a share as of all; batches as in `Batch`.
-
-    Raises:
-        InputError: the batch size is not positive.
-    """
-
-    scored: ClassVar[bool] = True
-    size: int = 64
-
-    def __post_init__(self) -> None:
-        checks.integer("size", self.size, at_least=1)
+class Proportional(OfBatches):
+    """GraNT (S): of each batch its highest scores, as large a share as of all."""
 
     def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
         chosen, seen, given = [], 0, 0
-        for batch in torch.randperm(len(scores), generator=random).split(self.size):
+        for batch in self.batches(len(scores), random):
             seen += len(batch)
             wanted = count * seen // len(scores) - given  # so that the parts add up to the whole
             given += wanted
