@@ -13,7 +13,8 @@ from hardy.rtl.simulation import simulate
 from hardy.rtl.waves import folded_square
 
 # What the methods allow at 12 fraction bits, in units of the last place: half a step of the table (8 codes of phase,
-# at most pi / 2 steep), the sagitta of a line ((pi / 2)^2 / 8) and half for each rounding; of CORDIC and Gauss observed.
+# at most pi / 2 steep), the sagitta of a line ((pi / 2)^2 / 8) and half for each rounding; CORDIC's and Gauss' were
+# observed.
 ERRORS = {
     "quad-generic": 0.5, "quad-folded": 0.5, "sine-table": 8 * np.pi / 2 + 0.51, "sine-interpolated": 1.31,
     "sine-polynomial": 2.5, "cordic-turns": 3, "cordic-radians": 5, "gauss": 1, "wire": 1.31 + 1 + 0.5, "finer": 2.1,

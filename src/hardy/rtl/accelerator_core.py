@@ -6,11 +6,11 @@ state after another; a layer is a round of products for every `lanes` rows, then
 
 from __future__ import annotations
 
-from amaranth import Array, Elaboratable, Module, Mux, Shape, Signal, Value, signed, unsigned
-from amaranth.lib.memory import Memory
+from amaranth import Elaboratable, Shape, signed, unsigned
 
 from hardy.fields.integer_model import UnitCodes, _parts
 from hardy.rtl.exact_units import clamped, stages_of
+from hardy.rtl.hdl import Array, Memory, Module, Mux, Signal, Value
 from hardy.rtl.pipeline import Pipeline, lookup
 from hardy.rtl.program import COORDINATE_BITS, Matrix, Program
 

@@ -11,10 +11,10 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from amaranth import Elaboratable, Module, Shape, Signal, Value
-from amaranth.lib.memory import Memory
+from amaranth import Elaboratable, Shape
 
 from hardy import checks
+from hardy.rtl.hdl import Memory, Module, Signal, Value
 
 Values: TypeAlias = Mapping[str, Value]
 Stage: TypeAlias = Callable[[Module, Values], dict[str, Value]]

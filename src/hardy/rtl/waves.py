@@ -10,9 +10,10 @@ import itertools
 import math
 
 import numpy as np
-from amaranth import Cat, Const, Module, Mux, Value, signed, unsigned
+from amaranth import signed, unsigned
 
 from hardy.fields.tables import sine_table
+from hardy.rtl.hdl import Cat, Const, Module, Mux, Value
 from hardy.rtl.pipeline import Stage, Values, lookup
 from hardy.rtl.unit_design import Format, Unit
 
