@@ -6,11 +6,11 @@ state after another; a layer is a round of products for every `lanes` rows, then
 
 from __future__ import annotations
 
-from amaranth import Array, Elaboratable, Module, Mux, Shape, Signal, Value, signed, unsigned
-from amaranth.lib.memory import Memory
+from amaranth import Elaboratable, Shape, signed, unsigned
 
 from hardy.fields.integer_model import UnitCodes, _parts
 from hardy.rtl.exact_units import clamped, stages_of
+from hardy.rtl.hdl import Array, Memory, Module, Mux, Signal, Value
 from hardy.rtl.pipeline import Pipeline, lookup
 from hardy.rtl.program import COORDINATE_BITS, Matrix, Program
 
@@ -39,7 +39,7 @@ class Accelerator(Elaboratable):
             if _key(unit) not in self.units:
                 imaginary = {"i": signed(program.x_bits)} if _parts(unit) == 2 else {}
                 shapes: dict[str, Shape] = {"x": signed(program.x_bits), **imaginary}
-                outputs = dict.fromkeys(("y", "im")[: _parts(unit)], signed(program.operand_bits))
+                outputs: dict[str, Shape] = {name: signed(program.operand_bits) for name in ("y", "im")[: _parts(unit)]}
                 self.units[_key(unit)] = Pipeline(stages_of(unit, fraction), shapes, outputs)
 
     @property

@@ -10,8 +10,9 @@ import itertools
 import math
 
 import numpy as np
-from amaranth import Const, Module, Mux, Value, unsigned
+from amaranth import unsigned
 
+from hardy.rtl.hdl import Const, Module, Mux, Value
 from hardy.rtl.pipeline import Stage, Values, lookup
 from hardy.rtl.unit_design import Format, Unit
 from hardy.rtl.waves import fold, interpolated_sine, rounded, sine_by_interpolation

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Value, signed, unsigned
+from amaranth import signed, unsigned
 
 from hardy.fields.integer_model import LARGEST_TURN, UnitCodes
 from hardy.fields.tables import TABLE_REACH, gauss_table, relu_table, wavelet_tables
+from hardy.rtl.hdl import Module, Mux, Value
 from hardy.rtl.pipeline import Stage, Values, lookup
 from hardy.rtl.unit_design import Format
 from hardy.rtl.waves import fold_to_top, full_sine, quad, rounded, signed_wave

@@ -11,13 +11,13 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from amaranth import Elaboratable, Module, Shape, Signal, Value
-from amaranth.lib.memory import Memory
+from amaranth import Elaboratable, Shape
 
 from hardy import checks
+from hardy.rtl.hdl import Memory, Module, Signal, Value
 
 Values: TypeAlias = Mapping[str, Value]
-Stage: TypeAlias = Callable[[Module, Values], dict[str, Value]]
+Stage: TypeAlias = Callable[[Module, Values], Mapping[str, Value]]
 """Combinational: what it makes of the values that reach it. The module is for tables, see `lookup`."""
 
 
@@ -63,7 +63,7 @@ class Pipeline(Elaboratable):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        values: dict[str, Value] = dict(self.inputs)
+        values: Values = dict(self.inputs)
         valid = self.in_valid
         ranks: list[tuple[set[str], set[str], dict[str, Value], dict[str, Signal]]] = []
         for number, group in enumerate(self.groups, 1):
@@ -76,7 +76,7 @@ class Pipeline(Elaboratable):
             ranks.append((seen.read, seen.made, dict(seen), registers))
             after = Signal(name=f"valid_{number}")
             m.d.sync += after.eq(valid)
-            values, valid = dict(registers), after
+            values, valid = registers, after
         live = set(self.outputs)
         for read, made, sources, registers in reversed(ranks):
             m.d.sync += [registers[name].eq(sources[name]) for name in sorted(live)]

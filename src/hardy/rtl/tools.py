@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from amaranth import Elaboratable, Signal
+from amaranth import Elaboratable
 
 from hardy.errors import InputError
+from hardy.rtl.hdl import Signal
 
 _ADVICE = "pip install 'hardy[rtl]' brings it"
 _PYOSYS = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], ys.Design())"

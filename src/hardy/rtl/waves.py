@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from amaranth import Cat, Const, Module, Mux, Value, signed, unsigned
+from amaranth import signed, unsigned
 
 from hardy.fields.tables import sine_table
+from hardy.rtl.hdl import Cat, Const, Module, Mux, Value
 from hardy.rtl.pipeline import Stage, Values, lookup
 from hardy.rtl.unit_design import Format, Unit
 
@@ -125,7 +128,7 @@ def sine_by_polynomial(format: Format) -> Unit:
     fraction, one = format.fraction, format.one
     first, third, fifth = (round(c * (1 << fraction)) for c in POLYNOMIAL)
 
-    def near(value: Value | np.ndarray):
+    def near(value: Any) -> Any:
         return (value + (1 << (fraction - 1))) >> fraction
 
     def reference(x: np.ndarray) -> dict[str, np.ndarray]:
@@ -177,7 +180,7 @@ def cordic(format: Format, angle: str = "turns") -> Unit:
         size = Mux(near < 0, 0, Mux(near > limit, limit, near))[: fraction + 1]
         return {"y": signed_wave(size, v["negative"])}
 
-    def first(m: Module, v: Values) -> dict[str, Value]:
+    def first(m: Module, v: Values) -> Mapping[str, Value]:
         angle = Cat(Const(0, guard), v["r"], Const(0, 1)).as_signed()
         return rotation(0)(m, {"a": Const(start, wide), "b": Const(0, wide), "z": angle})
 
@@ -232,14 +235,14 @@ def rounded(value: Value, shift: int) -> Value:
     return (value + (1 << (shift - 1))) >> shift if shift else value
 
 
-def signed_wave(size: Value, negative: Value) -> Value:
+def signed_wave(size: Value | int, negative: Value) -> Value:
     """`size`, or its negative."""
     return Mux(negative, -size, size)
 
 
 def folded_square(t: Value) -> Value:
     """t * t with each product of two different bits once: t_i (1 + 4 (t >> i + 1)) 4^i summed over i."""
-    rows = [Mux(t[i], Cat(Const(1, 2), t[i + 1 :]) << (2 * i), 0) for i in range(len(t))]
+    rows: list[Any] = [Mux(t[i], Cat(Const(1, 2), t[i + 1 :]) << (2 * i), 0) for i in range(len(t))]
     while len(rows) > 1:
         rows = [sum(rows[i + 1 : i + 2], rows[i]) for i in range(0, len(rows), 2)]
     return rows[0][: 2 * len(t)]
