@@ -36,8 +36,6 @@ from scipy.io import wavfile
 import hardy
 from benchmarks.harness import FOLDER, Result, Value, rows
 from hardy.core import Ranking
-from hardy.core.checkpoint import Checkpoint
-from hardy.core.study import Study
 from hardy.errors import InputError, shortened
 from hardy.fields.container import load_fields
 from hardy.fields.media import load_media
@@ -45,6 +43,8 @@ from hardy.files import write_json
 from hardy.hardware import Chip
 from hardy.opening import read_method
 from hardy.report import Report, Row
+from hardy.runs.checkpoint import Checkpoint
+from hardy.runs.study import Study
 from hardy.splat import load_ply, load_scene, save_ply
 from hardy.studies.tasks import read_tasks
 from hardy.zoo import load as load_model

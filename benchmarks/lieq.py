@@ -27,9 +27,10 @@ from scipy.stats import spearmanr
 import hardy
 from benchmarks.harness import Result
 from benchmarks.lieq_table import DROP, GREEDY, RANK, rows_of, show
-from hardy.core import Method, Ranking, SecondMoment, Statistic, observe, select, weight_of
+from hardy.core import Method, Ranking, select, weight_of
 from hardy.core.rng import generator
 from hardy.core.units import exactly, units
+from hardy.hooks import SecondMoment, Statistic, observe
 from hardy.quant import LayerBits, RoundToNearest, TritPlanes, combined, effective_rank, energy_gain, perplexity_drop
 from hardy.quant.spectral import Inputs, rank_drop
 from hardy.studies.measure import perplexity_of

@@ -244,7 +244,7 @@ def test_a_save_killed_between_two_renames_is_finished_by_the_next(
 def test_workers_do_not_take_interrupts() -> None:
     import signal
 
-    from hardy.core.workers import run_jobs
+    from hardy.runs.workers import run_jobs
 
     found = list(run_jobs(handler_of, None, [1, 2], killed=lambda job, reason: None, backend="local", workers=2))
     assert found == [signal.SIG_IGN] * 2

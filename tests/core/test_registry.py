@@ -147,7 +147,8 @@ class Perfect(Device):
 LOADED = """
 import sys, torch, hardy
 torch.set_num_threads(1)  # as the process that saved: the sums of more threads differ in the last bit
-from hardy.core import Cell, Study, history
+from hardy.core import history
+from hardy.runs import Cell, Study
 from hardy.studies.measure import measure
 assert "mylab" not in sys.modules
 model = hardy.load(sys.argv[2])

@@ -213,7 +213,7 @@ def test_encoding_in_a_pipe_says_how_far_it_is(
 ) -> None:
     PICTURE.save(tmp_path / "p.png")
     monkeypatch.setenv("HARDY_PROGRESS", "lines")
-    monkeypatch.setattr("hardy.core.progress.EVERY", 0.0)
+    monkeypatch.setattr("hardy.runs.progress.EVERY", 0.0)
     assert (
         hardy(monkeypatch, "field", "encode", tmp_path / "p.png", tmp_path / "f.hardy", "--bpp", 4, "--steps", 3) == 0
     )

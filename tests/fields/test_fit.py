@@ -200,7 +200,7 @@ def test_fields_of_other_dtypes_do_all_that_fields_do(kind: str, dtype: torch.dt
 
 
 def test_a_fit_in_a_pipe_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr("hardy.core.progress.EVERY", 0.0)
+    monkeypatch.setattr("hardy.runs.progress.EVERY", 0.0)
     monkeypatch.setenv("HARDY_PROGRESS", "lines")
     fit(small(), photo(), steps=4, check_every=2, progress=True)
     assert "fit: 2/4 (50%)" in capsys.readouterr().err

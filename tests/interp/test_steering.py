@@ -9,7 +9,7 @@ import torch
 from models import assert_same, same_bytes, snapshot
 
 import hardy
-from hardy.core import hooks
+from hardy import hooks
 from hardy.errors import InputError
 from hardy.interp import AblatedWeights, BakedVector, DirectionalAblation, SteeringVector, bake
 from hardy.interp.steering import Positions

@@ -13,8 +13,8 @@ from torch import nn
 
 from hardy.core import InputError, Site
 from hardy.core.roles import is_linear
-from hardy.core.statistics import SecondMoment, observe
 from hardy.evaluate import batches
+from hardy.hooks.statistics import SecondMoment, observe
 from hardy.ops import kernels
 from hardy.quant import (
     GPTQ,

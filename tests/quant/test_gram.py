@@ -7,7 +7,7 @@ from models import ConvNet, build
 from torch import nn
 
 from hardy.core import InputError, select
-from hardy.core.statistics import SecondMoment, observe
+from hardy.hooks.statistics import SecondMoment, observe
 from hardy.quant import gram as module
 from hardy.quant.gram import Gram, count_calls, gather, place
 

@@ -12,7 +12,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def forward(model: torch.nn.Module, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Activations by name, as `hardy.core.points.SHAPES` has them, of token ids (batch, position)."""
+    """Activations by name, as `hardy.hooks.point.SHAPES` has them, of token ids (batch, position)."""
     rows = [_sequence(model, row) for row in ids]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 

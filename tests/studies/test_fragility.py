@@ -5,10 +5,10 @@ import torch
 
 import hardy
 from hardy.core import Ranking, select
-from hardy.core.conditions import Cell, Condition, Result, Results
 from hardy.core.units import units
 from hardy.errors import InputError
 from hardy.quant import RoundToNearest
+from hardy.runs.conditions import Cell, Condition, Result, Results
 from hardy.studies import fragility, locate
 from hardy.studies.measure import unmodified
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hardy.core.conditions import Cell, Condition, Result, Results
-from hardy.core.study import Study
 from hardy.errors import InputError
 from hardy.report import Report, Row
+from hardy.runs.conditions import Cell, Condition, Result, Results
+from hardy.runs.study import Study
 from hardy.studies import Plan, survival
 from hardy.studies.measure import perplexity_row
 from hardy.studies.survival_study import equal_budget_sample

@@ -20,7 +20,6 @@ from hardy.analog.arrays import Array, Passes, PassHooks, StoredWeight
 from hardy.analog.layers import as_chip, calibrate, on_chip, stored_weights
 from hardy.analog.modules import AnalogLayer, unfoldable
 from hardy.analog.reading import STORED, reading_class
-from hardy.core.hooks import run
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Chain, Method, changes, squared_norm
 from hardy.core.selection import LINEAR, Selector, Site, select
@@ -28,6 +27,7 @@ from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.product import Periphery
+from hardy.hooks import run
 from hardy.report import Row
 
 

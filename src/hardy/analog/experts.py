@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from hardy.core.hooks import run, watch
-from hardy.core.points import PointLike
 from hardy.core.roles import weight_tensors
 from hardy.errors import InputError
+from hardy.hooks import run, watch
+from hardy.hooks.point import PointLike
 
 NEVER = -1e4
 """Shift of a logit that keeps an expert from being chosen; representable in every dtype."""

@@ -20,9 +20,9 @@ from hardy.core import selection
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.selection import Selector, Site
-from hardy.core.statistics import SecondMoment, observe
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
+from hardy.hooks.statistics import SecondMoment, observe
 from hardy.report import Row
 
 Columns = Literal["scaled", "plain"]

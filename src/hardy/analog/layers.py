@@ -11,11 +11,11 @@ from hardy import checks
 from hardy.analog.arrays import Array, Passes, StoredWeight
 from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLayer, AnalogLinear
 from hardy.analog.reading import STORED
-from hardy.core.hooks import run, watch
 from hardy.core.method import ALL_SELECTED
 from hardy.core.roles import is_linear
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
+from hardy.hooks import run, watch
 from hardy.report import Report, Row
 
 

@@ -16,12 +16,12 @@ from torch.nn.functional import kl_div
 
 from hardy import checks
 from hardy.core import selection
-from hardy.core.hooks import run
 from hardy.core.method import Method
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR, Selector, Site
 from hardy.errors import InputError
 from hardy.evaluate import mean_loss
+from hardy.hooks import run
 
 Unit = Literal["projection", "block", "role"]
 Measure = Literal["loss", "divergence"]

@@ -67,7 +67,7 @@ def shown(report: "Report", out: str | Path | None, **options: Any) -> None:
 
     Ends the command with exit status 3 if cells failed.
     """
-    from hardy.core.conditions import FAILED
+    from hardy.runs.conditions import FAILED
 
     failed = report.select(FAILED)
     if failed and "metrics" in options:

@@ -45,7 +45,7 @@ def render(
         save_pictures(parameters, views, out)
         typer.echo(f"{len(views)} views, rendered and photographed: {out}")
         return
-    from hardy.core.progress import track
+    from hardy.runs.progress import track
     from hardy.splat.cameras import circle_of_gaussians, circle_of_scene, render_camera
     from hardy.splat.film import check_film, save_film
 

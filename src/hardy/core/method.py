@@ -14,13 +14,13 @@ from torch import nn
 
 from hardy import checks
 from hardy.core.layers import Layers
-from hardy.core.progress import track
 from hardy.core.ranking import Ranking
 from hardy.core.registry import Registered
 from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.report import Report, Row
+from hardy.runs.progress import track
 
 # Kept on the model, so that they live as long, and are copied and sent along with it.
 _CHANGES = "_hardy_changes"

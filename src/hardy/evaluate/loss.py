@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from hardy.core.hooks import arguments
 from hardy.errors import InputError
+from hardy.hooks import arguments
 
 
 def mean_loss(model: Any, batches: Iterable[Any]) -> torch.Tensor:

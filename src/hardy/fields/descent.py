@@ -12,8 +12,6 @@ from typing import Any
 import torch
 
 from hardy import checks
-from hardy.core.checkpoint import Checkpoint, digest
-from hardy.core.progress import progress as shown_progress
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.evaluate import psnr_of_error
@@ -21,6 +19,8 @@ from hardy.fields.field import Parameters
 from hardy.fields.losses import Loss, SquaredError
 from hardy.fields.samples import PointLoss, Samples
 from hardy.fields.signals import PEAK
+from hardy.runs.checkpoint import Checkpoint, digest
+from hardy.runs.progress import progress as shown_progress
 
 Predict = Callable[[Parameters, torch.Tensor], torch.Tensor]
 

@@ -11,13 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hardy import checks
-from hardy.core.checkpoint import digest
 from hardy.errors import InputError
 from hardy.fields.activations import KINDS
 from hardy.fields.field import Field
 from hardy.fields.shared import SharedField
 from hardy.files import write_atomic
 from hardy.reading import reading
+from hardy.runs.checkpoint import digest
 
 FORMAT, VERSION = "hardy-field", 1
 

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from hardy import checks
-from hardy.core.blocks import blocks_of
 from hardy.core.method import Method, WeightLedger
 from hardy.core.packing import PackedLayer
 from hardy.core.roles import is_linear
 from hardy.core.selection import select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
+from hardy.hooks.blocks import blocks_of
 from hardy.interp.steering import Ablation, SteeringVector, as_floats, block_name, fitting, without
 from hardy.report import Row
 

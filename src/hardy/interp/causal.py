@@ -13,14 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from hardy import checks
-from hardy.core import hooks
-from hardy.core.progress import track
+from hardy import checks, hooks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.interp.locator import Locator, recorded, starting_at
 from hardy.interp.objects import KINDS, Unit, kind_named, patchers, points_of, unit_named
 from hardy.interp.task import Task, last_logits, scores
+from hardy.runs.progress import track
 
 Mode = Literal["denoise", "noise", "zero", "mean", "resample", "gaussian"]
 MODES: tuple[Mode, ...] = ("denoise", "noise", "zero", "mean", "resample", "gaussian")
@@ -191,11 +190,11 @@ def record(model: nn.Module, inputs: Any, objects: str | Sequence[str]) -> dict[
 
     Args:
         model: any decoder.
-        inputs: a batch, as of `hardy.core.hooks.arguments`.
+        inputs: a batch, as of `hardy.hooks.arguments`.
         objects: kinds ("head", "neuron", "residual") or names and globs of activations ("blocks.*.attn.q").
 
     Returns:
-        Name of the activation -> tensor, shapes as in `hardy.core.points.SHAPES`.
+        Name of the activation -> tensor, shapes as in `hardy.hooks.point.SHAPES`.
     """
     wanted: list[str] = []
     for name in (objects,) if isinstance(objects, str) else objects:

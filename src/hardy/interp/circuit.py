@@ -17,15 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardy import checks
-from hardy.core import hooks
-from hardy.core.blocks import Block, blocks_of
-from hardy.core.progress import track
+from hardy import checks, hooks
 from hardy.core.ranking import Ranking
 from hardy.core.rng import generator
 from hardy.errors import InputError
+from hardy.hooks.blocks import Block, blocks_of
 from hardy.interp.baking import refuse_norms_after
 from hardy.interp.task import Task, last_logits
+from hardy.runs.progress import track
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,7 +290,7 @@ class EdgePatched:
                 name = attention.parts.get(part) or attention.parts["qkv"]
                 module: Any = model.get_submodule(f"{block.name}.{name}")
                 whole = type(module).forward(module, read if norm is None else norm(read))
-                from hardy.core.points import resolve
+                from hardy.hooks.point import resolve
 
                 point = resolve(model, [f"{block.label}.attn.{part}"])[0]
                 every = point.take(whole, x.shape[:2]).unflatten(0, (heads[part], -1))  # (receiver, n, pos, head, d)

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from hardy import checks
-from hardy.core.progress import track
 from hardy.errors import InputError
 from hardy.interp.locator import Locator, per_unit, recorded, with_gradients
 from hardy.interp.task import Task
+from hardy.runs.progress import track
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

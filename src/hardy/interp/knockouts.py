@@ -6,12 +6,12 @@ import dataclasses
 
 from torch import nn
 
-from hardy.core.progress import silenced
 from hardy.core.ranking import Agreement, Ranking
 from hardy.errors import InputError
 from hardy.interp.causal import Mode, knocked_out
 from hardy.interp.locator import Locator
 from hardy.interp.task import Task, scores
+from hardy.runs.progress import silenced
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from hardy import checks
-from hardy.core import hooks
+from hardy import checks, hooks
 from hardy.core.ranking import Ranking
 from hardy.errors import InputError
 from hardy.interp.objects import KINDS, Kind, Unit, kind_named, points_of, units_of
@@ -204,6 +203,6 @@ def _skipped(module: Any) -> Iterator[None]:
 
 
 def _block_names(model: nn.Module) -> list[str]:
-    from hardy.core.blocks import blocks_of
+    from hardy.hooks.blocks import blocks_of
 
     return [block.name for block in blocks_of(model)]

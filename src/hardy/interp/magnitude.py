@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from hardy import checks
-from hardy.core import hooks
+from hardy import checks, hooks
 from hardy.core.ranking import Ranking
 from hardy.errors import InputError
 from hardy.interp.locator import Locator, per_unit, recorded

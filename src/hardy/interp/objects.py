@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
-from hardy.core import hooks
-from hardy.core.points import canonical, resolve
+from hardy import hooks
 from hardy.errors import InputError, near_misses
+from hardy.hooks.point import canonical, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Kind:
 
     Attributes:
         name: as users write it.
-        points: glob of its activations, see `hardy.core.points.SHAPES`.
+        points: glob of its activations, see `hardy.hooks.point.SHAPES`.
         indexed: whether the third axis tells units apart (heads, neurons).
         per_position: whether each position is a unit of its own, by default.
         summary: one line.
@@ -158,7 +158,7 @@ def points_of(model: nn.Module, kind: Kind) -> list[str]:
 def patchers(
     units: Iterable[Unit], value: Callable[[str, torch.Tensor], torch.Tensor]
 ) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """Functions for `hardy.core.hooks.patch` that put other values in the place of units.
+    """Functions for `hardy.hooks.patch` that put other values in the place of units.
 
     Args:
         units: any, also several of one activation.

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-from hardy.core.checkpoint import Checkpoint, digest
-from hardy.core.progress import progress
 from hardy.core.ranking import Ranking
 from hardy.errors import InputError
 from hardy.interp import circuit, prompts
@@ -23,6 +21,8 @@ from hardy.interp.objects import Unit, unit_named
 from hardy.interp.task import Example, Task, scores
 from hardy.report import Report, Row
 from hardy.report.figures import HeatMap, Lines, Series
+from hardy.runs.checkpoint import Checkpoint, digest
+from hardy.runs.progress import progress
 from hardy.zoo.subject import Source, Subject
 
 _EXAMPLES = 16

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from hardy import checks
-from hardy.core.progress import track
 from hardy.core.rng import derive
 from hardy.errors import InputError
 from hardy.interp.locator import Locator, recorded
 from hardy.interp.objects import Unit
 from hardy.interp.task import Task
+from hardy.runs.progress import track
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

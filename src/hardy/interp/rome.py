@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch.nn.functional import kl_div
 
-from hardy import checks
-from hardy.core import hooks
-from hardy.core.blocks import blocks_of
+from hardy import checks, hooks
 from hardy.core.method import Method, WeightLedger
 from hardy.core.selection import select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
+from hardy.hooks.blocks import blocks_of
 from hardy.interp.steering import block_name
 from hardy.report import Row
 

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from hardy import checks
-from hardy.core.blocks import blocks_of
 from hardy.core.method import Method
-from hardy.core.points import Point, table
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
+from hardy.hooks.blocks import blocks_of
+from hardy.hooks.point import Point, table
 from hardy.report import Row
 
 Positions = Literal["all", "last", "generated"]

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hardy import checks
-from hardy.core.progress import track
 from hardy.errors import InputError
 from hardy.files import write_atomic
 from hardy.interp.locator import recorded
 from hardy.interp.objects import KINDS, points_of
 from hardy.interp.steering import SteeringVector, block_name, width_of
 from hardy.interp.task import _left, _tokens, read_lines
+from hardy.runs.progress import track
 
 By = Literal["mean-difference", "pca", "probe"]
 FORMAT, VERSION = "hardy-directions", 1

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core import hooks
-from hardy.core.blocks import blocks_of
-from hardy.core.taps import per_head
+from hardy import hooks
 from hardy.errors import InputError
+from hardy.hooks.blocks import blocks_of
+from hardy.hooks.taps import per_head
 from hardy.interp.locator import Locator, recorded
 from hardy.interp.objects import Unit
 from hardy.interp.task import Task

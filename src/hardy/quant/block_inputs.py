@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.hooks import run
+from hardy.hooks import run
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class BlockInputs:
 
     Args:
         model: in evaluation mode.
-        batches: as `hardy.core.hooks.run` takes them.
+        batches: as `hardy.hooks.run` takes them.
         blocks: names of modules that run once each, in this order, each taking the hidden states that the one before
             returns as its first argument. `chained` says whether they do.
     """

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from hardy.core import selection
-from hardy.core.hooks import patch, watch
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR, Selector
 from hardy.core.units import block_of
 from hardy.errors import InputError, near_misses
 from hardy.evaluate.loss import mean_loss
+from hardy.hooks import patch, watch
 
 Measure = Literal["loss", "perplexity"]
 

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from hardy.core.method import ALL_SELECTED, WeightLedger
-from hardy.core.progress import track
 from hardy.core.roles import layer_of
 from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits
@@ -26,6 +25,7 @@ from hardy.quant.block_inputs import BlockInputs, chained
 from hardy.quant.gram import Gram, count_calls, gather, place
 from hardy.quant.quantizer import Quantizer, StoredWeight
 from hardy.report import Row
+from hardy.runs.progress import track
 
 _log = logging.getLogger(__name__)
 

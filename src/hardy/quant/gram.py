@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.hooks import run, watch
-from hardy.core.points import Point
 from hardy.core.roles import as_matrix, is_linear, is_transposed
 from hardy.core.selection import Site
 from hardy.errors import InputError
+from hardy.hooks import run, watch
+from hardy.hooks.point import Point
 
 
 @dataclasses.dataclass
@@ -64,7 +64,7 @@ def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], call
 
     Args:
         model: in evaluation mode, if it has one.
-        batches: as for `hardy.core.observe`.
+        batches: as for `hardy.hooks.observe`.
         sites: linear layers, Conv1D of GPT-2, parts of them, and stacks of experts.
         calls: of `count_calls`. A batch is left as soon as each module has run that often.
 

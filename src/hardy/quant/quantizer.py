@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from hardy.core.method import WeightLedger, WeightMethod
-from hardy.core.progress import track
 from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.report import Row
+from hardy.runs.progress import track
 
 
 class StoredWeight(Protocol):

@@ -20,10 +20,10 @@ from hardy.core.ranking import Ranking
 from hardy.core.rng import generator
 from hardy.core.roles import is_linear
 from hardy.core.selection import LINEAR, Selector, Site
-from hardy.core.statistics import SecondMoment, observe
 from hardy.core.surgery import weight_of
 from hardy.core.units import Unit, exactly, units
 from hardy.errors import InputError
+from hardy.hooks.statistics import SecondMoment, observe
 
 
 def effective_rank_of(energies: torch.Tensor) -> float:
@@ -166,7 +166,7 @@ def effective_rank(
 
     Args:
         model: any module; its linear layers are compared.
-        batches: calibration text, as in `hardy.core.observe`; unpadded.
+        batches: calibration text, as in `hardy.hooks.observe`; unpadded.
         select: which linear layers count, as in `hardy.core.selection.select`.
         unit: "block" ranks the model's numbered blocks, named by globs ("model.layers.3.*"); "site" every layer.
         seeds: of the random references; scores are means over them.

@@ -19,7 +19,6 @@ from torch.nn.functional import kl_div
 
 from hardy import checks
 from hardy.core.method import ALL_SELECTED, Method, changes, squared_norm
-from hardy.core.progress import progress
 from hardy.core.rng import generator
 from hardy.core.roles import as_matrix, is_linear, is_transposed, role_of
 from hardy.core.selection import Site, all_sites
@@ -28,6 +27,7 @@ from hardy.errors import InputError
 from hardy.ops.rounding import float16_scale, ungrouped
 from hardy.quant.trit_planes import TritWeight
 from hardy.report import Row
+from hardy.runs.progress import progress
 
 _log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hardy import checks
-from hardy.core.conditions import Condition
-from hardy.core.study import Study
 from hardy.report import Lines, Report, Row, Series
 from hardy.rtl import tools
 from hardy.rtl.single_unit import check, claims, measured, rows
 from hardy.rtl.unit_design import Format
 from hardy.rtl.units import UNITS, design
+from hardy.runs.conditions import Condition
+from hardy.runs.study import Study
 
 POINT = 4
 """Bits before the point: a width of 16 has 12 behind it."""

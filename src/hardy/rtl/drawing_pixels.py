@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from amaranth.sim import Simulator
 
-from hardy.core.progress import progress
 from hardy.rtl.accelerator_core import Accelerator
+from hardy.runs.progress import progress
 
 
 def draw(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from amaranth.sim import Simulator
 
-from hardy.core.progress import progress
 from hardy.rtl.pipeline import Pipeline
+from hardy.runs.progress import progress
 
 
 def simulate(pipeline: Pipeline, codes: np.ndarray, *, show: bool = False) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hardy.core.progress import progress
 from hardy.files import write_text
 from hardy.report import Lines, Report, Row, Series
 from hardy.rtl import synthesis, tools
@@ -16,6 +15,7 @@ from hardy.rtl.simulation import simulate
 from hardy.rtl.testbench import unit_files
 from hardy.rtl.unit_design import Format, Unit
 from hardy.rtl.units import design
+from hardy.runs.progress import progress
 
 SIMULATED, TESTED = 2000, 20000
 FEMTOJOULES = 0.5 * 0.2 * 0.2 * 0.9**2

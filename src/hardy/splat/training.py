@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from hardy.core.checkpoint import Checkpoint, digest
-from hardy.core.progress import progress
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.reading import reading
+from hardy.runs.checkpoint import Checkpoint, digest
+from hardy.runs.progress import progress
 from hardy.splat import memory
 from hardy.splat.options import Options
 from hardy.splat.ply import NAMES, Parameters, check_gaussians, load_ply, save_ply

@@ -16,13 +16,13 @@ from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.halora import HaLoRA
 from hardy.core import selection
 from hardy.core.layers import Layers
-from hardy.core.progress import track
 from hardy.core.rng import generator
 from hardy.core.selection import LINEAR, Selector
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.evaluate.language import encode
 from hardy.files import follow_umask, write_json
+from hardy.runs.progress import track
 from hardy.studies.measure import copy_sharing_weights, measure
 from hardy.zoo.subject import Subject
 from hardy.zoo.text import texts_of

@@ -16,9 +16,7 @@ from typing import Any
 
 from hardy import checks
 from hardy.analog.deploy import Deploy
-from hardy.core.conditions import Result, curve
 from hardy.core.selection import LINEAR
-from hardy.core.workers import Backend
 from hardy.deprecation import renamed
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
@@ -26,6 +24,8 @@ from hardy.hardware.cost import model_cost
 from hardy.hardware.device import AdditiveDevice
 from hardy.report import Report, Row
 from hardy.report.figures import Lines, Series
+from hardy.runs.conditions import Result, curve
+from hardy.runs.workers import Backend
 from hardy.studies.measure import INTACT, condition, dense, perplexity_row, study_of, unmodified
 from hardy.zoo.subject import Source
 

@@ -12,17 +12,17 @@ from typing import Any
 from torch import nn
 
 from hardy.core import selection
-from hardy.core.conditions import Condition, Results
 from hardy.core.locators import Locator, register_locator
 from hardy.core.method import ALL_SELECTED, WeightMethod
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR, Selector, Site
 from hardy.core.surgery import weight_of
 from hardy.core.units import exactly, units
-from hardy.core.workers import Backend
 from hardy.errors import InputError
 from hardy.hardware.noise import AdditiveNoise
 from hardy.quant.round_to_nearest import RoundToNearest
+from hardy.runs.conditions import Condition, Results
+from hardy.runs.workers import Backend
 from hardy.studies.measure import study_of, unmodified
 from hardy.zoo.subject import Subject
 

@@ -13,7 +13,7 @@ from hardy.core.locators import Locator, locator_named
 from hardy.core.method import WeightMethod
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR, Selector
-from hardy.core.workers import Backend
+from hardy.runs.workers import Backend
 from hardy.studies.fragility import UNITS, by_method
 from hardy.studies.measure import dense
 from hardy.zoo.subject import Source

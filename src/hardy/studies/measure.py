@@ -13,13 +13,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hardy.analog.layers import clipping, stored_weights
-from hardy.core.conditions import Condition, Results
 from hardy.core.method import ALL_SELECTED, Method, from_dict
 from hardy.core.packing import PackedLayer
-from hardy.core.study import Study
 from hardy.evaluate.language import token_losses
 from hardy.quant import unpack
 from hardy.report import Row
+from hardy.runs.conditions import Condition, Results
+from hardy.runs.study import Study
 from hardy.zoo.subject import Source, Subject
 
 _log = logging.getLogger(__name__)

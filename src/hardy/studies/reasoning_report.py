@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hardy.core.conditions import Condition, Results, curve
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.report import Row
 from hardy.report.figures import Lines
+from hardy.runs.conditions import Condition, Results, curve
 
 ONCE = "each layer once"
 THIRDS = ("shallow", "middle", "deep")

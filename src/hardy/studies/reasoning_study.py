@@ -22,11 +22,8 @@ from transformers import PreTrainedModel
 
 from hardy import checks
 from hardy.analog import Deploy, Redundancy
-from hardy.core.conditions import Condition
 from hardy.core.method import ALL_SELECTED, Method, chain, from_dict
 from hardy.core.selection import LINEAR
-from hardy.core.study import Study
-from hardy.core.workers import Backend
 from hardy.deprecation import renamed
 from hardy.errors import InputError, near_misses
 from hardy.evaluate.answers import greedy_answers, last_number
@@ -35,6 +32,9 @@ from hardy.hardware.chip import Chip
 from hardy.hardware.cost import model_cost
 from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
 from hardy.report import Report, Row
+from hardy.runs.conditions import Condition
+from hardy.runs.study import Study
+from hardy.runs.workers import Backend
 from hardy.studies.chip_study import CHIP_MEMORY
 from hardy.studies.measure import dense
 from hardy.studies.reasoning_report import COMPARED, METRICS, ONCE, THIRDS, figures, row_of, sentences

@@ -27,16 +27,16 @@ from hardy.analog import (
 )
 from hardy.analog.experts import blocks
 from hardy.core import selection
-from hardy.core.conditions import FAILED, Condition
 from hardy.core.method import ALL_SELECTED, Method, chain
 from hardy.core.ranking import Ranking
 from hardy.core.selection import LINEAR
-from hardy.core.workers import Backend
 from hardy.deprecation import renamed
 from hardy.errors import InputError, near_misses
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import model_cost
 from hardy.report import Bars, BarSeries, Report, Row
+from hardy.runs.conditions import FAILED, Condition
+from hardy.runs.workers import Backend
 from hardy.studies.adapters import measure_adapted, trained_adapters, whole_layers
 from hardy.studies.chip_study import CHIP_MEMORY
 from hardy.studies.measure import INTACT, dense, perplexity_of, study_of, unmodified

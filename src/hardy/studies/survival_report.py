@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from hardy.core.conditions import Condition, curve
 from hardy.core.ranking import Ranking
 from hardy.core.roles import ROLES
 from hardy.core.selection import Site
 from hardy.report import Report, Row
 from hardy.report.figures import HeatMap, Lines, Series
+from hardy.runs.conditions import Condition, curve
 from hardy.studies.measure import INTACT
 
 AGREEMENT = "agreement of rankings (Spearman)"

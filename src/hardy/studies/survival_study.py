@@ -14,19 +14,19 @@ from typing import Any
 
 from hardy import checks
 from hardy.core import selection
-from hardy.core.conditions import Condition, Results
 from hardy.core.method import Method, WeightMethod
 from hardy.core.ranking import Ranking
 from hardy.core.rng import derive
 from hardy.core.selection import LINEAR, Selector
 from hardy.core.surgery import weight_of
 from hardy.core.units import units
-from hardy.core.workers import Backend
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.noise import AdditiveNoise, ProportionalNoise
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.report import Report, Row
+from hardy.runs.conditions import Condition, Results
+from hardy.runs.workers import Backend
 from hardy.studies import fragility, survival_report
 from hardy.studies.measure import condition, dense, perplexity_row, study_of, unmodified
 from hardy.studies.repair_study import checked

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from hardy import checks
-from hardy.core.checkpoint import digest
-from hardy.core.conditions import Condition, Results, curve
-from hardy.core.study import Study
 from hardy.errors import InputError
 from hardy.report import Report, Row
 from hardy.report.figures import Lines, Series
+from hardy.runs.checkpoint import digest
+from hardy.runs.conditions import Condition, Results, curve
+from hardy.runs.study import Study
 from hardy.teach import schedules
 from hardy.teach.graphs import GraphSet
 from hardy.teach.networks import network

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 
 from hardy import checks
-from hardy.core.checkpoint import digest
 from hardy.core.teaching import Examples
 from hardy.errors import InputError
+from hardy.runs.checkpoint import digest
 
 Score = Callable[[Examples], torch.Tensor]
 

@@ -9,9 +9,9 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy import checks
-from hardy.core.progress import progress
 from hardy.errors import InputError
 from hardy.evaluate.language import batches
+from hardy.runs.progress import progress
 from hardy.zoo.text import held_out_text, read_text
 
 OWN, HELD_OUT, NONE = "own", "held-out", "none"

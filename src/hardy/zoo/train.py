@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from hardy import checks
 from hardy.core.artefact import no_progress_bars
-from hardy.core.checkpoint import Checkpoint
-from hardy.core.progress import progress
 from hardy.core.rng import derive
 from hardy.errors import InputError
 from hardy.files import follow_umask, write_json, write_text
 from hardy.reading import reading
+from hardy.runs.checkpoint import Checkpoint
+from hardy.runs.progress import progress
 from hardy.zoo.recipe import Data, Recipe
 
 CHECKPOINT = "checkpoint.safetensors"

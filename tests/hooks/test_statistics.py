@@ -7,7 +7,8 @@ import torch
 from models import ConvNet, build
 from torch import nn
 
-from hardy.core import AbsMax, Histogram, InputError, RoutingCounts, SecondMoment, Statistic, observe
+from hardy.core import InputError
+from hardy.hooks import AbsMax, Histogram, RoutingCounts, SecondMoment, Statistic, observe
 
 
 class Output(SecondMoment):

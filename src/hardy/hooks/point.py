@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from hardy.core.blocks import Block, blocks_of
 from hardy.errors import InputError, near_misses
+from hardy.hooks.blocks import Block, blocks_of
 
 Side = Literal["input", "output"]
 PointLike: TypeAlias = "str | tuple[str | nn.Module, Side] | tuple[str | nn.Module, Side, int] | Point"

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from hardy.core.points import Point
 from hardy.core.roles import as_matrix, is_linear
 from hardy.errors import InputError
+from hardy.hooks.point import Point
 
 Visit = Callable[[torch.Tensor], torch.Tensor]
 """Is given the tensor at a point, and returns what is to take its place: the same object to leave it."""
@@ -29,7 +29,7 @@ def attach(model: nn.Module, point: Point, visit: Visit, *, changes: bool = Fals
 
     Args:
         model: holds the module of the point.
-        point: of `hardy.core.points.resolve`.
+        point: of `hardy.hooks.point.resolve`.
         visit: sees and replaces it.
         changes: it may return another tensor than it was given, or one that is no view of it.
 

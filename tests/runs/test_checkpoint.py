@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from hardy.core.checkpoint import Checkpoint, difference
 from hardy.errors import InputError
+from hardy.runs.checkpoint import Checkpoint, difference
 
 
 def at(path: Path, **identity: Any) -> Checkpoint:

@@ -13,9 +13,9 @@ import time
 import joblib
 import pytest
 
-from hardy.core import progress as module
-from hardy.core.progress import progress, silenced, track
 from hardy.errors import InputError
+from hardy.runs import progress as module
+from hardy.runs.progress import progress, silenced, track
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_an_error_passes_through(clock: Clock) -> None:
 def test_a_terminal_gets_bars_one_inside_the_other() -> None:
     code = """
 import time
-from hardy.core.progress import progress, track
+from hardy.runs.progress import progress, track
 with progress("outer [x]", 2) as bar:
     for _ in track(range(2), "inner"):
         time.sleep(0.15)

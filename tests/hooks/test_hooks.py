@@ -10,12 +10,13 @@ from models import DECODERS, ConvNet, assert_same, build, build_encoder, same_by
 from reference.activations import forward
 from torch import nn
 
+from hardy import hooks
 from hardy.analog import Deploy
-from hardy.core import InputError, hooks, observe, select
-from hardy.core.hooks import patch, record, watch
-from hardy.core.points import SHAPES, canonical, points, resolve
-from hardy.core.statistics import AbsMax
+from hardy.core import InputError, select
 from hardy.hardware import Chip
+from hardy.hooks import observe, patch, record, watch
+from hardy.hooks.point import SHAPES, canonical, points, resolve
+from hardy.hooks.statistics import AbsMax
 from hardy.quant import Pack, TritPlanes
 
 ATTENTIVE = [name for name in DECODERS if name != "mamba"]

@@ -1,7 +1,7 @@
 """Watch and change activations while a model runs: one engine for statistics, calibration, ablation and attribution.
 
 `watch` gives each activation to a function, `patch` puts what a function returns in its place. A point is a name
-("blocks.3.attn.z", see `hardy.core.points.SHAPES`) or (module, "input" or "output"). All that is hooked on a model runs
+("blocks.3.attn.z", see `hardy.hooks.point.SHAPES`) or (module, "input" or "output"). All that is hooked on a model runs
 in the order in which it was hooked, and each sees what those before it left.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core import taps
-from hardy.core.points import Point, PointLike, points, resolve
 from hardy.errors import InputError
+from hardy.hooks import taps
+from hardy.hooks.point import Point, PointLike, points, resolve
 
 __all__ = ["Hooks", "arguments", "patch", "points", "record", "run", "watch"]
 
@@ -157,7 +157,7 @@ class _Stop(Exception):  # noqa: N818 - it is no error
     """Everything that `hooks` watches has run; the rest of the model need not."""
 
     def __init__(self, hooks: Hooks) -> None:
-        super().__init__("the model was left early; run it by hardy.core.hooks.run, or inside of the with block")
+        super().__init__("the model was left early; run it by hardy.hooks.engine.run, or inside of the with block")
         self.hooks = hooks
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.hooks import run, watch
-from hardy.core.points import Point, Side
 from hardy.core.selection import Selector, Site, select
 from hardy.errors import InputError
+from hardy.hooks.engine import run, watch
+from hardy.hooks.point import Point, Side
 
 
 class Statistic(abc.ABC):
@@ -94,7 +94,7 @@ def observe(
 
     Args:
         model: any module; it is run in its current mode, in evaluation mode if it should not train.
-        batches: each a tensor, a tuple or a mapping, as for `hardy.core.hooks.arguments`. Every position counts,
+        batches: each a tensor, a tuple or a mapping, as for `hardy.hooks.engine.arguments`. Every position counts,
             padding too, so give unpadded text.
         sites: where, as in `hardy.core.selection.select`. A part of a fused projection sees the input of the whole,
             and its own rows of the output.

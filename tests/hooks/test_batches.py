@@ -14,10 +14,10 @@ from transformers import BatchEncoding
 from hardy.analog import Deploy, ExpertReplacement, HybridProjection, NoiseAware, RouterCalibration
 from hardy.analog.experts import blocks, routing
 from hardy.analog.sensitivity import noise_sensitivity
-from hardy.core import InputError, SecondMoment, observe
-from hardy.core.hooks import arguments, run
+from hardy.core import InputError
 from hardy.evaluate import mean_loss
 from hardy.hardware import AdditiveNoise, Chip
+from hardy.hooks import SecondMoment, arguments, observe, run
 from hardy.quant import CalibratedTritPlanes, effective_rank, perplexity_drop
 
 NOISE = AdditiveNoise(strength=0.1, select="experts")

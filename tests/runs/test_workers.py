@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hardy.core import workers
-from hardy.core.workers import INTERPRETER, run_jobs, worker_count
 from hardy.errors import InputError
 from hardy.reading import available_memory
+from hardy.runs import workers
+from hardy.runs.workers import INTERPRETER, run_jobs, worker_count
 
 
 def test_workers_are_as_many_as_cores_jobs_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hardy import __version__
-from hardy.core.conditions import Cell, Condition, Result, Results
-from hardy.core.progress import progress
-from hardy.core.workers import Backend, check_workers, run_jobs
 from hardy.errors import InputError
 from hardy.files import read_json, sweep, write_json
+from hardy.runs.conditions import Cell, Condition, Result, Results
+from hardy.runs.progress import progress
+from hardy.runs.workers import Backend, check_workers, run_jobs
 
 FORMAT, VERSION = "hardy-study", 2
 

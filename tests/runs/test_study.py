@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from hardy.core import Cell, InputError, Study, generator
+from hardy.core import InputError, generator
 from hardy.files import temporary_beside
+from hardy.runs import Cell, Study
 
 CELLS = [
     Cell(condition=f"noise {strength}", arguments={"strength": strength}, seed=s) for strength in (1, 2) for s in (0, 1)
@@ -246,7 +247,7 @@ def test_another_study_in_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_study_of_another_hardy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study(tmp_path).open()
-    monkeypatch.setattr("hardy.core.study.__version__", "9.9")
+    monkeypatch.setattr("hardy.runs.study.__version__", "9.9")
     with pytest.raises(InputError, match=r"different study \(hardy is '.*' there, '9.9' here\)"):
         study(tmp_path).open()
 

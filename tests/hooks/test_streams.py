@@ -7,8 +7,9 @@ from models import SIZES, build
 from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from hardy.core import InputError, hooks
-from hardy.core.blocks import KNOWN
+from hardy import hooks
+from hardy.core import InputError
+from hardy.hooks.blocks import KNOWN
 
 # Whatever an architecture calls its sizes; those that it does not know are only kept on its configuration.
 _MORE = {
