@@ -14,6 +14,7 @@ from torch import nn
 from hardy.core import InputError, Site
 from hardy.core.roles import is_linear
 from hardy.evaluate import batches
+from hardy.hooks.block_inputs import chained
 from hardy.hooks.statistics import SecondMoment, observe
 from hardy.ops import kernels
 from hardy.quant import (
@@ -27,7 +28,6 @@ from hardy.quant import (
     calibrated_trit_planes,
     gptq,
 )
-from hardy.quant.block_inputs import chained
 from hardy.quant.calibrated import CalibratedQuantizer
 from hardy.zoo import held_out_text, load
 

@@ -28,6 +28,8 @@ from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.product import Periphery
 from hardy.hooks import run
+from hardy.hooks.block_inputs import block_inputs
+from hardy.mapping import release
 from hardy.report import Row
 
 
@@ -115,29 +117,34 @@ class Deploy(Method):
         by_module: dict[str, list[Site]] = {}
         for site in sites:
             by_module.setdefault(site.module, []).append(site)
+        batches = None if data is None or not self.chip.needs_data else list(data)
+        inputs = block_inputs(model, batches, by_module) if batches else None  # before there is a second copy
         passes = Passes()
         layers: dict[str, AnalogLayer] = {}
         read: dict[str, dict[str, StoredWeight]] = {}
+        stored: list[StoredWeight] = []
+        errors: dict[str, tuple[float, float, int]] = {}
         for name, group in by_module.items():
             module = model.get_submodule(name)
             if _is_read_by_its_model(module, group[0]):
                 read[name] = {str(site.parameter): self._stack(model, module, site) for site in group}
-                continue
-            arrays = [self._array(model, site) for site in group]
-            layers[name] = passes.unused[name] = on_chip(module, name, arrays, passes)
-        stored = [layer.stored for layer in layers.values()] + [s for found in read.values() for s in found.values()]
-        errors = {
-            array.name: (*_error(weight_of(model, array.site), array), array.state.weight.numel())
-            for array in (array for weight in stored for array in weight.arrays)
-        }
+                here = list(read[name].values())
+            else:
+                arrays = [self._array(model, site) for site in group]
+                layers[name] = passes.unused[name] = on_chip(module, name, arrays, passes)
+                here = [layers[name].stored]
+            for array in (array for weight in here for array in weight.arrays):
+                errors[array.name] = (*_error(weight_of(model, array.site), array), array.state.weight.numel())
+            for site in group:
+                release(module._parameters[site.parameter or "weight"])  # pyright: ignore[reportArgumentType]
+            stored += here
         known = {name: ranges for name, *ranges in self.ranges or ()}
         for array in (array for weight in stored for array in weight.arrays):
             if array.name in known:
-                inputs, outputs = known[array.name]
-                array.periphery = Periphery.of(self.chip, input_range=inputs, output_range=outputs)
-        batches = None if data is None or not self.chip.needs_data else list(data)
+                of_inputs, of_outputs = known[array.name]
+                array.periphery = Periphery.of(self.chip, input_range=of_inputs, output_range=of_outputs)
         if batches is not None and (new := {n: layer for n, layer in layers.items() if not layer.stored.known}):
-            calibrate(model, new, batches)
+            calibrate(model, new, batches, inputs)
         self._place(model, edits, layers, read, passes)
         if batches and not all(weight.known for weight in stored):
             with torch.no_grad():

@@ -1,7 +1,7 @@
 """Which layer takes the place of which on a chip, the ranges of their converters, and all of them in a model."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from hardy.core.roles import is_linear
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hooks import run, watch
+from hardy.hooks.block_inputs import BlockInputs, block_of
+from hardy.mapping import release
 from hardy.report import Report, Row
 
 
@@ -48,14 +50,44 @@ def on_chip(module: nn.Module, name: str, arrays: list[Array], passes: Passes | 
 _SAMPLE = 1024  # input vectors of each layer that its ADC range is found on
 
 
-def calibrate(model: nn.Module, layers: Mapping[str, AnalogLayer], data: Iterable[Any]) -> None:
+def calibrate(
+    model: nn.Module, layers: Mapping[str, AnalogLayer], batches: Sequence[Any], inputs: BlockInputs | None = None
+) -> None:
     """Set the calibrated ranges of `layers`, which are about to take their places in the still digital `model`.
 
     A layer that is not called, because its parent reads its weight, is passed over: its range is found in use.
 
+    Args:
+        model: still digital.
+        layers: by the names of those that they will replace.
+        batches: as `hardy.hooks.run` takes them.
+        inputs: of the model's blocks, for these batches; samples are then held of one block at a time.
+
     Raises:
         InputError: no batches, or a layer that saw nothing but zeros, NaN or infinity.
     """
+    if not batches:
+        raise InputError("calibration was given no batches")
+    groups: dict[str, dict[str, AnalogLayer]] = {}
+    for name, layer in layers.items():
+        block = block_of(name) if inputs else ""
+        groups.setdefault(block if inputs and block in inputs.blocks else "", {})[name] = layer
+    _calibrate_group(model, groups.pop("", {}), batches)
+    for index, block in enumerate(inputs.blocks if inputs else ()):
+        if block in groups:
+            assert inputs is not None
+            with inputs.before(index) as reaching:
+                _calibrate_group(model, groups[block], reaching, block)
+        for layer in layers.values():
+            release(layer.parameter)
+
+
+def _calibrate_group(
+    model: nn.Module, layers: Mapping[str, AnalogLayer], batches: Sequence[Any], block: str | None = None
+) -> None:
+    """Ranges of `layers`, all in `block`, after which the model is left, or None."""
+    if not layers:
+        return
     samples: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
     largest: dict[str, float] = {}
 
@@ -65,15 +97,12 @@ def calibrate(model: nn.Module, layers: Mapping[str, AnalogLayer], data: Iterabl
         if (missing := _SAMPLE - sum(map(len, samples[name]))) > 0:
             samples[name].append(vectors[:: max(1, len(vectors) // missing)][:missing].clone())
 
-    count = 0
-    with (
-        torch.no_grad(),
-        watch(model, {(name, "input"): functools.partial(keep, name) for name in layers}, strict=False),
-    ):
-        for count, batch in enumerate(data, start=1):  # noqa: B007
+    watched: dict[Any, Any] = {(name, "input"): functools.partial(keep, name) for name in layers}
+    end = {} if block is None else {(block, "output"): 1}
+    watched |= dict.fromkeys(end, lambda _: None)
+    with torch.no_grad(), watch(model, watched, strict=False, stop=end or False):
+        for batch in batches:
             run(model, batch)
-    if not count:
-        raise InputError("calibration was given no batches")
     for name, peak in largest.items():
         if peak == 0:
             raise InputError(f"{name} saw no input other than zero in the calibration data, so it has no range")

@@ -221,7 +221,7 @@ class NoiseAware(Method):
                 arrays.append(Array.program(site, chip, clean, self.seed, self.seconds))
             layers[name] = on_chip(model.get_submodule(name), name, arrays)
         if chip.needs_data and data is not None:
-            calibrate(model, layers, data)
+            calibrate(model, layers, list(data))
         return {name: [array.periphery for array in layer.arrays] for name, layer in layers.items()}
 
     def _limit(self, module: nn.Module, group: list[Site]) -> torch.Tensor | None:

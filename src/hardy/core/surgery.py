@@ -13,6 +13,7 @@ from torch import nn
 from hardy.core.roles import as_matrix, is_transposed
 from hardy.core.selection import Site
 from hardy.errors import InputError
+from hardy.mapping import release
 
 
 def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
@@ -101,6 +102,7 @@ class Edits:
         self._successors[id(old)] = (old, new)
         self._fresh[id(new)] = new
         self.swap(module, site.parameter, new)
+        release(old)
         return True
 
     def set_module(self, name: str, module: nn.Module) -> None:

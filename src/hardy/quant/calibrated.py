@@ -8,7 +8,6 @@ import abc
 import contextlib
 import dataclasses
 import itertools
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
@@ -16,18 +15,15 @@ import torch
 from torch import nn
 
 from hardy.core.method import ALL_SELECTED, WeightLedger
-from hardy.core.roles import layer_of
 from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
+from hardy.hooks.block_inputs import block_inputs, block_of
 from hardy.ops.feedback import Order
-from hardy.quant.block_inputs import BlockInputs, chained
 from hardy.quant.gram import Gram, count_calls, gather, place
 from hardy.quant.quantizer import Quantizer, StoredWeight
 from hardy.report import Row
 from hardy.runs.progress import track
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,9 +83,9 @@ class CalibratedQuantizer(Quantizer):
         layers = [
             list(sites_here) for _, sites_here in itertools.groupby(sites, key=lambda site: (site.stack, site.layer))
         ]
-        inputs = _block_inputs(model, batches, layers)
+        inputs = block_inputs(model, batches, [site.module for site in sites])
         for sites_here in track(layers, type(self).__name__):
-            block = _block(sites_here[0])
+            block = block_of(sites_here[0].module)
             before = inputs.before(inputs.blocks.index(block)) if inputs and block else contextlib.nullcontext(batches)
             with before as reaching:
                 grams = gather(model, reaching, sites_here, calls)
@@ -101,28 +97,6 @@ class CalibratedQuantizer(Quantizer):
                     edits.stored[site.name] = stored
                     outputs.append((site, *_energies(weight, new, gram)))
         return ledger.rows() + _rows(outputs)
-
-
-def _block(site: Site) -> str:
-    """The name of the numbered layer that `site` is in, or ""."""
-    place = layer_of(site.module)
-    return "" if place is None else ".".join(part for part in (place[0], str(place[1])) if part)
-
-
-def _block_inputs(model: nn.Module, batches: list[Any], layers: list[list[Site]]) -> BlockInputs | None:
-    """What gives each block its inputs without a run of all before it, for models whose blocks make a chain."""
-    stacks = {place[0] for sites in layers if (place := layer_of(sites[0].module)) is not None}
-    if len(stacks) != 1:
-        return None
-    (stack,) = stacks
-    whole = model.get_submodule(stack)
-    blocks = [f"{stack}.{name}" if stack else name for name, _ in whole.named_children() if name.isdigit()]
-    first = batches[0]
-    if chained(model, first[:1] if isinstance(first, torch.Tensor) else first, blocks):
-        return BlockInputs(model, batches, blocks)
-    if len(blocks) > 1:
-        _log.info("the blocks of this %s are no chain: it runs from its start for each", type(model).__name__)
-    return None
 
 
 def each_matrix(

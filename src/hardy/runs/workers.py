@@ -22,6 +22,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from hardy import checks
 from hardy.errors import InputError
 from hardy.files import temporary_beside
+from hardy.mapping import return_freed_memory
 from hardy.reading import available_memory
 
 _log = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ def _process_job(run: Callable[[Any, Job], Found], path: str, index: int, job: J
     # Ctrl-C reaches the whole group. A worker that it stopped in the middle of an edit would take its next job with a
     # model that is neither the old one nor the new one; the process that started it ends it instead.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return_freed_memory()
     return index, _on_one_thread(run, _mapped(path), job)
 
 

@@ -16,6 +16,7 @@ from hardy.analog.layers import clipping, stored_weights
 from hardy.core.method import ALL_SELECTED, Method, from_dict
 from hardy.core.packing import PackedLayer
 from hardy.evaluate.language import token_losses
+from hardy.mapping import return_freed_memory, to_file
 from hardy.quant import unpack
 from hardy.report import Row
 from hardy.runs.conditions import Condition, Results
@@ -29,6 +30,10 @@ INTACT = "unmodified"
 """Name of the condition in which nothing is done to the model."""
 
 
+_IN_FILE = 100 << 20
+"""Bytes of a model from which on a study keeps it in a file, so that what methods replace is in memory once."""
+
+
 def dense(source: Source, **options: Any) -> Subject:
     """The subject of `source`, as `Subject.of` makes it, with dense weights: a study has to work on them.
 
@@ -36,6 +41,9 @@ def dense(source: Source, **options: Any) -> Subject:
     Its notes say so.
     """
     subject = Subject.of(source, **options)
+    if isinstance(source, str | Path) and subject.size > _IN_FILE:
+        return_freed_memory()
+        to_file(subject.model)
     packed = sum(isinstance(layer, PackedLayer) for layer in subject.model.modules())
     if not packed:
         return subject

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from hardy.hooks import run
+from hardy.core.roles import layer_of
+from hardy.hooks.engine import run
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +85,28 @@ class BlockInputs:
         if args:
             return (state, *args[1:]), keywords
         return args, {**keywords, "hidden_states": state}
+
+
+def block_of(module: str) -> str:
+    """The name of the numbered block that the module of this name is in or is, or ""."""
+    place = layer_of(module)
+    return "" if place is None else ".".join(part for part in (place[0], str(place[1])) if part)
+
+
+def block_inputs(model: nn.Module, batches: Sequence[Any], modules: Iterable[str]) -> BlockInputs | None:
+    """What gives the blocks that `modules` are in their inputs; None where they are no chain, which the log says."""
+    stacks = {place[0] for name in modules if (place := layer_of(name)) is not None}
+    if len(stacks) != 1:
+        return None
+    (stack,) = stacks
+    whole = model.get_submodule(stack)
+    blocks = [f"{stack}.{name}" if stack else name for name, _ in whole.named_children() if name.isdigit()]
+    first = batches[0]
+    if chained(model, first[:1] if isinstance(first, torch.Tensor) else first, blocks):
+        return BlockInputs(model, batches, blocks)
+    if len(blocks) > 1:
+        _log.info("the blocks of this %s are no chain: it runs from its start for each", type(model).__name__)
+    return None
 
 
 def chained(model: nn.Module, batch: Any, blocks: Sequence[str]) -> bool:
