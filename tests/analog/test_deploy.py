@@ -129,18 +129,51 @@ def test_convolutions(stride: int, padding: int) -> None:
         assert not torch.equal(model(x), clean)
 
 
-def test_convolutions_that_are_refused_and_those_that_are_not() -> None:
-    for module in (
-        nn.Conv2d(4, 4, 3, groups=2),
-        nn.Conv2d(4, 4, 3, padding="same"),
-        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
-    ):
-        model = nn.Sequential(module)
-        with pytest.raises(InputError, match="takes groups=1 and padding by zeros"):
-            Deploy(chip=PCM, select="conv").apply(model)
-        assert model[0] is module
-        with Deploy(chip=WEIGHTS_ONLY, select="conv").apply(model):
-            model(torch.ones(1, 4, 6, 6))
+CONVOLUTIONS = {
+    "1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1), (11,)),
+    "1d causal": (lambda: nn.Conv1d(4, 6, 4, padding=3, dilation=2), (11,)),
+    "3d": (lambda: nn.Conv3d(4, 6, (3, 2, 1), stride=(1, 2, 1), padding=1), (5, 4, 6)),
+    "grouped": (lambda: nn.Conv2d(4, 6, 3, groups=2), (7, 6)),
+    "depthwise": (lambda: nn.Conv2d(4, 8, 3, groups=4, bias=False), (7, 6)),
+    "same": (lambda: nn.Conv2d(4, 6, (5, 3), padding="same", dilation=(1, 2)), (7, 6)),
+    "valid": (lambda: nn.Conv2d(4, 6, 3, padding="valid"), (7, 6)),
+    "circular": (lambda: nn.Conv2d(4, 6, 3, padding=(2, 1), padding_mode="circular"), (7, 6)),
+    "reflect": (lambda: nn.Conv1d(4, 6, 3, padding=2, padding_mode="reflect"), (7,)),
+    "replicate": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="replicate", groups=2), (7, 6)),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_every_kind_of_convolution(kind: str) -> None:
+    make, size = CONVOLUTIONS[kind]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(make()).eval()
+    module = model[0]
+    x = torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(1))
+    clean = model(x).detach()
+    with Deploy(chip=IDEAL, select="conv").apply(model):
+        assert torch.equal(model(x), clean)
+    with Deploy(chip=EIGHT_BITS, select="conv").apply(model) as change:
+        torch.testing.assert_close(model(x), clean, rtol=0.02, atol=0.02)
+        assert not torch.equal(model(x), clean)
+        torch.testing.assert_close(model[0](x[0])[None], model(x[:1]), rtol=0.02, atol=0.02)
+        assert len(change.report.select("relative_error")) == 1 + module.groups
+        assert sum(row.details["conversions"] for row in clipping(model).select("clipped_outputs")[:1]) > 0
+    calibrated = dataclasses.replace(EIGHT_BITS, dac_range="calibrated", adc_range="calibrated")
+    with Deploy(chip=calibrated, select="conv").apply(model, [x]):
+        torch.testing.assert_close(model(x), clean, rtol=0.02, atol=0.02)
+    assert model[0] is module
+
+
+def test_the_groups_of_a_convolution_are_on_arrays_of_their_own() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2, bias=False)).eval()
+    with torch.no_grad():
+        model[0].weight[2:] = 0
+    x = torch.rand(1, 4, 2, 2)
+    with Deploy(chip=EIGHT_BITS, select="conv").apply(model):
+        moved = model(x + torch.tensor([0, 0, 5.0, 5.0])[:, None, None])
+        assert torch.equal(moved[:, :2], model(x)[:, :2]), "what group 1 is given does not reach group 0's converters"
 
 
 def test_a_whole_network_of_convolutions(conv: nn.Module, images: torch.Tensor) -> None:
@@ -373,8 +406,8 @@ def test_with_other_methods(llama: nn.Module) -> None:
 
 def test_what_no_chip_takes() -> None:
     model = build("mamba")
-    with pytest.raises(InputError, match="is a Conv1d; a chip takes"):
-        Deploy(chip=PCM, select="ssm.conv").apply(model)
+    with pytest.raises(InputError, match="is a ConvTranspose1d; a chip takes"):
+        Deploy(chip=PCM, select="conv").apply(nn.Sequential(nn.ConvTranspose1d(2, 2, 3)))
     with pytest.raises(InputError, match="is a Embedding; a chip takes|is an Embedding; a chip takes"):
         Deploy(chip=PCM, select="embedding").apply(model)
     model.backbone.layers[0].mixer.in_proj.weight.data[0, 0] = float("nan")

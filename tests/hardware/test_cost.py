@@ -33,8 +33,9 @@ def test_the_table_of_converters() -> None:
     assert [adc_energy(bits) for bits in (4, 6, 8, 10)] == pytest.approx([0.7, 1.26, 1.6, 4.6])
     assert adc_energy(7) == pytest.approx((1.26 * 1.6) ** 0.5)
     assert [adc_area(bits) for bits in (4, 6, 8)] == [500, 580, 1200]
-    for bits in (3, 11, 8.0, True):
-        with pytest.raises(InputError, match="known from 4 to 10 bits"):
+    assert [adc_energy(bits) for bits in (2, 11, 12)] == pytest.approx([0.7**2 / 1.26, 4 * 4.6, 16 * 4.6])
+    for bits in (0, 13, 8.0, True):
+        with pytest.raises(InputError, match="known from 1 to 12 bits"):
             adc_energy(bits)
     with pytest.raises(InputError, match="known for 4, 6 and 8 bits, got 10"):
         adc_area(10)
@@ -103,14 +104,30 @@ def test_experts_are_all_stored_and_few_are_used() -> None:
         model_cost(model, CHIP, select="experts")
 
 
+def test_a_chip_without_adc_costs_no_conversions_and_says_so() -> None:
+    cost = matrix_cost(4, 4, dataclasses.replace(CHIP, adc_bits=None))
+    assert cost.adc == cost.adc_share == 0
+    assert cost.energy > 0
+    report = model_cost(nn.Sequential(nn.Linear(4, 4)), dataclasses.replace(CHIP, adc_bits=None), select="0")
+    assert any("no ADC" in note for note in report.notes)
+    assert not any("no ADC" in note for note in model_cost(nn.Sequential(nn.Linear(4, 4)), CHIP, select="0").notes)
+
+
+def test_groups_of_a_convolution_are_counted_one_by_one() -> None:
+    grouped, one = nn.Sequential(nn.Conv2d(8, 12, 3, groups=4)), nn.Sequential(nn.Conv2d(2, 3, 3))
+    of_all, of_one = (model_cost(model, CHIP, select="conv") for model in (grouped, one))
+    for metric in ("arrays", "energy"):
+        assert of_all.value(metric, "0") == pytest.approx(4 * of_one.value(metric, "0"))
+    assert of_all.value("energy", "digital") == pytest.approx(4 * of_one.value("energy", "digital"))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: matrix_cost(0, 1, CHIP), "inputs must be an integer of at least 1, got 0"),
         (lambda: matrix_cost(1, 1.5, CHIP), "outputs must be an integer of at least 1, got 1.5"),
         (lambda: matrix_cost(1, 1, CHIP, copies=0), "copies must be an integer of at least 1, got 0"),
-        (lambda: matrix_cost(1, 1, Chip.preset("ideal")), "a chip without ADC .* has no cost"),
-        (lambda: matrix_cost(1, 1, dataclasses.replace(CHIP, adc_bits=12)), "known from 4 to 10 bits, got 12"),
+        (lambda: matrix_cost(1, 1, dataclasses.replace(CHIP, adc_bits=13)), "known from 1 to 12 bits, got 13"),
         (lambda: Parts(driver_bits=0), "driver_bits must be an integer of at least 1, got 0"),
         (lambda: Parts(cell=-1), "cell must be a finite number of at least 0, got -1"),
         (lambda: lossless_adc_bits(0, 1, 1), "rows must be an integer of at least 1, got 0"),

@@ -289,6 +289,37 @@ def test_a_table_in_another_unit(unit: str, factor: float, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "# cells of wafer 3\nlevel;mean;std\n0;0,5;0,1 // first\n\n20;21;2\n10;10;0,5\n",
+        "Target conductance [uS]\tG_mean [uS]\tSigma [uS]\n0\t0.5\t0.1\n10\t10\t0.5\n20\t21\t2\n% end\n",
+        "n,device,G target,mu,std_dev\n1,a,0,.5,.1\n2,a,10,10,.5\n3,b,20,21,2\n",
+    ],
+)
+def test_a_table_as_laboratories_write_it(text: str, tmp_path: Path) -> None:
+    (tmp_path / "plain.csv").write_text("level,mean,std\n0,0.5,0.1\n10,10,0.5\n20,21,2\n")
+    (tmp_path / "other.csv").write_text(text)
+    plain, other = (TableDevice.from_csv(tmp_path / f"{name}.csv") for name in ("plain", "other"))
+    assert plain == other
+
+
+def test_a_table_with_times_ages(tmp_path: Path) -> None:
+    path = tmp_path / "chip.csv"
+    path.write_text("level,mean,std,time [min]\n0,0,0,1\n10,10,1,1\n0,1,0,61\n10,8,2,61\n")
+    device = TableDevice.from_csv(path)
+    assert device.aged == ((3600.0, (1.0, 8.0), (0.0, 2.0)),)
+    assert device_from_dict(device.to_dict()) == device
+    normals = torch.tensor([[0.0, 1.0, -1.0]])
+    target = torch.tensor([10.0, 10.0, 10.0])
+    assert device.conductance(target, normals, 0).tolist() == pytest.approx([10, 11, 9])
+    assert device.conductance(target, normals, 3600).tolist() == pytest.approx([8, 10, 6])
+    halfway = math.expm1(0.5 * math.log1p(3600))
+    assert device.conductance(target, normals, halfway).tolist() == pytest.approx([9, 10.5, 7.5])
+    with pytest.raises(InputError, match="known up to 3600 s after programming, got 3601 s"):
+        device.conductance(target, normals, 3601)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (
@@ -297,8 +328,11 @@ def test_a_table_in_another_unit(unit: str, factor: float, tmp_path: Path) -> No
         ),
         ("level [S],mean [uS],std [S]\n1,2,3\n2,3,4", "every column must give the same unit"),
         ("level [A],mean [A],std [A]\n1,2,3\n2,3,4", "every column must give the same unit, S, mS, uS or nS"),
-        ("", "must begin with level,mean,std or level,sample, got ''"),
-        ("state,mean,std\n1,2,3", "must begin with"),
+        ("", "must begin with level,mean,std, level,mean,std,time or level,sample, got ''"),
+        ("place,mean,std\n1,2,3", "must begin with"),
+        ("level,mean,std,time\n1,2,3,0\n2,2,3,0\n1,2,3,60", "has 1 of its 2 levels at 60 s"),
+        ("level,mean,std,time [weeks]\n1,2,3,0\n2,2,3,0", "times are in s, ms, min, h or d"),
+        ("level,target,std\n1,2,3\n2,2,3", "two columns for level"),
         ("level,mean,std\n1,2,3\n2,x,4", "line 3: '2,x,4' is not numbers"),
         ("level,mean,std\n1,2,3\n2,4", "line 3: expected 3 finite numbers"),
         ("level,mean,std\n1,2,3\n2,nan,4", "line 3: expected 3 finite numbers"),

@@ -50,15 +50,20 @@ class Array:
 
     @staticmethod
     def program(
-        site: Site, chip: Chip, clean: torch.Tensor, seed: int, seconds: float, *, expert: int | None = None
-    ) -> Array:
-        """`clean` (out, in) float32 on the chip instance `seed`, `seconds` after programming."""
-        name = site.name if expert is None else f"{site.name}.{expert}"
-        rows = slice(None) if site.rows is None else slice(*site.rows)
+        site: Site, chip: Chip, clean: torch.Tensor, seed: int, seconds: float, *, part: int | None = None,
+        place: slice | int | None = None,
+    ) -> Array:  # fmt: skip
+        """`clean` (out, in) float32 on the chip instance `seed`, `seconds` after programming.
+
+        Where it is not the whole site: `part` is its number, and `place` where it is in the parameter.
+        """
+        name = site.name if part is None else f"{site.name}.{part}"
+        if place is None:
+            place = slice(None) if site.rows is None else slice(*site.rows)
         return Array(
             site=site,
             name=name,
-            place=rows if expert is None else expert,
+            place=place,
             chip=chip,
             periphery=Periphery.of(chip),
             state=program_matrix(clean, chip, seed=seed, site=name, seconds=seconds),

@@ -18,7 +18,7 @@ from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.arrays import Array, Passes, PassHooks, StoredWeight
 from hardy.analog.layers import as_chip, calibrate, on_chip, stored_weights
-from hardy.analog.modules import AnalogLayer, unfoldable
+from hardy.analog.modules import CONVOLUTIONS, AnalogLayer
 from hardy.analog.reading import STORED, reading_class
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Chain, Method, changes, squared_norm
@@ -37,8 +37,8 @@ from hardy.report import Row
 class Deploy(Method):
     """Replace each selected layer by one that computes on a chip.
 
-    Linear layers, GPT-2's Conv1D and 2-D convolutions become `AnalogLinear`, `AnalogConv1D` and `AnalogConv2d`. Stacks
-    of experts and routers, whose products the model computes itself, stay where they are, and their products are
+    Linear layers, GPT-2's Conv1D and convolutions become `AnalogLinear`, `AnalogConv1D` and `AnalogConv1d` to `3d`.
+    Stacks of experts and routers, whose products the model computes itself, stay where they are, and their products are
     computed on arrays all the same; so are those of a layer whose parent reads its weight instead of calling it. Where
     that cannot be followed, the forward pass is an error that names the layer.
 
@@ -130,7 +130,7 @@ class Deploy(Method):
                 read[name] = {str(site.parameter): self._stack(model, module, site) for site in group}
                 here = list(read[name].values())
             else:
-                arrays = [self._array(model, site) for site in group]
+                arrays = [array for site in group for array in self._arrays(model, module, site)]
                 layers[name] = passes.unused[name] = on_chip(module, name, arrays, passes)
                 here = [layers[name].stored]
             for array in (array for weight in here for array in weight.arrays):
@@ -167,19 +167,28 @@ class Deploy(Method):
         for site in found:
             module = model.get_submodule(site.module)
             if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module, AnalogLayer):
-                reason = "" if isinstance(module, nn.Conv2d) else f"a chip takes no {type(module).__name__}"
-                if isinstance(module, nn.Conv2d) and self.chip.has_periphery:
-                    reason = unfoldable(module)
-                if reason:
-                    unfit[site.name] = reason
+                if not isinstance(module, tuple(CONVOLUTIONS)):
+                    unfit[site.name] = f"a chip takes no {type(module).__name__}"
+                    continue
+                if module.groups > _MOST_GROUPS:
+                    unfit[site.name] = f"its {module.groups} groups would take as many arrays of one small matrix each"
                     continue
             sites.append(site)
         if not sites:
             raise InputError(f"nothing in this {type(model).__name__} goes on a chip: {next(iter(unfit.values()))}")
         return sites, unfit
 
-    def _array(self, model: nn.Module, site: Site) -> Array:
-        return Array.program(site, self.chip, weight_of(model, site).float(), self.seed, self.seconds)
+    def _arrays(self, model: nn.Module, module: Any, site: Site) -> list[Array]:
+        """A matrix, or one for each group of channels of a convolution."""
+        clean, groups = weight_of(model, site).float(), getattr(module, "groups", 1)
+        if groups == 1 or not isinstance(module, tuple(CONVOLUTIONS)):
+            return [Array.program(site, self.chip, clean, self.seed, self.seconds)]
+        size = len(clean) // groups
+        places = [slice(group * size, (group + 1) * size) for group in range(groups)]
+        return [
+            Array.program(site, self.chip, clean[place], self.seed, self.seconds, part=group, place=place)
+            for group, place in enumerate(places)
+        ]
 
     def _stack(self, model: nn.Module, module: nn.Module, site: Site) -> StoredWeight:
         """A router, or each expert of a stack on arrays of its own."""
@@ -188,7 +197,7 @@ class Deploy(Method):
         experts = [None] if clean.ndim == 2 else range(len(clean))
         matrices = clean.reshape(-1, *clean.shape[-2:])
         arrays = [
-            Array.program(site, self.chip, matrix, self.seed, self.seconds, expert=expert)
+            Array.program(site, self.chip, matrix, self.seed, self.seconds, part=expert, place=expert)
             for matrix, expert in zip(matrices, experts, strict=True)
         ]
         return StoredWeight(arrays, getattr(module, "is_transposed", False) is True).take(parameter)
@@ -256,6 +265,10 @@ class Deploy(Method):
         return [share, *rows]
 
 
+_MOST_GROUPS = 16
+"""Groups of a convolution that goes on the chip without being asked for."""
+
+
 def _is_ranges(entry: Any) -> bool:
     if not (isinstance(entry, tuple) and len(entry) == 3 and isinstance(entry[0], str)):
         return False
@@ -313,7 +326,7 @@ def _replaced(method: Method, change: Mapping[str, Any]) -> Method:
 
 def _error(clean: torch.Tensor, array: Array) -> tuple[float, float]:
     """Squared error and squared norm of the matrix on `array`; `clean` is that of its site."""
-    clean = clean[array.place] if isinstance(array.place, int) else clean
+    clean = clean[array.place] if array.site.rows is None else clean
     return squared_norm(array.state.weight, minus=clean), squared_norm(clean)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from hardy import checks
 from hardy.analog.arrays import Array, Passes, StoredWeight
-from hardy.analog.modules import AnalogConv1D, AnalogConv2d, AnalogLayer, AnalogLinear
+from hardy.analog.modules import CONVOLUTIONS, AnalogConv1D, AnalogLayer, AnalogLinear
 from hardy.analog.reading import STORED
 from hardy.core.method import ALL_SELECTED
 from hardy.core.roles import is_linear
@@ -38,12 +38,14 @@ def on_chip(module: nn.Module, name: str, arrays: list[Array], passes: Passes | 
         raise InputError(f"{name} is on a chip already; undo that change first")
     if isinstance(module, nn.Linear):
         return AnalogLinear(module, arrays, passes)
-    if isinstance(module, nn.Conv2d):
-        return AnalogConv2d(module, arrays, passes)
+    for kind, on_arrays in CONVOLUTIONS.items():
+        if isinstance(module, kind):
+            return on_arrays(module, arrays, passes)
     if is_linear(module):
         return AnalogConv1D(module, arrays, passes)
     raise InputError(
-        f"{name} is a {type(module).__name__}; a chip takes nn.Linear, nn.Conv2d, GPT-2's Conv1D and stacks of experts"
+        f"{name} is a {type(module).__name__}; a chip takes nn.Linear, nn.Conv1d to Conv3d, GPT-2's Conv1D and "
+        "stacks of experts"
     )
 
 
@@ -107,7 +109,7 @@ def _calibrate_group(
         if peak == 0:
             raise InputError(f"{name} saw no input other than zero in the calibration data, so it has no range")
         for array in layers[name].arrays:
-            array.calibrate(torch.cat(samples[name]).float(), peak)
+            array.calibrate(layers[name].inputs_of(array, torch.cat(samples[name])).float(), peak)
 
 
 def stored_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, StoredWeight]]:

@@ -1,4 +1,4 @@
-"""Layers that compute on a chip: drop-in for nn.Linear, nn.Conv2d and GPT-2's Conv1D, with the same state-dict keys.
+"""Layers that compute on a chip: drop-in for nn.Linear, nn.Conv1d to 3d, GPT-2's Conv1D; the same state-dict keys.
 
 Their parameters are those of the layer that they stand for, the very objects: what an optimizer that was made before
 trains, and what is loaded and saved, is the digital weight that is programmed. `stored_weight` is what the arrays hold
@@ -14,7 +14,6 @@ from torch import nn
 
 from hardy.analog.arrays import Array, Passes, StoredWeight
 from hardy.analog.reading import weight_in_use
-from hardy.errors import InputError
 
 
 class AnalogLayer(nn.Module):
@@ -71,6 +70,10 @@ class AnalogLayer(nn.Module):
         """The input vectors of the arrays in an input of the layer, (n, in)."""
         return x.reshape(-1, x.shape[-1])
 
+    def inputs_of(self, array: Array, vectors: torch.Tensor) -> torch.Tensor:
+        """The part of `vectors` that one of the arrays is given."""
+        return vectors
+
     def _apply(self, fn: Any, recurse: bool = True) -> AnalogLayer:
         super()._apply(fn, recurse)
         self.stored.moved(fn, self.parameter)
@@ -106,43 +109,77 @@ class AnalogConv1D(AnalogLayer, nn.Linear):  # pyright: ignore[reportIncompatibl
         return y if self.bias is None else y + self.bias
 
 
-class AnalogConv2d(AnalogLayer, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """An nn.Conv2d on a chip: each patch of the image is one input vector of in_channels * kernel entries."""
+class AnalogConv(AnalogLayer):
+    """A convolution on a chip: each patch is one input vector of in_channels / groups * kernel entries.
 
-    def __init__(self, original: nn.Conv2d, arrays: list[Array], passes: Passes | None = None) -> None:
+    Each group of channels is on arrays of its own.
+    """
+
+    # What every nn.Conv1d to 3d has.
+    out_channels: int
+    groups: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding_mode: str
+    bias: torch.Tensor | None
+
+    def __init__(self, original: nn.Module, arrays: list[Array], passes: Passes | None = None) -> None:
         nn.Module.__init__(self)
-        if any(not array.reads_exactly for array in arrays) and (reason := unfoldable(original)):
-            raise InputError(f"{arrays[0].site.name}: {reason}; use chip.without_periphery()")
         self.attach(original, arrays, passes)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if self.reads_exactly:
-            return self._conv_forward(input, self.stored_weight(), self.bias)
-        if input.ndim == 3:
+            return self._conv_forward(input, self.stored_weight(), self.bias)  # pyright: ignore[reportCallIssue]
+        if input.ndim == len(self.kernel_size) + 1:
             return self.forward(input[None])[0]
-        y = self.product(self.patches(input)).transpose(1, 2)
-        height, width = (
-            (size + 2 * int(self.padding[i]) - self.dilation[i] * (self.kernel_size[i] - 1) - 1) // self.stride[i] + 1
-            for i, size in enumerate(input.shape[-2:])
-        )
-        y = y.reshape(len(input), self.out_channels, height, width)
-        return y if self.bias is None else y + self.bias[:, None, None]
+        patches = self.patches(input)
+        sizes = patches.shape[1:-1]
+        vectors = patches.flatten(0, -2)
+        self.passes.unused.pop(self.name, None)
+        weight = self.stored.matrices(self.stored_weight())
+        parts = [array.product(self.inputs_of(array, vectors), weight[array.place]) for array in self.arrays]
+        y = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        y = y if self.bias is None else y + self.bias
+        return y.reshape(len(input), *sizes, -1).movedim(-1, 1).contiguous()
 
     def patches(self, input: torch.Tensor) -> torch.Tensor:
-        """(batch, positions, in_channels * kernel) of images (batch, in_channels, height, width)."""
-        padding: Any = self.padding
-        columns = nn.functional.unfold(input, self.kernel_size, self.dilation, padding, self.stride)  # pyright: ignore[reportArgumentType]
-        return columns.transpose(1, 2)
+        """(batch, *positions, in_channels * kernel) of an input (batch, in_channels, *sizes)."""
+        width: Any = self._reversed_padding_repeated_twice
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        x = nn.functional.pad(input, width, mode=mode)
+        axes = range(2, x.ndim)
+        for axis, kernel, stride, dilation in zip(axes, self.kernel_size, self.stride, self.dilation, strict=True):
+            x = x.unfold(axis, (kernel - 1) * dilation + 1, stride)[..., ::dilation]
+        # (batch, channels, *positions, *kernel)
+        return x.movedim(1, len(axes) + 1).flatten(len(axes) + 1)
 
     def vectors(self, x: torch.Tensor) -> torch.Tensor:
-        return self.patches(x if x.ndim == 4 else x[None]).flatten(0, 1)
+        return self.patches(x if x.ndim == len(self.kernel_size) + 2 else x[None]).flatten(0, -2)
+
+    def inputs_of(self, array: Array, vectors: torch.Tensor) -> torch.Tensor:
+        if self.groups == 1:
+            return vectors
+        size = vectors.shape[-1] // self.groups
+        group = array.place.start * self.groups // self.out_channels  # pyright: ignore[reportAttributeAccessIssue]
+        return vectors[:, group * size : (group + 1) * size]
 
 
-def unfoldable(conv: nn.Conv2d) -> str:
-    """Why the products of a convolution cannot be computed patch by patch on arrays; empty if they can."""
-    if conv.groups == 1 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
-        return ""
-    return (
-        "a convolution with converters or read noise takes groups=1 and padding by zeros in numbers, got "
-        f"groups={conv.groups}, padding={conv.padding!r} ({conv.padding_mode})"
-    )
+class AnalogConv1d(AnalogConv, nn.Conv1d):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """An nn.Conv1d on a chip."""
+
+
+class AnalogConv2d(AnalogConv, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """An nn.Conv2d on a chip."""
+
+
+class AnalogConv3d(AnalogConv, nn.Conv3d):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """An nn.Conv3d on a chip."""
+
+
+CONVOLUTIONS: dict[type[nn.Module], type[AnalogConv]] = {
+    nn.Conv1d: AnalogConv1d,
+    nn.Conv2d: AnalogConv2d,
+    nn.Conv3d: AnalogConv3d,
+}
+"""Which layer takes the place of which."""

@@ -183,6 +183,11 @@ class NoiseAware(Method):
             )
         if isinstance(module, nn.Conv2d):
             padding_of(module)
+            if module.groups > 1 and isinstance(self.chip, Chip) and self.chip.has_range:
+                raise InputError(
+                    f"{site.name} is a convolution of {module.groups} groups, which is trained without converters: "
+                    "use chip.without_periphery()"
+                )
 
     def _first_draw(self, clean: torch.Tensor, site: Site) -> torch.Tensor:
         """What an array would hold of `clean`; refused where it is no weight, or has no gradient that is asked for."""

@@ -109,8 +109,11 @@ def lossless_adc_bits(rows: int, driver_bits: int, cell_bits: int, coding: Liter
 def adc_energy(bits: int) -> float:
     """Energy of one conversion in pJ: the table's, geometrically interpolated between its 4, 6, 8 and 10 bits.
 
+    Below the table it goes on as between 4 and 6 bits. Above it one bit more is four times the energy, as thermal noise
+    asks for (Murmann's survey of converters).
+
     Raises:
-        InputError: beyond the table.
+        InputError: not 1 to 12 bits.
     """
     energy, _ = _adc(bits)
     return energy
@@ -130,8 +133,12 @@ def adc_area(bits: int) -> float:
 
 def _adc(bits: int) -> tuple[float, float]:
     """Energy in pJ and time in ns of one conversion."""
-    if type(bits) is not int or not 4 <= bits <= 10:
-        raise InputError(f"the cost of an ADC is known from 4 to 10 bits, got {bits!r}")
+    if type(bits) is not int or not 1 <= bits <= 12:
+        raise InputError(f"the cost of an ADC is known from 1 to 12 bits, got {bits!r}")
+    if bits < 4:
+        return _ADC[4][0] * (_ADC[6][0] / _ADC[4][0]) ** ((bits - 4) / 2), 1 / _ADC[4][1]
+    if bits > 10:
+        return _ADC[10][0] * 4 ** (bits - 10), 1 / _ADC[10][1]
     low = bits - bits % 2
     (energy, rate, _), (above, above_rate, _) = _ADC[low], _ADC[min(low + 2, 10)]
     fraction = (bits - low) / 2
@@ -153,13 +160,15 @@ def matrix_cost(inputs: int, outputs: int, chip: Chip, *, parts: Parts | None = 
 
     Raises:
         InputError: a size below 1, or an ADC whose cost is not known.
+
+    A chip without an ADC (`adc_bits` None) has sums of unlimited precision: its conversions are counted in time as
+    those of 10 bits, and cost no energy, so what is given is a lower bound.
     """
     parts = parts or Parts()
     for name, value in (("inputs", inputs), ("outputs", outputs), ("copies", copies)):
         checks.integer(name, value, at_least=1)
-    if chip.adc_bits is None:
-        raise InputError("a chip without ADC (adc_bits=None) has no cost; give adc_bits from 4 to 10")
-    energy, time = _adc(chip.adc_bits)
+    energy, time = _adc(chip.adc_bits or 10)
+    energy = energy if chip.adc_bits else 0.0
     tall, wide = -(-inputs // chip.tile_rows), -(-outputs // chip.tile_columns)
     steps = -(-(chip.dac_bits or 8) // parts.driver_bits)
     turns = min(outputs, chip.tile_columns, parts.columns_per_adc)
@@ -220,10 +229,13 @@ def model_cost(
     products = digital_products
     for site in sites:
         shape = weight_of(model, site).shape
-        cost = matrix_cost(shape[-1], shape[-2], chip, parts=parts, copies=copies.get(site.name, 1))
+        groups = getattr(model.get_submodule(site.module), "groups", 1) if len(shape) == 2 else 1
+        cost = matrix_cost(shape[-1], shape[-2] // groups, chip, parts=parts, copies=copies.get(site.name, 1))
         stored, used = (1, 1) if len(shape) == 2 else (shape[0], _experts_used(model, site))
+        if groups > 1:  # each on arrays of its own
+            stored = used = groups
         costs.append((cost, stored, used))
-        products += used * shape[-1] * shape[-2]
+        products += used * shape[-1] * shape[-2] // groups
         rows += _rows(site.name, cost.arrays * stored, cost.energy * used, cost.adc * used, cost)
     energy = sum(cost.energy * used for cost, _, used in costs) + digital_products * parts.multiply_add
     total = _rows(
@@ -238,7 +250,10 @@ def model_cost(
         title=f"Cost on {type(chip.device).__name__} in tiles of {chip.tile_rows} x {chip.tile_columns}",
         rows=(*total, digital, *rows),
         settings={"chip": chip.to_dict(), "parts": dataclasses.asdict(parts), "digital_products": digital_products},
-        notes=("Closed-form figures of published parts; buffers, interconnect and memory are not counted.",),
+        notes=(
+            "Closed-form figures of published parts; buffers, interconnect and memory are not counted.",
+            *(() if chip.adc_bits else ("The chip has no ADC: the energy of conversions is left out.",)),
+        ),
     )
 
 

@@ -5,17 +5,16 @@ linearly; with samples, the deviations from the mean of the nearer levels are re
 Gaussian, so that skew and tails are those of the chip.
 """
 
-import csv
 import dataclasses
 import math
-import re
 from pathlib import Path
 
 import torch
 
 from hardy import checks
 from hardy.errors import InputError
-from hardy.hardware.device import LARGEST, Device, require_seconds
+from hardy.hardware.device import Device, require_seconds
+from hardy.hardware.table_file import read_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,8 @@ class TableDevice(Device):
         stds: standard deviation at each level, uS. Empty where there are samples.
         samples: measured conductances at each level, uS, at least two each. Empty where there are stds.
         read: standard deviation of one read, uS.
-
-    What happens after programming is not in the table: time is refused.
+        aged: (seconds after programming, means, stds) at later times, in their order; beside `stds`. Without it what
+            happens after programming is not known, and time is refused. A cell keeps its place in the distribution.
     """
 
     levels: tuple[float, ...]
@@ -37,6 +36,7 @@ class TableDevice(Device):
     stds: tuple[float, ...] = ()
     samples: tuple[tuple[float, ...], ...] = ()
     read: float = 0.0
+    aged: tuple[tuple[float, tuple[float, ...], tuple[float, ...]], ...] = ()
 
     def check(self) -> None:
         super().check()
@@ -60,6 +60,18 @@ class TableDevice(Device):
                 raise InputError(f"samples at level {level:g} must be at least 2 finite numbers, got {len(group)}")
             for value in group:
                 checks.number(f"samples at level {level:g}", value)
+        if self.aged and self.samples:
+            raise InputError("a table of samples has no later times: give means and stds")
+        before = 0.0
+        for entry in self.aged:
+            if len(entry) != 3 or any(len(values) != len(self.levels) for values in entry[1:]):
+                raise InputError(f"aged must hold (seconds, means, stds) with an entry per level, got {entry!r:.80}")
+            checks.number("seconds in aged, which rise,", entry[0], above=before)
+            before = entry[0]
+            for value in entry[1]:
+                checks.number("means", value)
+            for value in entry[2]:
+                checks.number("stds", value, at_least=0)
         if not self.levels[0] <= self.g_min < self.g_max <= self.levels[-1]:
             raise InputError(
                 f"g_min and g_max must lie within the levels {self.levels[0]:g} to {self.levels[-1]:g} uS, "
@@ -70,55 +82,58 @@ class TableDevice(Device):
     def from_csv(cls, path: str | Path, *, read: float = 0.0) -> "TableDevice":
         """Read a table with a header: `level,mean,std`, one row per level; or `level,sample`, one row per measurement.
 
+        With a column `time`, in seconds after programming, there is one row per level and time; the earliest is what
+        is held right after programming, at whatever time it was measured.
+
         In uS, or in the unit that every column of the header names: `level [S],mean [S],std [S]`, with S, mS, uS or
-        nS. g_min and g_max are the first and last level.
+        nS. Commas, semicolons (then with decimal commas, if need be) or tabs divide columns; `#`, `%` and `//` begin
+        comments; other usual names of the columns are known, and further columns are left out. g_min and g_max are the
+        first and last level.
 
         Raises:
             InputError: the file is missing or not such a table, and the message names the line; or it names no unit
                 and all its levels are below 0.01, which are siemens and not uS.
         """
         path = Path(path)
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise InputError(f"table {path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"table {path} is not UTF-8 text") from None
-        rows = [(number, row) for number, row in enumerate(csv.reader(lines), start=1) if any(map(str.strip, row))]
-        header, unit = _header(path, rows[0][1]) if rows else ((), None)
-        if header not in {("level", "mean", "std"), ("level", "sample")}:
-            raise InputError(f"table {path} must begin with level,mean,std or level,sample, got {','.join(header)!r}")
-        values: list[tuple[float, ...]] = []
-        for number, row in rows[1:]:
-            try:
-                numbers = tuple(float(entry) for entry in row)
-            except ValueError:
-                raise InputError(f"table {path}, line {number}: {','.join(row)!r} is not numbers") from None
-            if len(numbers) != len(header) or not all(map(math.isfinite, numbers)):
-                raise InputError(f"table {path}, line {number}: expected {len(header)} finite numbers, got {row}")
-            values.append(tuple(value * _UNITS[unit or "us"] for value in numbers))
-            if max(map(abs, values[-1])) > LARGEST:
-                raise InputError(f"table {path}, line {number}: no cell conducts {','.join(row)}")
+        header, values = read_table(path)
         levels = tuple(sorted({numbers[0] for numbers in values}))
-        if unit is None and levels and max(levels) < 0.01:
-            raise InputError(
-                f"table {path} has levels up to {max(levels):g}, which is no conductance in uS: if they are siemens, "
-                f"say so in its header: {','.join(f'{name} [S]' for name in header)}"
-            )
         if len(levels) < 2:
             raise InputError(f"table {path} must hold at least 2 levels, got {len(levels)}")
-        if len(header) == 3:
-            if len(values) != len(levels):
-                raise InputError(f"table {path} names a level twice")
-            values.sort()
-            means, stds = tuple(row[1] for row in values), tuple(row[2] for row in values)
-            return cls(levels=levels, means=means, stds=stds, g_min=levels[0], g_max=levels[-1], read=read)
-        samples = tuple(tuple(row[1] for row in values if row[0] == level) for level in levels)
-        means = tuple(math.fsum(group) / len(group) for group in samples)
-        return cls(levels=levels, means=means, samples=samples, g_min=levels[0], g_max=levels[-1], read=read)
+        ends = {"levels": levels, "g_min": levels[0], "g_max": levels[-1], "read": read}
+        if "sample" in header:
+            samples = tuple(tuple(row[1] for row in values if row[0] == level) for level in levels)
+            means = tuple(math.fsum(group) / len(group) for group in samples)
+            return cls(means=means, samples=samples, **ends)
+        times = sorted({row[3] for row in values}) if "time" in header else [0.0]
+        at: list[tuple[float, tuple[float, ...], tuple[float, ...]]] = []
+        for time in times:
+            rows = sorted(row for row in values if "time" not in header or row[3] == time)
+            if [row[0] for row in rows] != list(levels):
+                if len(rows) > len(levels):
+                    raise InputError(f"table {path} names a level twice")
+                raise InputError(f"table {path} has {len(rows)} of its {len(levels)} levels at {time:g} s")
+            at.append((time - times[0], tuple(row[1] for row in rows), tuple(row[2] for row in rows)))
+        return cls(means=at[0][1], stds=at[0][2], aged=tuple(at[1:]), **ends)
+
+    def _at(self, seconds: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Means and standard deviations of the levels, linear in log(1 + seconds) between the times of the table."""
+        if seconds == 0 or not self.aged:
+            require_seconds(seconds, 0, "a cell from a table without times")
+            return self.means, self.stds
+        require_seconds(seconds, self.aged[-1][0], "a cell from this table")
+        known = [(0.0, self.means, self.stds), *self.aged]
+        index = next(i for i, (time, _, _) in enumerate(known) if time >= seconds)
+        (start, *before), (end, *after) = known[index - 1], known[index]
+        share = math.log1p(seconds) - math.log1p(start)
+        share /= math.log1p(end) - math.log1p(start)
+        means, stds = (
+            tuple(a + share * (b - a) for a, b in zip(old, new, strict=True))
+            for old, new in zip(before, after, strict=True)
+        )
+        return means, stds
 
     def conductance(self, target: torch.Tensor, normals: torch.Tensor, seconds: float) -> torch.Tensor:
-        require_seconds(seconds, 0, "a cell from a table")
+        level_means, level_stds = self._at(seconds)
         levels = torch.tensor(self.levels, dtype=torch.float64, device=target.device)
         above = torch.searchsorted(levels, target.double().contiguous()).clamp(1, len(levels) - 1)
         fraction = ((target - levels[above - 1]) / (levels[above] - levels[above - 1])).clamp(0, 1)
@@ -126,29 +141,15 @@ class TableDevice(Device):
         def between(values: torch.Tensor) -> torch.Tensor:
             return torch.lerp(values[above - 1], values[above], fraction)
 
-        means = torch.tensor(self.means, dtype=torch.float64, device=target.device)
-        if self.stds:
-            spread = between(torch.tensor(self.stds, dtype=torch.float64, device=target.device)) * normals[0]
+        means = torch.tensor(level_means, dtype=torch.float64, device=target.device)
+        if level_stds:
+            spread = between(torch.tensor(level_stds, dtype=torch.float64, device=target.device)) * normals[0]
         else:
             spread = between_samples(self.samples, self.means, above, fraction, normals[0])
         return (between(means) + spread).to(target.dtype)
 
     def read_std(self, programmed: torch.Tensor, held: torch.Tensor, seconds: float) -> torch.Tensor | None:
         return torch.full_like(held, self.read) if self.read else None
-
-
-_UNITS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
-
-
-def _header(path: Path, row: list[str]) -> tuple[tuple[str, ...], str | None]:
-    """Names of the columns, and the unit that they give, in small letters."""
-    found = [re.fullmatch(r"([a-z]+)\s*(?:[\[(]\s*([a-zµμ]+)\s*[\])])?", name.strip().lower()) for name in row]
-    if not all(found):
-        return tuple(name.strip().lower() for name in row), None
-    units = {match[2] and match[2].replace("µ", "u").replace("μ", "u") for match in found if match}
-    if len(units) > 1 or (units != {None} and not units <= set(_UNITS)):
-        raise InputError(f"table {path}: every column must give the same unit, S, mS, uS or nS, got {','.join(row)!r}")
-    return tuple(match[1] for match in found if match), next(iter(units))
 
 
 def between_samples(

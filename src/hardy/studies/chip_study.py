@@ -183,7 +183,7 @@ def _figures(rows: Sequence[Row], methods: dict[str, Deploy]) -> tuple[Lines, ..
 
 def _costs(model: Any, chip: Chip, select: str) -> tuple[Row, ...]:
     """Arrays, energy and time for a token, where the cost of the chip's ADC is known."""
-    if chip.adc_bits is None or not 4 <= chip.adc_bits <= 10:
+    if chip.adc_bits is None or chip.adc_bits > 12:
         return ()
     cost = model_cost(model, chip, select=select)
     return (*cost.select(condition="all selected weights"), *cost.select(condition="digital"))
