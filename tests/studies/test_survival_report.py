@@ -5,7 +5,7 @@ from models import build, build_encoder
 from torch import nn
 
 from hardy.core import Ranking, select
-from hardy.studies.survival_report import _heat_map
+from hardy.studies.survival_report import heat_map
 
 
 def cells(model: nn.Module, where: object = "linear,!head,!router") -> dict[tuple[str, str], float]:
@@ -13,7 +13,7 @@ def cells(model: nn.Module, where: object = "linear,!head,!router") -> dict[tupl
     sites = select(model, where)
     scores = {site.name: float(i) for i, site in enumerate(sites)}
     ranking = Ranking(scores=scores, meaning="damage", unit="", by="test")
-    figure = _heat_map(ranking, sites)
+    figure = heat_map(ranking, sites)
     drawn = {
         (row, column): value
         for row, values in zip(figure.rows, figure.values, strict=True)

@@ -32,6 +32,7 @@ from hardy.cli.options import (
     numbers,
     shown,
 )
+from hardy.cli.place import place
 from hardy.cli.quantize import export, quantize
 from hardy.cli.reason import reason
 from hardy.cli.repair import repair
@@ -65,6 +66,7 @@ app.command()(quantize)
 app.command()(export)
 app.command()(simulate)
 app.command()(repair)
+app.command()(place)
 app.command()(reason)
 app.command()(interpret)
 app.command()(circuit)

@@ -2,8 +2,9 @@
 
 from hardy.studies.chip_study import simulate
 from hardy.studies.locating import locate
+from hardy.studies.placement_study import place
 from hardy.studies.reasoning_study import reasoning
 from hardy.studies.repair_study import repair, repairs
 from hardy.studies.survival_study import Plan, survival
 
-__all__ = ["Plan", "locate", "reasoning", "repair", "repairs", "simulate", "survival"]
+__all__ = ["Plan", "locate", "place", "reasoning", "repair", "repairs", "simulate", "survival"]

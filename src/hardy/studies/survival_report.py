@@ -62,7 +62,7 @@ def build(
         figures=(
             _bits_figure(rows, whole),
             _noise_figure(rows, whole),
-            *(_heat_map(ranking, sites) for ranking in measured.values()),
+            *(heat_map(ranking, sites) for ranking in measured.values()),
             *(_protection_figure(rows, protection[by], measured[by]) for by in protection),
         ),
         settings=settings,
@@ -201,7 +201,7 @@ def _noise_figure(rows: Mapping[str, Row], whole: Conditions) -> Lines:
     )
 
 
-def _heat_map(ranking: Ranking, sites: Sequence[Site]) -> HeatMap:
+def heat_map(ranking: Ranking, sites: Sequence[Site], title: str | None = None) -> HeatMap:
     """Layers, stack by stack, by projections, expert by expert; without a role, by the last part of the name.
 
     What still falls into one cell is told apart by its name in the layer, so that no score hides another.
@@ -216,7 +216,7 @@ def _heat_map(ranking: Ranking, sites: Sequence[Site]) -> HeatMap:
     layers = list(dict.fromkeys(site.layer_name for site in inside))
     scores = {of[name]: score for name, score in ranking.scores.items() if name in of}
     return HeatMap(
-        title=f"Fragility by {ranking.by}",
+        title=title or f"Fragility by {ranking.by}",
         caption=f"{ranking.meaning.capitalize()}.",
         rows=tuple(layers),
         columns=tuple(columns),

@@ -1,0 +1,245 @@
+"""Where on a chip a language model is worth what it costs: analog, copied or digital, matrix by matrix.
+
+The loss of each matrix alone on the chip is measured on the calibration text; the placement of the smallest expected
+loss within a budget of energy or arrays is found; then it is measured whole, on the evaluation text and on chip
+instances that the choice has not seen, beside what other rules choose for the same budget: the most sensitive matrices
+digital, digital ones evenly over depth, and chosen at random. No published tool does this; the cost model is
+`hardy.hardware.cost`, and as coarse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hardy import checks
+from hardy.analog import Deploy
+from hardy.core.ranking import Ranking
+from hardy.core.selection import LINEAR
+from hardy.core.selection import select as sites_of
+from hardy.core.surgery import weight_of
+from hardy.errors import InputError
+from hardy.files import write_json
+from hardy.hardware.chip import Chip
+from hardy.report import HeatMap, Report, Row
+from hardy.runs.conditions import Condition, Results
+from hardy.runs.workers import Backend
+from hardy.studies.chip_study import CHIP_MEMORY
+from hardy.studies.measure import INTACT, dense, perplexity_of, study_of, unmodified
+from hardy.studies.placement_plan import DIGITAL, Budget, Costs, Part, Placement, controls
+from hardy.studies.survival_report import heat_map
+from hardy.zoo.subject import Source
+
+PLANNED = "planned"
+ALL_ANALOG = "all on the chip"
+_RANDOM = 3  # draws of the control that chooses at random
+_FIRST_JUDGED = 1000  # chip instances that judge are others than those that the choice was made on
+
+
+def place(
+    model: Source = "tiny-llama",
+    *,
+    chip: str | Chip = "reram-wan",
+    energy: float = 0.5,
+    arrays: float | None = None,
+    copies: Sequence[int] = (1, 2, 4),
+    n_seeds: int = 3,
+    n_judged: int = 10,
+    select: str = LINEAR,
+    text: str | None = None,
+    out: str | Path | None = None,
+    tokens: int | None = None,
+    window: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    backend: Backend = "local",
+    workers: int | None = None,
+) -> Report:
+    """Choose for each matrix of `model` whether it is digital, on the chip, or on it in copies, and measure the whole.
+
+    Args:
+        model: a subject, or what `hardy.zoo.Subject.of` takes.
+        chip: a chip, or what `Chip.named` takes; its ADC's cost must be known.
+        energy: at most so much for a token, as a share of what the selected matrices take when all are digital.
+        arrays: at most so many, as a share of those that hold the selected matrices once; None for as many as it takes.
+        copies: numbers of copies that may be chosen; fused projections and GPT-2's layers have one.
+        n_seeds: chip instances on which the loss of each matrix alone is measured.
+        n_judged: other ones, on which every placement is measured.
+        select: the matrices to place, as in `hardy.core.selection.select`.
+        text, out, tokens, window, device, dtype, backend, workers: as in `simulate`. With `out`, `placement.json` there
+            holds the choices, and the method that makes them as `Method.to_dict` gives it.
+
+    Raises:
+        InputError: any of these cannot be used, or no placement is within the budget.
+    """
+    chip = Chip.named(chip) if isinstance(chip, str) else chip
+    n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
+    n_judged = checks.integer("n_judged", n_judged, at_least=2)
+    copies = tuple(sorted({checks.integer("copies", number, at_least=1, at_most=64) for number in copies}))
+    for name, share in (("energy", energy), ("arrays", arrays)):
+        if share is not None:
+            checks.number(name, share, above=0)
+    if not copies:
+        raise InputError("copies must hold at least one number, got none")
+    subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
+    settings = {"chip": chip.to_dict(), "select": select}
+    study = study_of(subject, "place", out=out, weights=CHIP_MEMORY, **settings)
+    sized = _sizes(subject.model, select, copies)
+    bounds = Costs(parts=sized, chip=chip)
+    budget = _budget(bounds, energy, arrays)
+    bounds.best(budget)  # refused before anything long begins, if nothing is within it
+
+    intact = unmodified("calibration")
+    alone = {part.name: _alone(part.name, chip, n_seeds) for part in sized}
+    run = {"backend": backend, "workers": workers}
+    results = study.results([intact, *alone.values()], title=f"{subject.name}: each matrix alone on the chip", **run)
+    results.needed(intact)
+    losses = _losses(results, intact, alone)
+    costs = Costs(parts=[dataclasses.replace(part, loss=losses.scores[part.name]) for part in sized], chip=chip)
+    placements = {PLANNED: costs.best(budget), **controls(costs, budget, range(_RANDOM)), ALL_ANALOG: costs.all(1)}
+    conditions = [unmodified(), *(_judged(name, placement, chip, n_judged) for name, placement in placements.items())]
+    judged = study.results(conditions, title=f"{subject.name}: placements", **run)
+    judged.needed(conditions[0])
+    digital = costs.all(DIGITAL)
+    rows = [row for each in conditions for row in _rows(each, judged, placements.get(each.name), digital)]
+    failures = (results + judged).failures()
+    report = Report(
+        title=f"{subject.name} placed on {type(chip.device).__name__} cells",
+        summary=tuple(_sentences(rows, placements, costs)),
+        rows=(*rows, *failures, *_choices(placements[PLANNED], costs)),
+        figures=(_map(placements[PLANNED], subject.model, select),),
+        settings=dict(study.settings) | {"energy": energy, "arrays": arrays, "copies": list(copies)},
+        notes=(
+            *subject.notes,
+            f"Losses of single matrices: {n_seeds} chip instances, calibration text; placements: {n_judged} other "
+            "instances, evaluation text.",
+            *(results + judged).notes(),
+        ),
+    )
+    if out is not None:
+        method = placements[PLANNED].method(chip)
+        record = {"choices": dict(placements[PLANNED].choices), "method": None if method is None else method.to_dict()}
+        write_json(Path(out) / "placement.json", record)
+        report.save(out)
+    return report
+
+
+def _sizes(model: nn.Module, selector: str, copies: tuple[int, ...]) -> list[Part]:
+    parts = []
+    for site in sites_of(model, selector):
+        shape = weight_of(model, site).shape
+        if len(shape) != 2:
+            raise InputError(f'{site.name} is a stack of experts, which has no placement; leave it out with "!experts"')
+        whole = type(model.get_submodule(site.module)) is nn.Linear and site.rows is None
+        allowed = copies if whole else copies[:1]
+        parts.append(Part(name=site.name, inputs=shape[1], outputs=shape[0], loss=0.0, copies=allowed))
+    return parts
+
+
+def _budget(costs: Costs, energy: float, arrays: float | None) -> Budget:
+    limit = None if arrays is None else int(arrays * costs.all(1).arrays)
+    return Budget(energy=energy * costs.all(DIGITAL).energy, arrays=limit)
+
+
+def _alone(name: str, chip: Chip, n_seeds: int) -> Condition:
+    method = Deploy(chip=chip, select=(name,))
+    return Condition.of(name, {"part": "calibration", "method": method.to_dict()}, range(n_seeds))
+
+
+def _losses(results: Results, intact: Condition, alone: dict[str, Condition]) -> Ranking:
+    before = _mean_loss(results, intact)
+    assert before is not None
+    scores = {}
+    for name, condition in alone.items():
+        loss = _mean_loss(results, condition)
+        if loss is None:
+            raise InputError(f"{name} could not be measured on the chip: {results.of(condition)[0].error}")
+        scores[name] = loss - before
+    return Ranking(
+        scores=scores, meaning="increase of the loss when only it is on the chip", unit="nats/token", by="place"
+    )
+
+
+def _mean_loss(results: Results, condition: Condition) -> float | None:
+    losses = [result.values["loss"] for result in results.of(condition) if result.values]
+    return statistics.fmean(losses) if losses else None
+
+
+def _judged(name: str, placement: Placement, chip: Chip, n_judged: int) -> Condition:
+    seeds = range(_FIRST_JUDGED, _FIRST_JUDGED + n_judged)
+
+    def arguments(seed: int) -> dict[str, Any]:
+        method = placement.method(chip, seed)
+        return {"part": "evaluation", "method": None if method is None else method.to_dict()}
+
+    return Condition.of(name, arguments, seeds, baseline=INTACT)
+
+
+def _rows(condition: Condition, results: Results, placement: Placement | None, digital: Placement) -> list[Row]:
+    """Loss, and the perplexity that the mean loss stands for: on a noisy chip a mean of perplexities is its worst."""
+    loss = condition.row(results, lambda values: values["loss"], metric="loss")
+    if loss is None:
+        return []
+    rows = [dataclasses.replace(loss, unit="nats/token")]
+    rows.append(dataclasses.replace(loss, metric="perplexity", value=perplexity_of(loss.value), spread=None, unit=""))
+    if placement is not None:
+        share = placement.energy / digital.energy
+        rows.append(Row(metric="energy", condition=condition.name, value=share, unit="of all digital"))
+        rows.append(Row(metric="arrays", condition=condition.name, value=placement.arrays))
+        copied = sum(choice > 1 for choice in placement.choices.values())
+        stays = sum(choice == DIGITAL for choice in placement.choices.values())
+        rows.append(Row(metric="digital_matrices", condition=condition.name, value=stays))
+        rows.append(Row(metric="copied_matrices", condition=condition.name, value=copied))
+    return rows
+
+
+def _choices(placement: Placement, costs: Costs) -> list[Row]:
+    return [
+        Row(
+            metric="copies_on_the_chip",
+            condition=part.name,
+            value=placement.choices[part.name],
+            details={"loss_alone": part.loss},
+        )
+        for part in costs.parts
+    ]
+
+
+def _sentences(rows: Sequence[Row], placements: dict[str, Placement], costs: Costs) -> list[str]:
+    values = {row.condition: row for row in rows if row.metric == "loss"}
+    if PLANNED not in values:
+        return []
+    planned = placements[PLANNED]
+    chosen = list(planned.choices.values())
+    shares = {choice: chosen.count(choice) for choice in sorted(set(chosen))}
+    words = ", ".join(
+        f"{count} digital" if choice == DIGITAL else f"{count} on the chip" + f" in {choice} copies" * (choice > 1)
+        for choice, count in shares.items()
+    )
+    intact = values[INTACT].value
+    sentences = [
+        f"Of {len(costs.parts)} matrices: {words}; {planned.energy / costs.all(DIGITAL).energy:.2f} of the digital "
+        f"energy, {planned.arrays} arrays."
+    ]
+    for name, row in values.items():
+        if name != INTACT:
+            spread = "" if row.spread is None else f" ± {row.spread:.2g}"
+            sentences.append(
+                f"{name.capitalize()}: {row.value - intact:+.4g}{spread} nats per token, {row.n} instances."
+            )
+    return sentences
+
+
+def _map(placement: Placement, model: nn.Module, selector: str) -> HeatMap:
+    ranking = Ranking(
+        scores={name: float(choice) for name, choice in placement.choices.items()},
+        meaning="copies on the chip; 0 is digital",
+        unit="copies",
+        by="place",
+    )
+    return heat_map(ranking, sites_of(model, selector), title="Where each matrix is")
