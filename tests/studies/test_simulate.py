@@ -43,7 +43,17 @@ def test_perplexities_are_those_of_each_chip_instance(micro_llama: Path, text: s
         assert row.value == pytest.approx(sum(values) / 2)
         assert row.spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
         assert (row.n, row.seeds, row.baseline) == (2, (0, 1), INTACT)
-    assert len(report.figures) == 1
+    assert [figure.title for figure in report.figures] == [
+        "Perplexity after programming", "Error after 1d", "What the cells conduct", "Where the energy goes",
+    ]  # fmt: skip
+    assert report.title.endswith("on the chip pcm")
+    shares = [series.y for series in report.figures[2].series]  # pyright: ignore[reportAttributeAccessIssue]
+    assert [sum(y) for y in shares] == pytest.approx([1, 1, 1], abs=1e-3)
+    parts = [row.value for row in report.rows if row.metric.startswith("energy_of_")]
+    assert sum(parts) == pytest.approx(report.value("energy", "all selected weights"))
+    worst = [row.value for row in report.select("relative_error")]
+    assert 1 < len(worst) <= 8
+    assert worst == sorted(worst, reverse=True)
     assert len(report.summary) == 3
     assert report.value("arrays", "all selected weights") == 14
     assert Report.load(tmp_path / "study").rows == report.rows
@@ -56,7 +66,7 @@ def test_a_calibrated_chip_is_calibrated_on_the_calibration_text(micro_llama: Pa
     report = simulate(str(micro_llama), chip="pcm-foundation", n_seeds=1, text=text, tokens=64, window=32, workers=1)
     assert not report.notes
     assert report.select("perplexity", "after 0")[0].value > 0
-    assert not report.figures
+    assert "Perplexity after programming" not in [figure.title for figure in report.figures], "there is one time"
 
 
 def test_an_ideal_chip_is_the_unmodified_model(micro_llama: Path, text: str, tmp_path: Path) -> None:
@@ -64,7 +74,7 @@ def test_an_ideal_chip_is_the_unmodified_model(micro_llama: Path, text: str, tmp
     run = {"text": text, "tokens": 64, "window": 32, "n_seeds": 1, "workers": 1}
     report = simulate(str(micro_llama), chip=str(tmp_path / "chip.json"), **run)
     assert report.value("perplexity", "after 0") == report.value("perplexity", INTACT)
-    assert [row.condition for row in report.rows] == [INTACT, "after 0"]
+    assert [row.condition for row in report.rows] == [INTACT, "after 0"] * 2, "perplexities and losses, and no costs"
 
 
 def test_a_table_of_measured_cells(micro_llama: Path, text: str, tmp_path: Path) -> None:
@@ -72,7 +82,7 @@ def test_a_table_of_measured_cells(micro_llama: Path, text: str, tmp_path: Path)
     run = {"text": text, "tokens": 64, "window": 32, "n_seeds": 1, "workers": 1}
     report = simulate(str(micro_llama), chip=str(tmp_path / "cells.csv"), **run)
     assert report.settings["chip"]["device"]["fields"]["means"] == (0.2, 20.0, 39.0)
-    with pytest.raises(InputError, match="a cell from a table is known right after programming only"):
+    with pytest.raises(InputError, match="a cell from a table without times is known right after programming only"):
         simulate(str(micro_llama), chip=str(tmp_path / "cells.csv"), times=["1d"], **run)
 
 

@@ -28,6 +28,15 @@ from hardy.report import Report, Row
 _ADC = {4: (0.70, 1.0, 500.0), 6: (1.26, 1.0, 580.0), 8: (1.6, 1.28, 1200.0), 10: (4.6, 1.5, None)}
 
 
+ENERGIES = {
+    "energy_of_cells": "cell",
+    "energy_of_drivers": "driver",
+    "energy_of_converters": "adc",
+    "energy_of_sums": "digital",
+}
+"""Metrics of the parts of the energy, and the fields of `Cost` that they are the sums of."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
     """Energies in pJ and times in ns of the parts of a chip; the defaults are those of the sources above.
@@ -210,7 +219,8 @@ def model_cost(
             projection, the adapters of HaLoRA).
 
     Returns:
-        Rows "arrays", "energy" (pJ), "adc_share", "time" (ns) and "cycles" for "all selected weights" and each site;
+        Rows "arrays", "energy" (pJ), "adc_share", "time" (ns) and "cycles" for "all selected weights" and each site,
+        for all of them the parts of the energy in `ENERGIES` too;
         "energy" also for the condition "digital", the control: as many multiplications and additions done digitally.
         Time and cycles of all are sums: layers work one after the other.
 
@@ -245,6 +255,10 @@ def model_cost(
         sum(cost.adc * used for cost, _, used in costs),
         *(cost for cost, _, _ in costs),
     )
+    for metric, part in ENERGIES.items():
+        value = sum(getattr(cost, part) * used for cost, _, used in costs)
+        value += digital_products * parts.multiply_add if part == "digital" else 0.0
+        total.append(Row(metric=metric, condition="all selected weights", value=value, unit="pJ/token"))
     digital = Row(metric="energy", condition="digital", value=products * parts.multiply_add, unit="pJ/token")
     return Report(
         title=f"Cost on {type(chip.device).__name__} in tiles of {chip.tile_rows} x {chip.tile_columns}",

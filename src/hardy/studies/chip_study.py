@@ -26,7 +26,8 @@ from hardy.report import Report, Row
 from hardy.report.figures import Lines, Series
 from hardy.runs.conditions import Result, curve
 from hardy.runs.workers import Backend
-from hardy.studies.measure import INTACT, condition, dense, perplexity_row, study_of, unmodified
+from hardy.studies.chip_report import conductances, differs, energy_parts, layer_errors, name_of
+from hardy.studies.measure import INTACT, condition, dense, loss_row, perplexity_row, study_of, unmodified
 from hardy.zoo.subject import Source
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31557600.0}
@@ -85,6 +86,7 @@ def simulate(
     Raises:
         InputError: any of these cannot be used; a time at which nothing is known about the cells among them.
     """
+    given = chip
     chip = Chip.named(chip) if isinstance(chip, str) else chip
     chip = chip if adc_range is None else dataclasses.replace(chip, adc_range=adc_range)
     n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
@@ -106,16 +108,25 @@ def simulate(
     results = study.results(conditions, backend=backend, workers=workers, title=f"{subject.name} on a chip")
     results.needed(conditions[0])
     rows = [row for each in conditions if (row := perplexity_row(each, results)) is not None]
+    last = next(reversed(methods))
+    errors, error_map = layer_errors(results.of(conditions[-1]), subject.model, select, last)
+    cost = _cost(subject.model, chip, select)
+    name = name_of(chip, given) + (differs(chip, given) if isinstance(given, str) else "")
+    bars = None if cost is None else energy_parts(cost)
+    cells = conductances(subject.model, chip, select, {name: method.seconds for name, method in methods.items()})
     report = Report(
-        title=f"{subject.name} on {type(chip.device).__name__} cells",
+        title=f"{subject.name} on the chip {name}",
         summary=tuple(_sentences({row.condition: row for row in rows}, methods)),
         rows=(
             *rows,
+            *(row for each in conditions if (row := loss_row(each, results)) is not None),
             *results.failures(),
             *_clipped([result for each in conditions if each.name in methods for result in results.of(each)]),
-            *_costs(subject.model, chip, select),
+            *errors,
+            *(() if cost is None else cost.select(condition="all selected weights")),
+            *(() if cost is None else cost.select(condition="digital")),
         ),
-        figures=_figures(rows, methods),
+        figures=tuple(figure for figure in (*_figures(rows, methods), error_map, cells, bars) if figure is not None),
         settings=dict(study.settings),
         notes=(*subject.notes, *results.notes()),
     )
@@ -181,9 +192,7 @@ def _figures(rows: Sequence[Row], methods: dict[str, Deploy]) -> tuple[Lines, ..
     )
 
 
-def _costs(model: Any, chip: Chip, select: str) -> tuple[Row, ...]:
+def _cost(model: Any, chip: Chip, select: str) -> Report | None:
     """Arrays, energy and time for a token, where the cost of the chip's ADC is known."""
-    if chip.adc_bits is None or chip.adc_bits > 12:
-        return ()
-    cost = model_cost(model, chip, select=select)
-    return (*cost.select(condition="all selected weights"), *cost.select(condition="digital"))
+    known = chip.adc_bits is not None and chip.adc_bits <= 12
+    return model_cost(model, chip, select=select) if known else None

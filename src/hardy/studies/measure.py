@@ -18,7 +18,7 @@ from hardy.core.packing import PackedLayer
 from hardy.evaluate.language import token_losses
 from hardy.mapping import return_freed_memory, to_file
 from hardy.quant import unpack
-from hardy.report import Row
+from hardy.report import Report, Row
 from hardy.runs.conditions import Condition, Results
 from hardy.runs.study import Study
 from hardy.zoo.subject import Source, Subject
@@ -78,14 +78,14 @@ def measure(subject: Subject, arguments: Mapping[str, Any], seed: int) -> dict[s
         record = {**record, "fields": {**record["fields"], "seed": seed}}
     with from_dict(record).apply(model, subject.batches("calibration")) as change:
         facts = {row.metric: row.value for row in change.report.select(condition=ALL_SELECTED)}
-        return {"loss": loss_on(model, windows), **facts, **_clipped(model)}
+        return {"loss": loss_on(model, windows), **facts, **_of_layers(model, change.report)}
 
 
-def _clipped(model: PreTrainedModel) -> dict[str, float]:
-    """Shares of conversions beyond the range, over all layers and for each, if the model is on a chip."""
+def _of_layers(model: PreTrainedModel, report: Report) -> dict[str, float]:
+    """If the model is on a chip: shares of conversions beyond the range, and the error of what each matrix holds."""
     if not any(True for _ in stored_weights(model)):
         return {}
-    rows = clipping(model).rows
+    rows = [*clipping(model).rows, *(row for row in report.select("relative_error") if row.condition != ALL_SELECTED)]
     return {row.metric if row.condition == ALL_SELECTED else f"{row.metric} {row.condition}": row.value for row in rows}
 
 
@@ -130,6 +130,12 @@ def condition(
 def perplexity_row(condition: Condition, results: Results) -> Row | None:
     """The perplexity under a condition, with the means of what the method reports; None if all cells failed."""
     return condition.row(results, lambda values: perplexity_of(values["loss"]), metric="perplexity", facts=None)
+
+
+def loss_row(condition: Condition, results: Results) -> Row | None:
+    """The loss under a condition: its mean over chip instances is not that of the worst of them, as perplexity's is."""
+    row = condition.row(results, lambda values: values["loss"], metric="loss")
+    return None if row is None else dataclasses.replace(row, unit="nats/token")
 
 
 def perplexity_of(loss: float) -> float:

@@ -30,7 +30,7 @@ from hardy.report import HeatMap, Report, Row
 from hardy.runs.conditions import Condition, Results
 from hardy.runs.workers import Backend
 from hardy.studies.chip_study import CHIP_MEMORY
-from hardy.studies.measure import INTACT, dense, perplexity_of, study_of, unmodified
+from hardy.studies.measure import INTACT, dense, loss_row, perplexity_of, study_of, unmodified
 from hardy.studies.placement_plan import DIGITAL, Budget, Costs, Part, Placement, controls
 from hardy.studies.survival_report import heat_map
 from hardy.zoo.subject import Source
@@ -182,10 +182,10 @@ def _judged(name: str, placement: Placement, chip: Chip, n_judged: int) -> Condi
 
 def _rows(condition: Condition, results: Results, placement: Placement | None, digital: Placement) -> list[Row]:
     """Loss, and the perplexity that the mean loss stands for: on a noisy chip a mean of perplexities is its worst."""
-    loss = condition.row(results, lambda values: values["loss"], metric="loss")
+    loss = loss_row(condition, results)
     if loss is None:
         return []
-    rows = [dataclasses.replace(loss, unit="nats/token")]
+    rows = [loss]
     rows.append(dataclasses.replace(loss, metric="perplexity", value=perplexity_of(loss.value), spread=None, unit=""))
     if placement is not None:
         share = placement.energy / digital.energy
