@@ -17,6 +17,7 @@ from hardy.files import (
     sweep,
     temporary_beside,
     write_atomic,
+    write_files,
     write_json,
     write_text,
 )
@@ -36,6 +37,32 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert [entry.name for entry in path.parent.iterdir()] == ["result.txt"]
     write_text(path, "new ü")
     assert path.read_bytes() == "new ü".encode()
+
+
+def test_files_of_a_library_are_the_old_ones_or_the_new_ones(tmp_path: Path) -> None:
+    def writes(text: str, fails: bool = False):
+        def write(folder: Path) -> None:
+            (folder / "weights").write_text(text)
+            (folder / "weights").chmod(0o600)
+            if fails:
+                raise KeyboardInterrupt
+            (folder / "config").write_text(text)
+
+        return write
+
+    folder = tmp_path / "deep" / "model"
+    write_files(folder, writes("old"))
+    (folder / "notes").write_text("mine")
+    with pytest.raises(KeyboardInterrupt):
+        write_files(folder, writes("new", fails=True))
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {
+        "weights": "old", "config": "old", "notes": "mine"
+    }  # fmt: skip
+    write_files(folder, writes("new"))
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {
+        "weights": "new", "config": "new", "notes": "mine"
+    }  # fmt: skip
+    assert (folder / "weights").stat().st_mode == (folder / "notes").stat().st_mode
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])

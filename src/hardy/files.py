@@ -51,6 +51,27 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_files(folder: str | Path, write: Callable[[Path], object]) -> None:
+    """Let `write(temporary_folder)` make files, then move each over its namesake in `folder` in one step.
+
+    For libraries that write several files themselves. A kill leaves whole files, of the old ones or the new ones.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(folder / "files")
+    temporary.mkdir()
+    try:
+        with _named_by_the_system(folder):
+            write(temporary)
+        follow_umask(temporary)
+        for file in sorted(temporary.iterdir()):
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _named_by_the_system(path: Path) -> Iterator[None]:
     """Errors of writing as `OSError` with `path` and the system's reason: safetensors has an error of its own."""

@@ -1,5 +1,6 @@
 """`hardy rtl`: what it writes, what it refuses, and testbenches that fail on one wrong bit."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,22 @@ def test_damaged_files_and_libraries_are_said(tmp_path: Path) -> None:
         tools.cell_library(str(tmp_path / "cells.lib"))
     with pytest.raises(InputError, match="cannot read the cell library"):
         tools.cell_library(str(tmp_path / "absent.lib"))
+
+
+def test_a_packed_library_is_unpacked_where_only_this_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = gzip.compress(b"library (cells) { }" + b" " * 1000)
+    (tmp_path / "cells.lib.gz").write_bytes(packed)
+    place = Path(tools.cell_library(str(tmp_path / "cells.lib.gz")))
+    assert place.read_bytes() == gzip.decompress(packed)
+    assert place.parent.stat().st_mode & 0o077 == 0
+    assert tools.cell_library(str(tmp_path / "cells.lib.gz")) == str(place)
+    for number, data in enumerate((packed[:-9], packed[:5], b"nothing")):
+        (tmp_path / f"cut{number}.lib.gz").write_bytes(data)
+        with pytest.raises(InputError, match=r"cell library .*cut\d.lib.gz"):
+            tools.cell_library(str(tmp_path / f"cut{number}.lib.gz"))
+    monkeypatch.setattr(tools, "_LARGEST_LIBRARY", 100)
+    (tmp_path / "large.lib.gz").write_bytes(packed)
+    with pytest.raises(InputError, match="unpacks to more than"):
+        tools.cell_library(str(tmp_path / "large.lib.gz"))

@@ -95,6 +95,19 @@ def test_a_run_that_was_killed_ends_as_an_unbroken_one(tmp_path: Path, monkeypat
     first, second = weights(tmp_path / "unbroken"), weights(tmp_path / "killed")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+    for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors", "config.json"):
+        assert (tmp_path / "unbroken" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_a_tokenizer_that_a_kill_left_without_its_configuration_is_made_again(tmp_path: Path) -> None:
+    trainer.train(RECIPE, tmp_path / "run", steps=2)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("tokenizer*")}
+    (tmp_path / "run" / "tokenizer_config.json").unlink()
+    trainer.train(RECIPE, tmp_path / "run", steps=2)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("tokenizer*")} == whole
+    (tmp_path / "run" / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match=r"tokenizer.json is damaged"):
+        trainer.train(RECIPE, tmp_path / "run", steps=2)
 
 
 def test_a_run_can_be_prolonged_until_its_learning_rate_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,9 @@ def train(
     name: Annotated[str, typer.Argument(help="Zoo name.")] = "tiny-llama",
     out: Annotated[str | None, typer.Option(help="Folder of weights and checkpoint; default training/NAME.")] = None,
     steps: Annotated[int | None, typer.Option(help="Total steps, if not the recipe's.")] = None,
+    validate_every: Annotated[
+        int, typer.Option(help="Steps between validations, which are also where a stopped training goes on.")
+    ] = 250,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
     compile: Annotated[bool, typer.Option(help="Use torch.compile; needs a C++ compiler.")] = False,
 ) -> None:
@@ -54,5 +57,5 @@ def train(
 
     folder = out or f"training/{name}"
     with interruptible(folder):
-        card = run(recipe(name), folder, steps=steps, device=device, compile=compile)
+        card = run(recipe(name), folder, steps=steps, device=device, compile=compile, validate_every=validate_every)
     Console().print_json(data=card["held_out"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gzip
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -20,8 +21,11 @@ from typing import Any
 from amaranth import Elaboratable
 
 from hardy.errors import InputError
+from hardy.files import temporary_beside, write_atomic
+from hardy.reading import reading
 from hardy.rtl.hdl import Signal
 
+_LARGEST_LIBRARY = 512 << 20  # bytes, unpacked; those of open processes have 10 to 100 MB
 _ADVICE = "pip install 'hardy[rtl]' brings it"
 _PYOSYS = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], ys.Design())"
 
@@ -127,28 +131,32 @@ def cells(source: str, name: str, commands: Sequence[str], statistics: str = "st
 
 @functools.cache
 def cell_library(path: str) -> str:
-    """A Liberty file that yosys and abc can read: a .gz is unpacked beside nothing of the user's.
+    """A Liberty file that yosys and abc can read: a .gz is unpacked into a folder of this process.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or has more than 512 MB.
     """
-    try:
-        data = Path(path).read_bytes()
-        data = gzip.decompress(data) if path.endswith(".gz") else data
-    except OSError as error:
-        raise InputError(f"cannot read the cell library {path}: {error.strerror or error}") from None
+    packed = path.endswith(".gz")
+    with reading(path, "the cell library"), (gzip.open if packed else open)(path, "rb") as file:
+        data = file.read(_LARGEST_LIBRARY + 1 if packed else 4000)
+    if len(data) > _LARGEST_LIBRARY:
+        raise InputError(f"the cell library {path} unpacks to more than {_LARGEST_LIBRARY >> 20} MB")
     if b"library" not in data[:4000]:
         raise InputError(f"{path} is no Liberty cell library")
-    if not path.endswith(".gz"):
+    if not packed:
         return path
-    folder = Path(tempfile.gettempdir()) / f"hardy-liberty-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    place = folder / Path(path).stem
-    if not place.is_file() or place.stat().st_size != len(data):
-        temporary = place.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(data)
-        temporary.replace(place)
+    place = _own_folder() / f"{hashlib.sha256(data).hexdigest()[:8]}-{Path(path).stem}"
+    write_atomic(place, lambda temporary: temporary.write_bytes(data))
     return str(place)
+
+
+@functools.cache
+def _own_folder() -> Path:
+    """A temporary folder of this process, which nobody else can write to; what a killed one left is swept."""
+    folder = temporary_beside(Path(tempfile.gettempdir()) / "hardy-liberty")
+    folder.mkdir(mode=0o700)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def verilog_simulator() -> str | None:

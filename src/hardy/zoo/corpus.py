@@ -11,9 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hardy.core.rng import derive, generator
 from hardy.evaluate.language import bits_per_byte, encode, token_losses
+from hardy.reading import reading
 from hardy.zoo.recipe import Recipe
 from hardy.zoo.text import held_out_text, training_documents
-from hardy.zoo.tokenizer import END_OF_TEXT, train_tokenizer
+from hardy.zoo.tokenizer import END_OF_TEXT, is_stored, train_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,9 @@ class LibraryText:
 def corpus_of(recipe: Recipe, out: Path) -> tuple[PreTrainedTokenizerFast, Corpus]:
     """The tokenizer, trained now or found in `out`, and the training text encoded by it."""
     library, tests = training_documents()
-    if (out / "tokenizer.json").is_file():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+    if is_stored(out):
+        with reading(out / "tokenizer.json"):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
         tokenizer = train_tokenizer([*library, *tests], recipe.vocab_size, recipe.context)
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)

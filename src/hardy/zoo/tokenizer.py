@@ -1,6 +1,7 @@
 """Byte-level BPE trained on a list of documents: any text round-trips exactly, nothing is unknown."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -36,3 +37,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, max_length: int) 
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether `folder` has a tokenizer, both files of it."""
+    return all((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))

@@ -15,11 +15,12 @@ from hardy import checks
 from hardy.core.artefact import no_progress_bars
 from hardy.core.rng import derive
 from hardy.errors import InputError
-from hardy.files import follow_umask, write_json, write_text
+from hardy.files import sweep, write_files, write_json, write_text
 from hardy.reading import reading
 from hardy.runs.checkpoint import Checkpoint
 from hardy.runs.progress import progress
 from hardy.zoo.recipe import Data, Recipe
+from hardy.zoo.tokenizer import is_stored
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "training.jsonl"
@@ -58,10 +59,12 @@ def train(
     validate_every = checks.integer("validate_every", validate_every, at_least=1)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    sweep(out / "*")
     checkpoint = Checkpoint(out / CHECKPOINT, kind="training of a language model", identity=_settings(recipe))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     data = recipe.data(recipe, out)
-    data.tokenizer.save_pretrained(out)
+    if not is_stored(out):
+        write_files(out, data.tokenizer.save_pretrained)
     torch.manual_seed(derive(recipe.seed, "init"))  # transformers initialises from the global generator
     model = recipe.build(recipe.vocab_size).train()
     model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
@@ -202,9 +205,7 @@ def _finish(
     """Store the weights as float16 and write the card, whose figures are those of the stored weights."""
     model.to(torch.device("cpu"), torch.float16)  # pyright: ignore[reportArgumentType]
     with no_progress_bars():
-        model.save_pretrained(out)
-    for weights in out.glob("*.safetensors"):
-        follow_umask(weights)
+        write_files(out, model.save_pretrained)
     model.float()
     lines = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
     card = {
