@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import hardy
-from benchmarks.fuzz import FORMATS, attack
+from benchmarks.fuzz import FORMATS, OF_MODELS, attack
 from hardy.cli.main import app
 from hardy.core import artefact
 from hardy.errors import InputError, shortened
@@ -30,7 +30,7 @@ CASES = 200
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_mutated_files_are_read_or_refused_in_a_line_that_names_them(name: str, tmp_path: Path) -> None:
-    found = attack(name, CASES // 10 if FORMATS[name].dear else CASES, 1, tmp_path / "files", seconds=20)
+    found = attack(name, CASES // 10 if FORMATS[name].cases == OF_MODELS else CASES, 1, tmp_path / "files", seconds=20)
     assert found["faults"] == []
     assert found["refused"] > 0, "a harness whose every file is read attacks nothing"
 
