@@ -12,6 +12,7 @@ import pytest
 
 from hardy.core import InputError
 from hardy.files import (
+    check_writable,
     follow_umask,
     read_json,
     sweep,
@@ -37,6 +38,24 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert [entry.name for entry in path.parent.iterdir()] == ["result.txt"]
     write_text(path, "new ü")
     assert path.read_bytes() == "new ü".encode()
+
+
+def test_places_that_cannot_be_written_are_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, folder, message in (
+        ("", False, "is no name of a file"),
+        (tmp_path, False, "is a folder; a file is wanted"),
+        (tmp_path / "file", True, "is a file; a folder is wanted"),
+        (tmp_path / "file" / "below", False, r"below cannot be written: .*file is no folder"),
+        (tmp_path / "file" / "below", True, r"below cannot be written: .*file is no folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_writable(path, folder=folder)
+    for path in ("new", tmp_path / "file", tmp_path / "deep" / "down"):
+        check_writable(path)
+    check_writable(tmp_path / "deep" / "down", folder=True)
+    check_writable("", folder=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_files_of_a_library_are_the_old_ones_or_the_new_ones(tmp_path: Path) -> None:

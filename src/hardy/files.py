@@ -36,6 +36,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     `sweep` removes. The file is as readable as any new one, whatever `write` makes of it.
     """
     path = Path(path)
+    check_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
@@ -49,6 +50,29 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path, *, folder: bool = False) -> None:
+    """Refuse, before long work, a place where its result could not be written.
+
+    Args:
+        path: of a file, or with `folder` of a folder; it and what is above it need not exist.
+        folder: whether files will be written into it.
+
+    Raises:
+        InputError: it is the other of the two, no name, or lies below a file or a folder that cannot be written to.
+    """
+    path = Path(path)
+    if not folder and not path.name:
+        raise InputError(f"{str(path)!r} is no name of a file")
+    if folder and path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; a folder is wanted")
+    if not folder and path.is_dir():
+        raise InputError(f"{path} is a folder; a file is wanted")
+    whole = path.absolute()
+    above = next(place for place in ([whole] if folder else []) + list(whole.parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: {above} is no folder that one can write to")
 
 
 def write_files(folder: str | Path, write: Callable[[Path], object]) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from hardy.cli.options import new_file
 from hardy.errors import InputError
 
 app = typer.Typer(help="Store pictures as small networks that decode to the same pixels everywhere.")
@@ -29,7 +30,9 @@ def encode(
         str,
         typer.Argument(help="Picture, folder of frames, WAV file; or china or flower, photos that come along."),
     ] = "flower",
-    out: Annotated[Path | None, typer.Argument(help="File to write; by default SOURCE.hardy.")] = None,
+    out: Annotated[
+        Path | None, typer.Argument(help="File to write; by default SOURCE.hardy.", callback=new_file)
+    ] = None,
     target: Annotated[str, typer.Option(help="PSNR to reach, such as 35dB: the smallest file that does.")] = "",
     bpp: Annotated[float | None, typer.Option(help="Bits per pixel of the file: the best picture that fits.")] = None,
     steps: Steps = 1000,
@@ -77,6 +80,7 @@ def decode(
     from hardy.fields.codec import scaled
     from hardy.fields.container import load_fields
     from hardy.fields.media import save_media
+    from hardy.files import check_writable
 
     models, contents = load_fields(source, most_points=most_points)
     if contents.kind == "field":
@@ -84,6 +88,7 @@ def decode(
     axes = (1, 2) if contents.kind == "video" else (0, 1)
     if contents.kind == "audio" and scale != 1:
         raise InputError("--scale is for pictures and videos")
+    check_writable(out, folder=len(models) > 1)
     for index, (model, grid) in enumerate(zip(models, contents.grids, strict=True)):
         samples = run(model, scaled(grid, scale, axes), contents.sample_bits)
         path = out if len(models) == 1 else out / f"picture-{index:05}.png"
@@ -105,6 +110,7 @@ def album(
     from hardy.fields.media import load_media
 
     *sources, out = files
+    new_file(out)
     if not sources or Path(out).suffix != ".hardy":
         raise InputError(f"an album takes pictures and last a file ending in .hardy, got {' '.join(files)}")
     pairs = [load_media(source) for source in sources]

@@ -5,11 +5,13 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from hardy.cli.options import Device, Dtype, Model, interruptible, shown
+from hardy.cli.options import Device, Dtype, Model, interruptible, new_file, new_folder, shown
 
 TASK = "A file of JSON lines, or indirect-object, greater-than, induction."
 TaskFile = Annotated[str, typer.Option("--task", help=TASK)]
-Out = Annotated[str | None, typer.Option(help="Folder of the report; the same command goes on from there.")]
+Out = Annotated[
+    str | None, typer.Option(help="Folder of the report; the same command goes on from there.", callback=new_folder)
+]
 Examples = Annotated[int, typer.Option(help="Examples of a known task.")]
 Seed = Annotated[int, typer.Option(help="Of the draw of a known task.")]
 
@@ -96,7 +98,9 @@ def text(
     positions: Annotated[str, typer.Option(help="all, last or generated.")] = "all",
     ablate: Annotated[bool, typer.Option(help="Take the direction out everywhere, rather than adding it.")] = False,
     tokens: Annotated[int, typer.Option(help="Generated for each prompt.")] = 40,
-    save: Annotated[str | None, typer.Option(help="Folder of the model with the direction in its weights.")] = None,
+    save: Annotated[
+        str | None, typer.Option(help="Folder of the model with the direction in its weights.", callback=new_folder)
+    ] = None,
     out: Out = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -122,12 +126,14 @@ def text(
 @steer_app.command()
 def make(
     model: Model,
-    out: Annotated[str, typer.Argument(help="Folder of directions.safetensors and the report.")],
+    out: Annotated[str, typer.Argument(help="Folder of directions.safetensors and the report.", callback=new_folder)],
     pairs: Annotated[str, typer.Option(help="A file of JSON lines of positive and negative, or sentiment, truth.")],
     by: Annotated[
         Literal["mean-difference", "pca", "probe"], typer.Option(help="How one is made of the pairs.")
     ] = "mean-difference",
-    gguf: Annotated[str | None, typer.Option(help="Also write a control vector for llama.cpp to this file.")] = None,
+    gguf: Annotated[
+        str | None, typer.Option(help="Also write a control vector for llama.cpp to this file.", callback=new_file)
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -151,7 +157,7 @@ def make(
 def prompts(
     name: Annotated[str, typer.Argument(help="indirect-object, greater-than, induction; pairs: sentiment, truth.")],
     model: Model,
-    out: Annotated[str, typer.Argument(help="File of JSON lines to write.")],
+    out: Annotated[str, typer.Argument(help="File of JSON lines to write.", callback=new_file)],
     examples: Annotated[int, typer.Option(help="Lines.")] = 32,
     seed: Seed = 0,
 ) -> None:

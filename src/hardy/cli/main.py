@@ -29,6 +29,8 @@ from hardy.cli.options import (
     Workers,
     complete,
     interruptible,
+    new_file,
+    new_folder,
     numbers,
     shown,
 )
@@ -141,9 +143,9 @@ def _options(
 def study(
     model: ModelOption = "tiny-llama",
     text: Text = None,
-    out: Annotated[str, typer.Option(help="Folder of the study and its report; the same command resumes.")] = (
-        "hardy-study"
-    ),
+    out: Annotated[
+        str, typer.Option(help="Folder of the study and its report; the same command resumes.", callback=new_folder)
+    ] = ("hardy-study"),
     seeds: Annotated[int, typer.Option(help="Chip instances per noise strength, random draws per control.")] = 5,
     bits: Annotated[str, typer.Option(help="Round-to-nearest at these bits.")] = "8,4,3,2",
     additive: Annotated[str, typer.Option(help="Additive noise, relative to channel absmax.")] = "0.01,0.02,0.05,0.1",
@@ -212,7 +214,9 @@ def locate(
         int | None, typer.Option(help="Chip instances, or random references for spectra; 3 by default.")
     ] = None,
     top: Annotated[int, typer.Option(help="How many to print; 0 prints all.")] = 20,
-    out: Annotated[str | None, typer.Option(help="Write the whole ranking to this JSON file.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Write the whole ranking to this JSON file.", callback=new_file)
+    ] = None,
     tokens: Tokens = 3072,
     window: Window = None,
     device: Device = None,

@@ -17,6 +17,26 @@ INCOMPLETE = 3
 """Exit status of a command that measured, but not all of it."""
 
 Number = TypeVar("Number", int, float)
+Place = TypeVar("Place", str, Path, None)
+
+
+def new_file(path: Place) -> Place:
+    """Callback of an option: a file that will be written, refused before any work if it could not be."""
+    if path is not None:
+        from hardy.files import check_writable
+
+        check_writable(path)
+    return path
+
+
+def new_folder(path: Place) -> Place:
+    """Likewise a folder that files will be written into."""
+    if path is not None:
+        from hardy.files import check_writable
+
+        check_writable(path, folder=True)
+    return path
+
 
 _MODEL = "Zoo name, Hugging Face folder, GGUF file, or hub id."
 Model = Annotated[str, typer.Argument(help=_MODEL)]
@@ -29,7 +49,10 @@ Dtype = Annotated[
 Text = Annotated[str | None, typer.Option(help="A UTF-8 file; by default held-out standard-library modules.")]
 Chip = Annotated[str, typer.Option(help="A preset, a chip as .json, or a .csv table of measured cells.")]
 Seeds = Annotated[int, typer.Option(help="Chip instances.")]
-Kept = Annotated[str | None, typer.Option(help="Folder to keep the study and its report in; the same command resumes.")]
+Kept = Annotated[
+    str | None,
+    typer.Option(help="Folder to keep the study and its report in; the same command resumes.", callback=new_folder),
+]
 GroupSize = Annotated[int, typer.Option(help="Weights that share a scale; 0 for one scale per output channel.")]
 Select = Annotated[str, typer.Option(help="Which layers: roles, globs, re: patterns, ! to exclude.")]
 Tokens = Annotated[int, typer.Option(help="Tokens of text per measurement.")]

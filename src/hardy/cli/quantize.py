@@ -6,12 +6,25 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import Device, Dtype, GroupSize, Model, Select, Text, Tokens, Window, complete, numbers
+from hardy.cli.options import (
+    Device,
+    Dtype,
+    GroupSize,
+    Model,
+    Select,
+    Text,
+    Tokens,
+    Window,
+    complete,
+    new_file,
+    new_folder,
+    numbers,
+)
 
 
 def quantize(
     model: Model,
-    out: Annotated[str, typer.Argument(help="Folder of the packed model and its report.")],
+    out: Annotated[str, typer.Argument(help="Folder of the packed model and its report.", callback=new_folder)],
     bits: Annotated[str, typer.Option(help="A grid of so many bits; two or more, as 2,4, with a budget.")] = "",
     planes: Annotated[str, typer.Option(help="So many trit-planes, 1 to 3; two or more with a budget.")] = "",
     budget: Annotated[
@@ -66,7 +79,7 @@ def quantize(
 
 def export(
     model: Annotated[str, typer.Argument(help="Folder of a model quantized with --planes.")],
-    out: Annotated[Path, typer.Argument(help="GGUF file to write.")],
+    out: Annotated[Path, typer.Argument(help="GGUF file to write.", callback=new_file)],
 ) -> None:
     """Write packed trit-planes to a GGUF file, each plane as a TQ2_0 tensor."""
     from hardy.quant.gguf_export import export_gguf

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import interruptible, numbers, shown
+from hardy.cli.options import interruptible, new_folder, numbers, shown
 from hardy.errors import InputError
 
 app = typer.Typer(help="Verilog of activation units and fields, verified and measured.", no_args_is_help=True)
@@ -31,7 +31,9 @@ def widths_of(text: str) -> tuple[int, ...]:
 @app.command()
 def unit(
     name: Annotated[str, typer.Argument(help="quad, sine-table, sine-interpolated, cordic-radians, gauss, relu ...")],
-    out: Annotated[Path, typer.Argument(help="Folder of the Verilog, the testbench and the report.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder of the Verilog, the testbench and the report.", callback=new_folder)
+    ],
     bits: Annotated[int, typer.Option(help="Of input and output, 4 to 32.")] = 16,
     fraction: Annotated[int, typer.Option(help="Bits behind the point; a quarter period is 2^fraction codes.")] = 12,
     squarer: Annotated[str, typer.Option(help="Of quad: folded, or generic for DSP blocks.")] = "folded",
@@ -52,7 +54,9 @@ def compare(
         "8..32"
     ),
     units: Annotated[str, typer.Option(help="Which, by commas; all by default.")] = "",
-    out: Annotated[Path, typer.Option(help="Folder of the report; the same command resumes.")] = Path("hardy-rtl"),
+    out: Annotated[
+        Path, typer.Option(help="Folder of the report; the same command resumes.", callback=new_folder)
+    ] = Path("hardy-rtl"),
     liberty: Liberty = None,
 ) -> None:
     """All units side by side over widths: area, LUTs, cycles, energy, error."""
@@ -68,7 +72,9 @@ def compare(
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(help="File of one picture that hardy field wrote.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the Verilog, the testbench and the report.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder of the Verilog, the testbench and the report.", callback=new_folder)
+    ],
     lanes: Annotated[int, typer.Option(help="Multipliers side by side.")] = 4,
     fwht: Annotated[str, typer.Option(help="serial, on the lanes; none refuses files that need the transform.")] = (
         "serial"

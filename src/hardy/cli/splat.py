@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from hardy.cli import splat_look
-from hardy.cli.options import interruptible, shown
+from hardy.cli.options import interruptible, new_folder, shown
 from hardy.cli.splat_look import (
     Device,
     Downscale,
@@ -41,7 +41,12 @@ SnapshotEvery = Annotated[int, typer.Option(help="Steps between renewals of gaus
 @app.command()
 def train(
     scene: SceneArgument,
-    out: Annotated[Path, typer.Argument(help="Folder of the checkpoint and gaussians.ply; the same command resumes.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of the checkpoint and gaussians.ply; the same command resumes.", callback=new_folder
+        ),
+    ],
     strategy: Annotated[Strategy, typer.Option(help="Of densification.")] = "vanilla",
     steps: Steps = 3000,
     downscale: Downscale = 1,
@@ -68,7 +73,9 @@ def train(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Argument(help="Folder for Gaussians and pictures; the same command resumes.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for Gaussians and pictures; the same command resumes.", callback=new_folder)
+    ],
     strategy: Annotated[Strategy, typer.Option(help="Of densification.")] = "global-to-local",
     steps: Steps = 4000,
     budget: Budget = 8000,
@@ -90,7 +97,9 @@ def demo(
 @app.command()
 def compare(
     scene: SceneArgument,
-    out: Annotated[Path, typer.Argument(help="Folder of trainings and report.html; the same command resumes.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder of trainings and report.html; the same command resumes.", callback=new_folder)
+    ],
     strategies: Annotated[str, typer.Option(help=f"Of {', '.join(get_args(Strategy))}.")] = (
         "vanilla,global-to-local,reactivate,global-to-local-reactivate"
     ),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hardy.cli.options import new_folder
 from hardy.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def view(
 
 def poses(
     photos: Annotated[Path, typer.Argument(help="Folder of photos.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the scene: images/ and a COLMAP model in sparse/0/.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder of the scene: images/ and a COLMAP model in sparse/0/.", callback=new_folder)
+    ],
     matching: Annotated[
         Literal["exhaustive", "sequential"], typer.Option(help="Each photo with all others, or, for film, neighbours.")
     ] = "exhaustive",

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hardy.cli.options import interruptible
+from hardy.cli.options import interruptible, new_folder
 
 app = typer.Typer(help="Models that come with hardy, and how they were trained.", no_args_is_help=True)
 
@@ -43,7 +43,9 @@ def info(name: Annotated[str, typer.Argument(help="Zoo name.")] = "tiny-llama") 
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="Zoo name.")] = "tiny-llama",
-    out: Annotated[str | None, typer.Option(help="Folder of weights and checkpoint; default training/NAME.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of weights and checkpoint; default training/NAME.", callback=new_folder)
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Total steps, if not the recipe's.")] = None,
     validate_every: Annotated[
         int, typer.Option(help="Steps between validations, which are also where a stopped training goes on.")
