@@ -41,14 +41,20 @@ from hardy.fields.container import load_fields
 from hardy.fields.media import load_media
 from hardy.files import read_json, write_json
 from hardy.hardware import Chip
+from hardy.interp import Directions
+from hardy.interp.control_vectors import write_control_vector
+from hardy.interp.task import Example, read_examples, write_examples
+from hardy.interp.vectors import read_pairs
 from hardy.opening import read_method
 from hardy.report import Report, Row
 from hardy.runs.checkpoint import Checkpoint
 from hardy.runs.study import Study
 from hardy.splat import load_ply, load_scene, save_ply
 from hardy.studies.tasks import read_tasks
+from hardy.teach.graphs import read as read_graphs
 from hardy.zoo import load as load_model
 from hardy.zoo.loading import WEIGHTS
+from hardy.zoo.text import read_text
 
 MEMORY = Path("/dev/shm")  # where it is there: files on a disk are slower to open than to read
 DATA = FOLDER.parent / "tests" / "data"
@@ -162,6 +168,15 @@ def _programmed(path: Path) -> None:
         raise AssertionError("conductances are not finite")
 
 
+def _pyg_folder(folder: Path) -> None:
+    from torch_geometric.data import Data, InMemoryDataset
+
+    (folder / "set" / "processed").mkdir(parents=True)
+    graph = Data(x=torch.ones(3, 2), edge_index=torch.tensor([[0, 1], [1, 0]]), y=torch.tensor([1]))
+    whole, slices = InMemoryDataset.collate([graph, graph])
+    torch.save((whole, slices), folder / "set" / "processed" / "data.pt")
+
+
 def _model(folder: Path) -> None:
     _copied("plain-0.1")(folder)
     (folder / "plain-0.1" / "hardy.json").unlink()
@@ -213,6 +228,28 @@ FORMATS: dict[str, Format] = {
                       cases=OF_SLOW),
     "sound": Format(lambda f: wavfile.write(f / "a.wav", 8000, np.arange(-50, 50, dtype=np.int16)),
                     lambda f: load_media(f / "a.wav"), ("a.wav",)),
+    "task": Format(
+        lambda f: write_examples(f / "task.jsonl", [Example("2 + 2 =", right=(" 4",), wrong=(" 5",))] * 2),
+        lambda f: read_examples(f / "task.jsonl"), ("task.jsonl",)),
+    "pairs": Format(
+        lambda f: (f / "pairs.jsonl").write_text('{"positive": "good", "negative": "bad"}\n' * 2),
+        lambda f: read_pairs(f / "pairs.jsonl"), ("pairs.jsonl",)),
+    "directions": Format(
+        lambda f: Directions({0: torch.ones(4), 1: torch.ones(4)}).save(f / "d.safetensors"),
+        lambda f: Directions.load(f / "d.safetensors"), ("d.safetensors",)),
+    "control vector": Format(
+        lambda f: write_control_vector(f / "d.gguf", {1: torch.ones(4), 2: torch.ones(4)}, "llama"),
+        lambda f: Directions.load(f / "d.gguf"), ("d.gguf",), cases=OF_SLOW),
+    "text": Format(
+        lambda f: (f / "a.txt").write_text("naïve text\n" * 3), lambda f: read_text(f / "a.txt"), ("a.txt",)),
+    "graphs": Format(
+        lambda f: (f / "a.txt").write_text("2\n3 0\n0 1 1\n0 2 0 2\n1 1 1\n2 1\n0 1 1\n2 1 0\n"),
+        lambda f: read_graphs(f / "a.txt"), ("a.txt",), cases=OF_SLOW),
+    "molecules": Format(
+        lambda f: (f / "a.csv").write_text("smiles,value\nCCO,0.5\nc1ccccc1,-1\nCC(=O)O,\n"),
+        lambda f: read_graphs(f / "a.csv"), ("a.csv",), cases=OF_SLOW),
+    "PyG folder": Format(
+        _pyg_folder, lambda f: read_graphs(f / "set"), ("set/processed/data.pt",), cases=OF_SLOW),
     "artefact": Format(
         _copied("plain-0.1"), lambda f: hardy.load(f / "plain-0.1"),
         ("plain-0.1/hardy.json", "plain-0.1/config.json", "plain-0.1/model.safetensors"),

@@ -19,7 +19,7 @@ from benchmarks.fuzz import FORMATS, OF_MODELS, attack
 from hardy.cli.main import app
 from hardy.core import artefact
 from hardy.errors import InputError, shortened
-from hardy.files import write_atomic
+from hardy.files import named, write_atomic
 from hardy.hardware import Chip, TableDevice
 from hardy.reading import below, check_room, memory_budget, reading
 from hardy.splat import load_scene, save_ply
@@ -204,6 +204,41 @@ def test_a_configuration_that_declares_more_than_is_stored_is_refused(micro_llam
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
         with pytest.raises(InputError, match="declares"):
             load(folder)
+
+
+def test_layers_that_no_memory_holds_are_refused() -> None:
+    with pytest.raises(InputError, match="a layer of 2 x 99999999999 takes"):
+        hardy.fields.Field(2, 3, hidden_features=99999999999)
+    with pytest.raises(InputError, match="a layer of 2 x 99999999999 takes"):
+        hardy.fields.SharedField(2, 2, 3, hidden_features=99999999999)
+
+
+def test_a_folder_without_a_name_is_saved_to_or_refused(
+    llama: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    hardy.save(llama, "")
+    monkeypatch.chdir(tmp_path / "model")
+    hardy.save(llama, ".")
+    hardy.load(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    with pytest.raises(InputError, match="the root of all folders"):
+        named("/")
+
+
+def test_an_artefact_that_claims_a_users_folder_does_not_get_it(llama: nn.Module, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    hardy.save(llama, folder)
+    (folder / "mine").mkdir()
+    (folder / "mine" / "notes.txt").write_text("mine")
+    record = json.loads((folder / "hardy.json").read_text())
+    (folder / "hardy.json").write_text(json.dumps({**record, "extra": ["mine", "../secret"]}))
+    (tmp_path / "secret").write_text("secret")
+    hardy.save(llama, folder)
+    assert (folder / "mine" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "secret").read_text() == "secret"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "secret"]
 
 
 def test_values_beyond_any_cell_are_refused(tmp_path: Path) -> None:

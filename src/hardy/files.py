@@ -116,11 +116,24 @@ def temporary_beside(path: str | Path) -> Path:
 
     The first one in a folder also sweeps what killed processes left there.
     """
-    path = Path(path)
+    path = named(path)
     if (folder := path.parent.absolute()) not in _swept:
         _swept.add(folder)
         sweep(folder / "*")
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def named(path: str | Path) -> Path:
+    """`path`, absolute where it has no name of its own, as "." and "..": something will lie beside it.
+
+    Raises:
+        InputError: nothing lies beside it.
+    """
+    found = Path(path)
+    found = Path(os.path.abspath(found)) if found.name in ("", "..") else found
+    if not found.name:
+        raise InputError(f"{path} cannot be written: it is the root of all folders")
+    return found
 
 
 def sweep(path: str | Path) -> list[Path]:

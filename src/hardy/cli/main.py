@@ -15,6 +15,7 @@ from hardy import checks
 from hardy.cli.field import app as field_app
 from hardy.cli.interpret import circuit, interpret, prompts, steer_app
 from hardy.cli.options import (
+    MOST_SEEDS,
     Backend,
     Chip,
     Device,
@@ -146,7 +147,9 @@ def study(
     out: Annotated[
         str, typer.Option(help="Folder of the study and its report; the same command resumes.", callback=new_folder)
     ] = ("hardy-study"),
-    seeds: Annotated[int, typer.Option(help="Chip instances per noise strength, random draws per control.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(help="Chip instances per noise strength, random draws per control.", max=MOST_SEEDS)
+    ] = 5,
     bits: Annotated[str, typer.Option(help="Round-to-nearest at these bits.")] = "8,4,3,2",
     additive: Annotated[str, typer.Option(help="Additive noise, relative to channel absmax.")] = "0.01,0.02,0.05,0.1",
     proportional: Annotated[str, typer.Option(help="Noise relative to each weight.")] = "0.05,0.1,0.2,0.4",
@@ -229,7 +232,7 @@ def locate(
     from hardy.studies import locate as run
 
     if seeds is not None:
-        checks.integer("seeds", seeds, at_least=1)
+        checks.integer("seeds", seeds, at_least=1, at_most=MOST_SEEDS)
     options = {
         "bits": bits, "strength": strength, "chip": chip, "measure": measure,
         "seeds": None if seeds is None else tuple(range(seeds)),

@@ -48,7 +48,8 @@ Dtype = Annotated[
 ]
 Text = Annotated[str | None, typer.Option(help="A UTF-8 file; by default held-out standard-library modules.")]
 Chip = Annotated[str, typer.Option(help="A preset, a chip as .json, or a .csv table of measured cells.")]
-Seeds = Annotated[int, typer.Option(help="Chip instances.")]
+MOST_SEEDS = 10_000
+Seeds = Annotated[int, typer.Option(help="Chip instances.", max=MOST_SEEDS)]
 Kept = Annotated[
     str | None,
     typer.Option(help="Folder to keep the study and its report in; the same command resumes.", callback=new_folder),

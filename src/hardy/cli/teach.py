@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import Kept, Workers, interruptible, shown
+from hardy.cli.options import MOST_SEEDS, Kept, Workers, interruptible, shown
 
 DEMO = "demo"
 
@@ -26,7 +26,7 @@ def teach(
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-3,
     width: Annotated[int, typer.Option(help="Of hidden layers.")] = 64,
     protocol: Annotated[str, typer.Option(help="minibatch, or paper: one step an epoch, GraNT's way.")] = "minibatch",
-    seeds: Annotated[int, typer.Option(help="Splits and starts, the same for every arm.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Splits and starts, the same for every arm.", max=MOST_SEEDS)] = 3,
     count: Annotated[int, typer.Option(help="Graphs of the demo.")] = 400,
     out: Kept = None,
     workers: Workers = 1,

@@ -19,7 +19,7 @@ from hardy.core.declared import check_declared
 from hardy.core.method import Chain, Method, changes, from_dict
 from hardy.core.packing import describe, install
 from hardy.errors import InputError, shortened
-from hardy.files import follow_umask, read_json, sweep, temporary_beside, write_json
+from hardy.files import follow_umask, named, read_json, sweep, temporary_beside, write_json
 from hardy.reading import reading
 from hardy.report.report import FILES as REPORT_FILES
 from hardy.report.report import Report
@@ -88,7 +88,7 @@ def save(
         InputError: the folder exists and is not an artefact of hardy, a file in it that is not the artefact's would
             be overwritten, or a method cannot be recorded.
     """
-    folder = Path(folder)
+    folder = named(folder)
     check_destination(folder)
     for method in (part for change in changes(model) for part in change.method.parts()):
         if method.unsaved:
@@ -135,7 +135,7 @@ def save(
 
 def check_destination(folder: str | Path) -> None:
     """Raise `InputError` unless `save` may write there: a new or empty folder, or an artefact of hardy."""
-    folder = Path(folder)
+    folder = named(folder)
     sweep(folder)
     _settle(folder)
     if folder.is_dir() and (folder / RECORD).is_file():
@@ -294,7 +294,7 @@ def _replace_folder(new: Path, folder: Path) -> None:
         os.replace(new, folder)
         return
     own = _own_files(folder)
-    others = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in own or path.is_dir())
     if taken := [name for name in others if (new / name).exists()]:
         raise InputError(f"{folder} holds files that are not the artefact's and would be overwritten: {taken}")
     aside = folder.with_name(f".{folder.name}{_ASIDE}")
@@ -316,10 +316,10 @@ def _settle(folder: Path) -> None:
         os.replace(aside, folder)
         return
     own = _own_files(aside) - {RECORD}
-    for path in [path for path in aside.iterdir() if path.name not in {RECORD, *own}]:
+    for path in [path for path in aside.iterdir() if path.name not in {RECORD, *own} or path.is_dir()]:
         if not (folder / path.name).exists():
             os.replace(path, folder / path.name)
-    for path in [path for path in aside.iterdir() if path.name in own]:
+    for path in [path for path in aside.iterdir() if path.name in own and not path.is_dir()]:
         path.unlink()
     (aside / RECORD).unlink()  # last: it says what is whose
     if not any(aside.iterdir()):

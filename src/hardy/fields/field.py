@@ -17,6 +17,7 @@ from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.fields.activations import Activation, activation
 from hardy.fields.signals import Signal, grid_coordinates
+from hardy.reading import check_room
 
 Parameters = Mapping[str, torch.Tensor]
 """Parameters by qualified name, each with a leading dimension of networks."""
@@ -181,6 +182,7 @@ def unstack(parameters: Parameters, fields: Sequence[nn.Module]) -> None:
 
 def initial_layer(kind: Activation, fan_in: int, out: int, first: bool, random: torch.Generator) -> nn.Linear:
     """A linear layer with the initial weights of `kind`, drawn from `random`."""
+    check_room(f"a layer of {fan_in} x {out}", 2 * fan_in * out * kind.dtype.itemsize)  # the weights and their draw
     layer = nn.utils.skip_init(nn.Linear, fan_in, out, dtype=kind.dtype)
     assert isinstance(layer, nn.Linear)
     with torch.no_grad():

@@ -12,6 +12,7 @@ import torch
 
 from hardy.errors import InputError
 from hardy.files import write_atomic
+from hardy.reading import reading
 
 
 def write_control_vector(path: str | Path, values: Mapping[int, torch.Tensor], model_hint: str) -> Path:
@@ -48,7 +49,7 @@ def read_control_vector(path: str | Path) -> tuple[dict[int, torch.Tensor], str,
         InputError: it is no control vector.
     """
     gguf = _gguf()
-    try:
+    with reading(path):
         reader = gguf.GGUFReader(str(path))
         found = {
             int(tensor.name.removeprefix("direction.")): torch.from_numpy(tensor.data.copy()).float().flatten()
@@ -56,11 +57,9 @@ def read_control_vector(path: str | Path) -> tuple[dict[int, torch.Tensor], str,
             if tensor.name.startswith("direction.")
         }
         hint = reader.get_field("controlvector.model_hint")
-    except Exception as error:  # as many kinds as there are damages
-        raise InputError(f"{path} is no GGUF control vector: {str(error)[:200]}") from None
-    if not found:
-        raise InputError(f"{path} is no GGUF control vector: it holds no direction")
-    return found, str(hint.contents()) if hint is not None else "", "control vector"
+        if not found:
+            raise InputError(f"{path} is no GGUF control vector: it holds no direction")
+        return found, str(hint.contents()) if hint is not None else "", "control vector"
 
 
 def _gguf():

@@ -24,6 +24,7 @@ from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.files import write_text
+from hardy.reading import reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +54,13 @@ def read_lines(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         raise InputError(f"no file at {path}")
     found = []
-    try:
+    with reading(path):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
+        with reading(f"{path}, line {number}"):
             record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not JSON: {error}") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}, line {number}: a JSON object is needed, got {line[:60]!r}")
         found.append((number, record))

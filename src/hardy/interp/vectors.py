@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -23,6 +23,7 @@ from hardy.interp.locator import recorded
 from hardy.interp.objects import KINDS, points_of
 from hardy.interp.steering import SteeringVector, block_name, width_of
 from hardy.interp.task import _left, _tokens, read_lines
+from hardy.reading import reading
 from hardy.runs.progress import track
 
 By = Literal["mean-difference", "pca", "probe"]
@@ -188,7 +189,7 @@ class Directions:
             from hardy.interp.control_vectors import read_control_vector
 
             return cls(*read_control_vector(path))
-        try:
+        with reading(path):
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
@@ -196,9 +197,7 @@ class Directions:
                 if metadata.get("version") != str(VERSION):
                     raise InputError(f"{path} is of version {metadata.get('version')}; this hardy reads {VERSION}")
                 values = {int(key.removeprefix("direction.")): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"{path} is damaged: {str(error)[:200]}") from None
-        return cls(dict(sorted(values.items())), metadata.get("model", ""), metadata.get("by", ""))
+            return cls(dict(sorted(values.items())), metadata.get("model", ""), metadata.get("by", ""))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -17,6 +18,7 @@ import torch
 from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
+from hardy.reading import check_room, reading
 
 Task: TypeAlias = Literal["graph-regression", "graph-classification", "node-regression", "node-classification"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -101,15 +103,16 @@ def read(path: str | Path, *, task: Task | None = None, target: str | None = Non
     path = Path(path)
     if task is not None:
         checks.one_of("task", task, TASKS)
-    if path.is_dir():
-        return _read_folder(path, task)
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"no graphs at {path}")
-    return _read_table(path, task, target) if path.suffix == ".csv" else _read_text(path, task)
+    geometric()
+    with reading(path):
+        if path.is_dir():
+            return _read_folder(path, task)
+        return _read_table(path, task, target) if path.suffix == ".csv" else _read_text(path, task)
 
 
 def _read_text(path: Path, task: Task | None) -> GraphSet:
-    geometric()
     lines = path.read_text(encoding="utf-8").splitlines()
     place = 0
 
@@ -141,6 +144,9 @@ def _read_text(path: Path, task: Task | None) -> GraphSet:
         raise InputError(f"{path} holds no graph with nodes")
     kinds, known_tags = consecutive(tag for each in tags for tag in each)
     places, known = consecutive(labels)
+    check_room(
+        f"{path}: a column for each of {len(known_tags)} tags of {len(kinds)} nodes", 12 * len(kinds) * len(known_tags)
+    )
     task = task or "graph-classification"
     features = torch.nn.functional.one_hot(torch.tensor(kinds), len(known_tags)).float()
     graphs, first = [], 0
@@ -158,7 +164,6 @@ def _read_text(path: Path, task: Task | None) -> GraphSet:
 
 
 def _read_table(path: Path, task: Task | None, target: str | None) -> GraphSet:
-    geometric()
     try:
         from rdkit import Chem, rdBase
         from torch_geometric.utils import from_smiles
@@ -179,7 +184,7 @@ def _read_table(path: Path, task: Task | None, target: str | None) -> GraphSet:
             if Chem.MolFromSmiles(row[smiles] or "") is None or not row[smiles]:
                 raise InputError(f"{path}, line {line}: {row[smiles]!r} is no SMILES")
             value = float("nan") if not (row[column] or "").strip() else _number(row[column])
-            if value is None:
+            if value is None or math.isinf(value):
                 raise InputError(f"{path}, line {line}: {column} is {row[column]!r}, not a number")
             graph = from_smiles(row[smiles])
             graphs.append((graph.x.float(), graph.edge_index, value))
@@ -207,7 +212,6 @@ def _number(text: str | None) -> float | None:
 
 def _read_folder(path: Path, task: Task | None) -> GraphSet:
     """A data set that PyG processed, never unpickled: only tensors and PyG's own records of them are read."""
-    geometric()
     from torch_geometric.data.data import Data, DataEdgeAttr, DataTensorAttr
     from torch_geometric.data.storage import GlobalStorage
 
