@@ -47,7 +47,7 @@ from hardy.zoo.recipe import Recipe
 from hardy.zoo.text import standard_library
 from hardy.zoo.tokenizer import train_tokenizer
 
-KILLS, AT_ONCE = 200, 20
+KILLS, AT_ONCE = 40, 20
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 FAULTS = ("failed", "differs", "left over", "rude")
 LIMIT = 300.0  # seconds that a rerun may take before it counts as failed
@@ -285,7 +285,7 @@ def attacked(words: list[str], kills: int, whole: dict[str, Any], place: Path, c
             counts["on files"] += on_files
             found = []
             if kind is signal.SIGINT and (status not in (0, 130) or "Traceback" in said):
-                found.append(("rude", f"status {status}: {said[-400:]}"))
+                found.append(("rude", f"status {status}: {said[max(0, said.find('Traceback') - 200) :][:600]}"))
             again = _Run(words, place)
             status = again.ended()
             left = contents(place)

@@ -17,6 +17,8 @@ from hardy.zoo.recipe import Recipe
 from hardy.zoo.recipes import recipe as find_recipe
 from hardy.zoo.text import standard_library
 
+pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="training needs torch >= 2.9")
+
 
 def build(vocab_size: int) -> PreTrainedModel:
     return LlamaForCausalLM(

@@ -108,6 +108,8 @@ class Point:
         heads: of a "result".
         stream: the tensor also goes past the module and into the sum that the block gives.
         fixed: why it cannot be patched, or "".
+        floating: whether the tensor has a floating dtype, where a module has been seen to give tensors in other orders
+            in other versions of transformers; None anywhere else.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Point:
     heads: int = 0
     stream: bool = False
     fixed: str = ""
+    floating: bool | None = None
 
     def take(self, x: torch.Tensor, lead: Sequence[int]) -> torch.Tensor:
         """The activation out of the tensor at the module; `lead` is (batch, position)."""
@@ -307,7 +310,8 @@ def _in_mixture(block: Block, at: Any) -> dict[str, Point | str]:
     for index, name in enumerate(("router_logits", "expert_weights", "expert_indices")):
         fixed = "" if index else loose
         known = block.known and "router" in parts
-        found[name] = at(parts["router"], "output", flat=True, index=index, fixed=fixed) if known else unknown
+        more: dict[str, Any] = {"index": index, "fixed": fixed, "floating": index < 2}
+        found[name] = at(parts["router"], "output", flat=True, **more) if known else unknown
     known = block.known and "experts" in parts
     found["experts_out"] = at(parts["experts"], "output", flat=True) if known else unknown
     inside = "the neurons of experts are inside of their stack; watch (experts, 'input', 0), and 1 for the choice"

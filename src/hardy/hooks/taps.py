@@ -85,6 +85,11 @@ def _at_input(point: Point, visit: Visit, module: nn.Module, args: Any, kwargs: 
 def _at_output(point: Point, visit: Visit, module: nn.Module, args: Any, output: Any) -> Any:
     values = output if isinstance(output, tuple | list) else (output,)
     key, tensor = _slot(_slots(tuple(values), {}), point)
+    if point.floating not in (None, tensor.is_floating_point()):
+        raise InputError(
+            f"{point.name} is not there: {type(module).__name__} gives its tensors in another order in this version of "
+            "transformers; take the newest"
+        )
     new = visit(tensor)
     if new is tensor:
         return None
