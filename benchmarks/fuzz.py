@@ -59,8 +59,8 @@ from hardy.zoo.text import read_text
 MEMORY = Path("/dev/shm")  # where it is there: files on a disk are slower to open than to read
 DATA = FOLDER.parent / "tests" / "data"
 SECONDS, GIGABYTE = 10, 1 << 30
-CASES, OF_SLOW, OF_MODELS = 8_000, 1_000, 100
-"""Of a format, of one that is slow to read, of one that is a model; `--share 6` makes a million of it."""
+CASES, OF_SLOW, OF_MODELS = 47_460, 16_000, 1_000
+"""Of a format in the long run, of one that is slow to read, of one that is a model: a million in all."""
 PIECES = 20  # parts in which a format is attacked, each with draws of its own: a stopped run goes on with the next
 
 WORDS = (

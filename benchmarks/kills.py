@@ -47,7 +47,7 @@ from hardy.zoo.recipe import Recipe
 from hardy.zoo.text import standard_library
 from hardy.zoo.tokenizer import train_tokenizer
 
-KILLS, AT_ONCE = 40, 20
+KILLS, AT_ONCE = 200, 20
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 FAULTS = ("failed", "differs", "left over", "rude")
 LIMIT = 300.0  # seconds that a rerun may take before it counts as failed
