@@ -207,9 +207,9 @@ def test_a_configuration_that_declares_more_than_is_stored_is_refused(micro_llam
 
 
 def test_layers_that_no_memory_holds_are_refused() -> None:
-    with pytest.raises(InputError, match="a layer of 2 x 99999999999 takes"):
+    with pytest.raises(InputError, match="a layer of .* x 99999999999 takes"):
         hardy.fields.Field(2, 3, hidden_features=99999999999)
-    with pytest.raises(InputError, match="a layer of 2 x 99999999999 takes"):
+    with pytest.raises(InputError, match="a layer of .* x 99999999999 takes"):
         hardy.fields.SharedField(2, 2, 3, hidden_features=99999999999)
 
 
