@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import systems
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.tables import Cell, Lines, table, values_of
@@ -298,6 +299,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rasterizer": rasterizer,
     "gpu": gpu,
     "cores": cores,
+    "systems-of-readme": lambda: systems.overview("docs/systems/"),
+    "systems": lambda: systems.overview(""),
+    **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
 }
 ROOT = FOLDER.parent
 

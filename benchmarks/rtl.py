@@ -16,7 +16,7 @@ PEERS = ("amaranth", "pyosys")
 
 def run(*, widths: str = "16,32", units: str = ",".join(UNITS)) -> Result:
     if not tools.has_yosys():
-        raise NotMeasuredError("yosys is missing: pip install 'hardy[rtl]'")
+        raise NotMeasuredError("yosys is missing: pip install 'hardy-nn[rtl]'")
     library = SHARED / "data" / "hw" / "sky130hd_tt.lib.gz"
     report = compare(
         [int(width) for width in widths.split(",")],

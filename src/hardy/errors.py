@@ -12,8 +12,17 @@ _FORBIDDEN = re.compile(
 _TOKEN = re.compile(r"\S{200,}")
 
 
+DISTRIBUTION = "hardy-nn"
+"""What pip knows hardy as; the module and the command are `hardy`."""
+
+
 class InputError(ValueError):
     """An argument, file or model that cannot be used. The message names it, its value, and what is accepted."""
+
+
+def install(extra: str) -> str:
+    """The command that brings the packages of an extra."""
+    return f'pip install "{DISTRIBUTION}[{extra}]"'
 
 
 def near_misses(name: str, known: Iterable[str], most: int = 3) -> str:

@@ -23,7 +23,7 @@ from hardy.core.layers import Layers
 from hardy.core.rng import derive
 from hardy.core.selection import LINEAR, Selector, select
 from hardy.core.surgery import Edits
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.hardware.chip import Chip
 from hardy.hardware.noise import WeightNoise
 
@@ -90,7 +90,7 @@ class HaLoRA:
         try:
             import peft
         except ImportError:
-            raise InputError('HaLoRA needs PEFT: pip install "hardy[peft]"') from None
+            raise InputError(f"HaLoRA needs PEFT: {install('peft')}") from None
         if hasattr(model, "peft_config"):
             raise InputError(f"this {type(model).__name__} has adapters already; unload them first")
         sites = select(model, self.select, layers=self.layers)

@@ -30,3 +30,31 @@ def show_report(where: Where = Path("hardy-study")) -> None:
     from hardy.report import Report
 
     Report.load(where).print()
+
+
+Folder = Annotated[Path, typer.Argument(help="Folder whose reports are wanted, those of its folders included.")]
+
+
+@app.command("list")
+def list_reports(folder: Folder = Path(".")) -> None:
+    """List the reports below a folder, the newest first."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from hardy.errors import printable
+    from hardy.report import index
+
+    table = Table("folder", "report", "written")
+    for entry in index.entries(folder):
+        said = f"{entry.title}: cannot be read: {entry.problem}" if entry.problem else entry.title
+        table.add_row(*(Text(printable(str(cell))) for cell in (entry.folder, said, entry.date)))
+    Console().print(table)
+
+
+@app.command("index")
+def index_reports(folder: Folder = Path(".")) -> None:
+    """Write a page to FOLDER/index.html that leads to every report below the folder."""
+    from hardy.report import index
+
+    typer.echo(str(index.save(folder)))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 
 EVEN, LAPLACE, GAUSS = range(3)
 _FRACTION = 16  # of a code, the widths' unit
@@ -32,7 +32,7 @@ def _stream() -> Any:
     try:
         return importlib.import_module("constriction").stream
     except ImportError:
-        raise InputError('entropy coding needs constriction: pip install "hardy[codec]"') from None
+        raise InputError(f"entropy coding needs constriction: {install('codec')}") from None
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.files import write_atomic
 from hardy.reading import reading
 
@@ -66,5 +66,5 @@ def _gguf():
     try:
         import gguf
     except ImportError:
-        raise InputError('control vectors need gguf: pip install "hardy[export]"') from None
+        raise InputError(f"control vectors need gguf: {install('export')}") from None
     return gguf

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.ops import kernels
 from hardy.ops.rounding import grouped
 from hardy.ops.trit_matrix import TritMatrix, dequantize, unpack
@@ -195,7 +195,7 @@ def _triton() -> Any:
         return importlib.import_module("hardy.ops.trit_product_triton")
     except ImportError:
         warnings.warn(
-            'hardy multiplies on CUDA without its Triton kernels, many times slower: pip install "hardy[cuda]"',
+            f"hardy multiplies on CUDA without its Triton kernels, many times slower: {install('cuda')}",
             RuntimeWarning,
             stacklevel=5,
         )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.files import write_atomic
 from hardy.ops.rounding import ungrouped
 from hardy.ops.trit_matrix import unpack
@@ -53,7 +53,7 @@ def export_gguf(model: nn.Module, path: str | Path) -> list[str]:
     try:
         gguf: Any = importlib.import_module("gguf")
     except ImportError:
-        raise InputError('GGUF export needs the package gguf: pip install "hardy[export]"') from None
+        raise InputError(f"GGUF export needs the package gguf: {install('export')}") from None
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, TritLinear)}
     if not layers:
         raise InputError("the model has no packed trit-planes; apply TritPlanes and Pack first")

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 def page(report: "Report") -> str:
     """The whole page; the same report gives the same bytes."""
     figures = [_drawn(figure, number) for number, figure in enumerate(report.figures, 1)]
-    return _template().render(report=report, figures=figures, results=row_table(report.rows))
+    return template("page.html").render(report=report, figures=figures, results=row_table(report.rows))
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this folder, in which all text is escaped."""
     environment = Environment(
         loader=PackageLoader("hardy.report", "."),
         autoescape=True,  # whatever users write is shown, never obeyed
@@ -32,8 +33,8 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"printable": printable, "cell": format_cell}
-    return environment.get_template("page.html")
+    environment.filters |= {"printable": lambda value: printable(str(value)), "cell": format_cell}
+    return environment.get_template(name)
 
 
 def _drawn(figure: Figure, number: int) -> tuple[Figure, PageTable, Markup, bool]:

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 
 if TYPE_CHECKING:
     from hardy.rtl.comparison import compare
@@ -30,7 +30,7 @@ __all__ = ["UNITS", "Format", "Pipeline", "Unit", "accelerator", "compare", "des
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         if importlib.util.find_spec("amaranth") is None:
-            raise InputError("hardware is described with amaranth, which is missing: pip install 'hardy[rtl]'")
+            raise InputError(f"hardware is described with amaranth, which is missing: {install('rtl')}")
         return getattr(importlib.import_module(f"hardy.rtl.{_HOME_OF[name]}"), name)
     raise AttributeError(f"module 'hardy.rtl' has no attribute {name!r}")
 

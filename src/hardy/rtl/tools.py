@@ -20,13 +20,13 @@ from typing import Any
 
 from amaranth import Elaboratable
 
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.files import temporary_beside, write_atomic
 from hardy.reading import reading
 from hardy.rtl.hdl import Signal
 
 _LARGEST_LIBRARY = 512 << 20  # bytes, unpacked; those of open processes have 10 to 100 MB
-_ADVICE = "pip install 'hardy[rtl]' brings it"
+_ADVICE = f"{install('rtl')} brings it"
 _PYOSYS = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], ys.Design())"
 
 

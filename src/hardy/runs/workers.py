@@ -20,7 +20,7 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from hardy import checks
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.files import temporary_beside
 from hardy.mapping import return_freed_memory
 from hardy.reading import available_memory
@@ -180,7 +180,7 @@ def _on_cluster(
         import ray
         from ray.util.multiprocessing import Pool
     except ImportError:
-        raise InputError('backend ray needs Ray: pip install "hardy[ray]"') from None
+        raise InputError(f"backend ray needs Ray: {install('ray')}") from None
     if not ray.is_initialized():
         # The cluster that RAY_ADDRESS names, else one of this machine, which needs no dashboard.
         local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, "num_cpus": workers}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hardy import checks
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.files import write_atomic
 from hardy.splat import colmap
 from hardy.splat.photos import SUFFIXES, photo_size
@@ -65,7 +65,7 @@ def find_poses(
     try:
         import pycolmap  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise InputError('finding poses needs pycolmap: pip install "hardy[poses]"') from None
+        raise InputError(f"finding poses needs pycolmap: {install('poses')}") from None
     photos, out = Path(photos), Path(out)
     if not photos.is_dir():
         raise InputError(f"there is no folder of photos {photos}")

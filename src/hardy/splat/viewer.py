@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hardy import checks
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.splat.cameras import Camera, Circle, camera_of, circle_of_gaussians, circle_of_scene, render_camera
 from hardy.splat.ply import Parameters, load_ply
 from hardy.splat.scene import Scene
@@ -178,7 +178,7 @@ class Viewer:
         try:
             import viser  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise InputError('showing Gaussians in the browser needs viser: pip install "hardy[view]"') from None
+            raise InputError(f"showing Gaussians in the browser needs viser: {install('view')}") from None
         checks.integer("port", port, at_least=0, at_most=65535)
         self.snapshots = Snapshots(path)
         parameters = self.snapshots.wait(timeout)

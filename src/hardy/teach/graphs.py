@@ -17,7 +17,7 @@ import torch
 
 from hardy import checks
 from hardy.core.rng import generator
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.reading import check_room, reading
 
 Task: TypeAlias = Literal["graph-regression", "graph-classification", "node-regression", "node-classification"]
@@ -76,7 +76,7 @@ def geometric() -> Any:
         import torch_geometric
         import torch_geometric.data
     except ImportError as error:
-        raise InputError(f'graphs need torch-geometric: pip install "hardy[graph]" ({error})') from None
+        raise InputError(f"graphs need torch-geometric: {install('graph')} ({error})") from None
     return torch_geometric
 
 
@@ -168,7 +168,7 @@ def _read_table(path: Path, task: Task | None, target: str | None) -> GraphSet:
         from rdkit import Chem, rdBase
         from torch_geometric.utils import from_smiles
     except ImportError as error:
-        raise InputError(f'SMILES need rdkit: pip install "hardy[graph]" ({error})') from None
+        raise InputError(f"SMILES need rdkit: {install('graph')} ({error})") from None
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows:

@@ -15,7 +15,7 @@ from hardy import checks
 from hardy.core.artefact import RECORD, no_progress_bars, read_record, remember
 from hardy.core.declared import check_declared
 from hardy.deprecation import renamed
-from hardy.errors import InputError, near_misses, shortened
+from hardy.errors import InputError, install, near_misses, shortened
 from hardy.files import read_json
 from hardy.reading import available_memory, reading
 
@@ -57,7 +57,7 @@ def find(name: str) -> Path:
         return path
     if path.is_file() and path.suffix == ".gguf":
         if importlib.util.find_spec("gguf") is None:
-            raise InputError(f'{name} is a GGUF file, which the gguf package reads: pip install "hardy[export]"')
+            raise InputError(f"{name} is a GGUF file, which the gguf package reads: {install('export')}")
         return path
     looks_like_path = path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     close = near_misses(name, names())

@@ -1,0 +1,505 @@
+"""The 18 systems: what each page in docs/systems says of itself, and its claims beside what was measured."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.harness.catalogue import FOLDER
+from benchmarks.harness.record import Record
+from benchmarks.harness.tables import Lines, table
+
+PAGES = FOLDER.parent / "docs" / "systems"
+REPRODUCED = ("yes", "partly", "no", "no figures yet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A paper's system, as the head of its page has it.
+
+    Args:
+        page: the file, whose name is the system's name in links.
+        number: 1 to 18.
+        name: and what it is.
+        paper: arXiv id.
+        rooms: of hardy that hold it.
+        state: what of it is there, in a few words.
+        reproduced: one of REPRODUCED.
+    """
+
+    page: Path
+    number: int
+    name: str
+    paper: str
+    rooms: Sequence[str]
+    state: str
+    reproduced: str
+
+    @classmethod
+    def read(cls, page: Path) -> "System":
+        _, head, _ = page.read_text(encoding="utf-8").split("---\n", 2)
+        found = cls(page=page, **yaml.safe_load(head))
+        if found.reproduced not in REPRODUCED:
+            raise ValueError(f"{page}: reproduced is one of {REPRODUCED}, got {found.reproduced!r}")
+        return found
+
+
+def systems() -> list[System]:
+    """In the order of their numbers."""
+    found = [System.read(page) for page in PAGES.glob("*.md") if page.name != "index.md"]
+    return sorted(found, key=lambda system: system.number)
+
+
+def overview(folder: str) -> str:
+    """The table of all systems, for a page from which `folder` leads to theirs."""
+    lines = ["| # | system | room | state | reproduced |", "|---:|---|---|---|---|"]
+    for one in systems():
+        rooms = ", ".join(f"`{room}`" for room in one.rooms)
+        paper = f"[{one.paper}](https://arxiv.org/abs/{one.paper})"
+        name = f"[{one.name}]({folder}{one.page.name}) ({paper})"
+        lines.append(f"| {one.number} | {name} | {rooms} | {one.state} | {one.reproduced} |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One line of a system's table: what a paper says, and what was found with its control.
+
+    Args:
+        what: is claimed.
+        paper: its own figure.
+        results: names of committed results.
+        ours, control: templates over their rows, as in `benchmarks.harness.tables`.
+        verdict: a few words.
+        where: which rows count.
+    """
+
+    what: str
+    paper: str
+    results: Sequence[str]
+    ours: str
+    control: str
+    verdict: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+record = functools.cache(Record.read)
+
+
+def claims(name: str) -> str:
+    """The table of a system, with the commands that measure it again."""
+    parts = []
+    for claim in CLAIMS[name]:
+        rows = [row for result in claim.results for row in record(result).report.rows]
+        cells = (claim.what, claim.paper, claim.ours, claim.control, claim.verdict)
+        parts.append(Lines(rows=rows, by=(), where=claim.where, cells=cells))
+    again = dict.fromkeys(record(result).command for claim in CLAIMS[name] for result in claim.results)
+    measured = ", ".join(f"`{command}`" for command in again)
+    return f"{table(('', 'paper', 'ours', 'control', 'verdict'), *parts)}\n\nMeasured by {measured}."
+
+
+_TINY = {"model": "tiny-llama"}
+_TWO_PERCENT = "at[noise=AdditiveNoise(strength=0.02, seed=1000, relative_to='tensor-std')]"
+_PERTURBED = (
+    "WeightPerturbation(warmup=0.2, noise=AdditiveNoise(select='linear,!head,!router', layers=None, "
+    "strength=0.02, seed=0, relative_to='tensor-std', tile_size=256))"
+)
+_W8A8 = {"activation": "sine", "bits": "W8A8", "first_layer_bits": 16, "per_channel": True, "range": "minmax"}
+
+CLAIMS: dict[str, Sequence[Claim]] = {
+    "locate-steer-improve": (
+        Claim(
+            what="attribution of heads on SmolLM2-135M: largest difference to TransformerLens",
+            paper="a survey, without software or figures",
+            results=("interp_peers",),
+            ours="{at[attribution of heads].largest_difference.value:.1e}",
+            control="largest value {at[attribution of heads].largest.value:.2f}",
+            verdict="the same",
+        ),
+        Claim(
+            what="time of patching, as a share of TransformerLens'",
+            paper="-",
+            results=("interp_peers",),
+            ours="{at[hardy / TransformerLens, patching].ratio:.2f}",
+            control="1",
+            verdict="faster",
+        ),
+        Claim(
+            what="a sentiment direction at scale 1: shift of the log-odds, in nats",
+            paper="-",
+            results=("interp-steer",),
+            ours="{at[sentiment, mean-difference, scale 1].shift.value:.1f}",
+            control="three random directions: {at[sentiment, random 0, scale 1].shift.value:.1f}, "
+            "{at[sentiment, random 1, scale 1].shift.value:.1f}, {at[sentiment, random 2, scale 1].shift.value:.1f}",
+            verdict="works at this scale; beyond it random ones move as much",
+        ),
+    ),
+    "romer": (
+        Claim(
+            what="perplexity on the chip after both repairs, as a share of before; noise of 10 %",
+            paper="0.40 to 0.41 at best",
+            results=("romer",),
+            where={"noise": "additive 10 % of each tensor's largest weight"},
+            ours="{at[both].ratio_to_noisy:.3f}",
+            control="random replacement: {at[random replacement].ratio_to_noisy:.3f}",
+            verdict="better than its control, far from the paper's gain",
+        ),
+        Claim(
+            what="the same on measured cells",
+            paper="-",
+            results=("romer",),
+            where={"noise": "ReRAM (Wan et al.)"},
+            ours="{at[both].ratio_to_noisy:.3f}",
+            control="random replacement: {at[random replacement].ratio_to_noisy:.3f}",
+            verdict="no gain",
+        ),
+    ),
+    "ptqtp": (
+        Claim(
+            what="two planes without data: perplexity (unmodified first)",
+            paper="13.64, 18.25 (Qwen3-4B)",
+            results=("quantizers",),
+            where=_TINY,
+            ours="{at[unmodified].perplexity.value:.1f}, {at[TritPlanes()].perplexity.value:.1f}",
+            control="GPTQ at {at[GPTQ(group_size=43, bits=3)].bits_per_weight:.2f} bits: "
+            "{at[GPTQ(group_size=43, bits=3)].perplexity:.1f}",
+            verdict="holds on a small model; behind GPTQ, which sees text",
+        ),
+        Claim(
+            what="the same, calibrated (ours)",
+            paper="-",
+            results=("quantizers",),
+            where=_TINY,
+            ours="{at[CalibratedTritPlanes()].perplexity:.1f} at {at[CalibratedTritPlanes()].bits_per_weight:.2f} bits",
+            control="GPTQ: {at[GPTQ(group_size=43, bits=3)].perplexity:.1f}",
+            verdict="level with GPTQ",
+        ),
+        Claim(
+            what="one plane",
+            paper="collapses",
+            results=("quantizers",),
+            where=_TINY,
+            ours="plain {at[TritPlanes(planes=1)].perplexity.value:.0f}, "
+            "calibrated {at[CalibratedTritPlanes(planes=1)].perplexity.value:.0f}",
+            control="GPTQ at {at[GPTQ(bits=2)].bits_per_weight:.2f} bits: {at[GPTQ(bits=2)].perplexity.value:.0f}",
+            verdict="holds",
+        ),
+        Claim(
+            what="tokens per second with two planes, as a multiple of 16-bit weights",
+            paper="4.63 on a GPU",
+            results=("decode",),
+            where={"threads": 1},
+            ours="{at[2 planes].times_bfloat16.value:.2f} on one CPU thread",
+            control="{at[bfloat16].times_bfloat16.value:.0f}",
+            verdict="the same direction on other hardware",
+        ),
+    ),
+    "memristors": (
+        Claim(
+            what="right answers in written steps, noise of 0.4 of each weight, three copies of two layers",
+            paper="shallow layers are worth most",
+            results=("reasoning",),
+            where={"noise": "proportional"},
+            ours="shallow {at[steps, shallow copied, proportional 0.4].accuracy:.2f}",
+            control="middle {at[steps, middle copied, proportional 0.4].accuracy:.2f}, "
+            "deep {at[steps, deep copied, proportional 0.4].accuracy:.2f}, "
+            "none {at[steps, proportional 0.4].accuracy:.2f}",
+            verdict="holds",
+        ),
+        Claim(
+            what="perplexity of running text at noise of 0.3, three copies of two layers",
+            paper="shallow layers are worth most",
+            results=("redundancy",),
+            where={"noise": "proportional 0.3"},
+            ours="shallow {at[shallow].perplexity:.1f}",
+            control="deep {at[deep].perplexity:.1f}, random {at[random].perplexity:.1f}",
+            verdict="does not: deep ones are",
+        ),
+        Claim(
+            what="at once, and in steps, at noise of 0.8",
+            paper="steps lose at high noise",
+            results=("reasoning",),
+            where={"noise": "proportional"},
+            ours="{at[direct, proportional 0.8].accuracy:.2f} and {at[steps, proportional 0.8].accuracy:.2f}",
+            control="without noise {at[direct, no noise].accuracy.value:.2f} and "
+            "{at[steps, no noise].accuracy.value:.2f}",
+            verdict="only where both are guesses",
+        ),
+    ),
+    "robust-inr": (
+        Claim(
+            what="PSNR at 2 % weight noise with the gradient norm in the loss, dB",
+            paper="up to +7.5",
+            results=("robust",),
+            ours=f"{{at[GradientNorm(warmup=0.2, strength=0.03, norm='l2')].{_TWO_PERCENT}.psnr:.1f}}",
+            control=f"plain: {{at[SquaredError()].{_TWO_PERCENT}.psnr:.1f}}",
+            verdict="a small gain, far from the paper's",
+        ),
+        Claim(
+            what="the same, trained at perturbed weights (ours)",
+            paper="-",
+            results=("robust",),
+            ours=f"{{at[{_PERTURBED}].{_TWO_PERCENT}.psnr:.1f}}",
+            control=f"plain: {{at[SquaredError()].{_TWO_PERCENT}.psnr:.1f}}",
+            verdict="the better loss",
+        ),
+    ),
+    "grant": (
+        Claim(
+            what="CPU time saved on made graphs",
+            paper="31 to 47 %",
+            results=("teach",),
+            ours="{at[generated graph-regression: hard].CPU time saved:.0f} %",
+            control="random choice, same schedule: {at[generated graph-regression: random].CPU time saved:.0f} %",
+            verdict="the schedule saves it, whatever is chosen",
+        ),
+        Claim(
+            what="error against random choice of as many graphs (below zero is better)",
+            paper="not compared",
+            results=("teach",),
+            ours="{at[generated graph-regression: hard].better than random (MAE):.2f}",
+            control="0",
+            verdict="not shown: within its spread over seeds",
+        ),
+        Claim(
+            what="MUTAG: area under the curve against random choice (above zero is better)",
+            paper="not compared",
+            results=("teach",),
+            ours="{at[MUTAG: hard].better than random (AUC):.3f}",
+            control="0",
+            verdict="a small gain, five seeds",
+        ),
+    ),
+    "global-to-local": (
+        Claim(
+            what="work until vanilla's PSNR is reached, as a share of vanilla's; room, equal budget",
+            paper="0.48 of the time",
+            results=("splat-room",),
+            where={"whole": True},
+            ours="{at[global_to_local].pairs_to_vanilla.value:.2f}",
+            control="{at[vanilla].pairs_to_vanilla.value:.2f}",
+            verdict="holds",
+        ),
+        Claim(
+            what="PSNR at the end, dB",
+            paper="27.79 (vanilla 27.57)",
+            results=("splat-room",),
+            where={"whole": True},
+            ours="{at[global_to_local].psnr:.2f}",
+            control="vanilla: {at[vanilla].psnr:.2f}",
+            verdict="holds",
+        ),
+        Claim(
+            what="Gaussians, fox at 270 x 480, no budget",
+            paper="40 % fewer",
+            results=("splat-fox-270",),
+            where={"whole": True},
+            ours="{at[global_to_local].gaussians.value:,.0f}",
+            control="vanilla: {at[vanilla].gaussians.value:,.0f}",
+            verdict="does not: more (fewer in the room)",
+        ),
+    ),
+    "react-gs": (
+        Claim(
+            what="PSNR at an equal budget, room, 5,000 steps, dB",
+            paper="27.79 (vanilla 27.29)",
+            results=("splat-room-long",),
+            where={"whole": True},
+            ours="{at[reactivate].psnr:.2f}",
+            control="vanilla: {at[vanilla].psnr:.2f}",
+            verdict="above vanilla in each of three seeds",
+        ),
+        Claim(
+            what="the same, fox, 4,000 steps",
+            paper="-",
+            results=("splat-fox-135-long",),
+            where={"whole": True},
+            ours="{at[reactivate].psnr:.2f}",
+            control="vanilla: {at[vanilla].psnr:.2f}",
+            verdict="no gain",
+        ),
+    ),
+    "quadinr": (
+        Claim(
+            what="PSNR of eight photographs, omegas chosen on others, dB",
+            paper="up to +2.06",
+            results=("fields",),
+            ours="{at[Quad(first_omega=30.0, hidden_omega=30.0)].psnr:.1f}",
+            control="sine: {at[Sine(first_omega=45.0, hidden_omega=45.0)].psnr:.1f}",
+            verdict="ahead by 1.1 dB in the mean",
+        ),
+        Claim(
+            what="transistors of a 16-bit unit",
+            paper="up to 97 % fewer resources",
+            results=("rtl",),
+            ours="{at[quad-folded, 16 bits].transistors.value:,.0f}",
+            control="CORDIC: {at[cordic-radians, 16 bits].transistors.value:,.0f}; "
+            "a table of sines: {at[sine-table, 16 bits].transistors.value:,.0f}",
+            verdict="most of CORDIC's saved; a table is smaller still, and less exact",
+        ),
+        Claim(
+            what="cycles of latency",
+            paper="up to 93 % fewer",
+            results=("rtl",),
+            ours="{at[quad-folded, 16 bits].latency.value:.0f}",
+            control="CORDIC: {at[cordic-radians, 16 bits].latency.value:.0f}; "
+            "a table: {at[sine-table, 16 bits].latency.value:.0f}",
+            verdict="most of CORDIC's saved; a table needs as few",
+        ),
+    ),
+    "dhq": (
+        Claim(
+            what="PSNR of sine networks at 8 bits with Hadamard everywhere, dB",
+            paper="above earlier quantizers",
+            results=("dhq",),
+            where=_W8A8,
+            ours="{at[always].psnr:.2f}",
+            control="never: {at[never].psnr:.2f}",
+            verdict="does not help",
+        ),
+        Claim(
+            what="the same at 6 bits",
+            paper="-",
+            results=("dhq",),
+            where=_W8A8 | {"bits": "W6A6"},
+            ours="{at[always].psnr:.2f}",
+            control="never: {at[never].psnr:.2f}",
+            verdict="hurts",
+        ),
+        Claim(
+            what="the same where it is chosen layer by layer (ours, 4-bit weights)",
+            paper="-",
+            results=("dhq",),
+            where=_W8A8 | {"bits": "W4A8"},
+            ours="{at[auto].psnr:.2f}",
+            control="never: {at[never].psnr:.2f}",
+            verdict="a little",
+        ),
+    ),
+    "minr": (
+        Claim(
+            what="PSNR of 16 photographs that share layers, dB (parameters)",
+            paper="60 % fewer, comparable; 34 dB",
+            results=("minr",),
+            where={"photos": 16},
+            ours="{at[shared].psnr:.1f} ({at[shared].parameters.value:,.0f})",
+            control="a network each, as wide: {at[separate].psnr:.1f} ({at[separate].parameters.value:,.0f}); "
+            "narrower: {at[equal].psnr:.1f} ({at[equal].parameters.value:,.0f})",
+            verdict="34 dB holds; no better than narrower networks, far below equally wide ones",
+        ),
+        Claim(
+            what="without each image's own projection",
+            paper="the projection matters",
+            results=("minr",),
+            where={"photos": 16},
+            ours="{at[bare].psnr:.1f}",
+            control="with it: {at[shared].psnr:.1f}",
+            verdict="holds",
+        ),
+    ),
+    "extended-ste": (
+        Claim(
+            what="accuracy of ResNet-20 at 10 % noise, %",
+            paper="up to +5.3 points",
+            results=("noise_aware-vision",),
+            where={"noise": 0.1},
+            ours="{at[straight-through, clean].accuracy:.1f}",
+            control="trained through the noise: {at[full gradient].accuracy:.1f}; "
+            "without: {at[plain fine-tuning].accuracy:.1f}",
+            verdict="the noise gains it, not the estimator",
+        ),
+        Claim(
+            what="perplexity at 10 % noise",
+            paper="up to -0.72",
+            results=("noise_aware-language",),
+            where={"noise": 0.1},
+            ours="{at[straight-through, clean].perplexity:.1f}",
+            control="trained through the noise: {at[full gradient].perplexity:.1f}; "
+            "without: {at[plain fine-tuning].perplexity:.1f}",
+            verdict="within the spread",
+        ),
+        Claim(
+            what="a step of training with phase-change cells, tiny-llama, seconds",
+            paper="2.2 times faster",
+            results=("noise_aware-cost",),
+            where={"task": "tiny-llama, 4 x 256 tokens", "noise": "PCM cells, tiles of 256"},
+            ours="{at[straight-through, clean].step_s.value:.2f}",
+            control="full gradient: {at[full gradient].step_s.value:.2f}",
+            verdict="faster, by less",
+        ),
+        Claim(
+            what="memory of that step, MB",
+            paper="38 % less",
+            results=("noise_aware-cost",),
+            where={"task": "tiny-llama, 4 x 256 tokens", "noise": "PCM cells, tiles of 256"},
+            ours="{at[straight-through, clean].peak_mb.value:.0f}",
+            control="full gradient: {at[full gradient].peak_mb.value:.0f}",
+            verdict="holds, and more",
+        ),
+    ),
+    "hpd": (
+        Claim(
+            what="perplexity of tiny-mamba with the last output projection split, noise of 0.3 of each weight",
+            paper="up to 99.57 % lower",
+            results=("hpd",),
+            where={"noise": "proportional", "strength": 0.3},
+            ours="{at[HPD last].perplexity:.1f}",
+            control="not split: {at[noisy].perplexity:.1f}; a random one: {at[HPD random].perplexity:.1f}",
+            verdict="does not",
+        ),
+        Claim(
+            what="a published RWKV, last output projection split, the same noise",
+            paper="-",
+            results=("hpd_rwkv",),
+            where={"noise": "proportional", "strength": 0.3},
+            ours="{at[HPD last, scaled].perplexity:.2f}",
+            control="not split: {at[noisy].perplexity:.2f}; a random one: {at[HPD random, scaled].perplexity:.2f}",
+            verdict="does not",
+        ),
+    ),
+    "lieq": (
+        Claim(
+            what="rank correlation of effective rank with the perplexity drop",
+            paper="above 0.8",
+            results=("lieq",),
+            where={"condition": "effective rank (LieQ v2)", "with": "perplexity drop"},
+            ours="{spearman.value:.2f}",
+            control="chance alone gives 0.62 once in twenty",
+            verdict="does not reach it",
+        ),
+        Claim(
+            what="perplexity with one block of eight at 4 bits, the others at 2",
+            paper="the top layer recovers most",
+            results=("lieq",),
+            where={"blocks_at_4_bits": 1},
+            ours="{at[effective rank (LieQ v2)].perplexity.value:.0f}",
+            control="its bottom: {at[effective rank (LieQ v2), reversed].perplexity.value:.0f}; "
+            "the best, found by measuring: {at[harm of 2 bits in it alone].perplexity.value:.0f}",
+            verdict="the order holds; it is not the best block",
+        ),
+    ),
+    "halora": (
+        Claim(
+            what="right answers at 6 % noise, %",
+            paper="up to +22.7 points",
+            results=("halora",),
+            where={"noise": 0.06},
+            ours="{at[HaLoRA].accuracy:.1%}",
+            control="LoRA: {at[LoRA].accuracy:.1%}; LoRA + noise: {at[LoRA + noise].accuracy:.1%}",
+            verdict="ahead",
+        ),
+        Claim(
+            what="without noise",
+            paper="-",
+            results=("halora",),
+            where={"noise": 0.0},
+            ours="{at[HaLoRA].accuracy:.1%}",
+            control="LoRA: {at[LoRA].accuracy:.1%}",
+            verdict="behind",
+        ),
+    ),
+}
+"""By the name of the system's page; a system without committed results has none."""
