@@ -3,13 +3,14 @@
 python -m benchmarks tables
 """
 
+import ast
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import systems
+from benchmarks import panels, systems
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.tables import Cell, Lines, table, values_of
@@ -19,7 +20,8 @@ from hardy.report.figures import Lines as Plot
 from hardy.report.figures import Series, save_png
 from hardy.zoo import card
 
-IMAGES = FOLDER.parent / "docs" / "images"
+ROOT = FOLDER.parent
+IMAGES = ROOT / "docs" / "images"
 PLOTS = ("bits", "noise", "fragility-rtn", "fragility-noise", "protection-rtn", "protection-noise")
 
 record = functools.cache(Record.read)
@@ -282,6 +284,31 @@ def cores() -> str:
     return f"{lines}\n\n{found.machine['processor']}, {found.machine['cores']} cores, load {load}."
 
 
+def extras() -> str:
+    """The extras of pyproject.toml, with what its comments say they are for."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    lines = ["| extra | for | brings |", "|---|---|---|"]
+    for name, bracket, rest in re.findall(r"^(\w+) = (\[)(.*?)(?=^\w+ = |\Z)", section, re.DOTALL | re.MULTILINE):
+        said = re.search(r"# (.*)", rest)
+        packages = re.findall(r'"([^"]+)"', bracket + rest)
+        brings = ", ".join(re.split(r"[>=<;]", package)[0].strip() for package in packages)
+        lines.append(f"| `{name}` | {said[1] if said else ''} | {brings} |")
+    return "\n".join(lines)
+
+
+def gallery() -> str:
+    """Thumbnails of the gallery's scripts that have a picture, with what their first lines say."""
+    figures = []
+    for script in sorted((ROOT / "gallery").glob("*.py")):
+        if (IMAGES / "gallery" / f"{script.stem}.png").is_file():
+            title, _, said = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n")
+            picture = f"images/gallery/{script.stem}.png"
+            caption = f"**{title}.** {' '.join(said.split())} `gallery/{script.name}`"
+            figures.append(f"<figure markdown>\n[![{title}]({picture})]({picture})\n\n{caption}\n</figure>")
+    return '<div class="gallery" markdown>\n\n' + "\n\n".join(figures) + "\n\n</div>"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "survival": survival,
     "zoo": zoo,
@@ -300,10 +327,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gpu": gpu,
     "cores": cores,
     "systems-of-readme": lambda: systems.overview("docs/systems/"),
+    "extras": extras,
+    "gallery": gallery,
     "systems": lambda: systems.overview(""),
     **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
 }
-ROOT = FOLDER.parent
 
 
 def pages() -> list[Path]:
@@ -375,3 +403,4 @@ def write() -> None:
     for name, figure in zip(PLOTS, record("survival").report.figures, strict=True):
         save_png(figure, IMAGES / f"{name}.png", dpi=110)
     save_png(quantizers_plot(), IMAGES / "quantizers.png", dpi=110)
+    panels.save(IMAGES / "rooms.png")

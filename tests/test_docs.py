@@ -44,7 +44,7 @@ def study_folder(tmp_path: Path, saved_study: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("study_folder")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_python_blocks_run(page: Path) -> None:
     names: dict[str, object] = {}
     for body in blocks(page, "python"):
@@ -63,7 +63,7 @@ def test_command_lines_parse(line: str) -> None:
     command.make_context(command.name, list(arguments))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_and_images_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
     missing = [t for t in targets if not t.startswith("https://") and not (page.parent / t).exists()]
@@ -74,7 +74,7 @@ def test_figures_in_the_readme_are_those_of_the_results() -> None:
     assert readme.is_current(), "run python -m benchmarks tables"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_benchmarks_that_pages_name_can_be_run(page: Path) -> None:
     named = re.findall(r"python -m benchmarks run ([\w-]+)", page.read_text(encoding="utf-8"))
     assert set(named) <= {*catalogue.names(), "NAME"}

@@ -77,11 +77,11 @@ def rasterization(
         Images (C, height, width, channels), alphas (C, height, width, 1), and a dictionary with, among others,
 
         - "means2d" (C, N, 2), whose gradient densification reads (call `retain_grad()` on it before the backward pass);
-          the backward pass also fills "absgrad" (C, N, 2), the sums of absolute gradients, found as
-          `info["means2d"].absgrad` too;
+            the backward pass also fills "absgrad" (C, N, 2), the sums of absolute gradients, found as
+            `info["means2d"].absgrad` too;
         - "radii" (C, N, 2) int32, zero for what is not seen, "depths", "conics", "opacities";
         - "weights" (C, N), each Gaussian's sum over pixels of alpha times transmittance, and "pixel_counts" (C, N), the
-          pixels it contributed to;
+            pixels it contributed to;
         - "pairs", how many pairs of pixel and Gaussian were looked at.
 
     Raises:

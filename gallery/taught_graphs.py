@@ -1,0 +1,21 @@
+"""A taught graph network
+
+A teacher that chooses the hardest graphs, beside random choice on the same schedule: both save half of the samples, and
+which is better is within the spread.
+"""
+
+# %%
+from picture import save
+
+from hardy.teach import graphs
+from hardy.teach.experiment import Plan, experiment
+from hardy.teach.training import Training
+
+data = graphs.generated("graph-regression", 160, nodes=(5, 12), features=8)
+plan = Plan(model="gin", selectors=("hard",), width=16, training=Training(epochs=30))
+report = experiment(data, plan, seeds=3)
+print("\n".join(report.summary))
+
+# %% The metric against samples seen
+figure = next(figure for figure in report.figures if "samples" in getattr(figure, "x_label", ""))
+save("taught_graphs", figure)
