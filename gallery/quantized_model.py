@@ -1,7 +1,7 @@
 """A real model on few bits
 
-SmolLM2-135M rounded to 8, 4, 3 bits, and as two and three trit-planes, judged on held-out Python. Where no real model is
-at hand (HARDY_REAL_MODELS) it is tiny-llama.
+SmolLM2-135M rounded to 8, 4 and 3 bits, and as two and three trit-planes, judged on held-out Python. Where no real
+model is at hand (HARDY_REAL_MODELS) it is tiny-llama.
 """
 
 # %% A model: a folder of HARDY_REAL_MODELS, or the zoo's
