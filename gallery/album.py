@@ -1,6 +1,6 @@
 """An album: many pictures, shared layers
 
-Four pictures share the middle layers of their networks (MINR), beside a network each of as many parameters in all.
+Four pictures whose networks share their middle layers (MINR), as the album draws them, with the PSNR of each.
 """
 
 # %%
