@@ -11,7 +11,7 @@ from picture import axes, save
 from hardy.studies import simulate
 
 times = ("0", "1h", "1d", "30d", "1y")
-report = simulate("tiny-llama", chip="pcm", times=times, n_seeds=3, tokens=512, window=128)
+report = simulate("tiny-llama", chip="pcm", times=times, n_seeds=3, tokens=512, window=128, workers=1)
 print("\n".join(report.summary))
 
 # %%

@@ -1,4 +1,4 @@
-"""A circuit before and after quantization
+"""Heads of a behaviour, before and after quantization
 
 Heads of tiny-llama that carry induction, by attribution patching, in full precision and at 3 bits: the same eight stand
 out, in another order.

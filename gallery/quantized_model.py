@@ -15,7 +15,7 @@ from hardy.quant import RoundToNearest, TritPlanes
 
 folder = Path(os.environ.get("HARDY_REAL_MODELS", "nowhere")) / "smollm2-135m"
 subject = hardy.Subject.of(str(folder) if folder.is_dir() else "tiny-llama", tokens=512, window=256)
-batches = subject.batches()
+batches = subject.batches("evaluation")
 
 # %% Perplexity against true bits
 methods = [RoundToNearest(bits=bits) for bits in (8, 4, 3)] + [TritPlanes(planes=planes) for planes in (3, 2)]

@@ -9,7 +9,7 @@ from picture import axes, save
 
 from hardy.studies import repair
 
-report = repair("tiny-moe", by="romer", n_seeds=3, tokens=512, window=128)
+report = repair("tiny-moe", by="romer", n_seeds=3, tokens=512, window=128, workers=1)
 print("\n".join(report.summary))
 
 # %%
