@@ -17,7 +17,7 @@ MOST = 60
 
 def scripts() -> list[str]:
     """The names of all, in the order in which they are shown."""
-    order = ("study", "quantized_model", "chip_over_a_year", "repaired_mixture", "picture_as_a_network", "album")
+    order = ("study", "chip_over_a_year", "repaired_mixture", "picture_as_a_network", "album")
     names = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("run", "picture"))
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
