@@ -1,0 +1,5 @@
+"""Endless streams in bounded, truly packed memory."""
+
+from hardy.stream.store import LayerStore
+
+__all__ = ["LayerStore"]
