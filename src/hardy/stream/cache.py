@@ -1,0 +1,407 @@
+"""A cache for `generate` of transformers that stays within its budget, in few bits.
+
+`update` gives dense keys and values, as transformers asks of every cache, whatever attention the model has. Positions
+count what was seen, not what is kept, so a token keeps the rotation it had. Layers with a sliding window keep that
+window, packed, and no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map_only
+from transformers import Cache, PreTrainedConfig
+from transformers.cache_utils import CacheLayerMixin, DummyLayer, get_layer_types_and_kwargs
+
+from hardy.errors import InputError
+from hardy.stream.attention import NAME, View, register
+from hardy.stream.eviction import places_to_keep
+from hardy.stream.policy import KVPolicy
+from hardy.stream.scorers import Memory, Stored
+from hardy.stream.store import PAGE, LayerStore
+
+_FULL, _SLIDING = ("full_attention",), ("sliding_attention",)
+
+
+class CompressedLayer(CacheLayerMixin):
+    """One layer of a `CompressedCache`.
+
+    Attributes:
+        store: what it holds.
+        tokens: its budget, known from the first keys on; None for all.
+        evicted: tokens that were dropped so far, of each row.
+    """
+
+    is_croppable = False
+
+    def __init__(self, cache: CompressedCache, number: int, window: int | None = None) -> None:
+        super().__init__()
+        self.number, self.window = number, window
+        self.is_sliding = window is not None
+        self._cache = weakref.ref(cache)
+        per_head = cache.policy.rule.per_head and window is None
+        self.store = LayerStore(cache.policy.coder, per_head=per_head)
+        self.reset()
+
+    @property
+    def cache(self) -> CompressedCache:
+        cache = self._cache()
+        assert cache is not None
+        return cache
+
+    def reset(self) -> None:
+        self.store.clear()
+        self.memory = Memory()
+        self.tokens: int | None = None
+        self.evicted = self._announced = 0
+        self.is_initialized = False
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        batch, heads, _, dim = key_states.shape
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.tokens = self.cache.tokens_of(self.number, batch, heads, dim)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take in new keys and values; all that attention is to see, dense.
+
+        Raises:
+            InputError: a value is not finite in 16 bits; the scorer needs what nobody shows it; or padding or budgets
+                per layer need the attention "hardy" and it is off.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        observed = self.cache.observed
+        rule, count = self.cache.policy.rule, key_states.shape[2]
+        if self.tokens is not None and not self.is_sliding and rule.needs != "nothing" and not observed:
+            raise InputError(
+                f"the scorer {rule.name} needs {_NEEDED[rule.needs]}: run the model inside of "
+                "`with hardy.stream.observe(model, cache):`, or make the cache by CompressedCache.for_model"
+            )
+        stored = self.store.length
+        announced, self._announced = self._announced, 0
+        masked = count > 1 or self.cache.config._attn_implementation == "eager"
+        if not observed and masked and not self.is_sliding and announced not in (0, stored + count):
+            raise InputError(
+                f"layer {self.number} holds {stored} tokens and the mask was made for {announced - count}: layers with "
+                'budgets of their own need attn_implementation="hardy", or hardy.stream.observe'
+            )
+        self.store.append(key_states, value_states)
+        view = View(self, key_states, value_states, self._first_visible(stored))
+        if observed:
+            return view.tensors()
+        dense = view.dense()
+        self.settle()
+        return dense
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        seen = self.store.seen
+        stored = self.store.length - self._first_visible(self.store.length)
+        self._announced = stored + query_length
+        for layer in self.cache.layers:  # one mask serves all layers of its kind
+            if isinstance(layer, CompressedLayer) and layer.is_sliding == self.is_sliding:
+                layer._announced = self._announced
+        return stored + query_length, seen - stored
+
+    def get_seq_length(self) -> int:
+        return self.store.seen
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def note_padding(self, mask: torch.Tensor | None, count: int) -> None:
+        """Mark new tokens that not even the last query sees as padding."""
+        if mask is None or count == 1:
+            return
+        new = mask[:, 0, -1, -count:]
+        hidden = ~new if new.dtype == torch.bool else new != 0
+        if self.window is not None:
+            hidden[:, : -self.window] = False  # out of the window, whatever they are
+        if hidden.any():
+            self.store.positions[..., -count:].masked_fill_(hidden[:, None], -1)
+            self.store.padded = True
+
+    def after_attention(self, queries: torch.Tensor, scale: float) -> None:
+        """Show the scorer the queries (batch, heads, n, dim) of the last tokens, and evict what is too much."""
+        rule = self.cache.policy.rule
+        if self.tokens is not None and not self.is_sliding:
+            rule.observe_queries(self.memory, queries, self._stored(), scale)
+        if rule.needs != "mlp_out" or self.is_sliding:
+            self.settle()
+
+    def after_mlp(self, output: torch.Tensor) -> None:
+        """Show the scorer what the MLP adds for the last tokens (batch, n, dim), and evict what is too much."""
+        if self.tokens is not None and not self.is_sliding:
+            self.cache.policy.rule.observe_mlp(self.memory, output.detach(), self._stored())
+            self.settle()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Evict what is beyond the budget, and pack what is old enough."""
+        if self.window is not None:
+            self._settle_window(self.window)
+            return
+        policy, store, tokens = self.cache.policy, self.store, self.tokens
+        seen, turn = store.seen, self.cache.turn
+        if tokens is not None and store.length > tokens:
+            if store.shape[0] > 1 and not self.cache.observed:
+                raise InputError(
+                    f"a batch of {store.shape[0]} rows may be padded, which a cache on its own cannot see; evicting from "
+                    "it needs hardy.stream.observe, CompressedCache.for_model or attn_implementation=\"hardy\""
+                )
+            target = tokens - policy.evicted_at_once(tokens) + 1
+            positions = store.positions
+            scores = policy.rule.scores(self._stored())
+            protected = policy.protected(positions, seen, turn, tokens)
+            keep = places_to_keep(scores, protected, positions < 0, store.packed, target)
+            self.evicted += store.length - target
+            store.evict(keep)
+            policy.rule.forget(self.memory)
+        if store.plain >= PAGE + policy.first + policy.guard.recent:
+            store.seal(policy.plain(store.positions, seen))
+
+    def _settle_window(self, window: int) -> None:
+        store = self.store
+        extra, recent = store.length - (window - 1), self.cache.policy.guard.recent
+        if extra >= PAGE:
+            keep = torch.arange(extra, store.length, device=store.positions.device)
+            store.evict(keep.expand(store.shape[0], 1, -1))
+            self.evicted += extra
+        if store.plain >= PAGE + recent:
+            places = torch.arange(store.length, device=store.positions.device)
+            store.seal((places >= store.length - recent).expand(store.positions.shape))
+
+    def _first_visible(self, stored: int) -> int:
+        """Of `stored` tokens those before this one are out of the window."""
+        return 0 if self.window is None else max(0, stored - (self.window - 1))
+
+    def _stored(self) -> Stored:
+        store, rule = self.store, self.cache.policy.rule
+        if rule.keeps_extra and store.extra is None:
+            store.extra = torch.zeros(store.positions.shape, device=store.positions.device)
+        made: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def dense() -> tuple[torch.Tensor, torch.Tensor]:
+            if not made:
+                made.append(store.view(torch.float32))
+            return made[0]
+
+        return Stored(dense, store.positions, store.extra, self.memory, (self.number, store.seen))
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.is_initialized:
+            rows = torch.arange(self.store.shape[0], device=self.device)
+            self.batch_select_indices(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        if self.is_initialized:
+            self.store.select_rows(indices)
+            self.memory.select_rows(indices)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this layer holds, and what it knows of itself."""
+        known = None if not self.is_initialized else {"tokens": self.tokens, "evicted": self.evicted,
+                                                      "dtype": str(self.dtype).removeprefix("torch.")}  # fmt: skip
+        return {"known": known, "store": self.store.state_dict(), "memory": dataclasses.asdict(self.memory)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self.reset()
+        if state["known"] is None:
+            return
+        self.store.load_state_dict(state["store"])
+        self.memory = Memory(**state["memory"])
+        self.tokens, self.evicted = state["known"]["tokens"], state["known"]["evicted"]
+        self.dtype, self.device = getattr(torch, state["known"]["dtype"]), self.store.positions.device
+        self.is_initialized = True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that this layer keeps alive."""
+        return self.store.nbytes + sum(t.untyped_storage().nbytes() for t in self.memory.tensors)
+
+
+_NEEDED = {"queries": "the queries of the model", "mlp_out": "what the model's MLPs add"}
+
+
+class CompressedCache(Cache):
+    """Keys and values of a language model within a budget: `model.generate(..., past_key_values=cache)`.
+
+    Args:
+        config: of the model.
+        policy: what is kept; everything, in 16 bits, by default.
+
+    Attributes:
+        turn: position at which the last turn of a chat began, for `Protect(turn=True)`.
+
+    Raises:
+        InputError: the model has no keys and values, or layers whose cache is of another kind; the budget is in frames,
+            or less than what is protected.
+    """
+
+    def __init__(self, config: PreTrainedConfig, policy: KVPolicy | None = None) -> None:
+        register()
+        self.policy = KVPolicy() if policy is None else policy
+        self.config = config.get_text_config(decoder=True)
+        self.turn = 0
+        self._watchers = 0
+        self._bindings: list[Callable[[], None]] = []
+        limit = self.policy.limit
+        if limit is not None and limit.unit == "frames":
+            raise InputError(f"a budget of {limit} is for streams of frames; a language model's is in tokens or bytes")
+        if limit is not None and limit.unit == "tokens" and limit.amount < self.policy.least:
+            first, recent = self.policy.first, self.policy.guard.recent
+            raise InputError(
+                f"a budget of {limit} is less than what is protected ({first} first and {recent} recent tokens) and one "
+                f"more; give at least {self.policy.least}, or protect less"
+            )
+        kinds, options = _layer_kinds(self.config)
+        layers: list[Any] = []
+        for number, (kind, option) in enumerate(zip(kinds, options, strict=True)):
+            if kind == "dummy":
+                layers.append(DummyLayer())
+            elif kind in _FULL or kind in _SLIDING:
+                layers.append(CompressedLayer(self, number, option.get("sliding_window")))
+            else:
+                raise InputError(f"layer {number} is {kind}, which has no keys and values that this cache could keep")
+        super().__init__(layers=layers)
+        self.shares = dict(zip(self.full, self.policy.shares(self.full), strict=True))
+
+    @classmethod
+    def for_model(cls, model: nn.Module, policy: KVPolicy | None = None) -> CompressedCache:
+        """A cache that is shown the queries of `model` whenever the model runs with it, and only then."""
+        from hardy.stream.observing import bind
+
+        cache = cls(_config_of(model), policy)
+        remove = bind(model, cache)
+        cache._bindings.append(remove)
+        weakref.finalize(cache, remove)
+        return cache
+
+    @property
+    def full(self) -> list[int]:
+        """Numbers of the layers of full attention, whose tokens the budget counts."""
+        return [n for n, layer in enumerate(self.layers) if isinstance(layer, CompressedLayer) and not layer.is_sliding]
+
+    @property
+    def observed(self) -> bool:
+        """Whether the attention function that runs now is the one that reads this cache."""
+        return self._watchers > 0 or self.config._attn_implementation == NAME
+
+    @contextlib.contextmanager
+    def being_observed(self) -> Iterator[None]:
+        """For as long as a model runs whose attention and MLPs are shown to this cache."""
+        self._watchers += 1
+        try:
+            yield
+        finally:
+            self._watchers -= 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of every tensor that this cache keeps alive. What a forward unpacks comes on top, one layer at a time:
+        `workspace_bytes`."""
+        return sum(layer.nbytes for layer in self._mine)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of one layer's keys and values when they are unpacked; none where attention reads the packed ones."""
+        sizes = [0]
+        for layer in self._mine:
+            if layer.is_initialized:
+                batch, heads, dim = layer.store.shape
+                sizes.append(2 * batch * heads * dim * layer.store.length * layer.dtype.itemsize)
+        return max(sizes)
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """Counts: seen and kept tokens (of the layer that keeps most), evicted ones, bytes, pages, requantized tokens."""
+        layers = self._mine
+        return {
+            "seen": max((layer.store.seen for layer in layers), default=0),
+            "kept": max((layer.store.length for layer in layers if not layer.is_sliding), default=0),
+            "evicted": sum(layer.evicted for layer in layers),
+            "bytes": self.nbytes,
+            "pages": sum(layer.store.page_count for layer in layers),
+            "requantized": sum(layer.store.requantized for layer in layers),
+        }
+
+    def begin_turn(self) -> None:
+        """Say that a turn of a chat begins here: it is protected where the policy protects turns."""
+        self.turn = self.get_seq_length()
+
+    def reset(self) -> None:
+        super().reset()
+        self.turn = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything this cache holds, as `hardy.runs.checkpoint` takes it."""
+        return {"turn": self.turn, "layers": [layer.state_dict() for layer in self._mine]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have what `state_dict` of a cache of the same model and policy gave."""
+        self.turn = state["turn"]
+        for layer, held in zip(self._mine, state["layers"], strict=True):
+            layer.load_state_dict(held)
+
+    def copy(self) -> CompressedCache:
+        """Another cache that holds the same, for a stream that goes two ways; it is bound to no model."""
+        other = CompressedCache(self.config, self.policy)
+        other.load_state_dict(tree_map_only(torch.Tensor, torch.clone, self.state_dict()))
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompressedCache:
+        return self.copy()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused: what was evicted cannot come back."""
+        raise InputError("a compressed cache cannot be cropped; generate without an assistant model")
+
+    def tokens_of(self, number: int, batch: int, heads: int, dim: int) -> int | None:
+        """The budget of a layer in tokens, None for all."""
+        limit, layer = self.policy.limit, self.layers[number]
+        if limit is None or layer.is_sliding:
+            return None
+        share = self.shares[number]
+        if limit.unit == "tokens":
+            return max(self.policy.least, int(limit.amount * share))
+        query_heads = self.config.num_attention_heads
+        windows = sum(
+            self.policy.bytes_of(w.window - 1 + PAGE, batch, heads, query_heads, dim)
+            for w in self._mine
+            if w.window is not None
+        )
+        rest = limit.amount - windows
+        if rest <= 0:
+            raise InputError(f"the windows of the sliding layers take {windows} bytes alone, the budget is {limit}")
+        return self.policy.tokens_in(int(rest / len(self.full) * share), batch, heads, query_heads, dim)
+
+    @property
+    def _mine(self) -> list[CompressedLayer]:
+        return [layer for layer in self.layers if isinstance(layer, CompressedLayer)]
+
+
+def _config_of(model: nn.Module) -> PreTrainedConfig:
+    config = getattr(model, "config", None)
+    if not isinstance(config, PreTrainedConfig):
+        raise InputError(f"{type(model).__name__} has no config of transformers; a cache is for a language model of it")
+    return config
+
+
+def _layer_kinds(config: Any) -> tuple[list[str], list[dict[str, Any]]]:
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"{type(config).__name__} is of a model with encoder and decoder; only decoders are supported")
+    if not hasattr(config, "num_attention_heads") or not getattr(config, "num_hidden_layers", 0):
+        raise InputError(f"{type(config).__name__} is of a model without keys and values: there is nothing to cache")
+    return get_layer_types_and_kwargs(config)
