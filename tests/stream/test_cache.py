@@ -63,7 +63,7 @@ def test_eight_bits_are_close_and_two_are_not(attention: str) -> None:
         found = logits(model, ids, CompressedCache(model.config, KVPolicy(bits=bits)), sizes)
         errors.append(float((found - dense).std() / dense.std()))
     assert errors == sorted(errors)
-    assert errors[1] < 0.02 < errors[3]
+    assert errors[1] < 1e-3 < errors[3]  # weights are random, and attention nearly even
 
 
 @pytest.mark.parametrize("name", scorers.SCORERS)
@@ -81,7 +81,7 @@ def test_it_never_holds_more_than_its_budget(name: str, bits: int) -> None:
     assert cache.get_seq_length() == 260
     for layer in cache.layers:
         positions = layer.store.positions.flatten().tolist()
-        assert set(range(228, 260)) <= set(positions), "recent tokens are protected"
+        assert set(range(244, 260)) <= set(positions), "recent tokens are protected"
         assert name == "sliding" or set(range(4)) <= set(positions), "so are the first"
 
 
@@ -318,15 +318,14 @@ def test_what_is_kept_is_a_matter_of_the_policy_alone() -> None:
         ({"bits": (4, 4, 4)}, "two for keys and values"),
         ({"scorer": "pooled"}, "did you mean pooled-query.*there are: sink-recent, sliding"),
         ({"protect": "frame"}, 'protect="turn"'),
-        ({"protect": Protect, "codec": "zip"}, ""),
         ({"codec": "zip"}, "codec must be affine or lloyd-max"),
         ({"interval": 65}, "from 1 to 64"),
     ):
         with pytest.raises(InputError, match=message):
             KVPolicy(**bad)
     config = model_of("llama").config
-    with pytest.raises(InputError, match="at least 37"):
-        CompressedCache(config, KVPolicy(budget=36))
+    with pytest.raises(InputError, match="at least 21"):
+        CompressedCache(config, KVPolicy(budget=20))
     with pytest.raises(InputError, match="streams of frames"):
         CompressedCache(config, KVPolicy(budget="2 frames"))
     with pytest.raises(InputError, match="less than what is protected"):
@@ -338,7 +337,7 @@ def test_what_is_kept_is_a_matter_of_the_policy_alone() -> None:
 def test_models_without_such_a_cache_are_refused() -> None:
     with pytest.raises(InputError, match="without keys and values"):
         CompressedCache(build("mamba").config)
-    with pytest.raises(InputError, match="2 layers"):
+    with pytest.raises(InputError, match="3 layers, LlamaForCausalLM has 2"):
         other = build("llama")
         config = build("llama").config
         config.num_hidden_layers = 3

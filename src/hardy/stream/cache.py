@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -35,6 +36,7 @@ class CompressedLayer(CacheLayerMixin):
     Attributes:
         store: what it holds.
         tokens: its budget, known from the first keys on; None for all.
+        room: its budget in bytes, where the policy's is; the tokens are what that buys with full pages.
         evicted: tokens that were dropped so far, of each row.
     """
 
@@ -59,13 +61,14 @@ class CompressedLayer(CacheLayerMixin):
         self.store.clear()
         self.memory = Memory()
         self.tokens: int | None = None
+        self.room: int | None = None
         self.evicted = self._announced = 0
         self.is_initialized = False
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         batch, heads, _, dim = key_states.shape
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.tokens = self.cache.tokens_of(self.number, batch, heads, dim)
+        self.tokens, self.room = self.cache.budget_of(self.number, batch, heads, dim)
         self.is_initialized = True
 
     def update(
@@ -103,6 +106,8 @@ class CompressedLayer(CacheLayerMixin):
         return dense
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        if not self.cache.observed and not self.is_sliding:
+            self.cache.level()
         seen = self.store.seen
         stored = self.store.length - self._first_visible(self.store.length)
         self._announced = stored + query_length
@@ -150,23 +155,35 @@ class CompressedLayer(CacheLayerMixin):
             self._settle_window(self.window)
             return
         policy, store, tokens = self.cache.policy, self.store, self.tokens
-        seen, turn = store.seen, self.cache.turn
         if tokens is not None and store.length > tokens:
-            if store.shape[0] > 1 and not self.cache.observed:
-                raise InputError(
-                    f"a batch of {store.shape[0]} rows may be padded, which a cache on its own cannot see; evicting from "
-                    "it needs hardy.stream.observe, CompressedCache.for_model or attn_implementation=\"hardy\""
-                )
-            target = tokens - policy.evicted_at_once(tokens) + 1
-            positions = store.positions
-            scores = policy.rule.scores(self._stored())
-            protected = policy.protected(positions, seen, turn, tokens)
-            keep = places_to_keep(scores, protected, positions < 0, store.packed, target)
-            self.evicted += store.length - target
-            store.evict(keep)
-            policy.rule.forget(self.memory)
+            self.evict_to(tokens - policy.evicted_at_once(tokens) + 1)
         if store.plain >= PAGE + policy.first + policy.guard.recent:
-            store.seal(policy.plain(store.positions, seen))
+            store.seal(policy.plain(store.positions, store.seen))
+        while self.room is not None and (over := self.nbytes - self.room) > 0:  # sparse pages take more than full ones
+            batch, heads, dim = store.shape
+            each = batch * heads * policy.coder.bytes_per_token(dim, PAGE)
+            self.evict_to(max(policy.least, store.length - math.ceil(over / each)))
+
+    def evict_to(self, target: int) -> None:
+        """Drop all but the best `target` tokens.
+
+        Raises:
+            InputError: more than that is protected, or the rows of a batch may be padded and nobody would see it.
+        """
+        policy, store = self.cache.policy, self.store
+        if store.shape[0] > 1 and not self.cache.observed:
+            raise InputError(
+                f"a batch of {store.shape[0]} rows may be padded, which a cache on its own cannot see; evicting from it "
+                'needs hardy.stream.observe, CompressedCache.for_model or attn_implementation="hardy"'
+            )
+        if store.length <= target:
+            raise InputError(f"{self.nbytes} bytes of {store.length} tokens do not fit into the {self.room} of layer {self.number}")
+        positions = store.positions
+        protected = policy.protected(positions, store.seen, self.cache.turn, self.tokens)
+        scores = policy.rule.scores(self._stored())
+        self.evicted += store.length - target
+        store.evict(places_to_keep(scores, protected, positions < 0, store.packed, target))
+        policy.rule.forget(self.memory)
 
     def _settle_window(self, window: int) -> None:
         store = self.store
@@ -211,8 +228,8 @@ class CompressedLayer(CacheLayerMixin):
 
     def state_dict(self) -> dict[str, Any]:
         """What this layer holds, and what it knows of itself."""
-        known = None if not self.is_initialized else {"tokens": self.tokens, "evicted": self.evicted,
-                                                      "dtype": str(self.dtype).removeprefix("torch.")}  # fmt: skip
+        known = None if not self.is_initialized else {"tokens": self.tokens, "room": self.room,
+                                                      "evicted": self.evicted, "dtype": str(self.dtype).removeprefix("torch.")}  # fmt: skip
         return {"known": known, "store": self.store.state_dict(), "memory": dataclasses.asdict(self.memory)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -222,7 +239,7 @@ class CompressedLayer(CacheLayerMixin):
             return
         self.store.load_state_dict(state["store"])
         self.memory = Memory(**state["memory"])
-        self.tokens, self.evicted = state["known"]["tokens"], state["known"]["evicted"]
+        self.tokens, self.room, self.evicted = (state["known"][name] for name in ("tokens", "room", "evicted"))
         self.dtype, self.device = getattr(torch, state["known"]["dtype"]), self.store.positions.device
         self.is_initialized = True
 
@@ -368,24 +385,28 @@ class CompressedCache(Cache):
         """Refused: what was evicted cannot come back."""
         raise InputError("a compressed cache cannot be cropped; generate without an assistant model")
 
-    def tokens_of(self, number: int, batch: int, heads: int, dim: int) -> int | None:
-        """The budget of a layer in tokens, None for all."""
+    def budget_of(self, number: int, batch: int, heads: int, dim: int) -> tuple[int | None, int | None]:
+        """The budget of a layer in tokens, and in bytes where the policy's is; None for all."""
         limit, layer = self.policy.limit, self.layers[number]
         if limit is None or layer.is_sliding:
-            return None
+            return None, None
         share = self.shares[number]
         if limit.unit == "tokens":
-            return max(self.policy.least, int(limit.amount * share))
-        query_heads = self.config.num_attention_heads
-        windows = sum(
-            self.policy.bytes_of(w.window - 1 + PAGE, batch, heads, query_heads, dim)
-            for w in self._mine
-            if w.window is not None
-        )
-        rest = limit.amount - windows
-        if rest <= 0:
+            return max(self.policy.least, int(limit.amount * share)), None
+        shape = batch, heads, self.config.num_attention_heads, dim
+        windows = sum(self.policy.bytes_of(w.window - 1 + PAGE, *shape) for w in self._mine if w.window is not None)
+        room = int((limit.amount - windows) / len(self.full) * share)
+        if room <= 0:
             raise InputError(f"the windows of the sliding layers take {windows} bytes alone, the budget is {limit}")
-        return self.policy.tokens_in(int(rest / len(self.full) * share), batch, heads, query_heads, dim)
+        return self.policy.tokens_in(room, *shape), room
+
+    def level(self) -> None:
+        """Have all layers that share a mask hold as many tokens, where bytes made some of them hold fewer."""
+        if self.policy.limit is not None and self.policy.limit.unit == "bytes" and self.policy.layers is None:
+            lengths = [self.layers[n].store.length for n in self.full]
+            for number in self.full:
+                if self.layers[number].store.length > min(lengths):
+                    self.layers[number].evict_to(min(lengths))
 
     @property
     def _mine(self) -> list[CompressedLayer]:

@@ -73,7 +73,7 @@ class Protect:
     """
 
     first: int | None = None
-    recent: int = 32
+    recent: int = 16
     turn: bool = False
 
     def __post_init__(self) -> None:
@@ -215,7 +215,7 @@ class KVPolicy:
         return [1 + LAYER_SPREAD * place[number] for number in layers]
 
     def bytes_of(self, tokens: int, batch: int, heads: int, query_heads: int, dim: int) -> int:
-        """Bytes of a layer that holds `tokens`, at most: on pages a quarter full, with the longest 16-bit tail."""
+        """Bytes of a layer that holds `tokens`, on full pages, with the longest 16-bit tail."""
         rule, coder = self.rule, self.coder
         tail = min(tokens, self.first + self.guard.recent + PAGE - 1) if coder.packs else tokens
         room = math.ceil((tail + 1) / SPARSE) * SPARSE
@@ -224,7 +224,7 @@ class KVPolicy:
         total = 4 * batch * heads * dim * room + rows * each * (tokens + 1) + rule.memory_bytes(batch, query_heads, dim)
         sealed = tokens - tail
         if sealed > 0:
-            total += math.ceil(batch * heads * sealed * coder.bytes_per_token(dim, SPARSE)) + 2 * rows * sealed
+            total += math.ceil(batch * heads * sealed * coder.bytes_per_token(dim, PAGE)) + 2 * rows * sealed
         return total
 
     def tokens_in(self, limit: int, batch: int, heads: int, query_heads: int, dim: int) -> int:
