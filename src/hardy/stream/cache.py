@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from transformers.cache_utils import CacheLayerMixin, DummyLayer, get_layer_type
 from hardy.errors import InputError
 from hardy.stream.attention import NAME, View, register
 from hardy.stream.eviction import places_to_keep
+from hardy.stream.observing import bind
 from hardy.stream.policy import KVPolicy
 from hardy.stream.scorers import Memory, Stored
 from hardy.stream.store import PAGE, LayerStore
@@ -273,7 +274,6 @@ class CompressedCache(Cache):
         self.config = config.get_text_config(decoder=True)
         self.turn = 0
         self._watchers = 0
-        self._bindings: list[Callable[[], None]] = []
         limit = self.policy.limit
         if limit is not None and limit.unit == "frames":
             raise InputError(f"a budget of {limit} is for streams of frames; a language model's is in tokens or bytes")
@@ -298,13 +298,11 @@ class CompressedCache(Cache):
     @classmethod
     def for_model(cls, model: nn.Module, policy: KVPolicy | None = None) -> CompressedCache:
         """A cache that is shown the queries of `model` whenever the model runs with it, and only then."""
-        from hardy.stream.observing import bind
+        return cls(_config_of(model), policy)._bound_to(model)
 
-        cache = cls(_config_of(model), policy)
-        remove = bind(model, cache)
-        cache._bindings.append(remove)
-        weakref.finalize(cache, remove)
-        return cache
+    def _bound_to(self, model: nn.Module) -> CompressedCache:
+        weakref.finalize(self, bind(model, self))
+        return self
 
     @property
     def full(self) -> list[int]:
@@ -372,9 +370,15 @@ class CompressedCache(Cache):
         for layer, held in zip(self._mine, state["layers"], strict=True):
             layer.load_state_dict(held)
 
-    def copy(self) -> CompressedCache:
-        """Another cache that holds the same, for a stream that goes two ways; it is bound to no model."""
+    def copy(self, model: nn.Module | None = None) -> CompressedCache:
+        """Another cache that holds the same, for a stream that goes two ways.
+
+        Args:
+            model: as of `for_model`; without it the copy is bound to no model.
+        """
         other = CompressedCache(self.config, self.policy)
+        if model is not None:
+            other._bound_to(model)
         other.load_state_dict(tree_map_only(torch.Tensor, torch.clone, self.state_dict()))
         return other
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,7 +14,9 @@ from torch import nn
 from hardy.errors import InputError
 from hardy.hooks import Hooks, watch
 from hardy.stream.attention import NAME
-from hardy.stream.cache import CompressedCache, CompressedLayer
+
+if TYPE_CHECKING:
+    from hardy.stream.cache import CompressedCache, CompressedLayer
 
 
 @contextlib.contextmanager

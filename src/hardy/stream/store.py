@@ -10,6 +10,7 @@ Order of tokens: those of pages first, then the 16-bit ones, each with its posit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,7 +117,7 @@ class LayerStore:
         dtype = self._held["plain_keys"].dtype
         for name, new in (("keys", keys), ("values", values)):
             half = new.detach().to(dtype)
-            if not half.sum(dtype=torch.float32).isfinite() and not half.isfinite().all():
+            if not math.isfinite(half.sum(dtype=torch.float32).item()) and not half.isfinite().all():
                 kind = str(dtype).removeprefix("torch.")
                 raise InputError(f"{name} must be finite in {kind}, got up to {new.abs().max():g}")
             self._reserve(f"plain_{name}", self.plain + count)[:, :, self.plain : self.plain + count] = half
