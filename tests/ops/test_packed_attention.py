@@ -115,10 +115,7 @@ def test_tokens_before_the_first_are_passed_over() -> None:
     rest = dataclasses.replace(
         whole,
         tokens=30,
-        **{
-            name: getattr(whole, name)[:, :, 70:].contiguous()
-            for name in ("keys", "values", "value_scales", "pages")
-        },
+        **{name: getattr(whole, name)[:, :, 70:].contiguous() for name in ("keys", "values", "value_scales", "pages")},
     )
     query = generated(2, 3, 32)
     late = packed_attention(query, [dataclasses.replace(whole, first=70)], 0.1)
@@ -126,7 +123,9 @@ def test_tokens_before_the_first_are_passed_over() -> None:
 
 
 def test_large_scores_do_not_overflow() -> None:
-    segment = Segment(keys=torch.tensor([[[[30000.0] * 16, [-30000.0] * 16]]]).half(), values=torch.ones(1, 1, 2, 16).half(), tokens=2)
+    segment = Segment(
+        keys=torch.tensor([[[[30000.0] * 16, [-30000.0] * 16]]]).half(), values=torch.ones(1, 1, 2, 16).half(), tokens=2
+    )
     found = packed_attention(torch.full((1, 1, 16), 100.0), [segment], 1.0)
     assert torch.equal(found, torch.ones(1, 1, 16))
 

@@ -279,7 +279,9 @@ def test_bytes_are_a_ceiling_of_the_whole_cache() -> None:
 def test_four_bits_buy_more_than_twice_the_tokens() -> None:
     """At 64 dimensions a head, as models have; the 16-bit tail weighs less the larger the budget."""
     shape = (1, 3, 9, 64)
-    budgets = {bits: [KVPolicy(bits=bits).tokens_in(limit, *shape) for limit in (300_000, 2_000_000)] for bits in (16, 4)}
+    budgets = {
+        bits: [KVPolicy(bits=bits).tokens_in(limit, *shape) for limit in (300_000, 2_000_000)] for bits in (16, 4)
+    }
     ratios = [four / sixteen for four, sixteen in zip(budgets[4], budgets[16], strict=True)]
     assert ratios[0] > 2.5
     assert ratios[1] > 2.8

@@ -96,7 +96,8 @@ def test_a_token_is_quantized_once_however_often_others_go() -> None:
         pages = -(-again.shape[2] // PAGE)
         parts = [codec.encode_keys(again[:, :, i * PAGE : (i + 1) * PAGE]) for i in range(pages)]
         again = torch.cat(
-            [codec.decode(p, torch.zeros(1, 1, p.codes.shape[2], dtype=torch.long), 64, torch.float32) for p in parts], 2
+            [codec.decode(p, torch.zeros(1, 1, p.codes.shape[2], dtype=torch.long), 64, torch.float32) for p in parts],
+            2,
         )
     assert first == pytest.approx(0.09, abs=0.01)
     assert store.requantized == 0
@@ -220,6 +221,6 @@ def test_a_rotation_spreads_a_channel_that_stands_out() -> None:
     plain = per_token[0].float() * per_token[1][..., :1] + per_token[1][..., 1:]
     rotated = LloydMax(key_bits=4, value_bits=4)
     rest = [c for c in range(64) if c != 3]
-    assert error(rotated.decode(rotated.encode_keys(keys), page, 64, torch.float32)[..., rest], keys[..., rest]) < error(
-        plain[..., rest], keys[..., rest]
-    )
+    assert error(
+        rotated.decode(rotated.encode_keys(keys), page, 64, torch.float32)[..., rest], keys[..., rest]
+    ) < error(plain[..., rest], keys[..., rest])

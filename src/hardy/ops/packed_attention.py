@@ -84,7 +84,9 @@ def packed_attention(query: torch.Tensor, segments: Sequence[Segment], scale: fl
         raise InputError("attention needs at least one key")
     batch, heads = segments[0].keys.shape[:2]
     if query.ndim != 3 or query.shape[0] != batch or query.shape[1] % heads:
-        raise InputError(f"queries of {batch} rows and a multiple of {heads} heads are needed, got {tuple(query.shape)}")
+        raise InputError(
+            f"queries of {batch} rows and a multiple of {heads} heads are needed, got {tuple(query.shape)}"
+        )
     grouped = query.float().unflatten(1, (heads, -1)).contiguous()
     if query.device.type == "cpu" and query.shape[-1] % 16 == 0 and kernels.path() is not None:
         return _compiled(grouped, segments, scale).flatten(1, 2).to(query.dtype)

@@ -178,7 +178,9 @@ class CompressedLayer(CacheLayerMixin):
                 'needs hardy.stream.observe, CompressedCache.for_model or attn_implementation="hardy"'
             )
         if store.length <= target:
-            raise InputError(f"{self.nbytes} bytes of {store.length} tokens do not fit into the {self.room} of layer {self.number}")
+            raise InputError(
+                f"{self.nbytes} bytes of {store.length} tokens do not fit into the {self.room} of layer {self.number}"
+            )
         positions = store.positions
         protected = policy.protected(positions, store.seen, self.cache.turn, self.tokens)
         scores = policy.rule.scores(self._stored())

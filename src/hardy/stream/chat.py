@@ -97,7 +97,11 @@ class Chat:
         """Tokens and bytes after each turn."""
         rows, turns = [], range(1, len(self.turns) + 1)
         for number, turn in zip(turns, self.turns, strict=True):
-            for metric, key, unit in (("tokens seen", "seen", ""), ("tokens kept", "kept", ""), ("cache", "bytes", "B")):
+            for metric, key, unit in (
+                ("tokens seen", "seen", ""),
+                ("tokens kept", "kept", ""),
+                ("cache", "bytes", "B"),
+            ):
                 rows.append(Row(metric=metric, condition=f"turn {number}", value=turn[key], unit=unit))
         figures: tuple[Lines, ...] = ()
         if self.turns:
@@ -105,7 +109,9 @@ class Chat:
             line = Series(label=str(self.policy), x=tuple(float(t["seen"]) for t in self.turns), y=y)
             caption = "A bounded cache is flat from where its budget is reached."
             figures = (
-                Lines(title="Cache of the session", caption=caption, x_label="tokens seen", y_label="MB", series=(line,)),
+                Lines(
+                    title="Cache of the session", caption=caption, x_label="tokens seen", y_label="MB", series=(line,)
+                ),
             )
         last = self.turns[-1] if self.turns else {"seen": 0, "bytes": 0}
         said = f"{len(self.turns)} turns, {last['seen']} tokens seen, a cache of {last['bytes'] / 1e6:.4g} MB."

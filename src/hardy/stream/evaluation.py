@@ -89,7 +89,9 @@ def evaluate(
         for name in known:
             least = KVPolicy(budget=limit, scorer=name).least
             if limit.unit == "frames":
-                raise InputError(f"a budget of {limit} is for streams of frames; a language model's is in tokens or bytes")
+                raise InputError(
+                    f"a budget of {limit} is for streams of frames; a language model's is in tokens or bytes"
+                )
             if limit.unit == "tokens" and limit.amount < least:
                 raise InputError(f"a budget of {limit} is less than what {name} protects and one more, {least} tokens")
     checks.integer("chunk", chunk, at_least=1)

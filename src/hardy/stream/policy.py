@@ -57,7 +57,9 @@ class Budget:
 
     def __str__(self) -> str:
         if self.unit == "bytes":
-            name, size = next(((n, s) for n, s in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)) if self.amount >= s), ("B", 1))
+            name, size = next(
+                ((n, s) for n, s in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)) if self.amount >= s), ("B", 1)
+            )
             return f"{self.amount / size:g} {name}"
         return f"{self.amount} {self.unit}"
 

@@ -227,9 +227,7 @@ class SnapKV(Scorer):
     def scores(self, stored: Stored) -> torch.Tensor:
         memory = stored.memory
         assert memory.queries is not None
-        votes = attention_received(
-            memory.queries.float(), stored.keys, stored.positions, memory.position, memory.rows
-        )
+        votes = attention_received(memory.queries.float(), stored.keys, stored.positions, memory.position, memory.rows)
         order = stored.positions.expand(votes.shape).argsort(-1)
         pooled = F.max_pool1d(votes.gather(-1, order), self.kernel, stride=1, padding=self.kernel // 2)
         return torch.empty_like(votes).scatter_(-1, order, pooled)
