@@ -62,7 +62,9 @@ def by_loops(query: torch.Tensor, segment: Segment, scale: float) -> torch.Tenso
     out = torch.zeros_like(query)
     key_codes = unpack_fields(segment.keys, segment.keys.shape[-1] * 8 // dim).double()  # pyright: ignore[reportArgumentType]
     value_codes = unpack_fields(segment.values, segment.values.shape[-1] * 8 // dim).double()  # pyright: ignore[reportArgumentType]
-    assert segment.key_scales is not None and segment.value_scales is not None and segment.pages is not None
+    assert segment.key_scales is not None
+    assert segment.value_scales is not None
+    assert segment.pages is not None
     for b in range(batch):
         for h in range(heads):
             page_head = h if segment.pages.shape[1] > 1 else 0

@@ -339,12 +339,11 @@ def test_what_is_kept_is_a_matter_of_the_policy_alone() -> None:
 def test_models_without_such_a_cache_are_refused() -> None:
     with pytest.raises(InputError, match="without keys and values"):
         CompressedCache(build("mamba").config)
+    config = build("llama").config
+    config.num_hidden_layers = 3
+    watched = observe(build("llama"), CompressedCache(config))
     with pytest.raises(InputError, match="3 layers, LlamaForCausalLM has 2"):
-        other = build("llama")
-        config = build("llama").config
-        config.num_hidden_layers = 3
-        with observe(other, CompressedCache(config)):
-            pass
+        watched.__enter__()
 
 
 def test_keys_that_are_not_finite_are_refused() -> None:

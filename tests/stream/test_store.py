@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hardy.errors import InputError
 from hardy.ops.packed_attention import packed_attention
 from hardy.stream import LayerStore
-from hardy.stream.codec import CODECS, Affine, Codec, LloydMax, affine_codes, gaussian_levels, rotate
+from hardy.stream.codec import CODECS, Affine, Codec, Codes, LloydMax, affine_codes, gaussian_levels, rotate
 from hardy.stream.store import PAGE, SPARSE
 
 DIM = 32
@@ -31,6 +31,11 @@ def filled(
 
 def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
+
+
+def decoded(codec: Codec, codes: Codes) -> torch.Tensor:
+    """One page of dimension 64, dense."""
+    return codec.decode(codes, torch.zeros(1, 1, codes.codes.shape[2], dtype=torch.long), 64, torch.float32)
 
 
 def in_order(store: LayerStore, tensor: torch.Tensor) -> torch.Tensor:
@@ -216,7 +221,6 @@ def test_a_rotation_comes_back_and_keeps_lengths(dim: int) -> None:
 def test_a_rotation_spreads_a_channel_that_stands_out() -> None:
     keys = generated(1, 1, 64, 64)
     keys[..., 3] *= 50
-    page = torch.zeros(1, 1, 64, dtype=torch.long)
     per_token = affine_codes(keys, 4, -1)
     plain = per_token[0].float() * per_token[1][..., :1] + per_token[1][..., 1:]
     rotated = LloydMax(key_bits=4, value_bits=4)

@@ -112,9 +112,7 @@ def _compiled(query: torch.Tensor, segments: Sequence[Segment], scale: float) ->
         keys, values = (
             side.view(torch.int16) if side.dtype in _FORMATS else side for side in (segment.keys, segment.values)
         )
-        parts.append(
-            (key_format, value_format, segment.first, segment.tokens, keys, values)
-            + (segment.key_scales, segment.value_scales, segment.pages)
-        )
+        codes = key_format, value_format, segment.first, segment.tokens, keys, values
+        parts.append((*codes, segment.key_scales, segment.value_scales, segment.pages))
     module.packed_attention(kernels.path(), query, parts, scale, output, torch.get_num_threads())
     return output

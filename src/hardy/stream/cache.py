@@ -174,8 +174,8 @@ class CompressedLayer(CacheLayerMixin):
         policy, store = self.cache.policy, self.store
         if store.shape[0] > 1 and not self.cache.observed:
             raise InputError(
-                f"a batch of {store.shape[0]} rows may be padded, which a cache on its own cannot see; evicting from it "
-                'needs hardy.stream.observe, CompressedCache.for_model or attn_implementation="hardy"'
+                f"a batch of {store.shape[0]} rows may be padded, which a cache on its own cannot see; evicting from "
+                'it needs hardy.stream.observe, CompressedCache.for_model or attn_implementation="hardy"'
             )
         if store.length <= target:
             raise InputError(
@@ -231,8 +231,10 @@ class CompressedLayer(CacheLayerMixin):
 
     def state_dict(self) -> dict[str, Any]:
         """What this layer holds, and what it knows of itself."""
-        known = None if not self.is_initialized else {"tokens": self.tokens, "room": self.room,
-                                                      "evicted": self.evicted, "dtype": str(self.dtype).removeprefix("torch.")}  # fmt: skip
+        known = None
+        if self.is_initialized:
+            kind = str(self.dtype).removeprefix("torch.")
+            known = {"tokens": self.tokens, "room": self.room, "evicted": self.evicted, "dtype": kind}
         return {"known": known, "store": self.store.state_dict(), "memory": dataclasses.asdict(self.memory)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -282,8 +284,8 @@ class CompressedCache(Cache):
         if limit is not None and limit.unit == "tokens" and limit.amount < self.policy.least:
             first, recent = self.policy.first, self.policy.guard.recent
             raise InputError(
-                f"a budget of {limit} is less than what is protected ({first} first and {recent} recent tokens) and one "
-                f"more; give at least {self.policy.least}, or protect less"
+                f"a budget of {limit} is less than what is protected ({first} first and {recent} recent tokens) and "
+                f"one more; give at least {self.policy.least}, or protect less"
             )
         kinds, options = _layer_kinds(self.config)
         layers: list[Any] = []
@@ -343,7 +345,7 @@ class CompressedCache(Cache):
 
     @property
     def stats(self) -> dict[str, int]:
-        """Counts: seen and kept tokens (of the layer that keeps most), evicted ones, bytes, pages, requantized tokens."""
+        """Tokens seen, kept by the layer that keeps most, evicted and requantized in all; bytes, and pages."""
         layers = self._mine
         return {
             "seen": max((layer.store.seen for layer in layers), default=0),

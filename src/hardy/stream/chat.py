@@ -128,8 +128,8 @@ class Chat:
         if self.context is None or self.cache.get_seq_length() <= self.context:
             return ()
         return (
-            f"{self.cache.get_seq_length()} tokens were seen and the model was made for {self.context}: positions beyond "
-            "are new to it, and answers may suffer however large the cache",
+            f"{self.cache.get_seq_length()} tokens were seen and the model was made for {self.context}: positions "
+            "beyond are new to it, and answers may suffer however large the cache",
         )
 
     def _tokens(self, ids: torch.Tensor) -> Iterator[int]:

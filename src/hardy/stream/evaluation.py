@@ -242,14 +242,14 @@ def report_of(name: str, arms: Sequence[Condition], results: Results, settings: 
         if lines := _lines(metric, label, arms, rows):
             figures.append(lines)
     notes = [
-        "bytes are the most that the cache held after a chunk, of every tensor; the dense cache holds the model's dtype",
+        "bytes are the most that the cache held after a chunk, every tensor; the dense cache has the model's dtype",
         "a fact counts as recalled if each token of the answer is the most likely one",
         *results.notes(),
     ]
     if settings["context"] is not None and settings["stream_tokens"] > settings["context"]:
         notes.append(
-            f"the stream has {settings['stream_tokens']} tokens, the model was made for {settings['context']}: positions "
-            "beyond that are new to it, whatever the cache"
+            f"the stream has {settings['stream_tokens']} tokens, the model was made for {settings['context']}: "
+            "positions beyond that are new to it, whatever the cache"
         )
     return Report(
         title=f"Streaming a text through {name} within a budget",
@@ -279,15 +279,22 @@ def _lines(metric: str, label: str, arms: Sequence[Condition], rows: Sequence[Ro
     )
     caption = "Grey lines are controls: the dense cache, and tokens evicted by lot."
     return Lines(
-        title=f"{metric.capitalize()} against bytes", caption=caption, x_label="cache [MB]", y_label=label, series=series,
+        title=f"{metric.capitalize()} against bytes",
+        caption=caption,
+        x_label="cache [MB]",
+        y_label=label,
+        series=series,
         log_x=True,
-    )  # fmt: skip
+    )
 
 
 def _summary(arms: Sequence[Condition], rows: Sequence[Row]) -> tuple[str, ...]:
     by = {(row.metric, row.condition): row for row in rows}
     dense = by[("perplexity", DENSE)]
     told = [f"The dense cache: perplexity {dense.value:.4g}, {by[('cache bytes', DENSE)].value / 1e6:.3g} MB."]
+    recalled = by.get(("recall", DENSE))
+    if recalled is not None and recalled.value == 0:
+        told.append("Not even the dense cache recalls a fact: recall says nothing about the others here.")
     bounded = [arm.name for arm in arms if arm.baseline not in (None, DENSE) and ("perplexity", arm.name) in by]
     if bounded:
         best = min(bounded, key=lambda name: by[("perplexity", name)].value)

@@ -90,13 +90,13 @@ class Scorer(abc.ABC):
     def scores(self, stored: Stored) -> torch.Tensor:
         """(batch, heads or 1, tokens) float32."""
 
-    def observe_queries(self, memory: Memory, queries: torch.Tensor, stored: Stored, scale: float) -> None:
+    def observe_queries(self, memory: Memory, queries: torch.Tensor, stored: Stored, scale: float) -> None:  # noqa: B027
         """Take in queries (batch, heads, n, dim), rotated as attention uses them, of the last n positions."""
 
-    def observe_mlp(self, memory: Memory, output: torch.Tensor, stored: Stored) -> None:
+    def observe_mlp(self, memory: Memory, output: torch.Tensor, stored: Stored) -> None:  # noqa: B027
         """Take in what the MLP of the layer adds for the last n tokens, (batch, n, dim)."""
 
-    def forget(self, memory: Memory) -> None:
+    def forget(self, memory: Memory) -> None:  # noqa: B027
         """After an eviction."""
 
     def memory_bytes(self, batch: int, query_heads: int, dim: int) -> int:
