@@ -100,10 +100,7 @@ def test_a_token_is_quantized_once_however_often_others_go() -> None:
         again, left = again[:, :, keep], left[:, :, keep]
         pages = -(-again.shape[2] // PAGE)
         parts = [codec.encode_keys(again[:, :, i * PAGE : (i + 1) * PAGE]) for i in range(pages)]
-        again = torch.cat(
-            [codec.decode(p, torch.zeros(1, 1, p.codes.shape[2], dtype=torch.long), 64, torch.float32) for p in parts],
-            2,
-        )
+        again = torch.cat([decoded(codec, part) for part in parts], 2)
     assert first == pytest.approx(0.09, abs=0.01)
     assert store.requantized == 0
     assert error(store.view(torch.float32)[0], left) == pytest.approx(first, abs=0.002)
@@ -225,6 +222,5 @@ def test_a_rotation_spreads_a_channel_that_stands_out() -> None:
     plain = per_token[0].float() * per_token[1][..., :1] + per_token[1][..., 1:]
     rotated = LloydMax(key_bits=4, value_bits=4)
     rest = [c for c in range(64) if c != 3]
-    assert error(
-        rotated.decode(rotated.encode_keys(keys), page, 64, torch.float32)[..., rest], keys[..., rest]
-    ) < error(plain[..., rest], keys[..., rest])
+    found = decoded(rotated, rotated.encode_keys(keys))
+    assert error(found[..., rest], keys[..., rest]) < error(plain[..., rest], keys[..., rest])

@@ -9,7 +9,10 @@ from hardy.cli.options import Device, Dtype, Kept, Model, Text, Workers, interru
 
 app = typer.Typer(help="Endless text in bounded, packed memory.", no_args_is_help=True)
 
-SCORERS = "sink-recent, sliding, random, key-norm, key-diversity, pooled-query, snapkv, accumulated-attention, residual-shift."
+SCORERS = (
+    "sink-recent, sliding, random, key-norm, key-diversity, pooled-query, snapkv, accumulated-attention, "
+    "residual-shift."
+)
 Codec = Annotated[str, typer.Option(help="affine: scale and minimum; lloyd-max: after a random rotation.")]
 
 

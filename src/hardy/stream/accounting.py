@@ -43,8 +43,8 @@ def memory(model: nn.Module, cache: CompressedCache) -> Report:
     return Report(
         title=f"Memory of {type(model).__name__} and its cache",
         summary=(
-            f"Weights {held_weights / 1e6:.4g} MB and cache {held['cache'] / 1e6:.4g} MB, {whole / 1e6:.4g} MB together; "
-            f"in 16 bits, with every token seen, {total / 1e6:.4g} MB.",
+            f"Weights {held_weights / 1e6:.4g} MB and cache {held['cache'] / 1e6:.4g} MB, {whole / 1e6:.4g} MB "
+            f"together; in 16 bits, with every token seen, {total / 1e6:.4g} MB.",
         ),
         rows=tuple(rows),
         settings={"policy": str(cache.policy), "packed layers": len(packed), **cache.stats},
