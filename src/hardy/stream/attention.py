@@ -21,7 +21,7 @@ from hardy.errors import InputError
 from hardy.ops.packed_attention import packed_attention
 
 if TYPE_CHECKING:
-    from hardy.stream.cache import CompressedLayer
+    from hardy.stream.layer import CompressedLayer
 
 NAME = "hardy"
 _UNFUSED = ("softcap", "s_aux", "position_bias")

@@ -83,7 +83,7 @@ class Chat:
             shown = ""
             for token in self._tokens(ids):
                 answer.append(token)
-                text = self.subject.tokenizer.decode(answer, skip_special_tokens=True)
+                text = str(self.subject.tokenizer.decode(answer, skip_special_tokens=True))
                 if not text.endswith("\ufffd") and len(text) > len(shown):
                     yield text[len(shown) :]
                     shown = text
@@ -168,6 +168,7 @@ class Chat:
 
 
 def _ends(subject: Subject) -> set[int]:
-    given = getattr(subject.model.generation_config, "eos_token_id", None)
-    found = {subject.tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
+    given: Any = getattr(subject.model.generation_config, "eos_token_id", None)
+    tokenizer: Any = subject.tokenizer
+    found = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
     return {token for token in found if token is not None}

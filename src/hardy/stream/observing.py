@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from hardy.errors import InputError
@@ -16,7 +14,7 @@ from hardy.hooks import Hooks, watch
 from hardy.stream.attention import NAME
 
 if TYPE_CHECKING:
-    from hardy.stream.cache import CompressedCache, CompressedLayer
+    from hardy.stream.cache import CompressedCache
 
 
 @contextlib.contextmanager
@@ -75,11 +73,8 @@ def bind(model: nn.Module, cache: CompressedCache) -> Callable[[], None]:
 
 
 def _watched_mlps(model: nn.Module, cache: CompressedCache) -> Hooks:
-    def show(layer: CompressedLayer, output: torch.Tensor) -> None:
-        layer.after_mlp(output)
-
-    layers = {f"blocks.{n}.mlp_out": cache.layers[n] for n in cache.full}
-    return watch(model, {name: functools.partial(show, layer) for name, layer in layers.items()}, strict=False)
+    layers: dict[str, Any] = {f"blocks.{number}.mlp_out": cache.layers[number] for number in cache.full}
+    return watch(model, {name: layer.after_mlp for name, layer in layers.items()}, strict=False)
 
 
 def _attention_configs(model: nn.Module) -> list[Any]:

@@ -127,7 +127,7 @@ class KVPolicy:
             key_bits, value_bits = (checks.one_of("bits", side, BITS) for side in sides)
             put("bits", (key_bits, value_bits))
             kind = CODECS[checks.one_of("codec", self.codec, CODECS)]
-            put("codec", kind(key_bits=key_bits, value_bits=value_bits))
+            put("codec", kind(key_bits=key_bits, value_bits=value_bits))  # pyright: ignore[reportArgumentType] - of BITS
         if self.layers is not None and not isinstance(self.layers, Ranking):
             raise InputError(f"layers must be a Ranking, got {self.layers!r:.80}")
         if self.interval is not None:
