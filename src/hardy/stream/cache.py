@@ -166,8 +166,8 @@ class CompressedCache(Cache):
 
     def budget_of(self, number: int, batch: int, heads: int, dim: int) -> tuple[int | None, int | None]:
         """The budget of a layer in tokens, and in bytes where the policy's is; None for all."""
-        limit, layer = self.policy.limit, self.layers[number]
-        if limit is None or layer.is_sliding:
+        limit = self.policy.limit
+        if limit is None or number not in self.shares:
             return None, None
         share = self.shares[number]
         if limit.unit == "tokens":
