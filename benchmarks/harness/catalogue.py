@@ -25,6 +25,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "splat-room": ("splat", {"scene": "room", "steps": 1000, "budget": 20000}),
     "splat-room-long": ("splat", {"scene": "room", "steps": 5000, "budget": 20000}),
     "splat-room-unlimited": ("splat", {"scene": "room", "steps": 1000}),
+    "stream-growth": ("stream", {"part": "growth"}),
+    "stream-quality": ("stream", {"part": "quality"}),
+    "stream-speed": ("stream", {"part": "speed"}),
 }
 SCRIPTS = {script for script, _ in VARIANTS.values()}
 

@@ -9,7 +9,7 @@
 
 namespace hardy {
 namespace {
-#include "splat_lanes.h"
+#include "lanes.h"
 #include "splat_tiles.h"
 }  // namespace
 const SplatPath kSplatAvx512 = {"avx512", forward, backward};

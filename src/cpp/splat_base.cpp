@@ -15,7 +15,7 @@
 
 namespace hardy {
 namespace {
-#include "splat_lanes.h"
+#include "lanes.h"
 #include "splat_tiles.h"
 }  // namespace
 const SplatPath kSplatBase = {"scalar", forward, backward};

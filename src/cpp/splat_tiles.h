@@ -1,4 +1,4 @@
-// The loops over one tile, the same for every instruction set; see splat_lanes.h. `Channels` is 0 where their number is
+// The loops over one tile, the same for every instruction set; see lanes.h. `Channels` is 0 where their number is
 // known at run time only.
 
 constexpr float kLeast = 1.0f / 255.0f;  // alpha below this is nothing

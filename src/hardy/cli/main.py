@@ -43,6 +43,7 @@ from hardy.cli.report import app as report_app
 from hardy.cli.rtl import app as rtl_app
 from hardy.cli.simulate import simulate
 from hardy.cli.splat import app as splat_app
+from hardy.cli.stream import app as stream_app
 from hardy.cli.teach import teach
 from hardy.cli.zoo import app as zoo_app
 from hardy.errors import InputError, shortened
@@ -65,6 +66,7 @@ app.add_typer(field_app, name="field")
 app.add_typer(splat_app, name="splat")
 app.add_typer(steer_app, name="steer")
 app.add_typer(rtl_app, name="rtl")
+app.add_typer(stream_app, name="stream")
 app.command()(quantize)
 app.command()(export)
 app.command()(simulate)

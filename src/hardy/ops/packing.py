@@ -92,3 +92,38 @@ def unpack_codes(packed: torch.Tensor, length: int, bits: int) -> torch.Tensor:
     flat = (packed[..., None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
     digits = flat.flatten(-2)[..., : length * bits].unflatten(-1, (length, bits))
     return (digits << torch.arange(bits, dtype=torch.uint8, device=packed.device)).sum(-1, dtype=torch.uint8)
+
+
+def pack_fields(codes: torch.Tensor, bits: Literal[2, 4, 8]) -> torch.Tensor:
+    """Codes (..., n) below 2^bits as bytes (..., n * bits / 8) uint8, whose neighbours in a byte lie far apart.
+
+    Field f of byte j holds the code f * (n * bits / 8) + j, so that one mask and one shift give codes in a row.
+
+    Raises:
+        InputError: a code is out of range, `bits` is not 2, 4 or 8, or n does not fill whole bytes.
+    """
+    fields = _fields(codes.shape[-1], bits)
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if low < 0 or high >= 2**bits:
+        raise InputError(f"codes of {bits} bits are 0 to {2**bits - 1}, got {low} to {high}")
+    parts = codes.to(torch.uint8).unflatten(-1, (fields, -1)).unbind(-2)
+    packed = parts[0].clone()
+    for place, part in enumerate(parts[1:], start=1):
+        packed |= part << (place * bits)
+    return packed
+
+
+def unpack_fields(packed: torch.Tensor, bits: Literal[2, 4, 8]) -> torch.Tensor:
+    """The codes (..., n) uint8 that `pack_fields` packed."""
+    fields = _fields(packed.shape[-1] * 8 // bits, bits)
+    if fields == 1:
+        return packed
+    return torch.cat([(packed >> (place * bits)) & (2**bits - 1) for place in range(fields)], -1)
+
+
+def _fields(length: int, bits: int) -> int:
+    if bits not in (2, 4, 8):
+        raise InputError(f"fields of a byte have 2, 4 or 8 bits, got {bits!r}")
+    if length % (8 // bits):
+        raise InputError(f"{length} codes of {bits} bits do not fill whole bytes; give a multiple of {8 // bits}")
+    return 8 // bits
