@@ -16,6 +16,7 @@ def trit_product(
     threads: int,
     /,
 ) -> None: ...
+def binary_conv(path: str, x: Any, kernel: list[int], channels_last: bool, *arguments: Any) -> None: ...
 def fit_trits(
     weights: Any,
     lengths: Any,

@@ -1,7 +1,9 @@
 """Few bits, and where to spend them."""
 
+from hardy.quant import activation, binary
 from hardy.quant.absmean import AbsmeanTrits
 from hardy.quant.asymmetric_trits import AsymmetricTrits
+from hardy.quant.binary_weights import Annealing, BinaryWeights
 from hardy.quant.bit_budget import allocate
 from hardy.quant.block_removal import perplexity_drop
 from hardy.quant.calibrated_trit_planes import CalibratedTritPlanes
@@ -21,7 +23,9 @@ from hardy.quant.unpacking import Unpack, unpack
 __all__ = [
     "GPTQ",
     "AbsmeanTrits",
+    "Annealing",
     "AsymmetricTrits",
+    "BinaryWeights",
     "CalibratedTritPlanes",
     "ClippedRoundToNearest",
     "GridLinear",
@@ -32,7 +36,9 @@ __all__ = [
     "TritPlanes",
     "TunedScales",
     "Unpack",
+    "activation",
     "allocate",
+    "binary",
     "combined",
     "effective_rank",
     "energy_gain",

@@ -1,0 +1,64 @@
+// The binary convolution in plain C++, for processors without a path of their own and as the standard of the others.
+#include "binary_conv.h"
+
+namespace hardy {
+namespace {
+
+HARDY_INLINE uint64_t bits_of(uint64_t v) {
+#ifdef __GNUC__
+  return static_cast<uint64_t>(__builtin_popcountll(v));
+#else
+  v -= v >> 1 & 0x5555555555555555u;
+  v = (v & 0x3333333333333333u) + (v >> 2 & 0x3333333333333333u);
+  return ((v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56;
+#endif
+}
+
+struct Isa {
+  struct Words {
+    uint64_t v[kLanes];
+  };
+  struct Floats {
+    float v[kLanes];
+  };
+  static constexpr int kSums = 4;
+
+  static HARDY_INLINE Words zero() { return {}; }
+  static HARDY_INLINE Words load(const uint64_t* p) {
+    Words w;
+    std::memcpy(w.v, p, sizeof w.v);
+    return w;
+  }
+  static HARDY_INLINE Words count(Words sum, const Words& a, uint64_t b) {
+    for (int i = 0; i < kLanes; ++i) sum.v[i] += bits_of(a.v[i] & b);
+    return sum;
+  }
+  static HARDY_INLINE Words add_shifted(Words sum, const Words& a, int shift) {
+    for (int i = 0; i < kLanes; ++i) sum.v[i] += a.v[i] << shift;
+    return sum;
+  }
+  static HARDY_INLINE Floats affine(const Words& set, const Words& all, int64_t signs, int64_t taken, float scale,
+                                    float offset, float bias) {
+    Floats y;
+    for (int i = 0; i < kLanes; ++i) {
+      const int64_t sum = static_cast<int64_t>(all.v[i]);
+      const float dot = static_cast<float>(2 * static_cast<int64_t>(set.v[i]) - sum - signs);
+      y.v[i] = scale * dot + offset * static_cast<float>(sum - taken) + bias;
+    }
+    return y;
+  }
+  static HARDY_INLINE void store(float* p, const Floats& y, int count) {
+    for (int i = 0; i < count; ++i) p[i] = y.v[i];
+  }
+  static HARDY_INLINE void store_apart(float* p, int64_t step, const Floats& y, int count) {
+    for (int i = 0; i < count; ++i) p[i * step] = y.v[i];
+  }
+};
+
+#include "binary_conv_loops.h"
+
+}  // namespace
+
+const BinaryPath kBinaryScalar{quantize, product};
+
+}  // namespace hardy
