@@ -1,6 +1,7 @@
 #include "binary_conv.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <stdexcept>
 #include <vector>
@@ -35,57 +36,36 @@ const BinaryPath& path_of(const std::string& name) {
   return kBinaryScalar;
 }
 
-// What padding holds: the code of zero in every channel that there is.
-void fill_border(const BinaryConv& conv, uint8_t* planes) {
-  const int64_t bytes = conv.channel_bytes(), pixels = conv.padded_height() * conv.padded_width();
-  for (int p = 0; p < conv.planes; ++p) {
-    uint8_t* plane = planes + p * conv.plane_bytes();
-    if (!(conv.padding_code >> p & 1)) {
-      std::memset(plane, 0, conv.plane_bytes());
-      continue;
-    }
-    std::memset(plane, 0xff, conv.plane_bytes());
-    if (conv.channels % 8)
-      for (int64_t i = 0; i < pixels; ++i) plane[i * bytes + bytes - 1] = uint8_t((1 << conv.channels % 8) - 1);
-  }
-}
-
 constexpr int64_t kWorthAThread = int64_t{1} << 16;  // words times channels
 
 }  // namespace
 
-void binary_conv(const std::string& name, const BinaryConv& conv, const float* x, float* output, int threads) {
+bool binary_conv(const std::string& name, const BinaryConv& conv, const float* x, float* output, int threads) {
   const BinaryPath& path = path_of(name);
-  const int64_t blocks = (conv.pixels() + kLanes - 1) / kLanes, words = conv.words();
-  if (conv.images == 0 || conv.out == 0 || conv.pixels() <= 0) return;
-  // Windows are copied eight bytes at a time, so there must be some more at the end.
-  const std::unique_ptr<uint8_t[]> planes(new uint8_t[conv.images * conv.image_bytes() + 8]);
-  const int64_t work = conv.images * blocks * conv.planes * words * conv.out;
+  if (conv.images == 0 || conv.out == 0 || conv.pixels() <= 0) return true;
+  const int64_t rows = conv.padded_height(), image_words = rows * conv.row_size();
+  const std::unique_ptr<uint64_t[]> memory(new uint64_t[conv.images * image_words + kLanes]);
+  uint64_t* seen = memory.get() + (-reinterpret_cast<uintptr_t>(memory.get()) & 63) / 8;
+  const int64_t work = conv.images * conv.pixels() / kLanes * conv.planes * conv.words() * conv.out;
   const int useful = static_cast<int>(std::min<int64_t>(threads, 1 + work / kWorthAThread));
-
-  if (conv.pad_height || conv.pad_width)
-    for (int64_t i = 0; i < conv.images; ++i) fill_border(conv, planes.get() + i * conv.image_bytes());
   const int64_t image_size = conv.channels * conv.height * conv.width;
-  parallel_for(conv.images * conv.height, std::max<int64_t>(1, 4096 / (conv.channels * conv.width)), useful,
+  std::atomic<bool> finite{true};
+  parallel_for(conv.images * rows, std::max<int64_t>(1, 16384 / (conv.channels * conv.width)), useful,
                [&](int64_t begin, int64_t end) {
-                 const int64_t row = std::max(conv.width, (conv.channels + 7) / 8 * 8);
-                 const std::unique_ptr<uint8_t[]> scratch(new uint8_t[row * (1 + kMaxPlanes)]);
+                 const std::unique_ptr<uint8_t[]> bytes(new uint8_t[scratch_bytes(conv)]);
                  for (int64_t i = begin; i < end; ++i)
-                   path.quantize(conv, x + i / conv.height * image_size, i % conv.height,
-                                 planes.get() + i / conv.height * conv.image_bytes(), scratch.get());
+                   if (!path.quantize(conv, x + i / rows * image_size, i % rows - conv.pad_height,
+                                      seen + i * conv.row_size(), bytes.get()))
+                     finite = false;
                });
-  const int64_t grain = std::max<int64_t>(1, blocks * conv.images / (4 * std::max(useful, 1)));
-  parallel_for(conv.images * blocks, grain, useful, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<uint64_t[]> memory(new uint64_t[conv.planes * words * kLanes + words + 1 + kLanes]);
-    const uintptr_t line = reinterpret_cast<uintptr_t>(memory.get());
-    uint64_t* scratch = memory.get() + (-line & 63) / 8;
-    for (int64_t i = begin; i < end;) {
-      const int64_t image = i / blocks, last = std::min(end, (image + 1) * blocks);
-      path.product(conv, planes.get() + image * conv.image_bytes(), i - image * blocks, last - image * blocks, scratch,
-                   output + image * conv.out * conv.pixels());
-      i = last;
-    }
+  if (!finite) return false;
+  const int64_t out_rows = conv.out_height(), grain = std::max<int64_t>(1, out_rows * conv.images / (4 * useful));
+  parallel_for(conv.images * out_rows, grain, useful, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      path.product(conv, seen + i / out_rows * image_words, i % out_rows,
+                   output + i / out_rows * conv.out * conv.pixels());
   });
+  return true;
 }
 
 }  // namespace hardy

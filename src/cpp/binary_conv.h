@@ -17,7 +17,7 @@
 
 namespace hardy {
 
-constexpr int kLanes = 8;      // output pixels side by side
+constexpr int kLanes = 8;      // output pixels side by side, and output channels
 constexpr int kMaxPlanes = 8;  // bits of a code
 
 struct BinaryConv {
@@ -31,13 +31,16 @@ struct BinaryConv {
   const float* shift;  // (channels,) or null
   int factor, padding_code, planes;
 
-  const uint64_t* signs;  // (out, words()): bit 1 for +1, in the order (kernel_height, kernel_width, channel_bytes)
+  // (ceil(out / kLanes), kernel_height, row_words(), kLanes): bit 1 for +1; a row of the kernel is (kernel_width,
+  // channel_bytes), filled up to whole words.
+  const uint64_t* signs;
   // y = scale * sum of sign * (code - padding_code) + offset * sum of (code - padding_code) + bias
   const float *scale, *offset, *bias;  // (out,)
   const int32_t* sign_sums;            // (out,), padding_code * sum of signs
 
   int64_t channel_bytes() const { return (channels + 7) / 8; }
-  int64_t words() const { return (kernel_height * kernel_width * channel_bytes() + 7) / 8; }
+  int64_t row_words() const { return (kernel_width * channel_bytes() + 7) / 8; }
+  int64_t words() const { return kernel_height * row_words(); }
   int64_t padded_height() const { return height + 2 * pad_height; }
   int64_t padded_width() const { return width + 2 * pad_width; }
   int64_t out_height() const {
@@ -45,23 +48,30 @@ struct BinaryConv {
   }
   int64_t out_width() const { return (padded_width() - dilation_width * (kernel_width - 1) - 1) / stride_width + 1; }
   int64_t pixels() const { return out_height() * out_width(); }
-  int64_t plane_bytes() const { return padded_height() * padded_width() * channel_bytes(); }
-  int64_t image_bytes() const { return planes * plane_bytes(); }
+  int64_t blocks() const { return (out_width() + kLanes - 1) / kLanes; }  // of a row of output pixels
+  // Of one row of the padded image: what each output pixel of a row sees of it, (planes, row_words, blocks * kLanes).
+  int64_t row_size() const { return planes * row_words() * blocks() * kLanes; }
 };
 
-// One instruction set's loops. Ranges are half-open.
+// One instruction set's loops.
 struct BinaryPath {
-  // The bit planes of one row of an image (planes, padded_height, padded_width, channel_bytes), the border left alone.
-  void (*quantize)(const BinaryConv&, const float* image, int64_t row, uint8_t* planes, uint8_t* scratch);
-  // The outputs of blocks of kLanes pixels of an image. `scratch` holds planes * words * kLanes words.
-  void (*product)(const BinaryConv&, const uint8_t* planes, int64_t block_begin, int64_t block_end, uint64_t* scratch,
-                  float* output);
+  // What output pixels see of one row of an image, into `seen` (row_size). `bytes` has room for a row of scratch_bytes.
+  // Returns whether all of it is finite.
+  bool (*quantize)(const BinaryConv&, const float* image, int64_t row, uint64_t* seen, uint8_t* bytes);
+  // One row of output pixels, of `seen` of all rows of the padded image.
+  void (*product)(const BinaryConv&, const uint64_t* seen, int64_t row, float* output);
 };
+
+// Bytes that `quantize` works in: codes and bits of a row, and eight more, as bits are copied eight bytes at a time.
+inline int64_t scratch_bytes(const BinaryConv& conv) {
+  const int64_t codes = conv.width > conv.channels ? conv.width : conv.channels + 8;
+  return codes * (1 + kMaxPlanes) + conv.planes * (conv.padded_width() * conv.channel_bytes() + 8);
+}
 
 extern const BinaryPath kBinaryScalar, kBinaryAvx2, kBinaryAvx512, kBinaryNeon;
 
 // output (images, out, out_height, out_width), or with the channels last, of x (images, channels, height, width),
-// likewise. `path` is one of trit_product_paths().
-void binary_conv(const std::string& path, const BinaryConv& conv, const float* x, float* output, int threads);
+// likewise. `path` is one of trit_product_paths(). False, and no output, if an input is NaN or infinite.
+bool binary_conv(const std::string& path, const BinaryConv& conv, const float* x, float* output, int threads);
 
 }  // namespace hardy

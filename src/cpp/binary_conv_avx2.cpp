@@ -29,6 +29,7 @@ struct Isa {
     return {_mm256_add_epi64(sum.low, bits_of(_mm256_and_si256(a.low, all))),
             _mm256_add_epi64(sum.high, bits_of(_mm256_and_si256(a.high, all)))};
   }
+  static HARDY_INLINE Words count(Words sum, Words a) { return count(sum, a, ~uint64_t{0}); }
   static HARDY_INLINE Words add_shifted(Words sum, Words a, int shift) {
     const __m128i by = _mm_cvtsi32_si128(shift);
     return {_mm256_add_epi64(sum.low, _mm256_sll_epi64(a.low, by)),

@@ -17,6 +17,7 @@ struct Isa {
     const Words both = _mm512_and_si512(a, _mm512_set1_epi64(static_cast<long long>(b)));
     return _mm512_add_epi64(sum, _mm512_popcnt_epi64(both));
   }
+  static HARDY_INLINE Words count(Words sum, Words a) { return _mm512_add_epi64(sum, _mm512_popcnt_epi64(a)); }
   static HARDY_INLINE Words add_shifted(Words sum, Words a, int shift) {
     return _mm512_add_epi64(sum, _mm512_sll_epi64(a, _mm_cvtsi32_si128(shift)));
   }

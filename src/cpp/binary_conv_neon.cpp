@@ -30,6 +30,7 @@ struct Isa {
     }
     return sum;
   }
+  static HARDY_INLINE Words count(Words sum, const Words& a) { return count(sum, a, ~uint64_t{0}); }
   static HARDY_INLINE Words add_shifted(Words sum, const Words& a, int shift) {
     const int64x2_t by = vdupq_n_s64(shift);
     for (int i = 0; i < 4; ++i) sum.v[i] = vaddq_u64(sum.v[i], vshlq_u64(a.v[i], by));

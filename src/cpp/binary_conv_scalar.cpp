@@ -33,6 +33,7 @@ struct Isa {
     for (int i = 0; i < kLanes; ++i) sum.v[i] += bits_of(a.v[i] & b);
     return sum;
   }
+  static HARDY_INLINE Words count(Words sum, const Words& a) { return count(sum, a, ~uint64_t{0}); }
   static HARDY_INLINE Words add_shifted(Words sum, const Words& a, int shift) {
     for (int i = 0; i < kLanes; ++i) sum.v[i] += a.v[i] << shift;
     return sum;

@@ -49,11 +49,11 @@ void bind_trit_product(nb::module_& module) {
 void bind_binary_conv(nb::module_& module) {
   module.def(
       "binary_conv",
-      [](const std::string& path, const Tensor<const float>& x, const std::vector<int64_t>& kernel, bool channels_last,
-         const std::vector<float>& grid, const std::optional<Tensor<const float>>& shift, int factor, int padding_code,
-         int planes, const Tensor<const int64_t>& signs, const Tensor<const float>& scale,
-         const Tensor<const float>& offset, const Tensor<const float>& bias, const Tensor<const int32_t>& sign_sums,
-         const Tensor<float>& output, int threads) {
+      [](const std::string& path, const Tensor<const float>& x, const Tensor<float>& output, bool channels_last,
+         int threads, const std::vector<int64_t>& kernel, const std::vector<float>& grid,
+         const std::optional<Tensor<const float>>& shift, int factor, int padding_code, int planes,
+         const Tensor<const int64_t>& signs, const Tensor<const float>& scale, const Tensor<const float>& offset,
+         const Tensor<const float>& bias, const Tensor<const int32_t>& sign_sums) {
         if (kernel.size() != 8 || grid.size() != 3) throw nb::value_error("kernel must have 8 numbers, grid 3");
         if (planes < 1 || planes > hardy::kMaxPlanes) throw nb::value_error("planes must be 1 to 8");
         if (*std::min_element(kernel.begin(), kernel.end()) < 0 || kernel[2] < 1 || kernel[3] < 1)
@@ -72,7 +72,8 @@ void bind_binary_conv(nb::module_& module) {
         conv.step = grid[0], conv.zero = grid[1], conv.largest = grid[2];
         conv.shift = shift ? expect("shift", *shift, {conv.channels}) : nullptr;
         conv.factor = factor, conv.padding_code = padding_code, conv.planes = planes;
-        conv.signs = reinterpret_cast<const uint64_t*>(expect("signs", signs, {conv.out, conv.words()}));
+        const int64_t tiles = (conv.out + hardy::kLanes - 1) / hardy::kLanes;
+        conv.signs = reinterpret_cast<const uint64_t*>(expect("signs", signs, {tiles, conv.words(), hardy::kLanes}));
         conv.scale = scale.data;
         conv.offset = expect("offset", offset, {conv.out});
         conv.bias = expect("bias", bias, {conv.out});
@@ -83,10 +84,10 @@ void bind_binary_conv(nb::module_& module) {
         else
           expect("output", output, {conv.images, conv.out, height, width});
         nb::gil_scoped_release release;
-        hardy::binary_conv(path, conv, x.data, output.data, threads);
+        return hardy::binary_conv(path, conv, x.data, output.data, threads);
       },
-      "path"_a, "x"_a, "kernel"_a, "channels_last"_a, "grid"_a, "shift"_a.none(), "factor"_a, "padding_code"_a,
-      "planes"_a, "signs"_a, "scale"_a, "offset"_a, "bias"_a, "sign_sums"_a, "output"_a, "threads"_a);
+      "path"_a, "x"_a, "output"_a, "channels_last"_a, "threads"_a, "kernel"_a, "grid"_a, "shift"_a.none(), "factor"_a,
+      "padding_code"_a, "planes"_a, "signs"_a, "scale"_a, "offset"_a, "bias"_a, "sign_sums"_a);
 }
 
 template <class T>

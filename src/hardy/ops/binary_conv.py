@@ -15,6 +15,7 @@ Source: XNOR-Net (arXiv 1603.05279) for one bit, DoReFa-Net (1606.06160) for bit
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -123,11 +124,33 @@ class BinaryMatrix:
 
     @functools.cached_property
     def words(self) -> torch.Tensor:
-        """(out, words) int64: the signs as the kernels read them, (height, width, channels in whole bytes)."""
-        positive = (self.signs > 0).permute(0, 2, 3, 1)
-        filled = F.pad(positive, (0, -positive.shape[-1] % 8)).flatten(1)
-        filled = F.pad(filled, (0, -filled.shape[-1] % 64))
-        return pack_codes(filled.to(torch.uint8), 1).view(torch.int64)
+        """(ceil(out / 8), words, 8) int64: the signs as the kernels read them, eight channels side by side.
+
+        A row of a kernel, (width, channels in whole bytes), is filled up to whole words.
+        """
+        rows = F.pad((self.signs > 0).permute(0, 2, 3, 1), (0, -self.shape[1] % 8)).flatten(2)  # (out, height, bits)
+        rows = F.pad(rows, (0, -rows.shape[-1] % 64)).flatten(1)
+        rows = F.pad(rows, (0, 0, 0, -len(rows) % 8))
+        packed = pack_codes(rows.to(torch.uint8), 1).view(torch.int64)
+        return packed.unflatten(0, (-1, 8)).mT.contiguous()
+
+    @functools.cached_property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the kernels are told of it."""
+        window, grid = self.window, self.grid
+        return (
+            [*window.kernel, *window.stride, *window.padding, *window.dilation],
+            [grid.step, grid.zero_point, float(2**grid.bits - 1)],
+            None if grid.shift is None else grid.shift.contiguous(),
+            grid.factor,
+            grid.zero_code,
+            grid.planes,
+            self.words,
+            self.scale,
+            self.offset,
+            self.bias,
+            self.sign_sums,
+        )
 
 
 def binary_conv(x: torch.Tensor, matrix: BinaryMatrix, *, channels_last: bool = False) -> torch.Tensor:
@@ -143,12 +166,15 @@ def binary_conv(x: torch.Tensor, matrix: BinaryMatrix, *, channels_last: bool = 
         layout = f"(batch, height, width, {channels})" if channels_last else f"(batch, {channels}, height, width)"
         raise InputError(f"the weight takes {layout} float32, got {tuple(x.shape)} {x.dtype}")
     height, width = _output_size(x.shape[1:3] if channels_last else x.shape[2:], matrix.window)
-    x = checks.finite("the input of a layer with binary weights", x.detach())
+    x = x.detach()
     if x.device.type != "cpu" or matrix.window.groups > 1 or (path := kernels.path()) is None:
-        return reference(x, matrix, channels_last=channels_last)
+        return reference(checks.finite(_INPUT, x), matrix, channels_last=channels_last)
     out = len(matrix.scale)
     shape = (len(x), height, width, out) if channels_last else (len(x), out, height, width)
     return compiled(x, matrix, path, x.new_empty(shape), channels_last=channels_last)
+
+
+_INPUT = "the input of a layer with binary weights"
 
 
 def compiled(
@@ -157,25 +183,9 @@ def compiled(
     """`binary_conv` on a path of `hardy.ops.kernels.paths()`, into `output`."""
     module = kernels.extension()
     assert module is not None
-    window, grid = matrix.window, matrix.grid
-    module.binary_conv(
-        path,
-        x.contiguous(),
-        [*window.kernel, *window.stride, *window.padding, *window.dilation],
-        channels_last,
-        [grid.step, grid.zero_point, float(2**grid.bits - 1)],
-        None if grid.shift is None else grid.shift.contiguous(),
-        grid.factor,
-        grid.zero_code,
-        grid.planes,
-        matrix.words,
-        matrix.scale,
-        matrix.offset,
-        matrix.bias,
-        matrix.sign_sums,
-        output,
-        torch.get_num_threads(),
-    )
+    threads = torch.get_num_threads()
+    if not module.binary_conv(path, x.contiguous(), output, channels_last, threads, *matrix.arguments):
+        checks.finite(_INPUT, x)
     return output
 
 
