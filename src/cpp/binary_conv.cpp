@@ -50,14 +50,18 @@ bool binary_conv(const std::string& name, const BinaryConv& conv, const float* x
   const int useful = static_cast<int>(std::min<int64_t>(threads, 1 + work / kWorthAThread));
   const int64_t image_size = conv.channels * conv.height * conv.width;
   std::atomic<bool> finite{true};
-  parallel_for(conv.images * rows, std::max<int64_t>(1, 16384 / (conv.channels * conv.width)), useful,
-               [&](int64_t begin, int64_t end) {
-                 const std::unique_ptr<uint8_t[]> bytes(new uint8_t[scratch_bytes(conv)]);
-                 for (int64_t i = begin; i < end; ++i)
-                   if (!path.quantize(conv, x + i / rows * image_size, i % rows - conv.pad_height,
-                                      seen + i * conv.row_size(), bytes.get()))
-                     finite = false;
-               });
+  // Some thousand numbers at a time, so that they stay in the cache and fill registers whatever the width is.
+  const int64_t part = std::min(rows, std::max<int64_t>(1, 32768 / (conv.channels * conv.width)));
+  const int64_t parts = (rows + part - 1) / part;
+  parallel_for(conv.images * parts, 1, useful, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<uint8_t[]> bytes(new uint8_t[scratch_bytes(conv, part)]);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t image = i / parts, first = i % parts * part;
+      if (!path.quantize(conv, x + image * image_size, first, std::min(rows, first + part), seen + image * image_words,
+                         bytes.get()))
+        finite = false;
+    }
+  });
   if (!finite) return false;
   const int64_t out_rows = conv.out_height(), grain = std::max<int64_t>(1, out_rows * conv.images / (4 * useful));
   parallel_for(conv.images * out_rows, grain, useful, [&](int64_t begin, int64_t end) {

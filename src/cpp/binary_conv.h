@@ -11,7 +11,9 @@
 
 #ifdef _MSC_VER
 #define HARDY_INLINE __forceinline
+#define HARDY_UNROLL
 #else
+#define HARDY_UNROLL _Pragma("GCC unroll 8")
 #define HARDY_INLINE inline __attribute__((always_inline))
 #endif
 
@@ -36,7 +38,7 @@ struct BinaryConv {
   const uint64_t* signs;
   // y = scale * sum of sign * (code - padding_code) + offset * sum of (code - padding_code) + bias
   const float *scale, *offset, *bias;  // (out,)
-  const int32_t* sign_sums;            // (out,), padding_code * sum of signs
+  const int64_t* sign_sums;            // (out,), padding_code * sum of signs
 
   int64_t channel_bytes() const { return (channels + 7) / 8; }
   int64_t row_words() const { return (kernel_width * channel_bytes() + 7) / 8; }
@@ -55,17 +57,18 @@ struct BinaryConv {
 
 // One instruction set's loops.
 struct BinaryPath {
-  // What output pixels see of one row of an image, into `seen` (row_size). `bytes` has room for a row of scratch_bytes.
-  // Returns whether all of it is finite.
-  bool (*quantize)(const BinaryConv&, const float* image, int64_t row, uint64_t* seen, uint8_t* bytes);
+  // What output pixels see of the rows `begin` to `end` of a padded image, into `seen`, which holds all of its rows.
+  // `bytes` has room for scratch_bytes. Returns whether what was read is finite.
+  bool (*quantize)(const BinaryConv&, const float* image, int64_t begin, int64_t end, uint64_t* seen, uint8_t* bytes);
   // One row of output pixels, of `seen` of all rows of the padded image.
   void (*product)(const BinaryConv&, const uint64_t* seen, int64_t row, float* output);
 };
 
-// Bytes that `quantize` works in: codes and bits of a row, and eight more, as bits are copied eight bytes at a time.
-inline int64_t scratch_bytes(const BinaryConv& conv) {
-  const int64_t codes = conv.width > conv.channels ? conv.width : conv.channels + 8;
-  return codes * (1 + kMaxPlanes) + conv.planes * (conv.padded_width() * conv.channel_bytes() + 8);
+// Bytes that `quantize` works in for so many rows: the bits of a padded row and of all pixels, their codes, and some
+// more, as bits are copied eight bytes at a time.
+inline int64_t scratch_bytes(const BinaryConv& conv, int64_t rows) {
+  const int64_t pixels = rows * conv.width, codes = conv.channels_last ? conv.channels + 8 : pixels * (1 + conv.planes);
+  return conv.planes * (conv.padded_width() + pixels) * conv.channel_bytes() + codes + 16;
 }
 
 extern const BinaryPath kBinaryScalar, kBinaryAvx2, kBinaryAvx512, kBinaryNeon;

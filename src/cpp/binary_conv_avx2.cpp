@@ -40,14 +40,14 @@ struct Isa {
     const __m256i pick = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
     return _mm256_blend_epi32(_mm256_permutevar8x32_epi32(a.low, pick), _mm256_permutevar8x32_epi32(a.high, pick), 0xf0);
   }
-  static HARDY_INLINE Floats affine(Words set, Words all, int64_t signs, int64_t taken, float scale, float offset,
-                                    float bias) {
-    const __m256i ones = narrow(all), some = narrow(set);
-    const __m256i twice = _mm256_sub_epi32(_mm256_add_epi32(some, some), ones);
-    const __m256 dot = _mm256_cvtepi32_ps(_mm256_sub_epi32(twice, _mm256_set1_epi32(static_cast<int>(signs))));
-    const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(ones, _mm256_set1_epi32(static_cast<int>(taken))));
-    const __m256 y = _mm256_add_ps(_mm256_mul_ps(_mm256_set1_ps(scale), dot),
-                                   _mm256_mul_ps(_mm256_set1_ps(offset), sum));
+  // 2 set - all - less, as floats.
+  static HARDY_INLINE Floats dot(Words set, Words all, const int64_t* less) {
+    const __m256i some = narrow(set), twice = _mm256_sub_epi32(_mm256_add_epi32(some, some), narrow(all));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(twice, _mm256_set1_epi32(static_cast<int>(*less))));
+  }
+  static HARDY_INLINE Floats affine(Floats dot, Floats column, float scale, float offset, float bias) {
+    const Floats y = _mm256_add_ps(_mm256_mul_ps(_mm256_set1_ps(scale), dot),
+                                   _mm256_mul_ps(_mm256_set1_ps(offset), column));
     return _mm256_add_ps(y, _mm256_set1_ps(bias));
   }
   static HARDY_INLINE void store(float* p, Floats y, int count) {

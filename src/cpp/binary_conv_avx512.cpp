@@ -21,16 +21,18 @@ struct Isa {
   static HARDY_INLINE Words add_shifted(Words sum, Words a, int shift) {
     return _mm512_add_epi64(sum, _mm512_sll_epi64(a, _mm_cvtsi32_si128(shift)));
   }
-  static HARDY_INLINE Floats affine(Words set, Words all, int64_t signs, int64_t taken, float scale, float offset,
-                                    float bias) {
+  // 2 set - all - less, as floats.
+  static HARDY_INLINE Floats dot(Words set, Words all, const int64_t* less) {
     const Words twice = _mm512_sub_epi64(_mm512_add_epi64(set, set), all);
-    const __m256 dot = _mm512_cvtepi64_ps(_mm512_sub_epi64(twice, _mm512_set1_epi64(signs)));
-    const __m256 sum = _mm512_cvtepi64_ps(_mm512_sub_epi64(all, _mm512_set1_epi64(taken)));
-    const __m256 y = _mm256_add_ps(_mm256_mul_ps(_mm256_set1_ps(scale), dot),
-                                   _mm256_mul_ps(_mm256_set1_ps(offset), sum));
+    return _mm512_cvtepi64_ps(_mm512_sub_epi64(twice, _mm512_set1_epi64(*less)));
+  }
+  static HARDY_INLINE Floats affine(Floats dot, Floats column, float scale, float offset, float bias) {
+    const Floats y = _mm256_add_ps(_mm256_mul_ps(_mm256_set1_ps(scale), dot),
+                                   _mm256_mul_ps(_mm256_set1_ps(offset), column));
     return _mm256_add_ps(y, _mm256_set1_ps(bias));
   }
   static HARDY_INLINE void store(float* p, Floats y, int count) {
+    if (count == kLanes) return _mm256_storeu_ps(p, y);
     _mm256_mask_storeu_ps(p, static_cast<__mmask8>((1 << count) - 1), y);
   }
   static HARDY_INLINE void store_apart(float* p, int64_t step, Floats y, int count) {

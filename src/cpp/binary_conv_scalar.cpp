@@ -38,14 +38,16 @@ struct Isa {
     for (int i = 0; i < kLanes; ++i) sum.v[i] += a.v[i] << shift;
     return sum;
   }
-  static HARDY_INLINE Floats affine(const Words& set, const Words& all, int64_t signs, int64_t taken, float scale,
-                                    float offset, float bias) {
+  // 2 set - all - less, as floats.
+  static HARDY_INLINE Floats dot(const Words& set, const Words& all, const int64_t* less) {
     Floats y;
-    for (int i = 0; i < kLanes; ++i) {
-      const int64_t sum = static_cast<int64_t>(all.v[i]);
-      const float dot = static_cast<float>(2 * static_cast<int64_t>(set.v[i]) - sum - signs);
-      y.v[i] = scale * dot + offset * static_cast<float>(sum - taken) + bias;
-    }
+    for (int i = 0; i < kLanes; ++i)
+      y.v[i] = static_cast<float>(2 * static_cast<int64_t>(set.v[i]) - static_cast<int64_t>(all.v[i]) - *less);
+    return y;
+  }
+  static HARDY_INLINE Floats affine(const Floats& dot, const Floats& column, float scale, float offset, float bias) {
+    Floats y;
+    for (int i = 0; i < kLanes; ++i) y.v[i] = scale * dot.v[i] + offset * column.v[i] + bias;
     return y;
   }
   static HARDY_INLINE void store(float* p, const Floats& y, int count) {

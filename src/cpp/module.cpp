@@ -53,7 +53,7 @@ void bind_binary_conv(nb::module_& module) {
          int threads, const std::vector<int64_t>& kernel, const std::vector<float>& grid,
          const std::optional<Tensor<const float>>& shift, int factor, int padding_code, int planes,
          const Tensor<const int64_t>& signs, const Tensor<const float>& scale, const Tensor<const float>& offset,
-         const Tensor<const float>& bias, const Tensor<const int32_t>& sign_sums) {
+         const Tensor<const float>& bias, const Tensor<const int64_t>& sign_sums) {
         if (kernel.size() != 8 || grid.size() != 3) throw nb::value_error("kernel must have 8 numbers, grid 3");
         if (planes < 1 || planes > hardy::kMaxPlanes) throw nb::value_error("planes must be 1 to 8");
         if (*std::min_element(kernel.begin(), kernel.end()) < 0 || kernel[2] < 1 || kernel[3] < 1)

@@ -120,7 +120,7 @@ class BinaryMatrix:
         for name, values in (("scale", scale), ("offset", offset), ("bias", self.bias)):
             if values.shape != (out,):
                 raise InputError(f"{name} must be ({out},), got {tuple(values.shape)}")
-        self.sign_sums = (grid.zero_code * self.signs.sum((1, 2, 3), dtype=torch.int32)).to(torch.int32)
+        self.sign_sums = grid.zero_code * self.signs.sum((1, 2, 3), dtype=torch.int64)
 
     @functools.cached_property
     def words(self) -> torch.Tensor:
