@@ -1,14 +1,14 @@
 """Binary weights and few-bit activations in a trained ResNet-20: BWMA, its parts, and the rules before it.
 
-ResNet-20 on CIFAR-10 from its trained weights, all convolutions but the first with binary weights, the head left dense;
-a short fine-tuning, the same steps, images and schedule for every rule, the learning rate of each rule chosen from
-two (--choose) at 4 bits on training images that no run trains on. Accuracy on 2,000 test images. The first condition is
-the float network, and the control is the float network fine-tuned as long.
+ResNet-20 on CIFAR-10 from its trained weights, all convolutions but the first with binary weights, the head left dense.
+A short fine-tuning, the same steps, images and schedule for every rule; the learning rate of each is the better of two
+at 4 bits on training images that no run trains on. Accuracy on 1,000 test images. Controls: the float network, and the
+float network fine-tuned as long.
 
 A short fine-tuning is no training from scratch: it orders rules by how quickly they take over a float network, and its
 accuracies are far below the papers'. Each cell is kept, and the same command goes on where it was stopped.
 
-    python -m benchmarks run binary_training [--choose --out FOLDER]
+    python -m benchmarks run binary_training
 """
 
 import dataclasses
@@ -24,14 +24,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.harness import Result, Value, mean_of, rows
-from benchmarks.noise_aware import DATA, ResNet20, Vision
+from benchmarks.noise_aware import DATA, ResNet20, Vision, images
 from hardy.quant import Annealing, BinaryWeights
 from hardy.runs import Cell, Condition, Study
 
-STEPS, CALIBRATION = 80, 256
-RATES = (1e-3, 3e-3)
-CHOSEN: dict[str, float] = {}
-"""Method -> the better of `RATES` in --choose; 1e-3 where it is not named."""
+STEPS, CALIBRATION, JUDGED = 50, 256, 1000
+RATES = (1e-3, 4e-3)
 
 FLOAT, TUNED = "float", "float, fine-tuned"
 BITS = (1, 2, 3, 4, 6, 8)
@@ -54,22 +52,18 @@ def model() -> nn.Module:
 
 def cell(settings: Any, arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
     """Accuracy in per cent of one fine-tuning, and what it was before."""
-    task = Vision(judged=not arguments.get("choose", False))
-    if not arguments.get("choose", False):
-        task.judge = judged()
-    network, steps = model(), arguments["steps"]
-    if arguments.get("method") is not None:
+    task, network, steps = task_of(arguments["judged"]), model(), arguments["steps"]
+    binary = arguments["method"] is not None
+    if binary:
         fields = {name: arguments[name] for name in ("method", "activation", "per") if name in arguments}
-        method = BinaryWeights(activation_bits=arguments["bits"], **fields)
-        method.apply(network, [task.x[:CALIBRATION]])
+        BinaryWeights(activation_bits=arguments["bits"], **fields).apply(network, [task.x[:CALIBRATION]])
     before = task.score(network)
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=arguments["rate"])
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / (0.1 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
     )
-    binary = arguments.get("method") is not None and arguments.get("annealed", True)
-    annealing = Annealing(network, steps) if binary else None
+    annealing = Annealing(network, steps) if binary and arguments.get("annealed", True) else None
     for step in range(steps):
         task.loss(network, seed, step).backward()
         optimizer.step()
@@ -81,82 +75,73 @@ def cell(settings: Any, arguments: Mapping[str, Any], seed: int) -> dict[str, fl
     return {"accuracy": task.score(network), "before": before}
 
 
-def judged() -> tuple[torch.Tensor, torch.Tensor]:
-    from benchmarks.noise_aware import images
+def task_of(judged: bool) -> Vision:
+    """The task of benchmarks/noise_aware.py, judged on test images or on held-out training images."""
+    task = Vision(judged)
+    x, y = images("cifar10_test.npz") if judged else images("cifar10_train20k.npz")
+    task.judge = (x[:JUDGED], y[:JUDGED]) if judged else (x[-JUDGED:], y[-JUDGED:])
+    return task
 
-    x, y = images("cifar10_test.npz")
-    return x[:2000], y[:2000]
+
+def choices(steps: int) -> list[Condition]:
+    """Every method at each of the rates, on images for choosing."""
+    return [
+        Condition.of(
+            f"choosing {rate:g} for {name}",
+            {"method": name, "bits": 4, "steps": steps, "rate": rate, "judged": False},
+            (100,),
+        )
+        for name in ("bwma", *BEFORE)
+        for rate in RATES
+    ]
 
 
-def conditions(steps: int, seeds: int) -> list[Condition]:
+def conditions(steps: int, seeds: int, rates: Mapping[str, float]) -> list[Condition]:
     def arguments(method: str | None, **fields: Any) -> dict[str, Any]:
-        return {"method": method, "steps": steps, "rate": CHOSEN.get(str(method), RATES[0]), **fields}
+        rate = rates.get("bwma" if method == "bwma-lloyd" else str(method), RATES[0])
+        return {"method": method, "steps": steps, "rate": rate, "judged": True, **fields}
 
     found = [Condition.of(TUNED, arguments(None), (0,))]
     for bits in BITS:
         found.append(Condition.of(f"bwma, {bits} bits", arguments("bwma", bits=bits), range(seeds)))
     for bits in (4, 2, 1):
         for name in BEFORE:
-            found.append(
-                Condition.of(f"{name}, {bits} bits", arguments(name, bits=bits), (0,), baseline=f"bwma, {bits} bits")
-            )
+            ours = f"bwma, {bits} bits"
+            found.append(Condition.of(f"{name}, {bits} bits", arguments(name, bits=bits), (0,), baseline=ours))
     for name, fields in PARTS.items():
-        found.append(
-            Condition.of(f"{name}, 4 bits", arguments(**fields, bits=4), (0,), baseline="bwma, 4 bits")
-        )
+        found.append(Condition.of(f"{name}, 4 bits", arguments(**fields, bits=4), (0,), baseline="bwma, 4 bits"))
     return found
 
 
-def choices(steps: int, work: Path | None) -> Result:
-    """What each rate gives each method at 4 bits on images for choosing."""
-    grid = [
-        Condition.of(f"{name}, {rate:g}", {"method": name, "bits": 4, "steps": steps, "rate": rate, "choose": True})
-        for name in ("bwma", *BEFORE, "bwma-lloyd")
-        for rate in RATES
-    ]
-    study = Study(name="binary training", run=cell, settings={"steps": steps, "choose": True}, out=work, workers=2)
-    results = study.results(grid)
-    lines = []
-    for condition in grid:
-        row = condition.row(results, lambda values: values["accuracy"], metric="accuracy")
-        if row is not None:
-            print(condition.name, row.value, flush=True)
-            lines.append(row)
-    return Result(rows=lines, notes=results.notes())
-
-
-def run(*, steps: int = STEPS, seeds: int = 3, choose: bool = False, work: Path | None = None) -> Result:
-    if choose:
-        return choices(steps, work)
-    grid = conditions(steps, seeds)
-    study = Study(
-        name="binary training", run=cell, settings={"steps": steps, "rates": CHOSEN or {"all": RATES[0]}}, out=work,
-        workers=2,
-    )  # fmt: skip
+def run(*, steps: int = STEPS, seeds: int = 3, work: Path | None = None) -> Result:
+    study = Study(name="binary training", run=cell, settings={"steps": steps}, out=work, workers=2)
+    chosen = study.results(choices(steps), title="choosing")
+    rates: dict[str, float] = {}
+    for result in sorted(chosen, key=lambda r: r.values["accuracy"] if r.values else 0.0):
+        rates[result.cell.arguments["method"]] = result.cell.arguments["rate"]
+    grid = conditions(steps, seeds, rates)
     # Seed by seed, so that what is stopped early has something of everything.
     cells: list[Cell] = [c.cells[seed] for seed in range(seeds) for c in grid if seed < len(c.cells)]
     results = study.results(cells)
-    task = Vision(judged=True)
-    task.judge = judged()
-    lines = rows(FLOAT, accuracy=Value(task.score(model()), "%"))
+    lines = rows(FLOAT, accuracy=Value(task_of(True).score(model()), "%"))
     for condition in grid:
         row = condition.row(results, lambda values: values["accuracy"], metric="accuracy", facts=("before",))
-        if row is None:
-            continue
-        facts = dict(condition.cells[0].arguments) | dict(row.details)
-        lines.append(dataclasses.replace(row, unit="%", details={k: v for k, v in facts.items() if v is not None}))
-    lines += ahead(grid, results)
+        if row is not None:
+            facts = dict(condition.cells[0].arguments) | dict(row.details)
+            lines.append(dataclasses.replace(row, unit="%", details={k: v for k, v in facts.items() if v is not None}))
     return Result(
-        rows=lines,
+        rows=[*lines, *ahead(grid, results)],
         settings={
-            "steps": steps, "batch": Vision.batch, "optimizer": "Adam, cosine to zero", "rates": CHOSEN or RATES[0],
-            "test images": len(task.judge[1]), "workers": 2,
+            "steps": steps, "batch": Vision.batch, "optimizer": "Adam, cosine to zero", "rates": rates,
+            "test images": JUDGED, "workers": 2,
         },
         seeds=tuple(range(seeds)),
         notes=(
             "The first convolution and the head stay dense; every rule has the same steps, images and schedule.",
+            *chosen.notes(),
             *results.notes(),
         ),
+        raw=[{"cell": result.cell.condition, "accuracy": result.values["accuracy"]} for result in chosen if result.values],
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from hardy.quant.grid_linear import GridLinear
 from hardy.quant.importance import combined, layer_importance
 from hardy.quant.layer_bits import LayerBits
 from hardy.quant.pack import Pack
+from hardy.quant.packed_binary import PackedBinaryConv2d, PackedBinaryLinear
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
 from hardy.quant.trit_linear import TritLinear
@@ -31,6 +32,8 @@ __all__ = [
     "GridLinear",
     "LayerBits",
     "Pack",
+    "PackedBinaryConv2d",
+    "PackedBinaryLinear",
     "RoundToNearest",
     "TritLinear",
     "TritPlanes",

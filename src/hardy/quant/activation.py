@@ -36,7 +36,7 @@ class ActivationRule(nn.Module):
 
     step: torch.Tensor
     zero_point: torch.Tensor
-    shift: torch.Tensor | None = None
+    shift: torch.Tensor | None
     """(channels,), taken away from the input before it is rounded, for the rules that have one."""
 
     def __init__(self, bits: int, channels: int) -> None:
@@ -49,6 +49,7 @@ class ActivationRule(nn.Module):
         else:
             self.register_buffer("step", step)
         self.register_buffer("zero_point", torch.tensor(math.nan))
+        self.register_parameter("shift", None)
         self._known = False
 
     @property
@@ -114,7 +115,7 @@ class ActivationRule(nn.Module):
     def _require(self, x: torch.Tensor) -> None:
         if self._known:
             return
-        if math.isnan(float(self.step)) or math.isnan(float(self.zero_point)):
+        if math.isnan(float(self.step.detach())) or math.isnan(float(self.zero_point)):
             seen = checks.finite("the first input of a layer with binary weights", x.detach().float())
             self.calibrate(seen.abs().mean().item(), bool((seen < 0).any()))
         self._known = True
@@ -124,7 +125,7 @@ class ActivationRule(nn.Module):
         self._known = False
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}, step={float(self.step):.4g}, zero_point={float(self.zero_point):g}"
+        return f"bits={self.bits}, step={float(self.step.detach()):.4g}, zero_point={float(self.zero_point):g}"
 
 
 class LSQ(ActivationRule):

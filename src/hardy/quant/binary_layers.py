@@ -7,6 +7,7 @@ weight for what the layer computes with.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from hardy.errors import InputError
+from hardy.ops.binary_conv import Grid, Window
 from hardy.quant.activation import ActivationRule
 from hardy.quant.binary import Levels, Per, WeightRule
+from hardy.quant.binary_arrays import BinaryArray
 
 
 class BinaryLayer(nn.Module):
@@ -69,6 +72,25 @@ class BinaryLayer(nn.Module):
         flat = self.rule(self.weight.flatten(1).float(), self.per, self.progress)
         return flat.view_as(self.weight).to(self.weight.dtype)
 
+    def as_array(self) -> nn.Module:
+        """The layer as it is now, taken apart for a chip; see `hardy.quant.binary_arrays.BinaryArray`.
+
+        Raises:
+            InputError: it has seen no input yet, so that its grid is not known; or it has several groups.
+        """
+        rule, levels = self.activation, self.levels()
+        grid = Grid(bits=rule.bits, step=float(rule.step.detach()), zero_point=float(rule.zero_point),
+                    shift=None if rule.shift is None else rule.shift.detach())
+        if math.isnan(grid.zero_point):
+            raise InputError("has seen no input, so the step of its activations is not known; run the model once")
+        signs = levels.signs.view_as(self.weight)
+        return BinaryArray(signs, levels.scale.flatten(), levels.offset.flatten(), self.bias, grid, self.window)
+
+    @property
+    def window(self) -> Window | None:
+        """Of a convolution."""
+        return None
+
     def extra_repr(self) -> str:
         shape = "x".join(map(str, self.weight.shape))
         return f"{shape}, rule={type(self.rule).__name__}, per={self.per}, bias={self.bias is not None}"
@@ -84,6 +106,13 @@ class BinaryConv2d(BinaryLayer):
         self.in_channels, self.out_channels = original.in_channels, original.out_channels
         self.kernel_size, self.stride, self.dilation = original.kernel_size, original.stride, original.dilation
         self.padding, self.groups = numeric_padding(original), original.groups
+
+    @property
+    def window(self) -> Window:
+        return Window(
+            kernel=tuple(self.kernel_size), stride=tuple(self.stride), padding=tuple(self.padding),
+            dilation=tuple(self.dilation), groups=self.groups,
+        )  # fmt: skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in, height, width) -> (..., out, height, width)."""
