@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional as F
 
 from benchmarks.harness import Result, Value, mean_of, rows
 from benchmarks.noise_aware import DATA, ResNet20, Vision, images
@@ -141,7 +140,7 @@ def run(*, steps: int = STEPS, seeds: int = 3, work: Path | None = None) -> Resu
             *chosen.notes(),
             *results.notes(),
         ),
-        raw=[{"cell": result.cell.condition, "accuracy": result.values["accuracy"]} for result in chosen if result.values],
+        raw=[{"cell": found.cell.condition, "accuracy": found.values["accuracy"]} for found in chosen if found.values],
     )  # fmt: skip
 
 
