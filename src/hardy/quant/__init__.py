@@ -12,6 +12,7 @@ from hardy.quant.gptq import GPTQ
 from hardy.quant.grid_linear import GridLinear
 from hardy.quant.importance import combined, layer_importance
 from hardy.quant.layer_bits import LayerBits
+from hardy.quant.onnx_export import export_onnx
 from hardy.quant.pack import Pack
 from hardy.quant.packed_binary import PackedBinaryConv2d, PackedBinaryLinear
 from hardy.quant.round_to_nearest import RoundToNearest
@@ -45,6 +46,7 @@ __all__ = [
     "combined",
     "effective_rank",
     "energy_gain",
+    "export_onnx",
     "layer_importance",
     "perplexity_drop",
     "unpack",
