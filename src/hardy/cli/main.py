@@ -12,6 +12,7 @@ from rich.console import Console
 
 import hardy
 from hardy import checks
+from hardy.cli.binarize import binarize
 from hardy.cli.field import app as field_app
 from hardy.cli.interpret import circuit, interpret, prompts, steer_app
 from hardy.cli.options import (
@@ -66,6 +67,7 @@ app.add_typer(splat_app, name="splat")
 app.add_typer(steer_app, name="steer")
 app.add_typer(rtl_app, name="rtl")
 app.command()(quantize)
+app.command()(binarize)
 app.command()(export)
 app.command()(simulate)
 app.command()(repair)
