@@ -2,9 +2,9 @@
 
 The zoo's CNN for handwritten digits, fine-tuned for as many steps in three forms: all float, 8-bit weights (rounded
 afterwards), binary weights (BWMA) with 4-bit activations; the same three inner convolutions on the arrays of a chip,
-the first and the last layer digital for all. Six chip instances each, right after programming and, where a preset drifts, a
-day later; then stuck cells. Energy of the binary layers for one image against the bits of activations, beside the
-accuracy that two trainings of each reach.
+the first and the last layer digital for all. Six chip instances each, right after programming and for two presets that
+drift a day later; then stuck cells. Energy of the binary layers for one image against the bits of activations, beside
+the accuracy that two trainings of each reach.
 
     python -m benchmarks run binary_chip
 """

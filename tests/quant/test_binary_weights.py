@@ -52,7 +52,9 @@ def test_packed_layers_compute_what_was_trained(method: str, bits: int) -> None:
     assert change.report.rows[0].value == pytest.approx((weights + 64 * out) / weights)
 
 
-@pytest.mark.parametrize("options", [{"groups": 4}, {"groups": 12}, {"dilation": 2}, {"padding": "same"}, {"bias": False}])
+@pytest.mark.parametrize(
+    "options", [{"groups": 4}, {"groups": 12}, {"dilation": 2}, {"padding": "same"}, {"bias": False}]
+)
 def test_groups_dilation_and_padding_are_right(options: dict[str, object]) -> None:
     model = network(**options)
     BinaryWeights(activation_bits=3, method="reactnet", select="3").apply(model, [X])
@@ -172,10 +174,10 @@ def test_what_cannot_be_binarized_is_refused() -> None:
     model = network()
     with pytest.raises(InputError, match="the input of 3 must be finite"):
         BinaryWeights().apply(model, [X * torch.nan])
+    model[0].weight.data.zero_()  # pyright: ignore[reportIndexIssue]
+    model[0].bias.data.zero_()  # pyright: ignore[reportIndexIssue]
+    model[1].bias.data.fill_(-1)  # pyright: ignore[reportIndexIssue]
     with pytest.raises(InputError, match="3 saw no input other than zero"):
-        model[0].weight.data.zero_()  # pyright: ignore[reportIndexIssue]
-        model[0].bias.data.zero_()  # pyright: ignore[reportIndexIssue]
-        model[1].bias.data.fill_(-1)  # pyright: ignore[reportIndexIssue]
         BinaryWeights(select="3").apply(model, [X])
     with pytest.raises(InputError, match="calibration was given no batches"):
         BinaryWeights().apply(network(), [])

@@ -1,17 +1,20 @@
-"""`hardy binarize`: a network of convolutions with binary weights and few-bit activations, trained, packed, on a page."""
+"""`hardy binarize`: a network with binary weights and few-bit activations, trained, packed, and shown on a page."""
 
 from typing import Annotated
 
 import typer
 
-from hardy.cli.options import interruptible, numbers, shown
+from hardy.cli.options import interruptible, new_folder, numbers, shown
 
 
 def binarize(
     model: Annotated[
         str, typer.Argument(help="tiny-cnn, a folder of hardy, or module:function that makes the network.")
     ],
-    out: Annotated[str, typer.Argument(help="Folder of the packed model and its page; the same command goes on.")],
+    out: Annotated[
+        str,
+        typer.Argument(help="Folder of the packed model and its page; the same command goes on.", callback=new_folder),
+    ],
     activation_bits: Annotated[int, typer.Option(help="1 to 8, of the model that is kept.")] = 4,
     data: Annotated[
         str | None, typer.Option(help=".npz of x_train, y_train, x_test, y_test, or pictures in a folder by class.")

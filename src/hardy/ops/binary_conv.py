@@ -87,8 +87,8 @@ class BinaryMatrix:
     """A weight of one bit in the form for products.
 
     Args:
-        signs: (ceil(out * in * kernel / 8),) uint8, as `hardy.ops.packing.pack_codes` packs 0 for -1 and 1 for 1, in the
-            order (out, in / groups, height, width).
+        signs: (ceil(out * in * kernel / 8),) uint8, as `hardy.ops.packing.pack_codes` packs 0 for -1 and 1 for 1, in
+            the order (out, in / groups, height, width).
         shape: of the weight, those four numbers.
         scale, offset: (out,) float32; the levels of a channel are offset - scale and offset + scale.
         bias: (out,) float32, or None.

@@ -21,9 +21,7 @@ def straight_through(source: torch.Tensor, value: torch.Tensor, slope: torch.Ten
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, source: torch.Tensor, value: torch.Tensor, slope: torch.Tensor | None
-    ) -> torch.Tensor:
+    def forward(ctx: Any, source: torch.Tensor, value: torch.Tensor, slope: torch.Tensor | None) -> torch.Tensor:
         if slope is not None:
             ctx.save_for_backward(slope)
         return value.view_as(value)

@@ -79,8 +79,12 @@ class BinaryLayer(nn.Module):
             InputError: it has seen no input yet, so that its grid is not known; or it has several groups.
         """
         rule, levels = self.activation, self.levels()
-        grid = Grid(bits=rule.bits, step=float(rule.step.detach()), zero_point=float(rule.zero_point),
-                    shift=None if rule.shift is None else rule.shift.detach())
+        grid = Grid(
+            bits=rule.bits,
+            step=float(rule.step.detach()),
+            zero_point=float(rule.zero_point),
+            shift=None if rule.shift is None else rule.shift.detach(),
+        )
         if math.isnan(grid.zero_point):
             raise InputError("has seen no input, so the step of its activations is not known; run the model once")
         signs = levels.signs.view_as(self.weight)

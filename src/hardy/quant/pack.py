@@ -29,7 +29,7 @@ from hardy.report import Row
 class Pack(Method):
     """Replace the layers that a quantizer gave new weights by packed ones, such as `TritLinear` and `GridLinear`.
 
-    Layers with binary weights, whatever they were trained to, become `PackedBinaryConv2d` and `PackedBinaryLinear`.
+    Layers with binary weights become `PackedBinaryConv2d` and `PackedBinaryLinear` as they are now.
     Trit-planes then compute with activations rounded to int8, group by group; layers on a grid compute as before. What
     has no packed layer stays dense and is reported as such: stacks of experts, parts of fused projections,
     convolutions, embeddings, and the forms of quantizers that are baselines only.
@@ -42,8 +42,8 @@ class Pack(Method):
         trained = [name for name, module in model.named_modules() if isinstance(module, BinaryLayer)]
         if not stored and not trained:
             raise InputError(
-                "there is nothing to pack: apply a quantizer first, such as TritPlanes, RoundToNearest or BinaryWeights "
-                "(a model that was saved and loaded has dense weights, and no record of their bits)"
+                "there is nothing to pack: apply a quantizer first, such as TritPlanes, RoundToNearest or "
+                "BinaryWeights (a model that was saved and loaded has dense weights, and no record of their bits)"
             )
         by_module: dict[str, list[tuple[Site, StoredWeight]]] = {}
         for site in all_sites(model):

@@ -111,11 +111,13 @@ class PackedBinary(PackedLayer):
         version = known.pop("format", None)
         if version != FORMAT:
             raise InputError(
-                f"it is a binary layer of format {version!r}; this hardy reads format {FORMAT}, newer ones need a newer "
-                "hardy"
+                f"it is a binary layer of format {version!r}; this hardy reads format {FORMAT}, and "
+                "newer ones need a newer hardy"
             )
         if not isinstance(module, cls._dense):
-            raise InputError(f"a {type(module).__name__} is no {cls._dense.__name__}: {cls.__name__} cannot stand for it")
+            raise InputError(
+                f"a {type(module).__name__} is no {cls._dense.__name__}: {cls.__name__} cannot stand for it"
+            )
         bits, shifted = known.pop("activation_bits"), checks.boolean("shifted", known.pop("shifted"))
         if known:
             raise TypeError(f"unknown settings {sorted(known)}")
@@ -153,8 +155,9 @@ class PackedBinary(PackedLayer):
             signs = self.signs
             for name, values in (("scale", self.scale), ("offset", self.offset), ("step", self.step)):
                 checks.finite(f"{name} of a binary layer", values)
-            self._matrix = stamp, BinaryMatrix(
-                signs, self.shape, self.scale, self.offset, self.bias, self.grid(), self.window
+            self._matrix = (
+                stamp,
+                BinaryMatrix(signs, self.shape, self.scale, self.offset, self.bias, self.grid(), self.window),
             )
         return self._matrix[1]
 

@@ -131,7 +131,8 @@ def binarize(
                 details={"activation_bits": bits}),
             Row(metric="energy", condition=condition, value=cost.energy / 1e3, unit="nJ/image"),
             Row(metric="latency", condition=condition, value=cost.nanoseconds / 1e3, unit="us/image"),
-            Row(metric="area", condition=condition, value=cost.area / 1e6, unit="mm^2", details={"arrays": cost.arrays}),
+            Row(metric="area", condition=condition, value=cost.area / 1e6, unit="mm^2",
+                details={"arrays": cost.arrays}),
             Row(metric="bytes", condition=condition, value=stored_bytes(trained), unit="B", baseline=FLOAT),
         ]  # fmt: skip
         if bits == plan.activation_bits:
@@ -204,7 +205,9 @@ def check_labels(model: nn.Module, images: Images) -> None:
         raise InputError(f"the network does not take images {tuple(images.x_train.shape[1:])}: {error}") from None
     top = int(torch.cat([images.y_train, images.y_test]).max())
     if len(classes) != 2 or classes[1] <= top:
-        raise InputError(f"the network gives {tuple(classes[1:])} numbers for an image, and there are labels up to {top}")
+        raise InputError(
+            f"the network gives {tuple(classes[1:])} numbers for an image, and there are labels up to {top}"
+        )
 
 
 def fit(model: nn.Module, images: Images, plan: Plan, bits: int, checkpoint: Checkpoint) -> None:
@@ -228,7 +231,9 @@ def fit(model: nn.Module, images: Images, plan: Plan, bits: int, checkpoint: Che
                 optimizer.param_groups[0]["lr"] = plan.learning_rate * rate
                 loss = F.cross_entropy(model(images.x_train[rows]), images.y_train[rows])
                 if not torch.isfinite(loss):
-                    raise InputError(f"the loss is {loss.item()} in epoch {epoch + 1} at {bits} bits; lower learning_rate")
+                    raise InputError(
+                        f"the loss is {loss.item()} in epoch {epoch + 1} at {bits} bits; lower learning_rate"
+                    )
                 loss.backward()
                 optimizer.step()
                 annealing.step()
