@@ -31,7 +31,7 @@ class PackedBinary(PackedLayer):
 
     What is stored: `signs` (ceil(weights / 8),) uint8, a bit for each weight; `scale` and `offset` (out,) float32;
     `step` and `zero_point` of the activations, float32, and `shift` (in,), if there is one; `bias`, if any. The weight
-    is frozen; gradients flow to the input and the bias. Casting the layer casts the bias only.
+    and the bias are frozen; gradients flow to the input. Casting the layer casts the bias only.
 
     Args:
         shape: of the weight, (out, in / groups, height, width).
@@ -70,7 +70,7 @@ class PackedBinary(PackedLayer):
             self.register_buffer(name, torch.zeros(count, device=device) if wanted else None)
         for name in ("step", "zero_point"):
             self.register_buffer(name, torch.zeros((), device=device))
-        empty = nn.Parameter(torch.zeros(out, dtype=dtype, device=device)) if bias else None
+        empty = nn.Parameter(torch.zeros(out, dtype=dtype, device=device), requires_grad=False) if bias else None
         self.register_parameter("bias", empty)
         self._matrix: tuple[tuple[Any, ...], BinaryMatrix] | None = None
 
@@ -91,7 +91,7 @@ class PackedBinary(PackedLayer):
         if rule.shift is not None:
             layer.shift = rule.shift.detach().float().clone()
         if module.bias is not None:
-            layer.bias = nn.Parameter(module.bias.detach().clone())
+            layer.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=False)
         return layer.train(module.training)
 
     @classmethod
@@ -218,7 +218,7 @@ class PackedBinaryConv2d(PackedBinary):
             InputError: the input has another shape, or holds NaN or infinity.
         """
         if x.requires_grad and torch.is_grad_enabled():
-            return self.as_array()(x)
+            return _WithGradient.apply(x, self)  # pyright: ignore[reportReturnType]
         y = binary_conv(x.float() if x.ndim == 4 else x.float()[None], self.matrix())
         return (y if x.ndim == 4 else y[0]).to(x.dtype)
 
@@ -247,7 +247,7 @@ class PackedBinaryLinear(PackedBinary):
             InputError: the last dimension is not `in_features`, or the input holds NaN or infinity.
         """
         if x.requires_grad and torch.is_grad_enabled():
-            return self.as_array()(x)
+            return _WithGradient.apply(x, self)  # pyright: ignore[reportReturnType]
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise InputError(f"the layer takes (..., {self.in_features}), got {tuple(x.shape)}")
         y = binary_conv(x.float().reshape(1, 1, -1, self.in_features), self.matrix(), channels_last=True)
@@ -256,6 +256,22 @@ class PackedBinaryLinear(PackedBinary):
     def as_array(self) -> nn.Module:
         signs = self.dense_signs().flatten(1)
         return BinaryArray(signs, self.scale, self.offset, self.bias, self.grid(), None)
+
+
+class _WithGradient(torch.autograd.Function):
+    """The output of a packed layer, with the gradient of its input: straight through the grid where it is on it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: PackedBinary) -> torch.Tensor:
+        ctx.layer = layer
+        ctx.save_for_backward(x)
+        return layer(x)  # no gradients are recorded here
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with torch.enable_grad():
+            x = ctx.saved_tensors[0].detach().requires_grad_()
+            return torch.autograd.grad(ctx.layer.as_array()(x), x, gradients[0])[0], None
 
 
 def packed(layer: BinaryLayer) -> PackedBinary:
