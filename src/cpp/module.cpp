@@ -5,6 +5,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "binary_conv.h"
 #include "feedback.h"
 #include "huge_pages.h"
 #include "packed_attention.h"
@@ -14,6 +15,7 @@
 #include "trit_product.h"
 #include "trits.h"
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -46,6 +48,50 @@ void bind_trit_product(nb::module_& module) {
   module.def("advise_huge_pages", [](const Tensor<uint8_t>& memory) {
     hardy::advise_huge_pages(reinterpret_cast<uintptr_t>(memory.data), memory.size());
   });
+}
+
+void bind_binary_conv(nb::module_& module) {
+  module.def(
+      "binary_conv",
+      [](const std::string& path, const Tensor<const float>& x, const Tensor<float>& output, bool channels_last,
+         int threads, const std::vector<int64_t>& kernel, const std::vector<float>& grid,
+         const std::optional<Tensor<const float>>& shift, int factor, int padding_code, int planes,
+         const Tensor<const int64_t>& signs, const Tensor<const float>& scale, const Tensor<const float>& offset,
+         const Tensor<const float>& bias, const Tensor<const int64_t>& sign_sums) {
+        if (kernel.size() != 8 || grid.size() != 3) throw nb::value_error("kernel must have 8 numbers, grid 3");
+        if (planes < 1 || planes > hardy::kMaxPlanes) throw nb::value_error("planes must be 1 to 8");
+        if (*std::min_element(kernel.begin(), kernel.end()) < 0 || kernel[2] < 1 || kernel[3] < 1)
+          throw nb::value_error("sizes must not be negative, strides at least 1");
+        expect("x", x, {-1, -1, -1, -1});
+        expect("scale", scale, {-1});
+        hardy::BinaryConv conv{};
+        const int c = channels_last ? 3 : 1, h = channels_last ? 1 : 2;
+        conv.images = x.shape[0], conv.channels = x.shape[c], conv.height = x.shape[h], conv.width = x.shape[h + 1];
+        conv.out = scale.shape[0];
+        conv.kernel_height = kernel[0], conv.kernel_width = kernel[1];
+        conv.stride_height = kernel[2], conv.stride_width = kernel[3];
+        conv.pad_height = kernel[4], conv.pad_width = kernel[5];
+        conv.dilation_height = kernel[6], conv.dilation_width = kernel[7];
+        conv.channels_last = channels_last;
+        conv.step = grid[0], conv.zero = grid[1], conv.largest = grid[2];
+        conv.shift = shift ? expect("shift", *shift, {conv.channels}) : nullptr;
+        conv.factor = factor, conv.padding_code = padding_code, conv.planes = planes;
+        const int64_t tiles = (conv.out + hardy::kLanes - 1) / hardy::kLanes;
+        conv.signs = reinterpret_cast<const uint64_t*>(expect("signs", signs, {tiles, conv.words(), hardy::kLanes}));
+        conv.scale = scale.data;
+        conv.offset = expect("offset", offset, {conv.out});
+        conv.bias = expect("bias", bias, {conv.out});
+        conv.sign_sums = expect("sign_sums", sign_sums, {conv.out});
+        const int64_t height = conv.out_height(), width = conv.out_width();
+        if (channels_last)
+          expect("output", output, {conv.images, height, width, conv.out});
+        else
+          expect("output", output, {conv.images, conv.out, height, width});
+        nb::gil_scoped_release release;
+        return hardy::binary_conv(path, conv, x.data, output.data, threads);
+      },
+      "path"_a, "x"_a, "output"_a, "channels_last"_a, "threads"_a, "kernel"_a, "grid"_a, "shift"_a.none(), "factor"_a,
+      "padding_code"_a, "planes"_a, "signs"_a, "scale"_a, "offset"_a, "bias"_a, "sign_sums"_a);
 }
 
 template <class T>
@@ -353,6 +399,7 @@ void bind_packed_attention(nb::module_& module) {
 
 NB_MODULE(_kernels, module) {
   bind_trit_product(module);
+  bind_binary_conv(module);
   bind_fit_trits<float>(module);
   bind_fit_trits<double>(module);
   bind_feedback(module);

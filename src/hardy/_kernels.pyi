@@ -16,6 +16,7 @@ def trit_product(
     threads: int,
     /,
 ) -> None: ...
+def binary_conv(path: str, x: Any, output: Any, channels_last: bool, threads: int, *arguments: Any) -> bool: ...
 def fit_trits(
     weights: Any,
     lengths: Any,

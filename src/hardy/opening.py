@@ -18,7 +18,7 @@ from hardy.reading import reading
 GROUP = "hardy.openers"
 
 OPENERS = {
-    "hardy-artefact": "hardy.core.artefact:load",
+    "hardy-artefact": "hardy.opening:read_artefact",
     "hardy-chip": "hardy.hardware:Chip.load",
     "hardy-field": "hardy.fields:load_field",
     "hardy-ranking": "hardy.core:Ranking.load",
@@ -101,6 +101,18 @@ def kind_of(path: Path) -> str:
     if not isinstance(kind, str):
         raise InputError(f"{path} is empty, damaged, or of no kind that hardy.load opens: {_known([])}")
     return kind
+
+
+def read_artefact(path: Path, *, into: nn.Module | None = None) -> nn.Module:
+    """A saved model; one that was made of a network of the zoo knows which, and needs no `into`."""
+    from hardy.core import artefact
+
+    if into is None and not (path / "config.json").is_file():
+        from hardy.zoo import digits
+
+        if artefact.read_record(path).get("zoo") == digits.NAME:
+            into = digits.TinyCNN()
+    return artefact.load(path, into=into)
 
 
 def read_method(path: Path) -> Any:

@@ -21,6 +21,7 @@ from hardy.quant import (
     GPTQ,
     AbsmeanTrits,
     AsymmetricTrits,
+    BinaryWeights,
     CalibratedTritPlanes,
     ClippedRoundToNearest,
     LayerBits,
@@ -59,6 +60,8 @@ class Case:
     model: str = "tiny-llama"
     lower_error: bool = True
     weights_stay: bool = False
+    unsaved: str = ""
+    """Why what it leaves in the model cannot be stored, where the layers say so and not the method."""
 
 
 def _noise(kind: Callable[..., Method], **values_and_refused: tuple[Any, list[Any]]) -> Case:
@@ -226,6 +229,19 @@ CASES: dict[type[Method], Case] = {
         no_identity="it changes where values are kept, and has no strength",
         no_control="it has the weights of the quantizer before it, whose control that one has",
         after=Chain(methods=(_TRITS, RoundToNearest(bits=4, select="mlp.down"), Pack())),
+    ),
+    BinaryWeights: Case(
+        typical=BinaryWeights(activation_bits=8, select="mlp.down", layers="-2:"),
+        refused={
+            "activation_bits": [0, 9, 4.0, True, "4"],
+            "method": ["sign", None, 1],
+            "activation": ["relu", 3],
+            "per": ["tensor", 1],
+        },
+        no_identity="weights of one bit are another model at any setting",
+        control=BinaryWeights(activation_bits=8, method="dorefa", activation="lsq", select="mlp.down", layers="-2:"),
+        weights_stay=True,
+        unsaved="its binary weights are still in training; apply Pack, which keeps what was trained",
     ),
     GPTQ: Case(
         typical=GPTQ(bits=3, group_size=64, layers="0:2"),

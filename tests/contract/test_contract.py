@@ -202,6 +202,10 @@ def test_what_is_saved_is_what_is_loaded(
         with pytest.raises(InputError, match=f"a model with {kind.__name__} cannot be stored: {kind.unsaved}"):
             hardy.save(model, tmp_path / "edited")
         return
+    if case.unsaved:
+        with pytest.raises(InputError, match=f"cannot be stored: {case.unsaved}"):
+            hardy.save(model, tmp_path / "edited")
+        return
     expected = logits(model, tokens)
     hardy.save(model, tmp_path / "edited")
     assert same_bytes(expected, logits(hardy.load(tmp_path / "edited"), tokens))

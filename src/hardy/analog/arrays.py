@@ -19,6 +19,7 @@ from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.crossbar import ArrayState, program_matrix
 from hardy.hardware.product import Clips, Periphery, analog_product, calibrated
+from hardy.ops.straight_through import straight_through
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -160,7 +161,7 @@ class StoredWeight:
         stored = self._values
         assert stored is not None
         if torch.is_grad_enabled() and parameter.requires_grad:
-            return _Stored.apply(parameter, stored)  # pyright: ignore[reportReturnType]
+            return straight_through(parameter, stored)
         return stored
 
     def product(self, x: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
@@ -227,18 +228,6 @@ def _stamp(parameter: torch.Tensor) -> tuple[Any, ...]:
     """Changes with the values of `parameter`: by an optimizer, by loading, by whoever writes to it."""
     version = 0 if parameter.is_inference() else parameter._version
     return (version, parameter.data_ptr(), parameter.dtype, parameter.device)
-
-
-class _Stored(torch.autograd.Function):
-    """What is stored, with the gradient of the parameter."""
-
-    @staticmethod
-    def forward(ctx: Any, parameter: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-        return stored.view_as(stored)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return gradients[0], None
 
 
 class Passes:

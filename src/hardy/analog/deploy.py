@@ -9,7 +9,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -45,6 +45,9 @@ class Deploy(Method):
     The weights of the model stay its parameters: what is loaded or trained is programmed, whenever it changes, and an
     optimizer may be made before or after. The gradient of a weight goes straight through programming, converters and
     noise.
+
+    Layers with binary weights, packed or in training, are taken apart (`hardy.quant.BinaryWeights`): the signs and one
+    shared column of ones become an array, the rounding of the inputs and the scales stay digital.
 
     Under PEFT adapters the base layers go on the chip; the adapters stay digital, and merging them is refused.
 
@@ -112,6 +115,12 @@ class Deploy(Method):
         return dataclasses.replace(self, ranges=tuple(known))
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
+        for name, module in list(model.named_modules()):
+            if hasattr(module, "as_array"):  # a layer of two levels: its signs go on the array, the rest stays digital
+                try:
+                    edits.set_module(name, cast(Any, module).as_array().train(module.training))
+                except InputError as error:
+                    raise InputError(f"{name} {error}") from None
         sites, unfit = self._sites(model)
         keep_adapters_digital(model, sites, edits)
         by_module: dict[str, list[Site]] = {}

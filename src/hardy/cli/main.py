@@ -12,6 +12,7 @@ from rich.console import Console
 
 import hardy
 from hardy import checks
+from hardy.cli.binarize import binarize
 from hardy.cli.field import app as field_app
 from hardy.cli.interpret import circuit, interpret, prompts, steer_app
 from hardy.cli.options import (
@@ -68,6 +69,7 @@ app.add_typer(steer_app, name="steer")
 app.add_typer(rtl_app, name="rtl")
 app.add_typer(stream_app, name="stream")
 app.command()(quantize)
+app.command()(binarize)
 app.command()(export)
 app.command()(simulate)
 app.command()(repair)

@@ -78,10 +78,16 @@ def quantize(
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Folder of a model quantized with --planes.")],
-    out: Annotated[Path, typer.Argument(help="GGUF file to write.", callback=new_file)],
+    model: Annotated[str, typer.Argument(help="Folder of a model quantized with --planes, or of hardy binarize.")],
+    out: Annotated[Path, typer.Argument(help="File to write: .gguf, or .onnx for binary weights.", callback=new_file)],
 ) -> None:
-    """Write packed trit-planes to a GGUF file, each plane as a TQ2_0 tensor."""
+    """Write packed trit-planes to a GGUF file, each plane as a TQ2_0 tensor; or binary weights to ONNX."""
+    if out.suffix == ".onnx":
+        from hardy.studies.binarize import export_folder
+
+        export_folder(model, out)
+        typer.echo(f"QuantizeLinear and DequantizeLinear around int8 signs: {out} ({out.stat().st_size / 1e6:.2f} MB)")
+        return
     from hardy.quant.gguf_export import export_gguf
     from hardy.zoo import Subject
 

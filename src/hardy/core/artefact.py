@@ -118,6 +118,7 @@ def save(
             "format": FORMAT,
             "version": VERSION,
             "class": type(model).__name__,
+            **({"zoo": name} if (name := getattr(model, "zoo_name", None)) else {}),
             "methods": methods,
             "base_sha256": base,
             **packed,

@@ -154,10 +154,18 @@ def _adc(bits: int) -> tuple[float, float]:
     return energy * (above / energy) ** fraction, 1 / (rate + fraction * (above_rate - rate))
 
 
-def matrix_cost(inputs: int, outputs: int, chip: Chip, *, parts: Parts | None = None, copies: int = 1) -> Cost:
+def matrix_cost(
+    inputs: int,
+    outputs: int,
+    chip: Chip,
+    *,
+    parts: Parts | None = None,
+    copies: int = 1,
+    input_bits: int | None = None,
+) -> Cost:
     """What one product of an (outputs, inputs) matrix with a vector costs on `chip`.
 
-    With a = `chip.dac_bits` (8 where inputs are exact) in steps of `parts.driver_bits`:
+    With a = `input_bits`, else `chip.dac_bits` (8 where inputs are exact), in steps of `parts.driver_bits`:
     arrays = ceil(inputs / tile_rows) * ceil(outputs / tile_columns); every step reads all cells, drives all rows of
     every tile, and converts every output of every tile along the inputs.
 
@@ -166,6 +174,7 @@ def matrix_cost(inputs: int, outputs: int, chip: Chip, *, parts: Parts | None = 
         chip: its tiles and converters.
         parts: energies and times.
         copies: how many times the matrix is on the chip, their outputs added (module redundancy).
+        input_bits: of the inputs, where the layer rounds them to fewer than the converters take.
 
     Raises:
         InputError: a size below 1, or an ADC whose cost is not known.
@@ -179,7 +188,9 @@ def matrix_cost(inputs: int, outputs: int, chip: Chip, *, parts: Parts | None = 
     energy, time = _adc(chip.adc_bits or 10)
     energy = energy if chip.adc_bits else 0.0
     tall, wide = -(-inputs // chip.tile_rows), -(-outputs // chip.tile_columns)
-    steps = -(-(chip.dac_bits or 8) // parts.driver_bits)
+    if input_bits is not None:
+        checks.integer("input_bits", input_bits, at_least=1)
+    steps = -(-(input_bits or chip.dac_bits or 8) // parts.driver_bits)
     turns = min(outputs, chip.tile_columns, parts.columns_per_adc)
     conversions = copies * steps * tall * outputs
     arrays = copies * tall * wide

@@ -1,7 +1,9 @@
 """Few bits, and where to spend them."""
 
+from hardy.quant import activation, binary
 from hardy.quant.absmean import AbsmeanTrits
 from hardy.quant.asymmetric_trits import AsymmetricTrits
+from hardy.quant.binary_weights import Annealing, BinaryWeights
 from hardy.quant.bit_budget import allocate
 from hardy.quant.block_removal import perplexity_drop
 from hardy.quant.calibrated_trit_planes import CalibratedTritPlanes
@@ -10,7 +12,9 @@ from hardy.quant.gptq import GPTQ
 from hardy.quant.grid_linear import GridLinear
 from hardy.quant.importance import combined, layer_importance
 from hardy.quant.layer_bits import LayerBits
+from hardy.quant.onnx_export import export_onnx
 from hardy.quant.pack import Pack
+from hardy.quant.packed_binary import PackedBinaryConv2d, PackedBinaryLinear
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
 from hardy.quant.trit_linear import TritLinear
@@ -21,21 +25,28 @@ from hardy.quant.unpacking import Unpack, unpack
 __all__ = [
     "GPTQ",
     "AbsmeanTrits",
+    "Annealing",
     "AsymmetricTrits",
+    "BinaryWeights",
     "CalibratedTritPlanes",
     "ClippedRoundToNearest",
     "GridLinear",
     "LayerBits",
     "Pack",
+    "PackedBinaryConv2d",
+    "PackedBinaryLinear",
     "RoundToNearest",
     "TritLinear",
     "TritPlanes",
     "TunedScales",
     "Unpack",
+    "activation",
     "allocate",
+    "binary",
     "combined",
     "effective_rank",
     "energy_gain",
+    "export_onnx",
     "layer_importance",
     "perplexity_drop",
     "unpack",

@@ -6,7 +6,7 @@ them. `Pack` is the last step: from then on the model takes the room that the qu
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,8 @@ from hardy.core.packing import PackedLayer
 from hardy.core.selection import Site, all_sites
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
+from hardy.quant.binary_layers import BinaryLayer
+from hardy.quant.packed_binary import packed
 from hardy.quant.quantizer import StoredWeight
 from hardy.quant.transformers_hooks import quantizer_of
 from hardy.quant.unpacking import PACKED
@@ -27,6 +29,7 @@ from hardy.report import Row
 class Pack(Method):
     """Replace the layers that a quantizer gave new weights by packed ones, such as `TritLinear` and `GridLinear`.
 
+    Layers with binary weights become `PackedBinaryConv2d` and `PackedBinaryLinear` as they are now.
     Trit-planes then compute with activations rounded to int8, group by group; layers on a grid compute as before. What
     has no packed layer stays dense and is reported as such: stacks of experts, parts of fused projections,
     convolutions, embeddings, and the forms of quantizers that are baselines only.
@@ -36,10 +39,11 @@ class Pack(Method):
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         stored = {name: form for change in changes(model) for name, form in change.stored.items()} | edits.stored
-        if not stored:
+        trained = [name for name, module in model.named_modules() if isinstance(module, BinaryLayer)]
+        if not stored and not trained:
             raise InputError(
-                "there is nothing to pack: apply a quantizer first, such as TritPlanes or RoundToNearest "
-                "(a model that was saved and loaded has dense weights, and no record of their bits)"
+                "there is nothing to pack: apply a quantizer first, such as TritPlanes, RoundToNearest or "
+                "BinaryWeights (a model that was saved and loaded has dense weights, and no record of their bits)"
             )
         by_module: dict[str, list[tuple[Site, StoredWeight]]] = {}
         for site in all_sites(model):
@@ -64,6 +68,14 @@ class Pack(Method):
                     weight = weight_of(model, site)
                     condition, value, dense = f"{site.name}, dense", 8.0 * weight.itemsize, dense + weight.numel()
                 rows.append(Row(metric="bits_per_weight", condition=condition, value=value))
+        for name in trained:
+            try:
+                layer = packed(cast(BinaryLayer, model.get_submodule(name)))
+            except InputError as error:
+                raise InputError(f"{name} {error}") from None
+            edits.set_module(name, layer)
+            size, bits = size + layer.weights, bits + layer.bits
+            rows.append(Row(metric="bits_per_weight", condition=name, value=layer.bits_per_weight))
         if not size:
             raise InputError("none of the quantized weights is that of a linear layer; there is nothing to pack")
         if isinstance(model, PreTrainedModel):
