@@ -36,7 +36,13 @@ class Inpainter(Protocol):
     """
 
     def __call__(
-        self, image: torch.Tensor, hole: torch.Tensor, *, prior: torch.Tensor | None = None, count: int = 1, seed: int = 0
+        self,
+        image: torch.Tensor,
+        hole: torch.Tensor,
+        *,
+        prior: torch.Tensor | None = None,
+        count: int = 1,
+        seed: int = 0,
     ) -> list[torch.Tensor]: ...
 
 
@@ -58,7 +64,9 @@ def named(
     if kind == "diffusers" and path:
         return Diffusion(path=path)
     if path or kind not in NAMES:
-        raise InputError(f"there is no inpainter {name!r}; there are {', '.join(NAMES)}{near_misses(kind, list(NAMES))}")
+        raise InputError(
+            f"there is no inpainter {name!r}; there are {', '.join(NAMES)}{near_misses(kind, list(NAMES))}"
+        )
     if kind == "tiny":
         return Tiny.trained(images, holes, seed=seed)
     return {"patchmatch": PatchMatch(), "opencv": OpenCV(), "opencv-telea": OpenCV(method="telea")}[kind]

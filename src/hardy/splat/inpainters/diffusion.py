@@ -41,7 +41,13 @@ class Diffusion:
             raise InputError(f"{self.path} holds no pipeline of diffusers: there is no model_index.json")
 
     def __call__(
-        self, image: torch.Tensor, hole: torch.Tensor, *, prior: torch.Tensor | None = None, count: int = 1, seed: int = 0
+        self,
+        image: torch.Tensor,
+        hole: torch.Tensor,
+        *,
+        prior: torch.Tensor | None = None,
+        count: int = 1,
+        seed: int = 0,
     ) -> list[torch.Tensor]:
         from PIL import Image
 
@@ -64,7 +70,9 @@ class Diffusion:
             num_images_per_prompt=count,
             generator=torch.Generator(self.device).manual_seed(seed),
         ).images
-        pixels = [torch.from_numpy(np.array(each.convert("RGB").resize((width, height)))).to(image) / 255 for each in made]
+        pixels = [
+            torch.from_numpy(np.array(each.convert("RGB").resize((width, height)))).to(image) / 255 for each in made
+        ]
         return [torch.where(hole[..., None], each, image) for each in pixels]
 
     def _pipeline(self) -> Any:

@@ -31,7 +31,13 @@ class OpenCV:
         checks.number("radius", self.radius, above=0)
 
     def __call__(
-        self, image: torch.Tensor, hole: torch.Tensor, *, prior: torch.Tensor | None = None, count: int = 1, seed: int = 0
+        self,
+        image: torch.Tensor,
+        hole: torch.Tensor,
+        *,
+        prior: torch.Tensor | None = None,
+        count: int = 1,
+        seed: int = 0,
     ) -> list[torch.Tensor]:
         try:
             import cv2  # pyright: ignore[reportMissingImports]

@@ -36,7 +36,13 @@ class PatchMatch:
         checks.integer("rounds", self.rounds, at_least=1)
 
     def __call__(
-        self, image: torch.Tensor, hole: torch.Tensor, *, prior: torch.Tensor | None = None, count: int = 1, seed: int = 0
+        self,
+        image: torch.Tensor,
+        hole: torch.Tensor,
+        *,
+        prior: torch.Tensor | None = None,
+        count: int = 1,
+        seed: int = 0,
     ) -> list[torch.Tensor]:
         unknown = hole if prior is None else hole & ~prior
         if not bool(unknown.any()):

@@ -98,7 +98,9 @@ class Tiny:
         optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in track(range(steps), "train the inpainter"):
-            inputs, targets, masks = (torch.stack(part) for part in zip(*(example() for _ in range(_BATCH)), strict=True))
+            inputs, targets, masks = (
+                torch.stack(part) for part in zip(*(example() for _ in range(_BATCH)), strict=True)
+            )
             made = network(inputs)
             off = (made - targets).abs() * masks[:, None]
             loss = off.sum() / (3 * masks.sum().clamp(min=1))
@@ -109,7 +111,13 @@ class Tiny:
         return cls(network.eval())
 
     def __call__(
-        self, image: torch.Tensor, hole: torch.Tensor, *, prior: torch.Tensor | None = None, count: int = 1, seed: int = 0
+        self,
+        image: torch.Tensor,
+        hole: torch.Tensor,
+        *,
+        prior: torch.Tensor | None = None,
+        count: int = 1,
+        seed: int = 0,
     ) -> list[torch.Tensor]:
         unknown = hole if prior is None else hole & ~prior
         if not bool(unknown.any()):
