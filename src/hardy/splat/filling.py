@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,8 +20,9 @@ from hardy.errors import InputError
 from hardy.evaluate import ssim
 from hardy.splat.harmonic import harmonic_fill
 from hardy.splat.inpainters import Inpainter
+from hardy.splat.masks import grown, shrunk
 from hardy.splat.scene import View
-from hardy.splat.view_graph import ViewGraph, visible
+from hardy.splat.view_graph import ViewGraph, depth_tolerance, visible
 from hardy.splat.warping import Rendered, Warped, places, sampled, seen_from, warped
 
 _AGREE = 0.08  # root mean squared difference of colors up to which views that see one point agree
@@ -35,6 +36,9 @@ class Rules:
 
     Args:
         pulled: least number of other views that must show a pixel's surface for their colors to be taken; 0 for never.
+        colors: of pixels that others show: "photos", the mean of theirs; or "scene", what the Gaussians show, where
+            their depth is what the others confirm: they are trained on the same photos, and depth is not exact enough
+            to carry pixels over.
         neighbours: views of an anchor that get its fill as a prior; 0 for no propagation.
         candidates: of each fill, among which the best is taken.
         accept: least score of a fill that trains, and not less than the median of the round before; 0 takes all.
@@ -42,6 +46,7 @@ class Rules:
     """
 
     pulled: int = 1
+    colors: Literal["scene", "photos"] = "scene"
     neighbours: int = 4
     candidates: int = 4
     accept: float = 0.5
@@ -50,6 +55,7 @@ class Rules:
     def __post_init__(self) -> None:
         for name, least in (("pulled", 0), ("neighbours", 0), ("candidates", 1)):
             checks.integer(name, getattr(self, name), at_least=least)
+        checks.one_of("colors", self.colors, ("scene", "photos"))
         checks.number("accept", self.accept, at_least=0, at_most=1)
         checks.number("texture", self.texture, at_least=0, at_most=1)
 
@@ -90,6 +96,7 @@ def fill_round(
     rules: Rules,
     least: float,
     seed: int,
+    earlier: Sequence[Fill] = (),
 ) -> list[Fill]:
     """Fill the holes of all views once.
 
@@ -102,17 +109,19 @@ def fill_round(
         rules: how.
         least: score below which a fill does not train.
         seed: of candidates.
+        earlier: what the round before put there: what was accepted stays, so that all agree with it.
 
     Raises:
         InputError: the inpainter gives an image of another size, or changes what is outside of the hole.
     """
-    fills = [pull(i, views, holes, seen, rules.pulled) for i in range(len(views))]
+    tolerance = depth_tolerance(views, seen, holes)
+    done = [i for i, fill in enumerate(earlier) if fill.accepted]
+    fills = [earlier[i] if i in done else pull(i, views, holes, seen, rules, tolerance) for i in range(len(views))]
     rest = [hole & ~fill.pulled for hole, fill in zip(holes, fills, strict=True)]
-    waiting = [i for i, left in enumerate(rest) if bool(left.any())]
+    waiting = [i for i, left in enumerate(rest) if bool(left.any()) and i not in done]
     if inpainter is None:
         return fills
-    anchors: list[int] = []
-    done: list[int] = []
+    anchors = [i for i in done if fills[i].anchor]
     while waiting:
         anchor = graph.anchor(waiting, anchors)
         anchors.append(anchor)
@@ -132,30 +141,38 @@ def fill_round(
 
 
 def pull(
-    index: int, views: Sequence[View], holes: Sequence[torch.Tensor], seen: Sequence[Rendered], least: int
+    index: int,
+    views: Sequence[View],
+    holes: Sequence[torch.Tensor],
+    seen: Sequence[Rendered],
+    rules: Rules,
+    tolerance: float,
 ) -> Fill:
     """The hole of one view, as far as other photos show what is there.
 
     The depth of a pixel is what the Gaussians show, or else the harmonic fill of the rim, whichever more views confirm:
     their own depth agrees, and the pixel they see it at is not in a hole.
     """
-    view, hole, here = views[index], holes[index], seen[index]
-    image, smooth = view.image.clone(), rim_depth(here, hole)
+    view, hole, here, least = views[index], holes[index], seen[index], rules.pulled
+    image, smooth = torch.where(hole[..., None], here.image, view.image), rim_depth(here, hole)
     pulled, weight, depth = torch.zeros_like(hole), torch.zeros(hole.shape), smooth.clone()
     if not bool(hole.any()):
         return Fill(image=image, depth=depth, weight=weight, pulled=pulled, fresh=hole, **_NOTHING)
     best = torch.zeros(int(hole.sum()))
     for guess in (torch.where(here.alpha > 0.5, here.depth, smooth), smooth):
         points = places(view, guess)[hole]
-        colors, count = _photographed(points, index, views, holes, seen)
+        colors, count = _photographed(points, index, views, holes, seen, tolerance)
         better = count > best if least else torch.zeros_like(best, dtype=torch.bool)
         better &= count >= least
         best = torch.where(better, count, best)
         rows = hole.nonzero()[better]
-        image[rows[:, 0], rows[:, 1]] = colors[better]
+        if rules.colors == "photos" or guess is smooth:
+            image[rows[:, 0], rows[:, 1]] = colors[better]
         depth[rows[:, 0], rows[:, 1]] = guess[hole][better]
         pulled[rows[:, 0], rows[:, 1]] = True
+    pulled = shrunk(grown(pulled, 1), 1) & hole  # a lone pixel between others is theirs
     weight[hole] = torch.where(best >= 2, 1.0, torch.where(best >= 1, 0.5, 0.0))
+    weight[pulled & (weight == 0)] = 0.5
     left = hole & ~pulled
     if bool(left.any()) and bool(pulled.any()):  # what was pulled is rim now
         known = Rendered(image=image, depth=torch.where(pulled, depth, here.depth), alpha=here.alpha.clone())
@@ -174,7 +191,12 @@ def rim_depth(seen: Rendered, hole: torch.Tensor) -> torch.Tensor:
 
 
 def _photographed(
-    points: torch.Tensor, index: int, views: Sequence[View], holes: Sequence[torch.Tensor], seen: Sequence[Rendered]
+    points: torch.Tensor,
+    index: int,
+    views: Sequence[View],
+    holes: Sequence[torch.Tensor],
+    seen: Sequence[Rendered],
+    tolerance: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Colors (N, 3) of points in the photos that show them, and how many of those agree (N,)."""
     colors, shown = [], []
@@ -182,7 +204,7 @@ def _photographed(
         if j == index:
             continue
         counts = ~hole if other.mask is None else ~hole & other.mask
-        sees = visible(points, other, there, counts)
+        sees = visible(points, other, there, counts, tolerance)
         colors.append(sampled(other.image, seen_from(other, points)[0])[0])
         shown.append(sees)
     if not colors:

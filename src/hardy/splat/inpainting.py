@@ -60,7 +60,7 @@ def inpaint(
     scene: Scene,
     masks: Sequence[torch.Tensor],
     *,
-    start: Parameters | None = None,
+    start: Parameters | Training | None = None,
     inpainter: Inpainter | None = None,
     rules: Rules | None = None,
     rounds: int = 4,
@@ -80,7 +80,7 @@ def inpaint(
         scene: photos; what their masks (`View.mask`) leave out does not count at all.
         masks: (height, width) bool for each training view, true for what is to go.
         start: Gaussians of the scene as it is, from which what shows in the masks is removed first; by default the
-            scene's points outside of the masks.
+            scene's points outside of the masks. Or a training on the photos without their holes, of `steps` steps.
         inpainter: for what no other photo shows; None leaves it unfilled.
         rules: how holes are filled.
         rounds: of filling and training.
@@ -105,13 +105,20 @@ def inpaint(
     holes = [grown(mask, growth) for mask in masks]
     options = dataclasses.replace(options or Options(), steps=steps + rounds * round_steps, save_every=500)
     strategy = strategy or vanilla(steps)
-    around = tuple(_without(view, hole) for view, hole in zip(scene.views, holes, strict=True))
+    masked = without_holes(scene, holes)
     folder = None if out is None else Path(out)
-    first = _start(scene, masks, start, options, growth)
-    masked = dataclasses.replace(scene, views=around, held_out=())
-    training = train(masked, strategy, options=options, start=first, until=steps, out=_below(folder, "before"))
+    if isinstance(start, Training):
+        training = start
+        if training.step != steps:
+            raise InputError(f"the training to start from has {training.step} steps, not the {steps} asked for")
+    else:
+        if start is None:
+            first = starting_points(scene, masks, options)
+        else:
+            first = remove(start, scene.views, masks, growth=growth).parameters
+        training = train(masked, strategy, options=options, start=first, until=steps, out=_below(folder, "before"))
     fills: list[Fill] = []
-    views, graph, history, least = around, ViewGraph(torch.eye(len(holes))), [], rules.accept
+    views, graph, history, least = masked.views, ViewGraph(torch.eye(len(holes))), [], rules.accept
     identity = {"rules": dataclasses.asdict(rules), "inpainter": repr(inpainter), "rounds": rounds}
     for turn in range(rounds):
         seen = [rendered(training.parameters, view, options) for view in scene.views]
@@ -127,7 +134,7 @@ def inpaint(
         saved = None if file is None else file.load()
         if saved is None:
             seed = options.seed * 1000 + turn
-            fills = fill_round(scene.views, holes, seen, graph, inpainter, rules, least, seed)
+            fills = fill_round(scene.views, holes, seen, graph, inpainter, rules, least, seed, fills)
             if file is not None:
                 file.save({"fills": [{**vars(fill)} for fill in fills]})
         else:
@@ -158,6 +165,24 @@ def inpaint(
     return Inpainting(training=training, views=views, holes=tuple(holes), **done)
 
 
+def without_holes(scene: Scene, holes: Sequence[torch.Tensor]) -> Scene:
+    """The scene whose photos do not count in their holes (height, width); nothing is held out."""
+    views = [
+        dataclasses.replace(view, mask=~hole if view.mask is None else view.mask & ~hole)
+        for view, hole in zip(scene.views, holes, strict=True)
+    ]
+    return dataclasses.replace(scene, views=tuple(views), held_out=())
+
+
+def starting_points(scene: Scene, masks: Sequence[torch.Tensor], options: Options) -> Parameters:
+    """Gaussians at the scene's points that are not of what is to go, or at random ones where there are none."""
+    if len(scene.points):
+        kept = points_outside(scene, masks)
+        if bool(kept.any()):
+            scene = dataclasses.replace(scene, points=scene.points[kept], colors=scene.colors[kept])
+    return gaussians_from(scene, options.sh_degree, options.random_points, options.seed)
+
+
 def points_outside(scene: Scene, holes: Sequence[torch.Tensor]) -> torch.Tensor:
     """(N,) which of the scene's points lie outside of the holes in at least half of the photos that show them."""
     inside, shown = torch.zeros(len(scene.points)), torch.zeros(len(scene.points))
@@ -183,24 +208,8 @@ def save_photos(views: Sequence[View], folder: Path) -> None:
         write_atomic(below(folder, name, "the scene"), lambda path, made=picture: made.save(path, "PNG"))
 
 
-def _start(
-    scene: Scene, masks: Sequence[torch.Tensor], start: Parameters | None, options: Options, growth: int
-) -> Parameters:
-    if start is not None:
-        return remove(start, scene.views, masks, growth=growth).parameters
-    if len(scene.points):
-        kept = points_outside(scene, masks)
-        if bool(kept.any()):
-            scene = dataclasses.replace(scene, points=scene.points[kept], colors=scene.colors[kept])
-    return gaussians_from(scene, options.sh_degree, options.random_points, options.seed)
-
-
 def _below(folder: Path | None, name: str) -> Path | None:
     return None if folder is None else folder / name
-
-
-def _without(view: View, hole: torch.Tensor) -> View:
-    return dataclasses.replace(view, mask=~hole if view.mask is None else view.mask & ~hole)
 
 
 def _filled(view: View, hole: torch.Tensor, fill: Fill) -> View:
@@ -218,8 +227,8 @@ def _check_graph(graph: ViewGraph, views: Sequence[View], holes: Sequence[torch.
     if len(parts) > 1 and rules.neighbours:
         named = "; ".join(", ".join(views[i].name for i in part[:4]) + " ..." * (len(part) > 4) for part in parts[:4])
         raise InputError(
-            f"the views with holes fall apart into {len(parts)} groups that see nothing in common: {named}. Inpaint each "
-            "group as a scene of its own, or add photos between them"
+            f"the views with holes fall apart into {len(parts)} groups that see nothing in common: {named}. Inpaint "
+            "each group as a scene of its own, or add photos between them"
         )
 
 

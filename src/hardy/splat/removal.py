@@ -1,7 +1,7 @@
-"""Gaussians taken out of a scene: by masks in its photos, each Gaussian voting with the weight it has there, or by a box.
+"""Gaussians taken out of a scene: by masks in its photos, or by a box.
 
-The vote of "Gaussian Grouping"-like tools, made exact: a channel that is zero for all Gaussians is rendered and summed
-inside a mask; its gradient is each Gaussian's blending weight there.
+Each Gaussian votes with the weight it has in a mask: a channel that is zero for all of them is rendered and summed
+there, and its gradient by each is that weight, exactly.
 """
 
 from __future__ import annotations

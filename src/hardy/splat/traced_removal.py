@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 
 from hardy.errors import InputError
 from hardy.splat.masks import differing
-from hardy.splat.room import THINGS, Ball, Block, room
+from hardy.splat.room import THINGS, Ball, Block, room, trace
 from hardy.splat.scene import Scene, View
+from hardy.splat.warping import places
 
 _BOX = ((0.35, 0.3, 0.6), (0.95, 0.75, 0.4))
 STAGES: dict[str, tuple[Ball | Block, tuple[Ball | Block, ...]]] = {
     "hovering": (Ball(center=(-0.2, 0.2, 0.1), radius=0.4, colors=_BOX), (THINGS[0], THINGS[3], THINGS[5])),
-    "standing": (THINGS[4], (THINGS[0], THINGS[1], THINGS[3], THINGS[5])),
+    "standing": (THINGS[0], THINGS[1:]),
     "wall": (Block(center=(0.6, 0.35, 1.8), half=(0.45, 0.4, 0.19), colors=_BOX), (THINGS[0], THINGS[3], THINGS[5])),
 }
 """By name, the thing that is to go and what else is there: one in mid-air, which others see all around of; one that
@@ -30,6 +32,7 @@ class Removable:
         truth: the same views without it.
         holes: for each (height, width), what differs between the two: the thing, its shadow, and a rim.
         things: for each, the part of it where the thing itself stands; the rest is shadow.
+        depths: of the truth, for each (height, width) along the camera's axis.
         held_out: views without the thing that no method sees, and their `held_out_holes`.
     """
 
@@ -37,6 +40,7 @@ class Removable:
     truth: tuple[View, ...]
     holes: tuple[torch.Tensor, ...]
     things: tuple[torch.Tensor, ...]
+    depths: tuple[torch.Tensor, ...]
     held_out: tuple[View, ...]
     held_out_holes: tuple[torch.Tensor, ...]
 
@@ -71,6 +75,16 @@ def removable(
         truth=without.views,
         holes=tuple(holes),
         things=tuple(things),
+        depths=tuple(_depth(view, others) for view in without.views),
         held_out=without.held_out,
         held_out_holes=tuple(held_out_holes),
     )
+
+
+def _depth(view: View, things: tuple[Ball | Block, ...]) -> torch.Tensor:
+    height, width = view.image.shape[:2]
+    eye = view.eye.double().numpy()
+    rays = places(view, torch.ones(height, width)).double().numpy().reshape(-1, 3) - eye
+    lengths = np.linalg.norm(rays, axis=1)
+    _, distances = trace(np.broadcast_to(eye, rays.shape), rays / lengths[:, None], things)
+    return torch.from_numpy(distances / lengths).float().view(height, width)

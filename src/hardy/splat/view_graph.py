@@ -17,8 +17,8 @@ from hardy.errors import InputError
 from hardy.splat.scene import View
 from hardy.splat.warping import Rendered, places, sampled, seen_from
 
-TOLERANCE = 0.03
-"""Relative difference of depth within which two views mean the same surface."""
+TOLERANCE = 0.08
+"""Relative difference of depth within which two views mean the same surface, where nothing better is known."""
 _LEAST = 0.01  # an edge below this is none
 Matcher = Callable[[View, View], float]
 """How surely two views show the same, 0 to 1: for a learned matcher of the user's."""
@@ -73,13 +73,39 @@ def covisibility(views: Sequence[View], seen: Sequence[Rendered], holes: Sequenc
     return ViewGraph(both / (2 - both))
 
 
-def visible(points: torch.Tensor, view: View, seen: Rendered, counts: torch.Tensor) -> torch.Tensor:
+def visible(
+    points: torch.Tensor, view: View, seen: Rendered, counts: torch.Tensor, tolerance: float = TOLERANCE
+) -> torch.Tensor:
     """(N,) which points (N, 3) a view shows, at a pixel that counts (height, width): none stands before or behind."""
     pixels, depths = seen_from(view, points)
     stacked = torch.stack([seen.depth, counts.float(), seen.alpha], -1)
     there, inside = sampled(stacked, pixels)
-    agrees = (there[:, 0] - depths).abs() < TOLERANCE * depths
+    agrees = (there[:, 0] - depths).abs() < tolerance * depths
     return inside & (depths > 1e-3) & agrees & (there[:, 1] > 0.99) & (there[:, 2] > 0.5)
+
+
+def depth_tolerance(views: Sequence[View], seen: Sequence[Rendered], holes: Sequence[torch.Tensor]) -> float:
+    """Relative difference of depth within which two views mean the same surface: 2.5 times their median difference.
+
+    Depth is only as exact as the Gaussians are trained. Looked at is what lies outside of holes; 0.01 to 0.12.
+    """
+    found = []
+    for i, (view, here, hole) in enumerate(zip(views, seen, holes, strict=True)):
+        step = max(1, round((hole.numel() / 500) ** 0.5))
+        chosen = torch.zeros_like(hole)
+        chosen[::step, ::step] = True
+        points = places(view, here.depth)[chosen & ~hole & (here.alpha > 0.5)]
+        for j, other in enumerate(views):
+            if i == j or not len(points):
+                continue
+            pixels, depths = seen_from(other, points)
+            there, inside = sampled(torch.stack([seen[j].depth, (~holes[j]).float()], -1), pixels)
+            off = ((there[:, 0] - depths).abs() / depths.clamp(min=1e-6))[
+                inside & (depths > 1e-3) & (there[:, 1] > 0.99)
+            ]
+            found.append(off[off < 0.3])  # farther apart is another surface
+    every = torch.cat(found) if found else torch.zeros(0)
+    return min(0.12, max(0.01, 2.5 * float(every.median()))) if len(every) else TOLERANCE
 
 
 def matched(views: Sequence[View], matcher: Matcher) -> ViewGraph:
