@@ -78,6 +78,14 @@ def _pooled(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(values[None, None], size)[0, 0]
 
 
+def _shrunk_hole(hole: torch.Tensor, factor: int) -> torch.Tensor:
+    """A pixel is to go if any part of it is."""
+    if factor == 1:
+        return hole
+    size = (max(1, round(hole.shape[0] / factor)), max(1, round(hole.shape[1] / factor)))
+    return _pooled(hole.float(), size) > 0
+
+
 def _counts(view: View) -> bool:
     """Whether any pixel of the view does."""
     mask = True if view.mask is None else bool(view.mask.any())
@@ -95,6 +103,8 @@ class Scene:
         colors: (N, 3), 0 to 1.
         missing: names of photos that the scene's files list and that are not there.
         extra: names of photos beside the others whose cameras the scene's files do not list.
+        holes: (height, width) bool for each of the views, what is to be removed or filled; () where nothing is.
+        notes: what was found and done when it was read, one sentence each.
 
     Raises:
         InputError: there is nothing to train on, points and colors do not fit, or a value is not finite.
@@ -106,6 +116,8 @@ class Scene:
     colors: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, 3))
     missing: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
+    holes: tuple[torch.Tensor, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -153,4 +165,5 @@ class Scene:
             self,
             views=tuple(view.smaller(factor) for view in self.views),
             held_out=tuple(view.smaller(factor) for view in self.held_out),
+            holes=tuple(_shrunk_hole(hole, factor) for hole in self.holes),
         )
