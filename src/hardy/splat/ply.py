@@ -89,7 +89,7 @@ def _gaussians(path: str | Path) -> Parameters:
 
     count = len(columns["x"])
     more = taken(*(f"f_rest_{i}" for i in range(rest))) if rest else torch.zeros(count, 0)
-    made = {
+    return {
         "means": taken("x", "y", "z"),
         "scales": taken("scale_0", "scale_1", "scale_2"),
         "quats": taken("rot_0", "rot_1", "rot_2", "rot_3"),
@@ -97,7 +97,6 @@ def _gaussians(path: str | Path) -> Parameters:
         "sh0": taken("f_dc_0", "f_dc_1", "f_dc_2").reshape(count, 1, 3),
         "shN": more.reshape(count, 3, rest // 3).transpose(1, 2).contiguous(),
     }
-    return made
 
 
 def mended(made: Parameters, whose: str) -> Parameters:
