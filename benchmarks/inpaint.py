@@ -54,11 +54,11 @@ def run(
     *,
     work: Path,
     seeds: int = 3,
-    width: int = 64,
-    height: int = 48,
-    views: int = 14,
-    steps: int = 450,
-    later: int = 80,
+    width: int = 52,
+    height: int = 39,
+    views: int = 12,
+    steps: int = 400,
+    later: int = 60,
 ) -> Result:
     done = work / "cells.json"
     cells: list[dict[str, Any]] = read_json(done) if done.is_file() else []
@@ -68,10 +68,10 @@ def run(
             missing = [name for name in ("nothing", *ALONE, *PARTS) if name not in known]
             if not missing:
                 continue
-            scene = removable(stage, width=width, height=height, views=views, points=1200, seed=seed)
+            scene = removable(stage, width=width, height=height, views=views, points=800, seed=seed)
             options = Options(steps=steps + ROUNDS * later, sh_degree=1, seed=seed)
             begun = time.monotonic()
-            strategy = vanilla(steps, cap_max=2500, seed=seed)
+            strategy = vanilla(steps, cap_max=1500, seed=seed)
             start = starting_points(scene.scene, scene.holes, options)
             around = without_holes(scene.scene, scene.holes)
             base = train(around, strategy, options=options, start=start, until=steps)

@@ -103,7 +103,7 @@ def inpaint(
     outside: Outside = False,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
 ) -> None:
-    """Fill holes in a scene the same from every side. Masks: white is to GO (for train --masks white is what COUNTS)."""
+    """Fill holes the same from every side. Masks: white is to GO (for train --masks, white is what COUNTS)."""
     from hardy.runs.progress import progress
     from hardy.splat.filling import Rules
     from hardy.splat.inpainters import named
