@@ -75,7 +75,7 @@ def test_opencv_fills_the_hole_alone(method: Any) -> None:
 
 
 def test_tiny_learns_from_the_photos_and_is_the_same_for_a_seed() -> None:
-    image, hole = checker(64, 80)
+    image, hole = checker(64, 96)
     images, holes = [image, image.flip(1)], [hole, hole.flip(1)]
     trained = Tiny.trained(images, holes, steps=12, seed=1)
     one, two = trained(image, hole, count=2)
@@ -145,6 +145,6 @@ def tiny_pipeline(folder: Path) -> None:
         max_position_embeddings=8, bos_token_id=0, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
     StableDiffusionInpaintPipeline(
-        vae=vae, text_encoder=CLIPTextModel(config), tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(),
+        vae=vae, text_encoder=CLIPTextModel(config), tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip

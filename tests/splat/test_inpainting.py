@@ -207,7 +207,7 @@ def test_what_cannot_be_inpainted_is_refused(traced: Any) -> None:
         inpaint(scene, holes, grapher=apart, **settings(steps=2))
     everyone = [torch.ones(30, 40, dtype=torch.bool) for _ in holes]
     for hole in everyone:
-        hole[:3] = False
+        hole[:2] = False
     with (
         pytest.raises(InputError, match="no other photo shows any of the .* choose an inpainter"),
         pytest.warns(UserWarning, match="cover more"),
@@ -243,10 +243,7 @@ def test_a_pixel_of_weight_zero_has_no_say_and_one_half_has_half() -> None:
     assert loss(weight=torch.full((30, 40), 0.5)) == pytest.approx(full / 2, rel=1e-5)
     assert loss(weight=half.float()) + loss(weight=(~half).float()) == pytest.approx(full, rel=1e-5)
     noise = torch.where(half[..., None], view.image, torch.rand(30, 40, 3))
-    weighed = dataclasses.replace(view, image=noise, weight=half.float())
-    assert view_loss(params, weighed, Options(), 0)[0].item() == pytest.approx(
-        view_loss(params, dataclasses.replace(view, weight=half.float()), Options(), 0)[0].item(), rel=0.05
-    )
+    assert loss(weight=half.float(), image=noise) == pytest.approx(loss(weight=half.float()), rel=1e-5)
 
 
 def test_depth_pulls_gaussians_to_it() -> None:
@@ -283,7 +280,7 @@ def test_gaussians_multiply_in_the_region_only() -> None:
     assert multiplied.any()
     assert (found.state["home"][multiplied][:, 0] > -0.5).all()
     everywhere = train(scene, vanilla(200), options=options)
-    assert (everywhere.state["home"][(everywhere.state["clones"] > 0)][:, 0] < -0.5).any()
+    assert (everywhere.state["home"][everywhere.state["splits"] + everywhere.state["clones"] > 0][:, 0] < -0.5).any()
 
 
 def test_a_training_goes_on_from_another_as_if_it_had_not_stopped(tmp_path: Path) -> None:

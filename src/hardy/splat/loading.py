@@ -208,8 +208,9 @@ def _view(image: PosedImage, how: _Reading) -> tuple[View, torch.Tensor]:
 def _mask(image: PosedImage, how: _Reading, kind: str, photo: torch.Tensor) -> torch.Tensor | None:
     """The mask in the folder of that kind, or what the scene's files name; None where there is none."""
     folder: Path | None = getattr(how, kind)
-    names = [] if folder is None else [name for path in (image.name, image.file.name) for name in _mask_names(path)]
-    candidates = [folder / name for name in names if folder is not None]
+    # By the path the scene gives it, or by the end of the photo's own, the longest first: masks lie as photos do.
+    ends = [image.name, *("/".join(image.file.parts[-count:]) for count in (4, 3, 2, 1))]
+    candidates = [] if folder is None else [folder / name for path in ends for name in _mask_names(path)]
     if kind == "masks" and image.mask is not None:
         candidates.append(image.mask)
     file = next((file for file in candidates if file.is_file()), None)
@@ -224,4 +225,4 @@ def _mask(image: PosedImage, how: _Reading, kind: str, photo: torch.Tensor) -> t
 
 
 def _mask_names(photo: str) -> list[str]:
-    return [photo, str(Path(photo).with_suffix(".png")), f"{photo}.png", f"{Path(photo).stem}.png"]
+    return [photo, str(Path(photo).with_suffix(".png")), f"{photo}.png"]

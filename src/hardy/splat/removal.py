@@ -47,7 +47,7 @@ class Votes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Removal:
-    """What is left, and what went: `gone` (N,), of which so many `unseen` and in so many `rounds` of votes."""
+    """What is left, and what went: `gone` (N,), so many of them at first `unseen` by any view, in so many `rounds`."""
 
     parameters: Parameters
     gone: torch.Tensor
@@ -109,7 +109,7 @@ def remove(
     if (region is None) == (not masks):
         raise InputError("remove needs either masks with their views or a region, such as a box")
     means = parameters["means"].detach()
-    unseen, rounds = 0, 0
+    unseen, rounds = torch.zeros(len(means), dtype=torch.bool), 0
     if region is not None:
         gone = region.contains(means)
     else:
@@ -118,7 +118,7 @@ def remove(
         masks = [grown(mask, pixels) for mask in masks]
         first = votes(parameters, views, masks)
         gone = first.share > share
-        spared = first.seen & ~gone
+        spared, unseen = first.seen & ~gone, ~first.seen
         for _ in range(_MOST_ROUNDS if bool(gone.any()) else 0):
             rounds += 1
             hull = in_hull(means[gone], means) & ~gone & ~spared
@@ -128,7 +128,6 @@ def remove(
             more = hull.cpu() & (~seen | (shares > share))
             if not bool(more.any()):
                 break
-            unseen += int((more & ~seen).sum())
             gone = gone | more.to(gone.device)
     if not bool(gone.any()):
         what = "lies in that region" if region is not None else "shows mostly inside of the masks"
@@ -137,7 +136,7 @@ def remove(
         what = "that region holds" if region is not None else "the masks take"
         raise InputError(f"{what} all {len(means)} Gaussians: nothing would be left")
     kept = {name: parameters[name].detach()[~gone] for name in NAMES}
-    return Removal(parameters=kept, gone=gone, unseen=unseen, rounds=rounds)
+    return Removal(parameters=kept, gone=gone, unseen=int((gone & unseen.to(gone.device)).sum()), rounds=rounds)
 
 
 def holes_of(

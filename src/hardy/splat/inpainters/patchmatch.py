@@ -50,6 +50,11 @@ class PatchMatch:
         return [self._filled(image.float(), unknown, derive(seed, "patchmatch", i)) for i in range(count)]
 
     def _filled(self, image: torch.Tensor, hole: torch.Tensor, seed: int) -> torch.Tensor:
+        if not bool(_usable(hole, self.radius).any()):
+            raise InputError(
+                f"a photo of {hole.shape[1]} x {hole.shape[0]} has no whole patch of {2 * self.radius + 1} pixels "
+                f"outside its hole of {int(hole.sum())} pixels; a smaller radius or hole would leave one"
+            )
         levels = [(image, hole)]
         while _thick(levels[-1][1], self.radius) and min(levels[-1][1].shape) >= 4 * (2 * self.radius + 1):
             coarser = _halved(*levels[-1])
@@ -68,13 +73,7 @@ class PatchMatch:
         return torch.where(hole[..., None], current, image).clamp(0, 1)
 
     def _level(self, image: torch.Tensor, hole: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        width = hole.shape[1]
         usable = _usable(hole, self.radius)
-        if not bool(usable.any()):
-            raise InputError(
-                f"a photo of {width} x {hole.shape[0]} has no whole patch of {2 * self.radius + 1} pixels outside its "
-                f"hole of {int(hole.sum())} pixels; a smaller radius or hole would leave one"
-            )
         targets = _grown(hole, self.radius).reshape(-1).nonzero()[:, 0]
         sources = usable.reshape(-1).nonzero()[:, 0]
         random = generator(seed, "start")
