@@ -145,6 +145,7 @@ def tiny_pipeline(folder: Path) -> None:
         max_position_embeddings=8, bos_token_id=0, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
     StableDiffusionInpaintPipeline(
-        vae=vae, text_encoder=CLIPTextModel(config), tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        vae=vae, text_encoder=CLIPTextModel(config), tokenizer=tokenizer, unet=unet,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip

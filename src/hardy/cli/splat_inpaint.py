@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hardy.cli.options import interruptible, shown
+from hardy.cli.options import interruptible, new_file, new_folder, shown
 from hardy.cli.splat_look import Background, Downscale, Images, Outside, gaussians_of, read_background, read_scene
 from hardy.errors import InputError
 
@@ -16,10 +16,17 @@ _Growth = Annotated[
 ]
 
 
+def _new(path: Path) -> Path:
+    """A file or a folder, as the ending says."""
+    return new_file(path) if path.suffix.lower() == ".ply" else new_folder(path)
+
+
 def remove(
     scene: Annotated[Path, typer.Argument(help='Scene whose cameras the masks are of; "none" with --box.')],
     ply: Annotated[Path, typer.Argument(help="Gaussians, in any format that is read, or the folder of a training.")],
-    out: Annotated[Path, typer.Argument(help="A .ply, or a folder for gaussians.ply, masks/ and the report.")],
+    out: Annotated[
+        Path, typer.Argument(help="A .ply, or a folder for gaussians.ply, masks/ and the report.", callback=_new)
+    ],
     masks: _Removed = None,
     box: Annotated[
         tuple[float, float, float, float, float, float] | None,
@@ -77,7 +84,10 @@ def inpaint(
         str, typer.Argument(help='Scene; or "demo", a traced room with a thing to take out (./demo: a folder).')
     ],
     out: Annotated[
-        Path, typer.Argument(help="Folder of Gaussians, filled photos and report; the same command resumes.")
+        Path,
+        typer.Argument(
+            help="Folder of Gaussians, filled photos and report; the same command resumes.", callback=new_folder
+        ),
     ],
     masks: _Removed = None,
     ply: Annotated[
@@ -157,11 +167,13 @@ def inpaint(
 
 def convert(
     source: Annotated[Path, typer.Argument(help=".ply, .compressed.ply, .splat, .spz or .sog.")],
-    target: Annotated[Path, typer.Argument(help=".ply, .compressed.ply, .splat, .spz or .glb (glTF).")],
+    target: Annotated[
+        Path, typer.Argument(help=".ply, .compressed.ply, .splat, .spz or .glb (glTF).", callback=new_file)
+    ],
     repair: Annotated[
         bool, typer.Option("--repair", help="Leave out Gaussians that cannot be, and say how many.")
     ] = False,
-    report: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for the report.", callback=new_folder)] = None,
 ) -> None:
     """Write Gaussians in another file format, and say what was lost."""
     from hardy.splat.conversion import convert as run
