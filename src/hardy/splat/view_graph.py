@@ -46,7 +46,7 @@ class ViewGraph:
         """The parts that the views fall into between which there are no edges; the largest first."""
         part = self.weights[list(views)][:, list(views)] > _LEAST
         _, labels = connected_components(part.numpy(), directed=False)
-        found = [[views[i] for i in np.flatnonzero(labels == label)] for label in np.unique(labels)]
+        found = [[views[int(i)] for i in np.flatnonzero(labels == label)] for label in np.unique(labels)]
         return sorted(found, key=len, reverse=True)
 
 
