@@ -212,7 +212,7 @@ def test_what_cannot_be_inpainted_is_refused(traced: Any) -> None:
         pytest.raises(InputError, match="no other photo shows any of the .* choose an inpainter"),
         pytest.warns(UserWarning, match="cover more"),
     ):
-        inpaint(scene, everyone, **settings(inpainter=None, rules=Rules(pulled=100), steps=2))
+        inpaint(scene, everyone, **settings(inpainter=None, rules=Rules(pulled=100, neighbours=0), steps=2))
     for wrong in ({"pulled": -1}, {"accept": 2}, {"candidates": 0}, {"colors": "mine"}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             Rules(**wrong)  # pyright: ignore[reportArgumentType]
