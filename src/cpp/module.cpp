@@ -9,6 +9,7 @@
 #include "feedback.h"
 #include "huge_pages.h"
 #include "packed_attention.h"
+#include "patchmatch.h"
 #include "projection.h"
 #include "splat.h"
 #include "tensor.h"
@@ -395,6 +396,22 @@ void bind_packed_attention(nb::module_& module) {
   });
 }
 
+void bind_patchmatch(nb::module_& module) {
+  module.def(
+      "nearest_patches",
+      [](const Tensor<const float>& image, const Tensor<const uint8_t>& usable, const Tensor<const int64_t>& targets,
+         const Tensor<const int32_t>& place, const Tensor<int64_t>& field, const Tensor<float>& distances, int radius,
+         int rounds, uint32_t seed, int threads) {
+        expect("image", image, {-1, -1, -1});
+        const int64_t height = image.shape[0], width = image.shape[1], count = targets.size();
+        hardy::nearest_patches({height, width, image.shape[2], image.data, expect("usable", usable, {height, width}),
+                                expect("targets", targets, {count}), expect("place", place, {height, width}), count,
+                                radius, rounds, seed},
+                               expect("field", field, {count}), expect("distances", distances, {count}), threads);
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, module) {
@@ -405,4 +422,5 @@ NB_MODULE(_kernels, module) {
   bind_feedback(module);
   bind_splats(module);
   bind_packed_attention(module);
+  bind_patchmatch(module);
 }

@@ -5,16 +5,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from hardy.cli import splat_look
+from hardy.cli import splat_inpaint, splat_look
 from hardy.cli.options import interruptible, new_folder, shown
 from hardy.cli.splat_look import (
+    Background,
     Device,
     Downscale,
     Gaussians,
+    HoldOut,
+    Images,
     Masks,
     Outside,
     SceneArgument,
     gaussians_of,
+    read_background,
     read_scene,
     save_pictures,
 )
@@ -28,6 +32,9 @@ app = typer.Typer(help="Scenes of 3D Gaussians from photos, on a CPU.", no_args_
 app.command()(splat_look.render)
 app.command()(splat_look.view)
 app.command()(splat_look.poses)
+app.command()(splat_inpaint.remove)
+app.command()(splat_inpaint.inpaint)
+app.command()(splat_inpaint.convert)
 
 Strategy = Literal["vanilla", "absgs", "pixelgs", "mcmc", "global-to-local", "reactivate", "global-to-local-reactivate"]
 Steps = Annotated[int, typer.Option(help="One view each.")]
@@ -35,6 +42,7 @@ Degree = Annotated[int, typer.Option(help="Of spherical harmonics, 0 to 3.")]
 Budget = Annotated[int | None, typer.Option(help="Most Gaussians.")]
 RandomPoints = Annotated[int, typer.Option(help="To start with in a scene without points.")]
 Seed = Annotated[int, typer.Option(help="Of the order of views and all that is drawn.")]
+Antialiased = Annotated[bool, typer.Option("--antialiased", help="Opacities make up for the blur of a pixel.")]
 SnapshotEvery = Annotated[int, typer.Option(help="Steps between renewals of gaussians.ply, for view; 0 for none.")]
 
 
@@ -53,10 +61,19 @@ def train(
     degree: Degree = 3,
     budget: Budget = None,
     random_points: RandomPoints = 5000,
-    start: Annotated[Path | None, typer.Option(help="PLY file of Gaussians to go on from.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Gaussians to begin with; or the folder of a training, which goes on up to --steps."),
+    ] = None,
     masks: Masks = None,
+    images: Images = "images",
+    hold_out: HoldOut = 8,
+    background: Background = "black",
+    antialiased: Antialiased = False,
     outside: Outside = False,
     snapshot_every: SnapshotEvery = 0,
+    evaluate_every: Annotated[int | None, typer.Option(help="Steps between figures; by default a tenth.")] = None,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     device: Device = "cpu",
     seed: Seed = 0,
 ) -> None:
@@ -64,10 +81,25 @@ def train(
     from hardy.splat.training import Options, torch_device
 
     torch_device(device)  # before photos are read for nothing
-    photos = read_scene(scene, downscale, masks, outside)
+    color = read_background(background)
     options = Options(
-        steps=steps, sh_degree=degree, random_points=random_points, evaluate_every=max(1, steps // 10), seed=seed
+        steps=steps,
+        sh_degree=degree,
+        random_points=random_points,
+        evaluate_every=max(1, steps // 10) if evaluate_every is None else evaluate_every,
+        save_every=save_every,
+        background=color,
+        rasterize_mode="antialiased" if antialiased else "classic",
+        seed=seed,
     )
+    photos = read_scene(scene, downscale, masks, outside, images=images, hold_out=hold_out, background=color)
+    covered = [float(view.mask.float().mean()) for view in photos.views if view.mask is not None]
+    if masks is not None and covered and sum(covered) < 0.1 * len(covered):
+        typer.echo(
+            "Less than a tenth of the photos counts: white is what counts here; for remove and inpaint it is what is "
+            "to go",
+            err=True,
+        )
     _train(photos, strategy, options, budget, out, start, snapshot_every, device)
 
 
@@ -140,17 +172,24 @@ def evaluate(
     gaussians: Gaussians,
     downscale: Downscale = 1,
     masks: Masks = None,
+    images: Images = "images",
+    hold_out: HoldOut = 8,
+    background: Background = "black",
+    antialiased: Antialiased = False,
     outside: Outside = False,
     device: Device = "cpu",
 ) -> None:
     """PSNR and SSIM of Gaussians on the held-out photos of a scene."""
     from hardy.splat import evaluate as run
-    from hardy.splat.training import torch_device
+    from hardy.splat.quality import degree_of
+    from hardy.splat.training import Options, torch_device
 
-    where = torch_device(device)
+    where, color = torch_device(device), read_background(background)
     parameters = {name: tensor.to(where) for name, tensor in gaussians_of(gaussians).items()}
-    photos = read_scene(scene, downscale, masks, outside)
-    quality = run(parameters, photos.held_out or photos.views)
+    photos = read_scene(scene, downscale, masks, outside, images=images, hold_out=hold_out, background=color)
+    mode = "antialiased" if antialiased else "classic"
+    options = Options(sh_degree=degree_of(parameters), background=color, rasterize_mode=mode)
+    quality = run(parameters, photos.held_out or photos.views, options)
     kind = "held-out" if photos.held_out else "training"
     typer.echo(f"{quality.psnr:.2f} dB, SSIM {quality.ssim:.3f}: mean of {quality.views} {kind} views")
 

@@ -18,7 +18,10 @@ SceneArgument = Annotated[
 Gaussians = Annotated[Path, typer.Argument(help="PLY file of Gaussians, or the folder of a training.")]
 Downscale = Annotated[int, typer.Option(help="Whole factor by which photos are made smaller.")]
 Outside = Annotated[bool, typer.Option("--outside", help="A scene may name files outside its folder.")]
-Masks = Annotated[Path | None, typer.Option(help="Folder of masks, white where the photo counts.")]
+Masks = Annotated[Path | None, typer.Option(help="Folder of masks, white where the photo COUNTS.")]
+Images = Annotated[str, typer.Option(help="Folder of photos beside a COLMAP model.")]
+Background = Annotated[str, typer.Option(help="Behind Gaussians and transparent photos: black, white, or R,G,B to 1.")]
+HoldOut = Annotated[int, typer.Option(help="Every so many-th photo is held out, unless files say which; 0 for none.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 _FilmScene = Annotated[Path | None, typer.Option(help="Whose cameras are looked through, or circled on.")]
 
@@ -119,24 +122,37 @@ def poses(
 
 def gaussians_of(path: Path) -> dict[str, Any]:
     """The Gaussians in a file, or in the folder of a training; at least one."""
-    from hardy.splat import load_ply
+    from hardy.splat.formats import load_gaussians
     from hardy.splat.training import PLY
 
     file = path / PLY if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"there is no {file}")
-    parameters = load_ply(file)
+    parameters = load_gaussians(file)
     if not len(parameters["means"]):
         raise InputError(f"{file} holds no Gaussians")
     return parameters
 
 
-def read_scene(path: Path, downscale: int = 1, masks: Path | None = None, outside: bool = False) -> "Scene":
-    """The photos in a folder, or the traced room for its name."""
+def read_scene(
+    path: Path,
+    downscale: int = 1,
+    masks: Path | None = None,
+    outside: bool = False,
+    *,
+    removed: Path | None = None,
+    images: str = "images",
+    hold_out: int = 8,
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> "Scene":
+    """The photos in a folder, or the traced room for its name; what was found is said."""
     from hardy.splat import load_scene
 
     if str(path) != "room" or path.exists():
-        scene = load_scene(path, downscale=downscale, masks=masks, outside=outside)
+        options: dict[str, Any] = {"images": images, "hold_out_every": hold_out, "background": background}
+        scene = load_scene(path, downscale=downscale, masks=masks, removed=removed, outside=outside, **options)
+        for note in scene.notes:
+            typer.echo(note, err=True)
         for names, what in ((scene.missing, "are listed and not there"), (scene.extra, "are there and have no camera")):
             if names:
                 shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
@@ -144,9 +160,23 @@ def read_scene(path: Path, downscale: int = 1, masks: Path | None = None, outsid
         return scene
     from hardy.splat.room import room
 
-    if masks is not None or downscale < 1:
-        raise InputError(f"the room has no masks and downscale is at least 1, got {masks} and {downscale}")
-    return room().smaller(downscale)
+    if masks is not None or removed is not None or downscale < 1:
+        raise InputError(f"the room has no masks and downscale is at least 1, got {masks or removed} and {downscale}")
+    return room(hold_out_every=hold_out).smaller(downscale)
+
+
+def read_background(text: str) -> tuple[float, float, float]:
+    """black, white, or three numbers from 0 to 1 divided by commas."""
+    names = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0)}
+    if text in names:
+        return names[text]
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--background must be black, white, or three numbers such as 0.5,0.5,0.5, got {text!r}"
+        ) from None
+    return red, green, blue
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -165,6 +195,7 @@ def save_pictures(parameters: dict[str, Any], views: "tuple[View, ...]", out: Pa
     from hardy.reading import below
     from hardy.splat import render_view
 
+    taken: set[str] = set()
     for view in views:
         with torch.no_grad():
             image = render_view(parameters, view)[0][0].clamp(0, 1)
@@ -172,4 +203,7 @@ def save_pictures(parameters: dict[str, Any], views: "tuple[View, ...]", out: Pa
         picture = Image.fromarray(both)
         path = Path(view.name).with_suffix("")
         name = "_".join(part for part in path.parts if part not in (path.anchor, ".."))  # no photo over another
+        while name.lower() in taken:  # nor where a and A are one file
+            name += "_"
+        taken.add(name.lower())
         write_atomic(below(out, f"{name}.png", "the scene"), lambda path, made=picture: made.save(path, "PNG"))

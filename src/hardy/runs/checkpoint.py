@@ -58,30 +58,40 @@ class Checkpoint:
         sweep(self.path)
         if not self.path.exists():
             return None
-        with reading(self.path):
-            with safe_open(self.path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise InputError(f"{self.path} is not a checkpoint of hardy")
-                if metadata.get("version") != str(VERSION):
-                    raise InputError(
-                        f"{self.path} is a checkpoint of version {metadata.get('version')}, made by hardy "
-                        f"{metadata.get('hardy')}; this hardy reads version {VERSION}"
-                    )
-                record = json.loads(metadata["record"])
-                kind, identity = record["kind"], dict(record["identity"])
-                if kind != self.kind:
-                    raise InputError(f"{self.path} is the checkpoint of a {kind}, not of a {self.kind}")
-                if identity != self.identity:
-                    raise InputError(
-                        f"{self.path} belongs to another {kind}: {difference(identity, self.identity)}; "
-                        "choose another place, or remove it to begin anew"
-                    )
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            state = _unpacked(record["state"], tensors)
-            if not isinstance(state, dict):
-                raise TypeError("its state is no mapping")
-            return state
+        identity, state = read(self.path, self.kind)
+        if identity != self.identity:
+            raise InputError(
+                f"{self.path} belongs to another {self.kind}: {difference(identity, self.identity)}; "
+                "choose another place, or remove it to begin anew"
+            )
+        return state
+
+
+def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Identity and state of a run's file, whatever run it was: for one that begins where another ended.
+
+    Raises:
+        InputError: the file is damaged, foreign, or of a run of another kind.
+    """
+    with reading(path):
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise InputError(f"{path} is not a checkpoint of hardy")
+            if metadata.get("version") != str(VERSION):
+                raise InputError(
+                    f"{path} is a checkpoint of version {metadata.get('version')}, made by hardy "
+                    f"{metadata.get('hardy')}; this hardy reads version {VERSION}"
+                )
+            record = json.loads(metadata["record"])
+            if record["kind"] != kind:
+                raise InputError(f"{path} is the checkpoint of a {record['kind']}, not of a {kind}")
+            identity = dict(record["identity"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        state = _unpacked(record["state"], tensors)
+        if not isinstance(state, dict):
+            raise TypeError("its state is no mapping")
+        return identity, state
 
 
 def digest(tensors: Iterable[torch.Tensor]) -> str:

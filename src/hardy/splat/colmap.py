@@ -18,17 +18,29 @@ _MODELS = {
     2: ("SIMPLE_RADIAL", 4),
     3: ("RADIAL", 5),
     4: ("OPENCV", 8),
+    6: ("FULL_OPENCV", 12),
 }
 _NUMBER_OF = {name: number for number, (name, _) in _MODELS.items()}
 _FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", ".")
 
 
 def model_folder(path: Path) -> Path | None:
-    """Where below `path` the model lies, if anywhere."""
+    """Where below `path` the model lies, if anywhere; of several in numbered folders the one with the largest files."""
     for folder in _FOLDERS:
-        if any((path / folder / f"cameras{kind}").is_file() for kind in (".bin", ".txt")):
-            return path / folder
+        beside = sorted((path / folder).parent.glob("[0-9]*")) if folder.endswith("/0") else [path / folder]
+        models = [each for each in beside if _is_model(each)]
+        if models:
+            return max(models, key=lambda each: sum(file.stat().st_size for file in each.glob("images.*")))
     return None
+
+
+def other_models(model: Path) -> list[Path]:
+    """Models beside one in a numbered folder."""
+    return [each for each in sorted(model.parent.glob("[0-9]*")) if each != model and _is_model(each)]
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / f"cameras{kind}").is_file() for kind in (".bin", ".txt"))
 
 
 def read(model: Path, images: Path, outside: bool = False) -> tuple[list[PosedImage], np.ndarray, np.ndarray]:
@@ -87,11 +99,16 @@ def _rotation(quat: np.ndarray, name: str) -> np.ndarray:
 
 
 def _camera(model: str, width: int, height: int, p: list[float]) -> tuple[np.ndarray, tuple[float, ...], int, int]:
-    two = model in ("PINHOLE", "OPENCV")
+    two = model in ("PINHOLE", "OPENCV", "FULL_OPENCV")
     fx, fy = (p[0], p[1]) if two else (p[0], p[0])
     cx, cy, *rest = p[2:] if two else p[1:]
-    k1, k2, p1, p2 = (*rest, 0.0, 0.0, 0.0, 0.0)[:4]
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (k1, k2, 0.0, p1, p2), width, height
+    k1, k2, p1, p2, k3 = (*rest, *(0.0,) * 5)[:5]
+    if any(rest[5:]):
+        raise InputError(
+            "a camera of the model FULL_OPENCV has k4, k5 or k6 other than 0, a quotient that is not known here; "
+            "colmap image_undistorter turns it into PINHOLE"
+        )
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (k1, k2, k3, p1, p2), width, height
 
 
 def _unknown(file: Path, model: object) -> InputError:

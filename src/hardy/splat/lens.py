@@ -11,7 +11,7 @@ def undistorted(image: torch.Tensor, k: torch.Tensor, distortion: Sequence[float
     Args:
         image: the photo.
         k: (3, 3) intrinsics; the centre of the first pixel is at (0.5, 0.5).
-        distortion: k1, k2, k3, p1, p2.
+        distortion: k1, k2, k3, p1, p2, and k4, if any, of the eighth power.
 
     Returns:
         The photo, and (height, width) bool: which of its pixels lie within the old one.
@@ -30,9 +30,10 @@ def undistorted(image: torch.Tensor, k: torch.Tensor, distortion: Sequence[float
 
 def distorted(x: torch.Tensor, y: torch.Tensor, distortion: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
     """Where a lens puts the directions (x, y, 1)."""
-    k1, k2, k3, p1, p2 = distortion
+    k1, k2, k3, p1, p2, *more = distortion
+    k4 = more[0] if more else 0.0
     square = x * x + y * y
-    radial = 1 + square * (k1 + square * (k2 + square * k3))
+    radial = 1 + square * (k1 + square * (k2 + square * (k3 + square * k4)))
     return (
         x * radial + 2 * p1 * x * y + p2 * (square + 2 * x * x),
         y * radial + p1 * (square + 2 * y * y) + 2 * p2 * x * y,

@@ -5,6 +5,7 @@ logarithms, rotations are w first, and f_rest is channel-major: all coefficients
 """
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ _TYPES = {
     **dict.fromkeys(("double", "float64"), "f8"),
 }
 _MAX_HEADER = 1 << 16
+_OPAQUE = 20.0  # a logit
 _COUNT = re.compile(r"[0-9]{1,18}")
 
 
@@ -60,12 +62,15 @@ def save_ply(parameters: Parameters, path: str | Path) -> None:
 def load_ply(path: str | Path) -> Parameters:
     """Read what `save_ply`, or the original implementation or gsplat, wrote: the parameters that `train` starts from.
 
+    An infinite opacity is opaque, or none. Gaussians with another value that is not finite, a zero quaternion, or a
+    scale that is zero or infinite are left out, and a warning says how many.
+
     Raises:
-        InputError: it is no PLY file of Gaussians, it is cut short, a value is not finite, a quaternion is zero,
-            or a scale is zero or infinite.
+        InputError: it is no PLY file of Gaussians, it is cut short, or every Gaussian in it is such a one.
     """
     with reading(path):
-        return _gaussians(path)
+        made = _gaussians(path)
+    return mended(made, str(path))
 
 
 def _gaussians(path: str | Path) -> Parameters:
@@ -84,7 +89,7 @@ def _gaussians(path: str | Path) -> Parameters:
 
     count = len(columns["x"])
     more = taken(*(f"f_rest_{i}" for i in range(rest))) if rest else torch.zeros(count, 0)
-    made = {
+    return {
         "means": taken("x", "y", "z"),
         "scales": taken("scale_0", "scale_1", "scale_2"),
         "quats": taken("rot_0", "rot_1", "rot_2", "rot_3"),
@@ -92,7 +97,30 @@ def _gaussians(path: str | Path) -> Parameters:
         "sh0": taken("f_dc_0", "f_dc_1", "f_dc_2").reshape(count, 1, 3),
         "shN": more.reshape(count, 3, rest // 3).transpose(1, 2).contiguous(),
     }
-    check_gaussians(made, f"{path} is damaged")
+
+
+def mended(made: Parameters, whose: str) -> Parameters:
+    """The Gaussians that can be, with a warning about those that are left out.
+
+    Raises:
+        InputError: there are some, and none can be.
+    """
+    opacities = made["opacities"]
+    made = made | {"opacities": torch.where(opacities.isinf(), opacities.sign() * _OPAQUE, opacities)}
+    good = torch.stack([torch.isfinite(made[name]).flatten(1).all(1) for name in NAMES[:3]]).all(0)
+    good &= torch.isfinite(made["opacities"])
+    good &= torch.isfinite(made["sh0"]).flatten(1).all(1) & torch.isfinite(made["shN"]).flatten(1).all(1)
+    sizes = made["scales"].exp()
+    good &= (made["quats"].norm(dim=1) > 0) & (torch.isfinite(sizes) & (sizes > 0)).all(1)
+    bad = int((~good).sum())
+    if bad and bad == len(good):
+        check_gaussians(made, f"{whose} is damaged")
+    if bad:
+        warnings.warn(
+            f"{bad} of {len(good)} Gaussians in {whose} are left out: values not finite, or a zero rotation or size",
+            stacklevel=3,
+        )
+        made = {name: made[name][good] for name in NAMES}
     return made
 
 

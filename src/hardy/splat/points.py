@@ -29,6 +29,8 @@ def neighbour_distances(points: torch.Tensor, neighbours: int = 3) -> torch.Tens
 def gaussians_from(scene: Scene, degree: int = 3, random_points: int = 5000, seed: int = 0) -> dict[str, torch.Tensor]:
     """Gaussians at a scene's points, in their colors, as large as their neighbours are apart, of opacity 0.1.
 
+    None is larger than the scene's extent or three times what nine tenths of them are, whichever is more.
+
     A scene without points gets random ones, gray, where its cameras look: in a cube about the point nearest to all
     their axes, as wide as the cameras are far from it.
 
@@ -53,9 +55,12 @@ def gaussians_from(scene: Scene, degree: int = 3, random_points: int = 5000, see
     count = len(means)
     quats = torch.zeros(count, 4)
     quats[:, 0] = 1
+    sizes = neighbour_distances(means)
+    # A point far from all others would begin as a Gaussian in front of everything.
+    sizes = sizes.clamp(max=max(scene.extent, 3 * sizes.quantile(0.9).item() if count <= 1 << 24 else 0.0))
     return {
         "means": means.clone(),
-        "scales": neighbour_distances(means).log()[:, None].expand(-1, 3).clone(),
+        "scales": sizes.log()[:, None].expand(-1, 3).clone(),
         "quats": quats,
         "opacities": torch.full((count,), 0.1).logit(),
         "sh0": ((colors - 0.5) / FIRST)[:, None],

@@ -11,7 +11,7 @@ from hardy.errors import InputError
 from hardy.evaluate import psnr_of_error, ssim
 from hardy.splat.options import Options
 from hardy.splat.ply import Parameters
-from hardy.splat.rendering import rasterization
+from hardy.splat.rendering import RenderMode, rasterization
 from hardy.splat.scene import View
 
 
@@ -25,13 +25,20 @@ class Quality:
 
 
 def render_view(
-    parameters: Parameters, view: View, options: Options | None = None, degree: int | None = None
+    parameters: Parameters,
+    view: View,
+    options: Options | None = None,
+    degree: int | None = None,
+    *,
+    features: torch.Tensor | None = None,
+    render_mode: RenderMode = "RGB",
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """`rasterization` of one view: images (1, height, width, 3), alphas, info; by default at the degree there is."""
+    """`rasterization` of one view: images (1, height, width, channels), alphas, info; at the degree there is."""
     device = parameters["means"].device
     height, width = view.image.shape[:2]
     options = options or Options(sh_degree=degree_of(parameters))
     degree = options.sh_degree if degree is None else degree
+    more = 0 if features is None else features.shape[1]
     return rasterization(
         parameters["means"],
         parameters["quats"],
@@ -43,20 +50,38 @@ def render_view(
         width,
         height,
         sh_degree=degree,
-        backgrounds=torch.tensor([options.background], device=device),
+        features=features,
+        backgrounds=torch.tensor([[*options.background, *[0.0] * more]], device=device),
+        render_mode=render_mode,
         rasterize_mode=options.rasterize_mode,
     )
 
 
 def view_loss(parameters: Parameters, view: View, options: Options, degree: int) -> tuple[torch.Tensor, dict[str, Any]]:
-    """What training lowers: mean absolute error and 1 - SSIM of one view in their shares; and the rasterizer's info."""
-    images, _, info = render_view(parameters, view, options, degree)
-    image, photo = images[0], view.image
+    """What training lowers: mean absolute error and 1 - SSIM of one view in their shares; and the rasterizer's info.
+
+    Where the view has a depth, the mean of its relative error comes on top. A pixel's weight is its share in both; in
+    SSIM one of weight 0 is as the photo has it.
+    """
+    if view.depth is None:
+        images, _, info = render_view(parameters, view, options, degree)
+        image = images[0]
+    else:
+        images, _, info = render_view(parameters, view, options, degree, render_mode="RGB+ED")
+        image = images[0, ..., :3]
+    photo = view.image
     if view.mask is not None:
         image, photo = (torch.where(view.mask[..., None], each, 0) for each in (image, photo))
+    if view.weight is not None:
+        image = photo + view.weight[..., None] * (image - photo)
     loss = (1 - options.ssim_lambda) * (image - photo).abs().mean()
     if options.ssim_lambda:
         loss = loss + options.ssim_lambda * (1 - ssim(image, photo))
+    if view.depth is not None and options.depth_lambda:
+        counts = view.depth > 0
+        off = (images[0, ..., 3] - view.depth).abs() / view.depth.clamp(min=1e-6)
+        off = off if view.weight is None else off * view.weight
+        loss = loss + options.depth_lambda * torch.where(counts, off, 0).mean()
     return loss, info
 
 
@@ -67,6 +92,10 @@ def evaluate(
     options = options or Options(sh_degree=degree_of(parameters))
     if not views:
         raise InputError("evaluate needs at least one view")
+    empty = [view.name for view in views if view.mask is not None and not bool(view.mask.any())]
+    if len(empty) == len(views):
+        raise InputError(f"the masks of all {len(views)} views are empty: there is nothing to evaluate")
+    views = tuple(view for view in views if view.name not in empty)
     scores = []
     with torch.no_grad():
         for view in views:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.reading import reading
-from hardy.runs.checkpoint import Checkpoint, digest
+from hardy.runs.checkpoint import Checkpoint, digest, read
 from hardy.runs.progress import progress
 from hardy.splat import memory
 from hardy.splat.options import Options
@@ -29,7 +30,8 @@ from hardy.splat.strategies import Strategy, of_gsplat, vanilla
 
 __all__ = ["Options", "Quality", "Training", "evaluate", "render_view", "train", "view_loss"]
 
-PLY, CHECKPOINT = "gaussians.ply", "checkpoint.safetensors"
+PLY, CHECKPOINT, KIND = "gaussians.ply", "checkpoint.safetensors", "training of Gaussians"
+Loss = Callable[[Parameters, View, Options, int], tuple[torch.Tensor, dict[str, Any]]]
 _RATES = {"scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
 
 
@@ -43,12 +45,36 @@ class Training:
         history: at each evaluation step, seconds of training so far, gaussians, psnr and ssim of the held-out views (or
             of the training views, where none are held out), and pairs of pixel and Gaussian looked at so far.
         seconds: of training, without evaluation.
+        step: that it has come to.
+        pairs: of pixel and Gaussian looked at so far.
+        moments: of the optimizers, by parameter, with which another training goes on from this one.
     """
 
     parameters: Parameters
     state: dict[str, Any]
     history: tuple[dict[str, float], ...]
     seconds: float
+    step: int = 0
+    pairs: int = 0
+    moments: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Training:
+        """What `train` left in a folder, finished or not.
+
+        Raises:
+            InputError: there is no checkpoint of a training, or it is damaged.
+        """
+        file = Path(folder) / CHECKPOINT
+        if not file.is_file():
+            raise InputError(f"{folder} holds no training: there is no {CHECKPOINT}")
+        _, saved = read(file, KIND)
+        with reading(file):
+            record = {name: saved["record"][name] for name in ("step", "seconds", "pairs")}
+            parameters = {name: saved["params"][name] for name in NAMES}
+            history = tuple(saved["record"]["history"])
+            moments = {name: saved["moments"][name] for name in NAMES}
+            return cls(parameters=parameters, state=saved["state"], history=history, moments=moments, **record)
 
 
 def train(
@@ -56,7 +82,9 @@ def train(
     strategy: Strategy | None = None,
     *,
     options: Options | None = None,
-    start: Parameters | str | Path | None = None,
+    start: Parameters | Training | str | Path | None = None,
+    until: int | None = None,
+    loss: Loss = view_loss,
     out: str | Path | None = None,
     snapshot_every: int = 0,
     device: str | torch.device = "cpu",
@@ -70,7 +98,11 @@ def train(
         scene: as `load_scene` gives it.
         strategy: of densification, one of gsplat's included; by default `vanilla(steps)`.
         options: everything else.
-        start: Gaussians to go on from, or a PLY file of them; by default the scene's points.
+        start: Gaussians to begin with, or a PLY file of them, by default the scene's points; or another training (the
+            folder of one, too), which goes on at its step with its optimizers and the state of its strategy, even on
+            other photos.
+        until: the step to stop after, of the schedule of `options.steps`; by default the last.
+        loss: `loss(parameters, view, options, sh_degree)` -> what a step lowers, and the info of the rasterizer.
         out: folder for `checkpoint.safetensors` and `gaussians.ply`.
         snapshot_every: steps between renewals of `gaussians.ply` while training, for whoever looks on; 0 for only the
             last. They change nothing.
@@ -85,7 +117,13 @@ def train(
     if snapshot_every < 0 or (snapshot_every and out is None):
         raise InputError(f"snapshot_every must be at least 0 and needs a folder, got {snapshot_every} and {out}")
     device = torch_device(device)
-    initial = load_ply(start) if isinstance(start, str | Path) else start
+    until = options.steps if until is None else checks.integer("until", until, at_least=1, at_most=options.steps)
+    if isinstance(start, str | Path):
+        start = Training.load(start) if Path(start).is_dir() else load_ply(start)
+    earlier = start if isinstance(start, Training) else None
+    if earlier is not None and earlier.step > until:
+        raise InputError(f"the training to go on from has {earlier.step} steps, more than the {until} asked for")
+    initial = start.parameters if isinstance(start, Training) else start
     if initial is None:
         initial = gaussians_from(scene, options.sh_degree, options.random_points, options.seed)
     initial = _checked(initial, options, strategy)
@@ -100,6 +138,10 @@ def train(
     strategy.check_sanity(params, optimizers)
     state: dict[str, Any] = dict(strategy.initialize_state(scene.extent, [view.image for view in scene.views]))
     record: dict[str, Any] = {"step": 0, "seconds": 0.0, "pairs": 0, "history": []}
+    if earlier is not None:
+        record |= {"step": earlier.step, "seconds": earlier.seconds, "pairs": earlier.pairs}
+        record["history"] = list(earlier.history)
+        _put_back(earlier.parameters | initial, earlier.moments, earlier.state, params, optimizers, state)
     file = None
     if out is not None:
         identity = {
@@ -109,7 +151,14 @@ def train(
             "masks": digest(view.mask for view in scene.views if view.mask is not None),
             "start": digest(initial.values()),
         }
-        file = Checkpoint(Path(out) / CHECKPOINT, kind="training of Gaussians", identity=identity)
+        targets = [each for view in scene.views for each in (view.weight, view.depth) if each is not None]
+        if targets:
+            identity["weights and depths"] = digest(targets)
+        if earlier is not None:
+            identity["after step"] = earlier.step
+        if loss is not view_loss:
+            identity["loss"] = getattr(loss, "__qualname__", repr(loss))
+        file = Checkpoint(Path(out) / CHECKPOINT, kind=KIND, identity=identity)
         if (saved := file.load()) is not None:
             record = _restored(file.path, saved, params, optimizers, state)
 
@@ -127,8 +176,8 @@ def train(
     sizes: dict[int, tuple[View, ...]] = {1: scene.views}
     sh_degree_interval = options.sh_degree_interval or max(1, options.steps // 30)
     evaluated = scene.held_out or scene.views
-    with progress("train", options.steps, done=record["step"]) as bar:
-        for step in range(record["step"], options.steps):
+    with progress("train", until, done=record["step"]) as bar:
+        for step in range(record["step"], until):
             clock = time.perf_counter()
             factor = strategy.factor(state, step)
             if factor not in sizes:
@@ -138,29 +187,37 @@ def train(
             _set_rate(optimizers["means"], options, scene.extent, step, strategy.full_size_from(state))
             before = len(params["means"])
             with memory.out_of_memory_named(step, before, out):
-                record["pairs"] += _step(params, optimizers, strategy, state, step, view, options, sh_degree)
+                record["pairs"] += _step(params, optimizers, strategy, state, step, view, options, sh_degree, loss)
             record["seconds"] += time.perf_counter() - clock
             record["step"] = done = step + 1
             count = len(params["means"])
-            if done == options.steps or (options.evaluate_every and done % options.evaluate_every == 0):
+            if done == until or (options.evaluate_every and done % options.evaluate_every == 0):
                 quality = evaluate(params, evaluated, options, sh_degree)  # pyright: ignore[reportArgumentType]
                 row = {"step": done, "seconds": record["seconds"], "gaussians": count}
                 row |= {"psnr": quality.psnr, "ssim": quality.ssim, "pairs": record["pairs"]}
                 record["history"].append(row)
                 bar.update(done, f"{quality.psnr:.2f} dB, {count} Gaussians")
-            if done == options.steps or done % options.save_every == 0:
+            if done == until or done % options.save_every == 0:
                 save_checkpoint()
-            if snapshot_every and done % snapshot_every == 0 and done < options.steps:
+            if snapshot_every and done % snapshot_every == 0 and done < until:
                 save_snapshot()
             bar.update(done)
             shortage = memory.shortage(before, count, options.sh_degree, device)
-            if shortage and done < options.steps:
+            if shortage and done < until:
                 save_checkpoint()
                 save_snapshot()
                 raise InputError(f"{shortage}, at step {done}; {_kept(out)}")
     trained = {name: params[name].detach() for name in NAMES}
     save_snapshot()
-    return Training(parameters=trained, state=state, history=tuple(record["history"]), seconds=record["seconds"])
+    return Training(
+        parameters=trained,
+        state=state,
+        history=tuple(record["history"]),
+        seconds=record["seconds"],
+        step=record["step"],
+        pairs=record["pairs"],
+        moments={name: dict(optimizers[name].state.get(params[name], {})) for name in NAMES},
+    )
 
 
 def _restored(
@@ -176,17 +233,30 @@ def _restored(
         InputError: something is missing from it.
     """
     with reading(path):
-        for name, old in list(params.items()):
-            params[name] = torch.nn.Parameter(saved["params"][name].to(old.device))
-            optimizers[name].param_groups[0]["params"] = [params[name]]
-            optimizers[name].state.pop(old, None)
-            if moments := saved["moments"][name]:
-                optimizers[name].state[params[name]] = {key: value.to(old.device) for key, value in moments.items()}
-        state.clear()
-        device = params["means"].device
-        for key, value in saved["state"].items():
-            state[key] = value.to(device) if isinstance(value, torch.Tensor) else value
+        _put_back(saved["params"], saved["moments"], saved["state"], params, optimizers, state)
         return {key: saved["record"][key] for key in ("step", "seconds", "pairs", "history")}
+
+
+def _put_back(
+    values: Mapping[str, torch.Tensor],
+    moments: Mapping[str, Mapping[str, Any]],
+    kept: Mapping[str, Any],
+    params: dict[str, torch.nn.Parameter],
+    optimizers: dict[str, torch.optim.Optimizer],
+    state: dict[str, Any],
+) -> None:
+    """Give parameters, optimizers and the strategy's state what another training had of them."""
+    for name, old in list(params.items()):
+        device = old.device
+        params[name] = torch.nn.Parameter(values[name].detach().to(device, copy=True))
+        optimizers[name].param_groups[0]["params"] = [params[name]]
+        optimizers[name].state.pop(old, None)
+        if moments.get(name):
+            found = {key: value.to(device, copy=True) for key, value in moments[name].items()}
+            optimizers[name].state[params[name]] = found
+    state.clear()
+    for key, value in kept.items():
+        state[key] = value.to(params["means"].device, copy=True) if isinstance(value, torch.Tensor) else value
 
 
 def _step(
@@ -198,9 +268,10 @@ def _step(
     view: View,
     options: Options,
     sh_degree: int,
+    lowered: Loss,
 ) -> int:
     """One view's step; the pairs of pixel and Gaussian that were looked at."""
-    loss, info = view_loss(params, view, options, sh_degree)  # pyright: ignore[reportArgumentType]
+    loss, info = lowered(params, view, options, sh_degree)  # pyright: ignore[reportArgumentType]
     loss = loss + strategy.penalty(params)
     if not bool(torch.isfinite(loss)):
         raise InputError(f"the loss at step {step} is {loss.item()}: a learning rate is too large for this scene")

@@ -11,7 +11,7 @@ import numpy as np
 
 from hardy.errors import InputError
 from hardy.reading import reading
-from hardy.splat.photos import PosedImage, photo_in
+from hardy.splat.photos import PosedImage, photo_in, photo_size
 from hardy.splat.ply import read_vertices
 
 _MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "")
@@ -29,6 +29,27 @@ def read(file: Path, outside: bool = False) -> tuple[list[PosedImage], np.ndarra
         return _read(file, outside)
 
 
+def split_files(folder: Path) -> dict[str, Path]:
+    """The files of a scene in parts, transforms_train.json and so on, by part; as of the NeRF-synthetic scenes."""
+    found = {part: folder / f"transforms_{part}.json" for part in ("train", "val", "test")}
+    return {part: file for part, file in found.items() if file.is_file()}
+
+
+def read_split(files: dict[str, Path], outside: bool = False) -> tuple[list[PosedImage], np.ndarray, np.ndarray]:
+    """`read` of all parts of a scene; photos go by their path without an ending, such as train/r_0.
+
+    Raises:
+        InputError: there is no part to train on, or a file is damaged.
+    """
+    if "train" not in files:
+        raise InputError(f"{next(iter(files.values())).parent} has no transforms_train.json")
+    images: list[PosedImage] = []
+    for part, file in files.items():
+        listed, _, _ = read(file, outside)
+        images += [dataclasses.replace(image, name=f"{part}/{image.file.name}", part=part) for image in listed]
+    return images, np.zeros((0, 3)), np.zeros((0, 3))
+
+
 def _read(file: Path, outside: bool) -> tuple[list[PosedImage], np.ndarray, np.ndarray]:
     record = json.loads(file.read_text(encoding="utf-8"))
     if not (isinstance(record, dict) and isinstance(frames := record.get("frames"), list)):
@@ -44,6 +65,7 @@ def _read(file: Path, outside: bool) -> tuple[list[PosedImage], np.ndarray, np.n
     repeated = sorted(name for name, times in Counter(image.name for image in images).items() if times > 1)
     if repeated:
         raise InputError(f"{file} lists the photo {repeated[0]} more than once")
+    images = _parted(record, frames, images)
     points = colors = np.zeros((0, 3))
     cloud = record.get("ply_file_path")
     if cloud:
@@ -62,6 +84,22 @@ def _read(file: Path, outside: bool) -> tuple[list[PosedImage], np.ndarray, np.n
     return images, points, colors
 
 
+def _parted(record: dict[str, Any], frames: list[Any], images: list[PosedImage]) -> list[PosedImage]:
+    """The photos with the parts that the lists train_filenames, val_filenames and test_filenames put them in."""
+    lists = {part: record[f"{part}_filenames"] for part in ("train", "val", "test") if f"{part}_filenames" in record}
+    if not lists:
+        return images
+    part_of = {Path(name).as_posix(): part for part, names in lists.items() for name in names}
+    paths = [Path(frame["file_path"]).as_posix() for frame in frames]
+    unknown = [name for name in part_of if name not in paths]
+    if unknown:
+        raise InputError(
+            f"its lists of parts name {len(unknown)} photos that it has no camera of, such as {unknown[0]}"
+        )
+    pairs = zip(images, paths, strict=True)
+    return [dataclasses.replace(image, part=part_of.get(path, "")) for image, path in pairs]
+
+
 def _posed_image(file: Path, values: dict[str, Any], outside: bool) -> PosedImage:
     model = values.get("camera_model", "")
     if model not in _MODELS or values.get("is_fisheye"):
@@ -70,7 +108,9 @@ def _posed_image(file: Path, values: dict[str, Any], outside: bool) -> PosedImag
     path = photo_in(file.parent, values["file_path"], file, outside)
     if not path.suffix:
         path = path.with_suffix(".png")  # the Blender scenes leave it out
-    width, height = int(values["w"]), int(values["h"])
+    width, height = (int(values[name]) if name in values else 0 for name in ("w", "h"))
+    if not (width or height):
+        width, height = photo_size(path) if path.is_file() else (1, 1)  # a missing photo is left out later
     if min(width, height) < 1:
         raise InputError(f"the camera of {values['file_path']} has {width} x {height} pixels")
     fx = values.get("fl_x") or width / 2 / math.tan(values["camera_angle_x"] / 2)
@@ -80,7 +120,8 @@ def _posed_image(file: Path, values: dict[str, Any], outside: bool) -> PosedImag
     if camtoworld.shape != (4, 4) or not np.isfinite(camtoworld).all() or abs(np.linalg.det(camtoworld[:3, :3])) < 1e-9:
         raise InputError(f"{file}: the transform_matrix of {values['file_path']} is no camera's place")
     camtoworld[:3, 1:3] *= -1  # from y up, z backward to y down, z forward
-    distortion = tuple(float(values.get(name, 0)) for name in ("k1", "k2", "k3", "p1", "p2"))
+    distortion = tuple(float(values.get(name, 0)) for name in ("k1", "k2", "k3", "p1", "p2", "k4"))
+    mask = values.get("mask_path")
     return PosedImage(
         file=path,
         name=path.name,
@@ -89,4 +130,5 @@ def _posed_image(file: Path, values: dict[str, Any], outside: bool) -> PosedImag
         width=width,
         height=height,
         distortion=distortion,
+        mask=photo_in(file.parent, mask, file, outside) if mask else None,
     )

@@ -27,11 +27,13 @@ from hardy.splat.strategies.parts import (
     QuantilePrune,
     Split,
 )
+from hardy.splat.strategies.regions import Box, Near, Region
 
 FULL = 30_000
 
 __all__ = [
     "AbsoluteGradient",
+    "Box",
     "Criterion",
     "DefaultStrategy",
     "Densification",
@@ -41,10 +43,12 @@ __all__ = [
     "ImportanceWeightedGradient",
     "MCMCStrategy",
     "MeanGradient",
+    "Near",
     "NeedlePerturbation",
     "PixelWeightedGradient",
     "PlainClone",
     "QuantilePrune",
+    "Region",
     "Split",
     "Strategy",
     "absgs",

@@ -16,6 +16,7 @@ from hardy.splat.strategies.criteria import Criterion, MeanGradient
 from hardy.splat.strategies.edits import Optimizers, Parameters, State, check_optimizers, remove, reset_opacities
 from hardy.splat.strategies.energy import EnergySchedule, factor_at
 from hardy.splat.strategies.parts import Clone, FixedPrune, NeedlePerturbation, PlainClone, Prune, Split
+from hardy.splat.strategies.regions import Region
 
 
 @renamed_fields(
@@ -47,6 +48,7 @@ class Densification:
         clone_from: step before which nothing is cloned; "auto" for the step from which `resolution` is full.
         resolution: the schedule of image sizes; None for full size throughout.
         needles: what is done about needles, every `needles_every` steps until `needles_stop`; None for nothing.
+        region: where Gaussians may multiply; None for everywhere.
         cap_max: most Gaussians; the ones with the highest criterion multiply first. None for no limit.
         seed: of the places that are drawn.
 
@@ -72,6 +74,7 @@ class Densification:
     needles: NeedlePerturbation | None = None
     needles_every: int = 3000
     needles_stop: int = 20_000
+    region: Region | None = None
     cap_max: int | None = None
     seed: int = 0
 
@@ -189,6 +192,9 @@ class Densification:
         if self.clone is None or (step < state["clone_from"] and not self._starved(state, step, len(gradient))):
             cloned = torch.zeros_like(cloned)
         split = (gradient > (self.split_threshold or self.grow_grad2d)) & large
+        if self.region is not None:
+            inside = self.region.contains(params["means"].detach())
+            cloned, split = cloned & inside, split & inside
         if self.cap_max is not None:
             room = max(0, self.cap_max - len(gradient))
             candidates = cloned | split
