@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from hardy.cli.options import Device, Dtype, Model, interruptible, new_file, new_folder, shown
+from hardy.cli.options import Device, Dtype, Model, Text, interruptible, new_file, new_folder, shown
 
 TASK = "A file of JSON lines, or indirect-object, greater-than, induction."
 TaskFile = Annotated[str, typer.Option("--task", help=TASK)]
@@ -20,7 +20,7 @@ def interpret(
     model: Model,
     task: TaskFile,
     object: Annotated[
-        str, typer.Option("--object", help="head, embedding, residual, attention, ffn or neuron.")
+        str, typer.Option("--object", help="head, embedding, residual, attention, ffn, neuron, or feature with --sae.")
     ] = "head",
     by: Annotated[
         str,
@@ -34,6 +34,7 @@ def interpret(
     ] = None,
     statistic: Annotated[str | None, typer.Option(help="Of magnitude: mean, rms, max, contrast, cohen-d.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of attribution-patching: points that are averaged over.")] = None,
+    sae: Annotated[str | None, typer.Option(help="Folder of a sparse autoencoder whose features are objects.")] = None,
     first_token: Annotated[bool, typer.Option(help="Judge answers of several tokens by their first.")] = False,
     top: Annotated[int | None, typer.Option(help="Objects that the controls knock out; by default a tenth.")] = None,
     examples: Examples = 16,
@@ -50,7 +51,7 @@ def interpret(
     with interruptible(out):
         report = run(
             model, task, object=object, by=by, out=out, n=examples, seed=seed, first_token=first_token, k=top,
-            device=device, dtype=dtype, **options,
+            sae=sae, device=device, dtype=dtype, **options,
         )  # fmt: skip
     shown(report, out)
 
@@ -151,6 +152,45 @@ def make(
         hint = subject.model.config.model_type
         write_control_vector(gguf, {layer: vector for layer, vector in made.items() if layer}, hint)
         typer.echo(f"Control vector, without block 0, for which the format has no place: {gguf}")
+    shown(report, out)
+
+
+sae_app = typer.Typer(help="Sparse autoencoders of a language model.", no_args_is_help=True)
+
+
+@sae_app.command("train")
+def sae_train(
+    model: Model,
+    out: Annotated[str, typer.Argument(help="Folder of cfg.json and sae_weights.safetensors, as SAELens reads them.")],
+    object: Annotated[
+        str, typer.Option("--object", help="Whose activation: residual, attention, head, ffn, neuron or embedding.")
+    ] = "residual",
+    layer: Annotated[int, typer.Option(help="Block.")] = 0,
+    architecture: Annotated[Literal["topk", "jumprelu"], typer.Option(help="What switches features off.")] = "topk",
+    expansion: Annotated[int, typer.Option(help="Features for each coordinate of the activation.")] = 8,
+    k: Annotated[int, typer.Option(help="Features on at a time.")] = 16,
+    steps: Annotated[int, typer.Option(help="Of the training.")] = 2000,
+    batch: Annotated[int, typer.Option(help="Activations per step.")] = 512,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of the start and the order.")] = 0,
+    text: Text = None,
+    tokens: Annotated[int, typer.Option(help="Of text, from the first half for the training.")] = 200_000,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Train a sparse autoencoder on one activation, and judge it on text that it does not see."""
+    from hardy.interp.sae_pages import train_sae
+    from hardy.interp.sae_training import Training
+
+    settings = Training(
+        architecture=architecture, expansion=expansion, k=k, steps=steps, batch=batch, learning_rate=learning_rate,
+        seed=seed,
+    )  # fmt: skip
+    with interruptible(out):
+        report = train_sae(
+            model, out, object=object, layer=layer, settings=settings, text=text, tokens=tokens, device=device,
+            dtype=dtype,
+        )  # fmt: skip
     shown(report, out)
 
 

@@ -1,6 +1,7 @@
 """What happens inside a language model: locate what matters for a behaviour, steer it, and say what else changed."""
 
 from hardy.interp import circuit, prompts
+from hardy.interp.amplitude import Amplitude, LayerSkip, without_tokens
 from hardy.interp.baking import AblatedWeights, BakedVector, bake
 from hardy.interp.causal import Patching, knocked_out, patch, record
 from hardy.interp.gradient import AttributionPatching, Gradient
@@ -11,6 +12,8 @@ from hardy.interp.magnitude import Magnitude, PrefixMatching, block_influence, l
 from hardy.interp.objects import KINDS, Unit, unit_named
 from hardy.interp.probing import Probing
 from hardy.interp.rome import ROME
+from hardy.interp.sae import SAE
+from hardy.interp.sae_training import Trained, Training
 from hardy.interp.steering import DirectionalAblation, SteeringVector
 from hardy.interp.task import Example, Task, scores
 from hardy.interp.vectors import Directions, Pair, direction
@@ -20,7 +23,9 @@ __all__ = [
     "KINDS",
     "LOCATORS",
     "ROME",
+    "SAE",
     "AblatedWeights",
+    "Amplitude",
     "AttributionPatching",
     "BakedVector",
     "Controls",
@@ -29,6 +34,7 @@ __all__ = [
     "Directions",
     "Example",
     "Gradient",
+    "LayerSkip",
     "Locator",
     "LogitLens",
     "Magnitude",
@@ -38,6 +44,8 @@ __all__ = [
     "Probing",
     "SteeringVector",
     "Task",
+    "Trained",
+    "Training",
     "Unit",
     "bake",
     "block_influence",
@@ -53,4 +61,5 @@ __all__ = [
     "scores",
     "top_tokens",
     "unit_named",
+    "without_tokens",
 ]

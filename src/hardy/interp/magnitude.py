@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,9 +13,11 @@ from hardy import checks, hooks
 from hardy.core.ranking import Ranking
 from hardy.errors import InputError
 from hardy.interp.locator import Locator, per_unit, recorded
+from hardy.interp.objects import Unit
 from hardy.interp.task import Task, last_logits
 
-Statistic = Literal["mean", "rms", "max", "contrast", "cohen-d"]
+Statistic = Literal["mean", "rms", "max", "rate", "contrast", "cohen-d", "rate-contrast"]
+STATISTICS: tuple[Statistic, ...] = ("mean", "rms", "max", "rate", "contrast", "cohen-d", "rate-contrast")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,9 +25,10 @@ class Magnitude(Locator):
     """The size of the activation, or how much clean and corrupt prompts differ in it.
 
     Args:
-        statistic: "mean" of |activation|, "rms", "max"; or "contrast", the difference of the mean activation between
-            clean and corrupt prompts, and "cohen-d", that in pooled standard deviations, as a norm over the unit's
-            coordinates.
+        statistic: "mean" of |activation|, "rms", "max", or "rate", the share of the tokens at which it is above 0; or
+            "contrast", the difference of the mean activation between clean and corrupt prompts, "cohen-d", that in
+            pooled standard deviations, as a norm over the unit's coordinates, and "rate-contrast", the absolute
+            difference of the two rates. Rates are what the features of a sparse autoencoder are compared by.
     """
 
     statistic: Statistic = "mean"
@@ -37,10 +40,10 @@ class Magnitude(Locator):
     needs_corrupt = False
 
     def check(self) -> None:
-        checks.one_of("statistic", self.statistic, ("mean", "rms", "max", "contrast", "cohen-d"))
+        checks.one_of("statistic", self.statistic, STATISTICS)
 
     def fitting(self, task: Task) -> Task:
-        if self.statistic in ("contrast", "cohen-d") and task.corrupt is None:
+        if self.statistic.rpartition("-")[2] in ("contrast", "d") and task.corrupt is None:
             raise InputError(f"{self.statistic} compares clean and corrupt prompts; {task.name} has no corrupt ones")
         return task
 
@@ -48,6 +51,10 @@ class Magnitude(Locator):
         units = self.units(model, task)
         points = list(dict.fromkeys(unit.point for unit in units))
         clean = recorded(model, points, task.inputs())[0]
+        if self.statistic == "rate-contrast":
+            corrupt = recorded(model, points, task.inputs("corrupt"))[0]
+            a, b = (_means(units, {p: (x > 0).double() for p, x in side.items()}, task) for side in (clean, corrupt))
+            return {name: abs(a[name] - b[name]) for name in a}
         if self.statistic in ("contrast", "cohen-d"):
             corrupt = recorded(model, points, task.inputs("corrupt"))[0]
             found = {}
@@ -59,18 +66,33 @@ class Magnitude(Locator):
                     difference = difference / pooled.clamp_min(1e-9)
                 found[str(unit)] = difference.square().mean().sqrt().item()
             return found
-        real = task.mask
         values = {}
         for point, activation in clean.items():
             size = activation.double().abs()
-            size = size.square() if self.statistic == "rms" else size
-            values[point] = size if real is None else size * real.reshape(*real.shape, *[1] * (size.ndim - 2))
+            values[point] = size.square() if self.statistic == "rms" else size
+            if self.statistic == "rate":
+                values[point] = (activation > 0).double()
         if self.statistic == "max":
+            if task.mask is not None:
+                values = {point: _masked(value, task) for point, value in values.items()}
             return {str(u): values[u.point][u.place].max().item() for u in units}
-        sums = per_unit(units, values).sum(1)
-        counts = [values[unit.point][unit.place].numel() for unit in units]
-        means = (sums.cpu() / torch.tensor(counts, dtype=torch.float64)).tolist()
-        return {str(u): m**0.5 if self.statistic == "rms" else m for u, m in zip(units, means, strict=True)}
+        means = _means(units, values, task)
+        return {name: mean**0.5 if self.statistic == "rms" else mean for name, mean in means.items()}
+
+
+def _masked(values: torch.Tensor, task: Task) -> torch.Tensor:
+    """(n, positions, ...) with zeros where there is padding."""
+    real = task.mask
+    return values if real is None else values * real.reshape(*real.shape, *[1] * (values.ndim - 2))
+
+
+def _means(units: Sequence[Unit], values: Mapping[str, torch.Tensor], task: Task) -> dict[str, float]:
+    """The mean of each unit's part over real tokens and its coordinates."""
+    kept = {point: _masked(value, task) for point, value in values.items()}
+    sums = per_unit(units, kept).sum(1).tolist()
+    ones = {point: _masked(torch.ones_like(value), task) for point, value in values.items()}
+    counts = [ones[unit.point][unit.place].sum().item() for unit in units]
+    return {str(unit): total / max(1.0, count) for unit, total, count in zip(units, sums, counts, strict=True)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
