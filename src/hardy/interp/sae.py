@@ -28,6 +28,8 @@ Architecture = Literal["topk", "jumprelu"]
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _NAMES = {"W_enc": 2, "W_dec": 2, "b_enc": 1, "b_dec": 1, "threshold": 1}
 _HEADS = "hook_z"
+_FORMAT = "6.0.0"
+"""The version of SAELens since which configurations are laid out like this; it reads others as older ones."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -199,7 +201,10 @@ class SAE:
             "architecture": self.architecture, "d_in": self.d_in, "d_sae": self.width, "dtype": "float32",
             "device": "cpu", "apply_b_dec_to_input": self.centred, "normalize_activations": "none",
             "reshape_activations": _HEADS if heads else "none",
-            "metadata": {"hook_name": hook, "model_name": self.model, "hook_head_index": None, "n_layers": self.layers},
+            "metadata": {
+                "sae_lens_version": _FORMAT, "hook_name": hook, "model_name": self.model, "hook_head_index": None,
+                "n_layers": self.layers,
+            },
         }  # fmt: skip
         if self.k is not None:
             config |= {"k": self.k, "rescale_acts_by_decoder_norm": False}
@@ -249,7 +254,7 @@ def _made(folder: Path, config: dict[str, Any], about: dict[str, Any], tensors: 
     for name in ("normalize_activations", "rescale_acts_by_decoder_norm", "finetuning_scaling_factor"):
         if config.get(name) not in (None, "none", False):
             raise InputError(f"{folder}: {name} must be none here, got {config[name]!r}")
-    point = about.get("hook_name") or config.get("hook_name")
+    point = about.get("hook_name") or config.get("hook_name") or config.get("hook_point")
     if not isinstance(point, str):
         raise InputError(f"{folder / CONFIG} does not say the activation (hook_name)")
     k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
