@@ -11,6 +11,10 @@ FOLDER = Path(__file__).parents[1]
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "calibrated-quality": ("calibrated", {"part": "quality"}),
     "calibrated-speed": ("calibrated", {"part": "speed"}),
+    "circuit_survival": ("circuit_survival", {}),
+    "circuit_survival-smollm2-budget": ("circuit_survival", {"model": "smollm2-135m", "only": "budget"}),
+    "circuit_survival-smollm2-circuit": ("circuit_survival", {"model": "smollm2-135m", "only": "circuit"}),
+    "circuit_survival-smollm2-vector": ("circuit_survival", {"model": "smollm2-135m", "only": "vector"}),
     "interp-steer": ("interp", {"part": "steer"}),
     "noise_aware-cost": ("noise_aware", {"part": "cost"}),
     "noise_aware-language": ("noise_aware", {"part": "language"}),

@@ -109,7 +109,9 @@ def test_gradients_of_features_are_along_their_directions_and_leave_those_before
     torch.testing.assert_close(both[0], gradients("embed")[0])
 
 
-@pytest.mark.parametrize("by", ["patching", "attribution-patching", "gradient", "magnitude", "direct-logit-attribution"])
+@pytest.mark.parametrize(
+    "by", ["patching", "attribution-patching", "gradient", "magnitude", "direct-logit-attribution"]
+)
 def test_locators_rank_features(by: str) -> None:
     model = models.build("llama")
     with small().attached(model):

@@ -92,7 +92,9 @@ def interpret(
     locator = locator_of(by, object, **options)
     dictionary = None if sae is None else SAE.load(sae)
     if (locator.object == "feature") != (dictionary is not None):
-        raise InputError(f"object feature needs sae=, the folder of a sparse autoencoder; got {locator.object}, {sae!r}")
+        raise InputError(
+            f"object feature needs sae=, the folder of a sparse autoencoder; got {locator.object}, {sae!r}"
+        )
     subject = Subject.of(model, device=device, dtype=dtype)
     given = task_of(task, subject, n=n, seed=seed, first_token=first_token)
     with contextlib.nullcontext() if dictionary is None else dictionary.attached(subject.model):

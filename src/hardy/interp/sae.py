@@ -184,7 +184,9 @@ class SAE:
         """
         parts = canonical(self.point).split(".")
         if parts[-1] != "resid_post":
-            raise InputError(f"only features of the stream after a block are directions to add; this is of {self.point}")
+            raise InputError(
+                f"only features of the stream after a block are directions to add; this is of {self.point}"
+            )
         checks.integer("feature", feature, at_least=0, at_most=self.width - 1)
         return SteeringVector(vector=self.decoder[feature], layer=int(parts[-2]), scale=scale, **settings)
 
@@ -261,7 +263,7 @@ def _made(folder: Path, config: dict[str, Any], about: dict[str, Any], tensors: 
     threshold = tensors.get("threshold")
     if kind == "standard" and not topk:
         threshold = torch.zeros(len(tensors["b_enc"]))
-    if topk and k is None or kind == "jumprelu" and threshold is None:
+    if (topk and k is None) or (kind == "jumprelu" and threshold is None):
         raise InputError(f"{folder} is damaged: a {kind} autoencoder without its {'k' if topk else 'threshold'}")
     return SAE(
         tensors["W_enc"], tensors["W_dec"], tensors["b_enc"], tensors["b_dec"], canonical(point),

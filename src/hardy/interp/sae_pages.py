@@ -153,4 +153,3 @@ def _loss(model: Any, held: list[torch.Tensor]) -> float:
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         found.append(nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item())
     return sum(found) / len(found)
-

@@ -277,5 +277,11 @@ def steering_survival(
         title=f"Does the vector still steer {subject.name}?",
         summary=(f"Of the shift of {first[WHOLE]:.2f} nats in the intact model there is left: {said}.",),
         rows=tuple(rows),
-        settings={"model": subject.name, "pairs": len(pairs), "layer": place, "scales": list(scales), "judge": judge.name},
+        settings={
+            "model": subject.name,
+            "pairs": len(pairs),
+            "layer": place,
+            "scales": list(scales),
+            "judge": judge.name,
+        },
     )
