@@ -1,4 +1,4 @@
-"""Does what carries a behaviour survive few bits and noise, does a vector still steer, and is its ranking good for more?
+"""Does what carries a behaviour survive few bits and noise, does a vector still steer, may its ranking spend a budget?
 
     python -m benchmarks run circuit_survival
     python -m benchmarks run circuit_survival-smollm2-circuit
@@ -7,8 +7,8 @@ Three studies of one model: heads and edges located before and after quantizatio
 5 % noise, beside random heads and random edges; a sentiment vector made on the intact model added to the changed one,
 beside one made there and random directions (real models only); and blocks ranked by what they carry of the behaviour
 given more bits, or kept from noise, beside other rankings and random ones at the same cost. The behaviour of the zoo's
-model is induction, of a real one indirect objects; on the real one the ranking by what the loss gains without a block is
-left out, which takes a run of the model for each. Other examples judge the budgets than were located on.
+model is induction, of a real one indirect objects; on the real one the ranking by what the loss gains without a block
+is left out, which takes a run of the model for each. Other examples judge the budgets than were located on.
 """
 
 import torch

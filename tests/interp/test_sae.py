@@ -65,9 +65,10 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path) -> Non
     assert same_bytes(whole.sae.decoder, again.sae.decoder)
     assert not place.path.exists()
     fit(stream, settings, checkpoint=place, every=5)
+    place.save({"step": 1})
+    other = checkpoint_in(tmp_path, Training(**{**QUICK, "steps": 40, "k": 3}))
     with pytest.raises(InputError, match="k is"):
-        place.save({"step": 1})
-        fit(stream, settings, checkpoint=checkpoint_in(tmp_path, Training(**{**QUICK, "steps": 40, "k": 3})))
+        fit(stream, settings, checkpoint=other)
 
 
 @pytest.mark.parametrize("kind", ["topk", "jumprelu"])

@@ -4,27 +4,36 @@ from hardy.interp import circuit, prompts
 from hardy.interp.amplitude import Amplitude, LayerSkip, without_tokens
 from hardy.interp.baking import AblatedWeights, BakedVector, bake
 from hardy.interp.causal import Patching, knocked_out, patch, record
+from hardy.interp.dola import DoLa
 from hardy.interp.gradient import AttributionPatching, Gradient
+from hardy.interp.head_vectors import HeadVectors
 from hardy.interp.knockouts import Controls, controls
 from hardy.interp.locating import locate
 from hardy.interp.locator import LOCATORS, Locator
+from hardy.interp.loreft import LoReFT
 from hardy.interp.magnitude import Magnitude, PrefixMatching, block_influence, language_neurons
+from hardy.interp.memit import MEMIT, AlphaEdit
 from hardy.interp.objects import KINDS, Unit, unit_named
 from hardy.interp.probing import Probing
 from hardy.interp.rome import ROME
 from hardy.interp.sae import SAE
 from hardy.interp.sae_training import Trained, Training
+from hardy.interp.selecting import Selection, select_direction
 from hardy.interp.steering import DirectionalAblation, SteeringVector
 from hardy.interp.task import Example, Task, scores
+from hardy.interp.task_vectors import TaskVectors, write_task_vector
+from hardy.interp.tuning import MaskedFineTuning, Unlearning
 from hardy.interp.vectors import Directions, Pair, direction
 from hardy.interp.vocabulary import DirectLogitAttribution, LogitLens, top_tokens
 
 __all__ = [
     "KINDS",
     "LOCATORS",
+    "MEMIT",
     "ROME",
     "SAE",
     "AblatedWeights",
+    "AlphaEdit",
     "Amplitude",
     "AttributionPatching",
     "BakedVector",
@@ -32,21 +41,28 @@ __all__ = [
     "DirectLogitAttribution",
     "DirectionalAblation",
     "Directions",
+    "DoLa",
     "Example",
     "Gradient",
+    "HeadVectors",
     "LayerSkip",
+    "LoReFT",
     "Locator",
     "LogitLens",
     "Magnitude",
+    "MaskedFineTuning",
     "Pair",
     "Patching",
     "PrefixMatching",
     "Probing",
+    "Selection",
     "SteeringVector",
     "Task",
+    "TaskVectors",
     "Trained",
     "Training",
     "Unit",
+    "Unlearning",
     "bake",
     "block_influence",
     "circuit",
@@ -59,7 +75,9 @@ __all__ = [
     "prompts",
     "record",
     "scores",
+    "select_direction",
     "top_tokens",
     "unit_named",
     "without_tokens",
+    "write_task_vector",
 ]

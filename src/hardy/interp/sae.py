@@ -1,8 +1,8 @@
 """Sparse autoencoders: an activation as a sum of few of many learned directions, whose amounts are objects like heads.
 
 TopK (Gao et al. 2024) and JumpReLU (Rajamanoharan et al. 2024). Files are in the folder layout of SAELens (cfg.json and
-sae_weights.safetensors). What is patched of a feature changes the activation by the difference along its direction; what
-the autoencoder does not explain stays as it was, so a patch that changes nothing is exact to the last bit.
+sae_weights.safetensors). What is patched of a feature changes the activation by the difference along its direction;
+what the autoencoder does not explain stays as it was, so a patch that changes nothing is exact to the last bit.
 """
 
 from __future__ import annotations
