@@ -2,16 +2,19 @@
 
 from hardy.interp import circuit, prompts
 from hardy.interp.amplitude import Amplitude, LayerSkip, without_tokens
+from hardy.interp.attention import PrefixMatching, Sink
 from hardy.interp.baking import AblatedWeights, BakedVector, bake
 from hardy.interp.causal import Patching, knocked_out, patch, record
 from hardy.interp.dola import DoLa
-from hardy.interp.gradient import AttributionPatching, Gradient
+from hardy.interp.edge_search import PathPatching, acdc, learned_masks
+from hardy.interp.gradient import AttributionPatching, Fisher, GradDrop, Gradient
 from hardy.interp.head_vectors import HeadVectors
 from hardy.interp.knockouts import Controls, controls
+from hardy.interp.lenses import Patchscope, TunedLens
 from hardy.interp.locating import locate
 from hardy.interp.locator import LOCATORS, Locator
 from hardy.interp.loreft import LoReFT
-from hardy.interp.magnitude import Magnitude, PrefixMatching, block_influence, language_neurons
+from hardy.interp.magnitude import BlockInfluence, Magnitude, Massive, block_influence, language_neurons
 from hardy.interp.memit import MEMIT, AlphaEdit
 from hardy.interp.objects import KINDS, Unit, unit_named
 from hardy.interp.probing import Probing
@@ -37,12 +40,15 @@ __all__ = [
     "Amplitude",
     "AttributionPatching",
     "BakedVector",
+    "BlockInfluence",
     "Controls",
     "DirectLogitAttribution",
     "DirectionalAblation",
     "Directions",
     "DoLa",
     "Example",
+    "Fisher",
+    "GradDrop",
     "Gradient",
     "HeadVectors",
     "LayerSkip",
@@ -51,18 +57,24 @@ __all__ = [
     "LogitLens",
     "Magnitude",
     "MaskedFineTuning",
+    "Massive",
     "Pair",
     "Patching",
+    "Patchscope",
+    "PathPatching",
     "PrefixMatching",
     "Probing",
     "Selection",
+    "Sink",
     "SteeringVector",
     "Task",
     "TaskVectors",
     "Trained",
     "Training",
+    "TunedLens",
     "Unit",
     "Unlearning",
+    "acdc",
     "bake",
     "block_influence",
     "circuit",
@@ -70,6 +82,7 @@ __all__ = [
     "direction",
     "knocked_out",
     "language_neurons",
+    "learned_masks",
     "locate",
     "patch",
     "prompts",

@@ -14,7 +14,7 @@ from hardy.core.ranking import Ranking
 from hardy.errors import InputError
 from hardy.interp.locator import Locator, per_unit, recorded
 from hardy.interp.objects import Unit
-from hardy.interp.task import Task, last_logits
+from hardy.interp.task import Task
 
 Statistic = Literal["mean", "rms", "max", "rate", "contrast", "cohen-d", "rate-contrast"]
 STATISTICS: tuple[Statistic, ...] = ("mean", "rms", "max", "rate", "contrast", "cohen-d", "rate-contrast")
@@ -96,52 +96,50 @@ def _means(units: Sequence[Unit], values: Mapping[str, torch.Tensor], task: Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrefixMatching(Locator):
-    """How much each head attends from a repeated token to the token after its earlier occurrence: induction heads.
-
-    Needs attention that is computed step by step: `model.set_attn_implementation("eager")`; it is set for the run and
-    put back.
+class Massive(Locator):
+    """How many times the median the largest coordinate is: massive activations (Sun et al. 2024), which are above 1000
+    medians, and above 100, at very few tokens.
     """
 
-    by = "prefix-matching"
+    object: str = "residual"
+
+    by = "massive"
     family = "magnitude"
-    meaning = "attention to the token after the earlier occurrence of the same token"
-    unit = "attention"
-    kinds = ("head",)
-    why_not = "it reads attention patterns"
+    meaning = "largest coordinate over the median of all"
+    unit = "medians"
+    kinds = ("embedding", "residual", "attention", "ffn")
+    why_not = "it compares the coordinates of one activation; a head or neuron has magnitude"
     needs_corrupt = False
 
     def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
-        same = task.clean.unsqueeze(2) == task.clean.unsqueeze(1)  # (n, query, key)
-        earlier = same.tril(-1)
-        if task.mask is not None:
-            earlier = earlier & (task.mask.unsqueeze(1) * task.mask.unsqueeze(2)).bool()
-        target = earlier.roll(1, 2)  # the key one later; what rolls over is no key before any query
-        target[..., 0] = False
-        rows = target.any(2)
-        if not rows.any():
-            raise InputError(f"no token of {task.name} occurs twice, so there is no prefix to match")
-        found = {}
-        for name, pattern in patterns(model, task).items():
-            weight = (pattern.float() * target.unsqueeze(1)).sum(3)  # (n, head, query)
-            means = (weight * rows.unsqueeze(1)).sum((0, 2)) / rows.sum()
-            found |= {f"{name}.attn.z.{head}": value for head, value in enumerate(means.tolist())}
-        return found
+        units = self.units(model, task)
+        points = list(dict.fromkeys(unit.point for unit in units))
+        seen = {point: x.abs().double() for point, x in recorded(model, points, task.inputs())[0].items()}
+        real = slice(None) if task.mask is None else task.mask.bool()
+        medians = {point: x[real].median().clamp_min(1e-12) for point, x in seen.items()}
+        seen = {point: _masked(x, task) for point, x in seen.items()}
+        return {str(unit): (seen[unit.point][unit.place].max() / medians[unit.point]).item() for unit in units}
 
 
-def patterns(model: nn.Module, task: Task) -> dict[str, torch.Tensor]:
-    """ "blocks.3" -> attention pattern (n, head, query, key) on the clean prompts."""
-    chosen = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    setter = getattr(model, "set_attn_implementation", None)
-    if chosen not in (None, "eager") and callable(setter):
-        setter("eager")
-    try:
-        with torch.no_grad(), hooks.record(model, "blocks.*.attn.pattern") as seen:
-            last_logits(model, task.inputs())
-    finally:
-        if chosen not in (None, "eager") and callable(setter):
-            setter(chosen)
-    return {str(name).removesuffix(".attn.pattern"): pattern for name, pattern in seen.items()}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockInfluence(Locator):
+    """1 - cosine of the stream before and after each block (Men et al. 2024): a block of low influence can be skipped.
+
+    The units are streams, "blocks.3.resid_post"; `LayerSkip` takes the numbers of the lowest.
+    """
+
+    object: str = "residual"
+
+    by = "block-influence"
+    family = "magnitude"
+    meaning = "1 - cosine of the stream before and after"
+    unit = "1 - cosine"
+    kinds = ("residual",)
+    why_not = "it compares the stream before and after a block"
+    needs_corrupt = False
+
+    def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
+        return {f"{name}.resid_post": value for name, value in block_influence(model, task).scores.items()}
 
 
 def block_influence(model: nn.Module, task: Task) -> Ranking:
