@@ -25,14 +25,20 @@ def interpret(
     by: Annotated[
         str,
         typer.Option(
-            help="patching, attribution-patching, gradient, magnitude, prefix-matching, probing, logit-lens, "
-            "direct-logit-attribution."
+            help="patching, attribution-patching, grad-drop, gradient, fisher, magnitude, massive, block-influence, "
+            "prefix-matching, sink, probing, logit-lens, patchscope, direct-logit-attribution, path-patching."
         ),
     ] = "attribution-patching",
     mode: Annotated[
         str | None, typer.Option(help="Of patching: denoise, noise, zero, mean, resample, gaussian.")
     ] = None,
-    statistic: Annotated[str | None, typer.Option(help="Of magnitude: mean, rms, max, contrast, cohen-d.")] = None,
+    statistic: Annotated[
+        str | None, typer.Option(help="Of magnitude: mean, rms, max, rate, contrast, cohen-d, rate-contrast.")
+    ] = None,
+    probe: Annotated[str | None, typer.Option(help="Of probing: logistic, mass-mean, sparse.")] = None,
+    receiver: Annotated[
+        str | None, typer.Option(help="Of path-patching: logits, or an input as in blocks.5.attn.q.3.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Of attribution-patching: points that are averaged over.")] = None,
     sae: Annotated[str | None, typer.Option(help="Folder of a sparse autoencoder whose features are objects.")] = None,
     first_token: Annotated[bool, typer.Option(help="Judge answers of several tokens by their first.")] = False,
@@ -46,7 +52,13 @@ def interpret(
     """Which heads, neurons, layers or tokens carry a behaviour, beside random ones and shuffled answers."""
     from hardy.interp.pages import interpret as run
 
-    given: dict[str, Any] = {"mode": mode, "statistic": statistic, "steps": steps}
+    given: dict[str, Any] = {
+        "mode": mode,
+        "statistic": statistic,
+        "steps": steps,
+        "probe": probe,
+        "receiver": receiver,
+    }
     options = {name: value for name, value in given.items() if value is not None}
     with interruptible(out):
         report = run(
@@ -59,7 +71,12 @@ def interpret(
 def circuit(
     model: Model,
     task: TaskFile,
-    steps: Annotated[int, typer.Option(help="Points that gradients are averaged over; 1 is plain EAP.")] = 5,
+    by: Annotated[
+        Literal["eap", "acdc", "masks"],
+        typer.Option(help="Attribution; removal one by one, a run of the model for each edge; or gates that learn."),
+    ] = "eap",
+    steps: Annotated[int, typer.Option(help="Of eap: points that gradients are averaged over; of masks: of Adam.")] = 5,
+    threshold: Annotated[float, typer.Option(help="Of acdc: share of the effect that an edge must be worth.")] = 0.01,
     examples: Examples = 8,
     seed: Seed = 0,
     out: Out = None,
@@ -71,7 +88,8 @@ def circuit(
 
     with interruptible(out):
         report = find_circuit(
-            model, task, steps=steps, out=out, n=examples, seed=seed, device=device, dtype=dtype
+            model, task, by=by, steps=steps, threshold=threshold, out=out, n=examples, seed=seed, device=device,
+            dtype=dtype,
         )  # fmt: skip
     shown(report, out)
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from hardy import checks
 from hardy.core.ranking import Ranking
 from hardy.errors import InputError
 from hardy.interp import circuit, prompts
 from hardy.interp.causal import Patching
+from hardy.interp.edge_search import acdc, learned_masks
 from hardy.interp.knockouts import Controls, controls
 from hardy.interp.locating import locator_of
 from hardy.interp.locator import Locator
@@ -235,7 +237,9 @@ def find_circuit(
     model: Source,
     task: str | Path | Task,
     *,
+    by: str = "eap",
     steps: int = 5,
+    threshold: float = 0.01,
     out: str | Path | None = None,
     n: int = 8,
     seed: int = 0,
@@ -248,12 +252,21 @@ def find_circuit(
 
     Args:
         model, task, out, n, seed, device, dtype: as of `interpret`.
-        steps, batch: as of `hardy.interp.circuit.find`.
+        by: "eap", attribution; "acdc", edges removed one by one; "masks", gates that are learned.
+        steps: as of `hardy.interp.circuit.find`, and of `learned_masks`.
+        threshold: of `acdc`.
+        batch: examples at once, of attribution and of faithfulness.
         sizes: shares of all edges.
     """
+    checks.one_of("by", by, ("eap", "acdc", "masks"))
     subject = Subject.of(model, device=device, dtype=dtype)
     given = task_of(task, subject, n=n, seed=seed)
-    found = circuit.find(subject.model, given, steps=steps, batch=batch)
+    if by == "acdc":
+        found = acdc(subject.model, given, threshold=threshold)
+    elif by == "masks":
+        found = learned_masks(subject.model, given, steps=steps, seed=seed)
+    else:
+        found = circuit.find(subject.model, given, steps=steps, batch=batch)
     curves = {
         found.by: circuit.faithfulness(subject.model, given, found.top, found.graph, sizes=sizes, batch=batch),
         "random edges": circuit.faithfulness(

@@ -78,7 +78,7 @@ class Probing(Locator):
         scores = {}
         for unit in track(units, f"probing {self.object}"):
             sides = [torch.cat([values[unit.point][_place(unit)] for values in found]) for found in parts.values()]
-            x = torch.cat(sides).double().flatten(1).cpu().numpy()
+            x = torch.cat(sides).double().reshape(2 * len(task), -1).cpu().numpy()
             real = np.repeat([1, 0], len(task))
             accuracy = cross_validated(x, real, np.tile(fold, 2), self.penalty, probe, self.nonzero)
             controls = []
