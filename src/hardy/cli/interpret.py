@@ -179,7 +179,12 @@ sae_app = typer.Typer(help="Sparse autoencoders of a language model.", no_args_i
 @sae_app.command("train")
 def sae_train(
     model: Model,
-    out: Annotated[str, typer.Argument(help="Folder of cfg.json and sae_weights.safetensors, as SAELens reads them.")],
+    out: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of cfg.json and sae_weights.safetensors, as SAELens reads them.", callback=new_folder
+        ),
+    ],
     object: Annotated[
         str, typer.Option("--object", help="Whose activation: residual, attention, head, ffn, neuron or embedding.")
     ] = "residual",

@@ -1,6 +1,6 @@
 """What happens inside a language model: locate what matters for a behaviour, steer it, and say what else changed."""
 
-from hardy.interp import circuit, prompts
+from hardy.interp import circuit, prompts, recipes
 from hardy.interp.amplitude import Amplitude, LayerSkip, without_tokens
 from hardy.interp.attention import PrefixMatching, Sink
 from hardy.interp.baking import AblatedWeights, BakedVector, bake
@@ -21,6 +21,7 @@ from hardy.interp.probing import Probing
 from hardy.interp.rome import ROME
 from hardy.interp.sae import SAE
 from hardy.interp.sae_training import Trained, Training
+from hardy.interp.sae_training import train as train_sae
 from hardy.interp.selecting import Selection, select_direction
 from hardy.interp.steering import DirectionalAblation, SteeringVector
 from hardy.interp.task import Example, Task, scores
@@ -86,10 +87,12 @@ __all__ = [
     "locate",
     "patch",
     "prompts",
+    "recipes",
     "record",
     "scores",
     "select_direction",
     "top_tokens",
+    "train_sae",
     "unit_named",
     "without_tokens",
     "write_task_vector",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -23,6 +23,7 @@ from hardy.errors import InputError
 from hardy.files import read_json, write_atomic, write_json
 from hardy.hooks.point import canonical, resolve
 from hardy.interp.steering import SteeringVector
+from hardy.reading import reading
 
 Architecture = Literal["topk", "jumprelu"]
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -226,19 +227,15 @@ class SAE:
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise InputError(f"{folder} holds no sparse autoencoder: {name} is missing")
-        config = read_json(folder / CONFIG)
-        if not isinstance(config, dict):
-            raise InputError(f"{folder / CONFIG} is damaged: no JSON object")
         tensors = _tensors(folder / WEIGHTS)
-        return _made(folder, config, config.get("metadata") or config, tensors)
+        with reading(folder / CONFIG):
+            config = dict(read_json(folder / CONFIG))
+            return _made(folder, config, dict(config.get("metadata") or config), tensors)
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        with safe_open(path, "pt") as file:
-            found = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged: {str(error)[:200]}") from None
+    with reading(path), safe_open(path, "pt") as file:
+        found = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
     missing = [name for name in ("W_enc", "W_dec", "b_enc", "b_dec") if name not in found]
     if missing:
         raise InputError(f"{path} is damaged: {missing[0]} is missing")

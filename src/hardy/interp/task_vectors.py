@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -21,6 +21,7 @@ from hardy.core.method import ALL_SELECTED, Method, squared_norm
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.files import write_atomic
+from hardy.reading import reading
 from hardy.report import Row
 
 FORMAT, VERSION = "hardy-task-vector", 1
@@ -69,13 +70,10 @@ def write_task_vector(base: nn.Module, tuned: nn.Module, path: str | Path) -> Pa
 def _read(path: str, model: nn.Module) -> dict[str, torch.Tensor]:
     if not Path(path).is_file():
         raise InputError(f"no task vector at {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("format") != FORMAT:
-                raise InputError(f"{path} is no task vector of hardy")
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged: {str(error)[:200]}") from None
+    with reading(path), safe_open(path, "pt") as file:
+        if (file.metadata() or {}).get("format") != FORMAT:
+            raise InputError(f"{path} is no task vector of hardy")
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     parameters = dict(model.named_parameters())
     for name, value in found.items():
         if name not in parameters or parameters[name].shape != value.shape:
