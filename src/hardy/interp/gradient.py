@@ -8,6 +8,7 @@ the corrupt run brings back.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import nn
@@ -163,8 +164,8 @@ class Fisher(Locator):
         units = self.units(model, task)
         parts = {str(unit): parts_of(model, [str(unit)]) for unit in units}
         modules = sorted({part.module for some in parts.values() for part in some})
-        weights = [model.get_submodule(name).weight for name in modules]
-        total = [torch.zeros(w.shape, dtype=torch.float64, device=w.device) for w in weights]  # pyright: ignore[reportCallIssue, reportArgumentType]
+        weights: list[Any] = [model.get_submodule(name).weight for name in modules]
+        total = [torch.zeros(w.shape, dtype=torch.float64, device=w.device) for w in weights]
         frozen = [w for w in weights if not w.requires_grad]
         for weight in frozen:
             weight.requires_grad_(True)
@@ -173,7 +174,7 @@ class Fisher(Locator):
                 one = task.take(slice(i, i + 1))
                 with torch.enable_grad():
                     score = one.score(last_logits(model, one.inputs())).sum()
-                    gradients = torch.autograd.grad(score, weights)  # pyright: ignore[reportArgumentType]
+                    gradients = torch.autograd.grad(score, weights)
                 for kept, gradient in zip(total, gradients, strict=True):
                     kept += (gradient if self.times_weight else gradient.square()).double() / len(task)
         finally:

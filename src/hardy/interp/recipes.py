@@ -80,7 +80,7 @@ def how(object: str, family: str, steerer: str) -> Recipe:
     checks.one_of("steerer", steerer, STEERERS)
     if reason := _NO_LOCATOR.get((object, family)) or _NO_STEERER.get((object, steerer)):
         raise InputError(f"{object} by {family}, {steerer}: {reason}")
-    methods: dict[Steerer, type[Method]] = {
+    methods: dict[str, type[Method]] = {
         "amplitude": Amplitude,
         "vector": HeadVectors if object in ("attention", "circuit") else SteeringVector,
         "optimization": LoReFT if object == "residual" else MaskedFineTuning,

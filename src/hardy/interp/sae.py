@@ -174,7 +174,7 @@ class SAE:
     def point_in(self, model: nn.Module) -> hooks.Point:
         """The features as a point of `hardy.hooks`, for one model."""
         place = self.fits(model)
-        values = {field.name: getattr(place, field.name) for field in dataclasses.fields(place)}
+        values: dict[str, Any] = {field.name: getattr(place, field.name) for field in dataclasses.fields(place)}
         return _Features(**values | {"name": self.name}, sae=self)
 
     def steering(self, feature: int, scale: float = 1.0, **settings: Any) -> SteeringVector:
@@ -260,11 +260,12 @@ def _made(folder: Path, config: dict[str, Any], about: dict[str, Any], tensors: 
     threshold = tensors.get("threshold")
     if kind == "standard" and not topk:
         threshold = torch.zeros(len(tensors["b_enc"]))
-    if (topk and k is None) or (kind == "jumprelu" and threshold is None):
+    on = int(k) if topk and k is not None else None
+    if (topk and on is None) or (kind == "jumprelu" and threshold is None):
         raise InputError(f"{folder} is damaged: a {kind} autoencoder without its {'k' if topk else 'threshold'}")
     return SAE(
         tensors["W_enc"], tensors["W_dec"], tensors["b_enc"], tensors["b_dec"], canonical(point),
-        str(about.get("model_name") or ""), int(k) if topk else None, None if topk else threshold,
+        str(about.get("model_name") or ""), on, None if topk else threshold,
         bool(config.get("apply_b_dec_to_input", True)), about.get("n_layers"),
     )  # fmt: skip
 
