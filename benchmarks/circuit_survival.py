@@ -2,6 +2,9 @@
 
     python -m benchmarks run circuit_survival
     python -m benchmarks run circuit_survival-smollm2-circuit
+    python -m benchmarks run circuit_survival --model smollm2-135m --only vector --out FOLDER
+
+Of the real model only the circuit has a committed result so far.
 
 Three studies of one model: heads and edges located before and after quantization (2 to 4 bits, 1 to 3 trit-planes) and
 5 % noise, beside random heads and random edges; a sentiment vector made on the intact model added to the changed one,
@@ -27,7 +30,7 @@ PARTS = ("circuit", "vector", "budget")
 def run(*, model: str = "tiny-llama", examples: int = 8, seeds: int = 3, only: str = ",".join(PARTS)) -> Result:
     real = model not in zoo.names()
     place = str(real_models()[model]) if real else model
-    subject = zoo.Subject.of(place, tokens=512 if real else 1024, window=256)
+    subject = zoo.Subject.of(place, tokens=1024, window=256)
     tokenizer = subject.tokenizer
     if real:
         located = interp.Task.of(prompts.indirect_object(tokenizer, examples), tokenizer, name="indirect objects")

@@ -94,7 +94,7 @@ def test_circuit_by_learned_masks(micro_llama: Path, task: Path, tmp_path: Path)
         "--out",
         tmp_path / "out",
     )
-    assert Report.load(tmp_path / "out").value("cpr", "random edges") is not None
+    assert Report.load(tmp_path / "out").value("cpr", "hard-concrete masks, 2 steps") is not None
 
 
 def test_circuit(micro_llama: Path, task: Path, tmp_path: Path) -> None:
