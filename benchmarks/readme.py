@@ -309,7 +309,44 @@ def gallery() -> str:
     return '<div class="gallery" markdown>\n\n' + "\n\n".join(figures) + "\n\n</div>"
 
 
+def circuits(name: str) -> str:
+    columns: dict[str, Cell] = {
+        "condition": "{condition}",
+        "score kept": "{score_kept:.2f}",
+        "right": "{accuracy.value:.2f}",
+        "heads, Spearman": "{heads_spearman:.2f}",
+        "top 10 shared": "{heads_shared.value:.2f}",
+        "by chance": "{heads_shared_by_chance.value:.2f}",
+        "edges, Spearman": "{edges_spearman:.2f}",
+        "top 5 % shared": "{edges_shared.value:.2f}",
+        "old circuit": "{old_circuit:.2f}",
+        "own circuit": "{new_circuit:.2f}",
+        "random edges": "{random_edges.value:.2f}",
+    }
+    found = [row for row in rows(name) if row.metric in CIRCUIT_METRICS and ": " not in row.condition]
+    return of_columns(columns, found)
+
+
+CIRCUIT_METRICS = (
+    "score_kept", "accuracy", "heads_spearman", "heads_shared", "heads_shared_by_chance", "edges_spearman",
+    "edges_shared", "old_circuit", "new_circuit", "random_edges",
+)  # fmt: skip
+
+
+def located_budget() -> str:
+    columns: dict[str, Cell] = {
+        "budget, by": "{condition}",
+        "score kept": "{score_kept:.2f}",
+        "loss added, nats/token": "{loss_increase:.3f}",
+    }
+    found = [row for row in rows("circuit_survival") if ": " in row.condition]
+    return of_columns(columns, found)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "circuit-smollm2": functools.partial(circuits, "circuit_survival-smollm2-circuit"),
+    "circuit-tiny": functools.partial(circuits, "circuit_survival"),
+    "located-budget": located_budget,
     "survival": survival,
     "zoo": zoo,
     "quantizers": quantizers,

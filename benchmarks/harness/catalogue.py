@@ -11,6 +11,8 @@ FOLDER = Path(__file__).parents[1]
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "calibrated-quality": ("calibrated", {"part": "quality"}),
     "calibrated-speed": ("calibrated", {"part": "speed"}),
+    "circuit_survival": ("circuit_survival", {}),
+    "circuit_survival-smollm2-circuit": ("circuit_survival", {"model": "smollm2-135m", "only": "circuit"}),
     "interp-steer": ("interp", {"part": "steer"}),
     "noise_aware-cost": ("noise_aware", {"part": "cost"}),
     "noise_aware-language": ("noise_aware", {"part": "language"}),

@@ -1,9 +1,14 @@
 """One entry per method: how the contract matrix builds it. A new method gets its entry here and nowhere else."""
 
 import dataclasses
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import save_file
 
 from hardy.analog import (
     Deploy,
@@ -16,7 +21,24 @@ from hardy.analog import (
 )
 from hardy.core import Chain, Method, Ranking
 from hardy.hardware import AdditiveNoise, Chip, LogNormalNoise, ProportionalNoise
-from hardy.interp import ROME, AblatedWeights, BakedVector, DirectionalAblation, SteeringVector
+from hardy.interp import (
+    MEMIT,
+    ROME,
+    SAE,
+    AblatedWeights,
+    AlphaEdit,
+    Amplitude,
+    BakedVector,
+    DirectionalAblation,
+    DoLa,
+    HeadVectors,
+    LayerSkip,
+    LoReFT,
+    MaskedFineTuning,
+    SteeringVector,
+    TaskVectors,
+    Unlearning,
+)
 from hardy.quant import (
     GPTQ,
     AbsmeanTrits,
@@ -110,6 +132,37 @@ _EXPLAINED = "what it does to a behaviour is shown on tasks; as harm to a text, 
 _STRENGTHS = [-0.1, 1.5, float("nan"), "0.1", True]
 _SCALES = [float("nan"), float("inf"), "0.1", True]
 
+_FILES = Path(tempfile.mkdtemp(prefix="hardy-contract-"))
+
+
+def _sae_folder() -> str:
+    """A sparse autoencoder as wide as tiny-llama's stream, of random directions."""
+    draw = torch.Generator().manual_seed(0)
+    decoder = torch.randn(64, 256, generator=draw)
+    sae = SAE(decoder.mT.clone(), decoder, torch.zeros(64), torch.zeros(256), "blocks.3.resid_post", "tiny-llama", k=8)
+    return str(sae.save(_FILES / "sae"))
+
+
+def _task_vector() -> str:
+    """A change of one matrix of tiny-llama, as `write_task_vector` has it."""
+    change = 0.01 * torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    metadata = {"format": "hardy-task-vector", "version": "1"}
+    save_file({"model.layers.2.self_attn.o_proj.weight": change}, _FILES / "task.safetensors", metadata)
+    return str(_FILES / "task.safetensors")
+
+
+def _rows(count: int, scale: float = 1.0) -> tuple[tuple[float, ...], ...]:
+    """Orthonormal rows as wide as tiny-llama, times a scale."""
+    return tuple(tuple(scale * float(i == j) for i in range(256)) for j in range(count))
+
+
+_HEADS = ("blocks.2.attn.z.1", "blocks.5.attn.z.0")
+_FACT = ROME(prompt=(5, 6, 7, 8), subject=2, target=(9,), layer=3, steps=3)
+_OTHER_FACT = ROME(prompt=(11, 12, 13), subject=1, target=(19,), layer=3, steps=3)
+_UNITS_REFUSED = [(), ("nothing",), (3,)]
+_FACTS_REFUSED = {"facts": [(), ("Rome",), 3], "layers": [(), (-1,), (1.5,), 3]}
+_TRAINED = "what it trains towards is another aim than the text's"
+
 _EXPERT_NOISE = AdditiveNoise(strength=0.15, select="experts", seed=1)
 _GUARD_REFUSED = {"noise": ["pcm", None, _RTN], "seeds": [(), (1.5,), (True,), 3, None]}
 
@@ -123,6 +176,7 @@ CASES: dict[type[Method], Case] = {
             "positions": ["first", None, 1],
             "keep_norm": [0, None, "yes"],
             "above": [1.5, -2, float("nan"), "0.1", True],
+            "condition": _VECTORS_REFUSED,
         },
         identity=SteeringVector(vector=_VECTOR, layer=3, scale=0.0),
         no_control=_EXPLAINED,
@@ -146,6 +200,99 @@ CASES: dict[type[Method], Case] = {
         refused={"direction": _VECTORS_REFUSED, "strength": _STRENGTHS},
         identity=AblatedWeights(direction=_VECTOR, strength=0.0),
         no_control=_EXPLAINED,
+    ),
+    Amplitude: Case(
+        typical=Amplitude(units=(*_HEADS, "blocks.3.resid_post.feature.5"), scale=3.0, sae=_sae_folder()),
+        refused={
+            "units": [*_UNITS_REFUSED, ("blocks.3.attn.z.1@-1",)],
+            "scale": _SCALES,
+            "value": [float("nan"), "0.1", True],
+            "sae": [3, None],
+        },
+        identity=Amplitude(units=_HEADS, scale=1.0),
+        no_control=_EXPLAINED,
+        weights_stay=True,
+    ),
+    LayerSkip: Case(
+        typical=LayerSkip(layers=(3, 4)),
+        refused={"layers": [(0,), (-1,), (1.5,), 3]},
+        identity=LayerSkip(layers=()),
+        no_control="skipping by block influence is judged against random blocks where the ranking is",
+        weights_stay=True,
+    ),
+    HeadVectors: Case(
+        typical=HeadVectors(heads=_HEADS, vectors=tuple(tuple(0.1 * (i + j) for i in range(1, 65)) for j in (0, 1))),
+        refused={
+            "heads": [("blocks.3.resid_post",), ("blocks.3.attn.z.1@-1", "x"), 3],
+            "vectors": [("north",), ((1.0,),)],
+            "scale": _SCALES,
+        },
+        identity=HeadVectors(heads=_HEADS, vectors=((0.1,) * 64, (0.2,) * 64), scale=0.0),
+        no_control=_EXPLAINED,
+        weights_stay=True,
+    ),
+    DoLa: Case(
+        typical=DoLa(layers=(1, 3), plausible=1e-6),
+        refused={"layers": [(), (-1,), (1.5,), 3], "plausible": [0, 1.5, "0.1", True]},
+        no_identity="a contrast with another block is never nothing",
+        no_control=_EXPLAINED,
+        weights_stay=True,
+    ),
+    LoReFT: Case(
+        typical=LoReFT(rotation=_rows(2), weight=_rows(2, 3.0), bias=(0.5, -0.5), layer=3, positions="all"),
+        refused={
+            "rotation": [3, ("north", "south")],
+            "weight": [3, ("north", "south")],
+            "bias": [3, ("0.1", 1.0), (0.5,)],
+            "layer": [-1, 2.5, True, "3"],
+            "positions": ["first", None, 1],
+            "strength": _SCALES,
+        },
+        identity=LoReFT(rotation=_rows(2), weight=_rows(2, 3.0), bias=(0.5, -0.5), layer=3, strength=0.0),
+        no_control=_EXPLAINED,
+        weights_stay=True,
+    ),
+    TaskVectors: Case(
+        typical=TaskVectors(files=(_task_vector(),)),
+        refused={
+            "files": [(), (3,), "one"],
+            "scale": _SCALES,
+            "by": ["mean", None, 1],
+            "keep": [0, 1.5, "0.1", True],
+        },
+        identity=TaskVectors(files=(_task_vector(),), scale=0.0),
+        no_control=_EXPLAINED,
+    ),
+    MEMIT: Case(
+        typical=MEMIT(facts=(_FACT, _OTHER_FACT), layers=(2, 3)),
+        refused=_FACTS_REFUSED | {"weight": [0, -1.0, "0.1", True]},
+        no_identity="a fact is edited or it is not",
+        no_control=_EXPLAINED,
+    ),
+    AlphaEdit: Case(
+        typical=AlphaEdit(facts=(_FACT, _OTHER_FACT), layers=(2, 3), small=0.1),
+        refused=_FACTS_REFUSED | {"small": [0, 1.5, "0.1", True], "ridge": [0, -1.0, "0.1", True]},
+        no_identity="a fact is edited or it is not",
+        no_control=_EXPLAINED,
+    ),
+    MaskedFineTuning: Case(
+        typical=MaskedFineTuning(units=("blocks.2.attn.z.1", "blocks.3.mlp.post.17"), steps=2, learning_rate=1e-2),
+        refused={"units": _UNITS_REFUSED, "steps": [0, 2.5, True], "learning_rate": [-0.1, "0.1", True]},
+        identity=MaskedFineTuning(units=("blocks.2.attn.z.1",), learning_rate=0.0),
+        no_control=_TRAINED,
+    ),
+    Unlearning: Case(
+        typical=Unlearning(units=("blocks.3.mlp_out",), steps=2, learning_rate=1e-2, forget=((5, 6, 7, 8),)),
+        refused={
+            "units": _UNITS_REFUSED,
+            "steps": [0, 2.5, True],
+            "learning_rate": [-0.1, "0.1", True],
+            "forget": [(), ((5,),), 3],
+            "retain": [-0.1, "0.1", True],
+            "enough": [0, "0.1", True],
+        },
+        identity=Unlearning(units=("blocks.3.mlp_out",), learning_rate=0.0, forget=((5, 6, 7, 8),)),
+        no_control=_TRAINED,
     ),
     ROME: Case(
         typical=ROME(prompt=(5, 6, 7, 8), subject=2, target=(9,), layer=3, essence=(7, 8), steps=3),

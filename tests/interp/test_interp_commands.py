@@ -41,6 +41,9 @@ def run(*words: object) -> str:
         ("--by", "magnitude", "--statistic", "cohen-d"),
         ("--by", "logit-lens", "--object", "residual"),
         ("--by", "gradient", "--object", "mlp"),
+        ("--by", "probing", "--object", "residual", "--probe", "sparse"),
+        ("--by", "path-patching", "--receiver", "logits"),
+        ("--by", "fisher", "--object", "head"),
     ],
     ids=" ".join,
 )
@@ -54,6 +57,44 @@ def test_interpret(options: tuple[str, ...], micro_llama: Path, task: Path, tmp_
     }
     assert (tmp_path / "out" / "ranking.json").is_file()
     assert not (tmp_path / "out" / "patching.safetensors").exists()
+
+
+def test_an_autoencoder_is_trained_and_its_features_are_ranked(micro_llama: Path, task: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"def {a}({b}): return {a} + {b}" for a in WORDS for b in WORDS) * 3)
+    sae = tmp_path / "sae"
+    settings = ("--expansion", 2, "--k", 4, "--steps", 30, "--batch", 64, "--text", text, "--tokens", 1000)
+    said = run("sae", "train", micro_llama, sae, "--object", "residual", "--layer", 0, *settings)
+    assert "features at a time explain" in said.replace("\n", " ")
+    report = Report.load(sae)
+    assert {"explained", "loss_recovered", "dead_features"} <= {row.metric for row in report.rows}
+    assert {path.name for path in sae.iterdir()} == {
+        "cfg.json", "sae_weights.safetensors", "report.json", "report.md", "report.html"
+    }  # fmt: skip
+    run("interpret", micro_llama, "--task", task, "--object", "feature", "--sae", sae, "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "ranking.json").read_text())
+    with pytest.raises(InputError, match="needs sae="):
+        run("interpret", micro_llama, "--task", task, "--object", "feature")
+    with pytest.raises(InputError, match="on another object's activations"):
+        run("sae", "train", micro_llama, tmp_path / "x", "--object", "feature")
+
+
+def test_circuit_by_learned_masks(micro_llama: Path, task: Path, tmp_path: Path) -> None:
+    run(
+        "circuit",
+        micro_llama,
+        "--task",
+        task,
+        "--by",
+        "masks",
+        "--steps",
+        2,
+        "--examples",
+        4,
+        "--out",
+        tmp_path / "out",
+    )
+    assert Report.load(tmp_path / "out").value("cpr", "hard-concrete masks, 2 steps") is not None
 
 
 def test_circuit(micro_llama: Path, task: Path, tmp_path: Path) -> None:

@@ -243,8 +243,8 @@ def test_what_cannot_be_is_refused_and_leaves_the_model_alone() -> None:
         locate(build("olmoe"), given, object="neuron")
     with pytest.raises(InputError, match="did you mean"):
         locate(model, given, by="patchin")
-    with pytest.raises(InputError, match="one number has no direction"):
-        locate(model, given, by="probing", object="neuron")
+    with pytest.raises(InputError, match="compares the coordinates of one activation"):
+        locate(model, given, by="massive", object="neuron")
     with pytest.raises(InputError, match="no corrupt"):
         locate(model, Task(given.clean, given.right, given.wrong), by="patching")
     with pytest.raises(InputError, match="nothing tells them apart"):

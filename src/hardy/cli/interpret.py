@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from hardy.cli.options import Device, Dtype, Model, interruptible, new_file, new_folder, shown
+from hardy.cli.options import Device, Dtype, Model, Text, interruptible, new_file, new_folder, shown
 
 TASK = "A file of JSON lines, or indirect-object, greater-than, induction."
 TaskFile = Annotated[str, typer.Option("--task", help=TASK)]
@@ -20,20 +20,27 @@ def interpret(
     model: Model,
     task: TaskFile,
     object: Annotated[
-        str, typer.Option("--object", help="head, embedding, residual, attention, ffn or neuron.")
+        str, typer.Option("--object", help="head, embedding, residual, attention, ffn, neuron, or feature with --sae.")
     ] = "head",
     by: Annotated[
         str,
         typer.Option(
-            help="patching, attribution-patching, gradient, magnitude, prefix-matching, probing, logit-lens, "
-            "direct-logit-attribution."
+            help="patching, attribution-patching, grad-drop, gradient, fisher, magnitude, massive, block-influence, "
+            "prefix-matching, sink, probing, logit-lens, patchscope, direct-logit-attribution, path-patching."
         ),
     ] = "attribution-patching",
     mode: Annotated[
         str | None, typer.Option(help="Of patching: denoise, noise, zero, mean, resample, gaussian.")
     ] = None,
-    statistic: Annotated[str | None, typer.Option(help="Of magnitude: mean, rms, max, contrast, cohen-d.")] = None,
+    statistic: Annotated[
+        str | None, typer.Option(help="Of magnitude: mean, rms, max, rate, contrast, cohen-d, rate-contrast.")
+    ] = None,
+    probe: Annotated[str | None, typer.Option(help="Of probing: logistic, mass-mean, sparse.")] = None,
+    receiver: Annotated[
+        str | None, typer.Option(help="Of path-patching: logits, or an input as in blocks.5.attn.q.3.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Of attribution-patching: points that are averaged over.")] = None,
+    sae: Annotated[str | None, typer.Option(help="Folder of a sparse autoencoder whose features are objects.")] = None,
     first_token: Annotated[bool, typer.Option(help="Judge answers of several tokens by their first.")] = False,
     top: Annotated[int | None, typer.Option(help="Objects that the controls knock out; by default a tenth.")] = None,
     examples: Examples = 16,
@@ -45,12 +52,18 @@ def interpret(
     """Which heads, neurons, layers or tokens carry a behaviour, beside random ones and shuffled answers."""
     from hardy.interp.pages import interpret as run
 
-    given: dict[str, Any] = {"mode": mode, "statistic": statistic, "steps": steps}
+    given: dict[str, Any] = {
+        "mode": mode,
+        "statistic": statistic,
+        "steps": steps,
+        "probe": probe,
+        "receiver": receiver,
+    }
     options = {name: value for name, value in given.items() if value is not None}
     with interruptible(out):
         report = run(
             model, task, object=object, by=by, out=out, n=examples, seed=seed, first_token=first_token, k=top,
-            device=device, dtype=dtype, **options,
+            sae=sae, device=device, dtype=dtype, **options,
         )  # fmt: skip
     shown(report, out)
 
@@ -58,7 +71,12 @@ def interpret(
 def circuit(
     model: Model,
     task: TaskFile,
-    steps: Annotated[int, typer.Option(help="Points that gradients are averaged over; 1 is plain EAP.")] = 5,
+    by: Annotated[
+        Literal["eap", "acdc", "masks"],
+        typer.Option(help="Attribution; removal one by one, a run of the model for each edge; or gates that learn."),
+    ] = "eap",
+    steps: Annotated[int, typer.Option(help="Of eap: points that gradients are averaged over; of masks: of Adam.")] = 5,
+    threshold: Annotated[float, typer.Option(help="Of acdc: share of the effect that an edge must be worth.")] = 0.01,
     examples: Examples = 8,
     seed: Seed = 0,
     out: Out = None,
@@ -70,7 +88,8 @@ def circuit(
 
     with interruptible(out):
         report = find_circuit(
-            model, task, steps=steps, out=out, n=examples, seed=seed, device=device, dtype=dtype
+            model, task, by=by, steps=steps, threshold=threshold, out=out, n=examples, seed=seed, device=device,
+            dtype=dtype,
         )  # fmt: skip
     shown(report, out)
 
@@ -151,6 +170,50 @@ def make(
         hint = subject.model.config.model_type
         write_control_vector(gguf, {layer: vector for layer, vector in made.items() if layer}, hint)
         typer.echo(f"Control vector, without block 0, for which the format has no place: {gguf}")
+    shown(report, out)
+
+
+sae_app = typer.Typer(help="Sparse autoencoders of a language model.", no_args_is_help=True)
+
+
+@sae_app.command("train")
+def sae_train(
+    model: Model,
+    out: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of cfg.json and sae_weights.safetensors, as SAELens reads them.", callback=new_folder
+        ),
+    ],
+    object: Annotated[
+        str, typer.Option("--object", help="Whose activation: residual, attention, head, ffn, neuron or embedding.")
+    ] = "residual",
+    layer: Annotated[int, typer.Option(help="Block.")] = 0,
+    architecture: Annotated[Literal["topk", "jumprelu"], typer.Option(help="What switches features off.")] = "topk",
+    expansion: Annotated[int, typer.Option(help="Features for each coordinate of the activation.")] = 8,
+    k: Annotated[int, typer.Option(help="Features on at a time.")] = 16,
+    steps: Annotated[int, typer.Option(help="Of the training.")] = 2000,
+    batch: Annotated[int, typer.Option(help="Activations per step.")] = 512,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of the start and the order.")] = 0,
+    text: Text = None,
+    tokens: Annotated[int, typer.Option(help="Of text, from the first half for the training.")] = 200_000,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Train a sparse autoencoder on one activation, and judge it on text that it does not see."""
+    from hardy.interp.sae_pages import train_sae
+    from hardy.interp.sae_training import Training
+
+    settings = Training(
+        architecture=architecture, expansion=expansion, k=k, steps=steps, batch=batch, learning_rate=learning_rate,
+        seed=seed,
+    )  # fmt: skip
+    with interruptible(out):
+        report = train_sae(
+            model, out, object=object, layer=layer, settings=settings, text=text, tokens=tokens, device=device,
+            dtype=dtype,
+        )  # fmt: skip
     shown(report, out)
 
 

@@ -14,7 +14,7 @@ import hardy
 from hardy import checks
 from hardy.cli.binarize import binarize
 from hardy.cli.field import app as field_app
-from hardy.cli.interpret import circuit, interpret, prompts, steer_app
+from hardy.cli.interpret import circuit, interpret, prompts, sae_app, steer_app
 from hardy.cli.options import (
     MOST_SEEDS,
     Backend,
@@ -66,6 +66,7 @@ app.add_typer(report_app, name="report")
 app.add_typer(field_app, name="field")
 app.add_typer(splat_app, name="splat")
 app.add_typer(steer_app, name="steer")
+app.add_typer(sae_app, name="sae")
 app.add_typer(rtl_app, name="rtl")
 app.add_typer(stream_app, name="stream")
 app.command()(quantize)

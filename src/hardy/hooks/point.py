@@ -6,10 +6,11 @@ The names are those of TransformerLens ("blocks.3.resid_post", "blocks.3.attn.z"
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -229,7 +230,31 @@ def table(model: nn.Module) -> dict[str, Point | str]:
             full = f"{block.label}.{name}"
             found[full] = point if isinstance(point, str) else dataclasses.replace(point, name=full, block=block.name)
     embeddings("logits", "get_output_embeddings")
-    return found
+    return found | vars(model).get(_NAMED, {})
+
+
+_NAMED = "_hardy_named_points"
+
+
+@contextlib.contextmanager
+def named(model: nn.Module, points: Mapping[str, Point]) -> Iterator[None]:
+    """Let names stand for further activations for as long as the block lasts: the features of a dictionary, say.
+
+    A subclass of `Point` says by `take` and `put` what is read out of a tensor and how it is written back.
+
+    Raises:
+        InputError: a name is taken.
+    """
+    before = dict(vars(model).get(_NAMED, {}))
+    if taken := sorted(table(model).keys() & points.keys()):
+        raise InputError(f"{type(model).__name__} has an activation {taken[0]!r} already")
+    vars(model)[_NAMED] = before | dict(points)
+    try:
+        yield
+    finally:
+        vars(model)[_NAMED] = before
+        if not before:
+            del vars(model)[_NAMED]
 
 
 def _in_block(block: Block) -> dict[str, Point | str]:

@@ -8,14 +8,18 @@ the corrupt run brings back.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import nn
 
-from hardy import checks
+from hardy import checks, hooks
+from hardy.core.roles import is_transposed
 from hardy.errors import InputError
+from hardy.hooks.blocks import blocks_of
 from hardy.interp.locator import Locator, per_unit, recorded, with_gradients
-from hardy.interp.task import Task
+from hardy.interp.task import Task, last_logits
+from hardy.interp.tuning import parts_of
 from hardy.runs.progress import track
 
 
@@ -92,3 +96,98 @@ class Gradient(Locator):
                 values = {point: gradients[point].double().square() for point in points}
                 total += per_unit(units, values).sqrt().sum(1).cpu()
         return {str(unit): value / len(task) for unit, value in zip(units, total.tolist(), strict=True)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradDrop(Locator):
+    """Attribution patching without cancelling: the mean of the sizes of what it finds with the gradient through one
+    block after the other cut off (the GradDrop of AtP*, Kramar et al. 2024).
+
+    A positive and a negative path of the same size hide an object from the plain gradient; with one of the two cut off
+    it is seen. One backward pass per block. The other correction of AtP*, for queries and keys under a flat softmax, is
+    of objects that this room does not rank.
+    """
+
+    by = "grad-drop"
+    family = "gradient"
+    meaning = "share of the effect to first order, mean of sizes with one block's gradient cut off"
+
+    def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
+        units = self.units(model, task)
+        points = list(dict.fromkeys(unit.point for unit in units))
+        labels = [block.label for block in blocks_of(model)]
+        total = torch.zeros(len(labels), len(units), dtype=torch.float64)
+        effect = 0.0
+        for part in track(list(task.batches(self.batch)), f"{self.by} {self.object}"):
+            clean, logits = recorded(model, points, part.inputs())
+            effect += part.score(logits).double().sum().item()
+            for number, label in enumerate(labels):
+                cut = {f"{label}.{end}": lambda x: x.detach() for end in ("attn_out", "mlp_out")}
+                with hooks.patch(model, cut):
+                    corrupt, gradients, score = with_gradients(model, points, part.inputs("corrupt"), part)
+                effect -= score.double().sum().item() / len(labels)
+                products = {point: (clean[point] - corrupt[point]).double() * gradients[point].double()
+                            for point in points}  # fmt: skip
+                total[number] += per_unit(units, products).sum(1).cpu()
+        if abs(effect) / len(task) < 1e-6:
+            raise InputError(f"clean and corrupt prompts of {task.name} score the same: nothing tells them apart")
+        values = total.abs().sum(0) / (max(1, len(labels) - 1) * abs(effect))
+        return {str(unit): value for unit, value in zip(units, values.tolist(), strict=True)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fisher(Locator):
+    """The weights of each object by the squared gradient of the score, mean over examples and summed over the object's
+    weights: the diagonal of the Fisher information where the score is a log-likelihood.
+
+    Args:
+        times_weight: |weight x gradient| of the mean score instead, what setting the weights to 0 would change.
+    """
+
+    object: str = "neuron"
+    times_weight: bool = False
+
+    by = "fisher"
+    family = "gradient"
+    meaning = "squared gradient of the score at the object's weights"
+    unit = "nats^2"
+    kinds = ("attention", "head", "ffn", "neuron")
+    why_not = "it has no weights of its own"
+    needs_corrupt = False
+
+    def check(self) -> None:
+        checks.boolean("times_weight", self.times_weight)
+        if self.per_position:
+            raise InputError(f"weights are the same at all positions: {self.by} does not take per_position=True")
+
+    def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
+        units = self.units(model, task)
+        parts = {str(unit): parts_of(model, [str(unit)]) for unit in units}
+        modules = sorted({part.module for some in parts.values() for part in some})
+        weights: list[Any] = [model.get_submodule(name).weight for name in modules]
+        total = [torch.zeros(w.shape, dtype=torch.float64, device=w.device) for w in weights]
+        frozen = [w for w in weights if not w.requires_grad]
+        for weight in frozen:
+            weight.requires_grad_(True)
+        try:
+            for i in track(range(len(task)), f"{self.by} {self.object}"):
+                one = task.take(slice(i, i + 1))
+                with torch.enable_grad():
+                    score = one.score(last_logits(model, one.inputs())).sum()
+                    gradients = torch.autograd.grad(score, weights)
+                for kept, gradient in zip(total, gradients, strict=True):
+                    kept += (gradient if self.times_weight else gradient.square()).double() / len(task)
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+        if self.times_weight:
+            total = [(kept * weight).abs() for kept, weight in zip(total, weights, strict=True)]
+        matrices = {
+            name: kept.mT if is_transposed(model.get_submodule(name)) else kept
+            for name, kept in zip(modules, total, strict=True)
+        }
+        sums = {name: (matrix.sum(1), matrix.sum(0)) for name, matrix in matrices.items()}  # of rows, of columns
+        return {
+            name: sum(sums[part.module][part.axis][list(part.places)].sum().item() for part in some)
+            for name, some in parts.items()
+        }

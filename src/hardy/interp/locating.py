@@ -12,10 +12,13 @@ from hardy.core.locators import Locator as Registered
 from hardy.core.locators import register_locator
 from hardy.core.ranking import Ranking
 from hardy.errors import InputError, near_misses
+from hardy.interp.attention import PrefixMatching, Sink
 from hardy.interp.causal import Patching
-from hardy.interp.gradient import AttributionPatching, Gradient
+from hardy.interp.edge_search import PathPatching
+from hardy.interp.gradient import AttributionPatching, Fisher, GradDrop, Gradient
+from hardy.interp.lenses import Patchscope
 from hardy.interp.locator import LOCATORS, Locator
-from hardy.interp.magnitude import Magnitude, PrefixMatching
+from hardy.interp.magnitude import BlockInfluence, Magnitude, Massive
 from hardy.interp.probing import Probing
 from hardy.interp.task import Task
 from hardy.interp.vocabulary import DirectLogitAttribution, LogitLens
@@ -23,7 +26,8 @@ from hardy.interp.vocabulary import DirectLogitAttribution, LogitLens
 __all__ = ["locate", "locator_of"]
 
 _ALL = (
-    Patching, AttributionPatching, Gradient, Magnitude, PrefixMatching, Probing, LogitLens, DirectLogitAttribution,
+    Patching, AttributionPatching, GradDrop, Gradient, Fisher, Magnitude, Massive, BlockInfluence, PrefixMatching, Sink,
+    Probing, LogitLens, Patchscope, DirectLogitAttribution, PathPatching,
 )  # fmt: skip
 
 
@@ -49,9 +53,11 @@ def locate(model: nn.Module, task: Task, *, object: str | None = None, by: str =
     Args:
         model: any decoder of transformers, quantized, packed or on a chip too.
         task: in the tokens of the model.
-        object: "head" (the default of most), "embedding", "residual", "attention", "ffn" or "neuron".
-        by: "patching", "attribution-patching", "gradient", "magnitude", "prefix-matching", "probing", "logit-lens",
-            "direct-logit-attribution".
+        object: "head" (the default of most), "embedding", "residual", "attention", "ffn", "neuron", or "feature" of a
+            sparse autoencoder that is attached.
+        by: a name in `LOCATORS`: "patching", "attribution-patching", "grad-drop", "gradient", "fisher", "magnitude",
+            "massive", "block-influence", "prefix-matching", "sink", "probing", "logit-lens", "patchscope",
+            "direct-logit-attribution", "path-patching".
         options: fields of the locator.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,9 +13,11 @@ from hardy import checks, hooks
 from hardy.core.ranking import Ranking
 from hardy.errors import InputError
 from hardy.interp.locator import Locator, per_unit, recorded
-from hardy.interp.task import Task, last_logits
+from hardy.interp.objects import Unit
+from hardy.interp.task import Task
 
-Statistic = Literal["mean", "rms", "max", "contrast", "cohen-d"]
+Statistic = Literal["mean", "rms", "max", "rate", "contrast", "cohen-d", "rate-contrast"]
+STATISTICS: tuple[Statistic, ...] = ("mean", "rms", "max", "rate", "contrast", "cohen-d", "rate-contrast")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,9 +25,10 @@ class Magnitude(Locator):
     """The size of the activation, or how much clean and corrupt prompts differ in it.
 
     Args:
-        statistic: "mean" of |activation|, "rms", "max"; or "contrast", the difference of the mean activation between
-            clean and corrupt prompts, and "cohen-d", that in pooled standard deviations, as a norm over the unit's
-            coordinates.
+        statistic: "mean" of |activation|, "rms", "max", or "rate", the share of the tokens at which it is above 0; or
+            "contrast", the difference of the mean activation between clean and corrupt prompts, "cohen-d", that in
+            pooled standard deviations, as a norm over the unit's coordinates, and "rate-contrast", the absolute
+            difference of the two rates. Rates are what the features of a sparse autoencoder are compared by.
     """
 
     statistic: Statistic = "mean"
@@ -37,10 +40,10 @@ class Magnitude(Locator):
     needs_corrupt = False
 
     def check(self) -> None:
-        checks.one_of("statistic", self.statistic, ("mean", "rms", "max", "contrast", "cohen-d"))
+        checks.one_of("statistic", self.statistic, STATISTICS)
 
     def fitting(self, task: Task) -> Task:
-        if self.statistic in ("contrast", "cohen-d") and task.corrupt is None:
+        if self.statistic.rpartition("-")[2] in ("contrast", "d") and task.corrupt is None:
             raise InputError(f"{self.statistic} compares clean and corrupt prompts; {task.name} has no corrupt ones")
         return task
 
@@ -48,6 +51,10 @@ class Magnitude(Locator):
         units = self.units(model, task)
         points = list(dict.fromkeys(unit.point for unit in units))
         clean = recorded(model, points, task.inputs())[0]
+        if self.statistic == "rate-contrast":
+            corrupt = recorded(model, points, task.inputs("corrupt"))[0]
+            a, b = (_means(units, {p: (x > 0).double() for p, x in side.items()}, task) for side in (clean, corrupt))
+            return {name: abs(a[name] - b[name]) for name in a}
         if self.statistic in ("contrast", "cohen-d"):
             corrupt = recorded(model, points, task.inputs("corrupt"))[0]
             found = {}
@@ -59,67 +66,80 @@ class Magnitude(Locator):
                     difference = difference / pooled.clamp_min(1e-9)
                 found[str(unit)] = difference.square().mean().sqrt().item()
             return found
-        real = task.mask
         values = {}
         for point, activation in clean.items():
             size = activation.double().abs()
-            size = size.square() if self.statistic == "rms" else size
-            values[point] = size if real is None else size * real.reshape(*real.shape, *[1] * (size.ndim - 2))
+            values[point] = size.square() if self.statistic == "rms" else size
+            if self.statistic == "rate":
+                values[point] = (activation > 0).double()
         if self.statistic == "max":
+            if task.mask is not None:
+                values = {point: _masked(value, task) for point, value in values.items()}
             return {str(u): values[u.point][u.place].max().item() for u in units}
-        sums = per_unit(units, values).sum(1)
-        counts = [values[unit.point][unit.place].numel() for unit in units]
-        means = (sums.cpu() / torch.tensor(counts, dtype=torch.float64)).tolist()
-        return {str(u): m**0.5 if self.statistic == "rms" else m for u, m in zip(units, means, strict=True)}
+        means = _means(units, values, task)
+        return {name: mean**0.5 if self.statistic == "rms" else mean for name, mean in means.items()}
+
+
+def _masked(values: torch.Tensor, task: Task) -> torch.Tensor:
+    """(n, positions, ...) with zeros where there is padding."""
+    real = task.mask
+    return values if real is None else values * real.reshape(*real.shape, *[1] * (values.ndim - 2))
+
+
+def _means(units: Sequence[Unit], values: Mapping[str, torch.Tensor], task: Task) -> dict[str, float]:
+    """The mean of each unit's part over real tokens and its coordinates."""
+    kept = {point: _masked(value, task) for point, value in values.items()}
+    sums = per_unit(units, kept).sum(1).tolist()
+    ones = {point: _masked(torch.ones_like(value), task) for point, value in values.items()}
+    counts = [ones[unit.point][unit.place].sum().item() for unit in units]
+    return {str(unit): total / max(1.0, count) for unit, total, count in zip(units, sums, counts, strict=True)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrefixMatching(Locator):
-    """How much each head attends from a repeated token to the token after its earlier occurrence: induction heads.
-
-    Needs attention that is computed step by step: `model.set_attn_implementation("eager")`; it is set for the run and
-    put back.
+class Massive(Locator):
+    """How many times the median the largest coordinate is: massive activations (Sun et al. 2024), which are above 1000
+    medians, and above 100, at very few tokens.
     """
 
-    by = "prefix-matching"
+    object: str = "residual"
+
+    by = "massive"
     family = "magnitude"
-    meaning = "attention to the token after the earlier occurrence of the same token"
-    unit = "attention"
-    kinds = ("head",)
-    why_not = "it reads attention patterns"
+    meaning = "largest coordinate over the median of all"
+    unit = "medians"
+    kinds = ("embedding", "residual", "attention", "ffn")
+    why_not = "it compares the coordinates of one activation; a head or neuron has magnitude"
     needs_corrupt = False
 
     def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
-        same = task.clean.unsqueeze(2) == task.clean.unsqueeze(1)  # (n, query, key)
-        earlier = same.tril(-1)
-        if task.mask is not None:
-            earlier = earlier & (task.mask.unsqueeze(1) * task.mask.unsqueeze(2)).bool()
-        target = earlier.roll(1, 2)  # the key one later; what rolls over is no key before any query
-        target[..., 0] = False
-        rows = target.any(2)
-        if not rows.any():
-            raise InputError(f"no token of {task.name} occurs twice, so there is no prefix to match")
-        found = {}
-        for name, pattern in patterns(model, task).items():
-            weight = (pattern.float() * target.unsqueeze(1)).sum(3)  # (n, head, query)
-            means = (weight * rows.unsqueeze(1)).sum((0, 2)) / rows.sum()
-            found |= {f"{name}.attn.z.{head}": value for head, value in enumerate(means.tolist())}
-        return found
+        units = self.units(model, task)
+        points = list(dict.fromkeys(unit.point for unit in units))
+        seen = {point: x.abs().double() for point, x in recorded(model, points, task.inputs())[0].items()}
+        real = slice(None) if task.mask is None else task.mask.bool()
+        medians = {point: x[real].median().clamp_min(1e-12) for point, x in seen.items()}
+        seen = {point: _masked(x, task) for point, x in seen.items()}
+        return {str(unit): (seen[unit.point][unit.place].max() / medians[unit.point]).item() for unit in units}
 
 
-def patterns(model: nn.Module, task: Task) -> dict[str, torch.Tensor]:
-    """ "blocks.3" -> attention pattern (n, head, query, key) on the clean prompts."""
-    chosen = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    setter = getattr(model, "set_attn_implementation", None)
-    if chosen not in (None, "eager") and callable(setter):
-        setter("eager")
-    try:
-        with torch.no_grad(), hooks.record(model, "blocks.*.attn.pattern") as seen:
-            last_logits(model, task.inputs())
-    finally:
-        if chosen not in (None, "eager") and callable(setter):
-            setter(chosen)
-    return {str(name).removesuffix(".attn.pattern"): pattern for name, pattern in seen.items()}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockInfluence(Locator):
+    """1 - cosine of the stream before and after each block (Men et al. 2024): a block of low influence can be skipped.
+
+    The units are streams, "blocks.3.resid_post"; `LayerSkip` takes the numbers of the lowest.
+    """
+
+    object: str = "residual"
+
+    by = "block-influence"
+    family = "magnitude"
+    meaning = "1 - cosine of the stream before and after"
+    unit = "1 - cosine"
+    kinds = ("residual",)
+    why_not = "it compares the stream before and after a block"
+    needs_corrupt = False
+
+    def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
+        return {f"{name}.resid_post": value for name, value in block_influence(model, task).scores.items()}
 
 
 def block_influence(model: nn.Module, task: Task) -> Ranking:

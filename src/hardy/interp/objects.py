@@ -47,12 +47,14 @@ KINDS = {
         Kind("head", "blocks.*.attn.z", True, False, "one attention head, before the output projection"),
         Kind("ffn", "blocks.*.mlp_out", False, False, "what the MLP, or the experts, of a block add"),
         Kind("neuron", "blocks.*.mlp.post", True, False, "one neuron of an MLP, after its nonlinearity"),
+        Kind("feature", "*.feature", True, False, "one feature of a sparse autoencoder that is attached to the model"),
     )
 }
 _OTHER_NAMES = {
     "mha": "attention",
     "mlp": "ffn",
     "resid": "residual",
+    "sae-feature": "feature",
     "residual-stream": "residual",
     "token": "embedding",
 }
@@ -104,7 +106,7 @@ class Unit:
 
 
 _NAME = re.compile(
-    r"(?P<point>(?:.*\bblocks\.\d+\.[a-z_]+(?:\.[a-z_]+)?)|embed|logits)(?:\.(?P<index>\d+))?(?:@(?P<at>-\d+))?"
+    r"(?P<point>(?:.*\bblocks\.\d+(?:\.[a-z_]+){1,3})|embed(?:\.feature)?|logits)(?:\.(?P<index>\d+))?(?:@(?P<at>-\d+))?"
 )
 
 
@@ -147,6 +149,11 @@ def points_of(model: nn.Module, kind: Kind) -> list[str]:
     try:
         return hooks.points(model, kind.points)
     except InputError:
+        if kind.name == "feature":
+            raise InputError(
+                f"{type(model).__name__} has no features of its own: attach a sparse autoencoder, "
+                "`with SAE.load(folder).attached(model):`"
+            ) from None
         block = kind.points.replace("*", "0")
         try:
             resolve(model, [block])  # says why, where it is known

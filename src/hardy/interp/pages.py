@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,17 @@ from typing import Any
 
 import torch
 
+from hardy import checks
 from hardy.core.ranking import Ranking
 from hardy.errors import InputError
 from hardy.interp import circuit, prompts
 from hardy.interp.causal import Patching
+from hardy.interp.edge_search import acdc, learned_masks
 from hardy.interp.knockouts import Controls, controls
 from hardy.interp.locating import locator_of
 from hardy.interp.locator import Locator
 from hardy.interp.objects import Unit, unit_named
+from hardy.interp.sae import SAE
 from hardy.interp.task import Example, Task, scores
 from hardy.report import Report, Row
 from hardy.report.figures import HeatMap, Lines, Series
@@ -66,6 +70,7 @@ def interpret(
     seed: int = 0,
     first_token: bool = False,
     k: int | None = None,
+    sae: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
     **options: Any,
@@ -80,14 +85,25 @@ def interpret(
         n, seed: examples of a known behaviour, and their draw.
         first_token: judge answers of several tokens by their first.
         k: objects that are knocked out in the controls.
+        sae: folder of the sparse autoencoder whose features are ranked, for object "feature".
         device, dtype: of the model.
 
     Raises:
         InputError: any of these cannot be used.
     """
     locator = locator_of(by, object, **options)
+    dictionary = None if sae is None else SAE.load(sae)
+    if (locator.object == "feature") != (dictionary is not None):
+        raise InputError(
+            f"object feature needs sae=, the folder of a sparse autoencoder; got {locator.object}, {sae!r}"
+        )
     subject = Subject.of(model, device=device, dtype=dtype)
     given = task_of(task, subject, n=n, seed=seed, first_token=first_token)
+    with contextlib.nullcontext() if dictionary is None else dictionary.attached(subject.model):
+        return _interpret(subject, given, locator, k, out)
+
+
+def _interpret(subject: Subject, given: Task, locator: Locator, k: int | None, out: str | Path | None) -> Report:
     clean = scores(subject.model, given)
     if isinstance(locator, Patching) and out is not None:
         effects = _resumed(locator, subject, given, Path(out))
@@ -97,7 +113,7 @@ def interpret(
         scores={name: abs(v) for name, v in effects.items()} if locator.magnitude_ranks else effects,
         meaning=locator.meaning,
         unit=locator.unit,
-        by=by,
+        by=locator.by,
     )
     judged = controls(locator, ranking, subject.model, given, k=k)
     report = _interpreted(subject, given, locator, ranking, effects, judged, clean)
@@ -195,7 +211,7 @@ def heat_maps(effects: Mapping[str, float], locator: Locator) -> tuple[HeatMap, 
     units = {unit_named(name): value for name, value in effects.items()}
     columns = sorted({_column(unit) for unit in units}, key=lambda c: (c[0] is not None and c[0], c[1]))
     if len(columns) > _COLUMNS:
-        columns = columns[:_COLUMNS] if locator.object != "neuron" else []
+        columns = columns[:_COLUMNS] if locator.object not in ("neuron", "feature") else []
     if not columns:
         return ()
     points = list(dict.fromkeys(unit.point for unit in units))
@@ -221,7 +237,9 @@ def find_circuit(
     model: Source,
     task: str | Path | Task,
     *,
+    by: str = "eap",
     steps: int = 5,
+    threshold: float = 0.01,
     out: str | Path | None = None,
     n: int = 8,
     seed: int = 0,
@@ -234,12 +252,21 @@ def find_circuit(
 
     Args:
         model, task, out, n, seed, device, dtype: as of `interpret`.
-        steps, batch: as of `hardy.interp.circuit.find`.
+        by: "eap", attribution; "acdc", edges removed one by one; "masks", gates that are learned.
+        steps: as of `hardy.interp.circuit.find`, and of `learned_masks`.
+        threshold: of `acdc`.
+        batch: examples at once, of attribution and of faithfulness.
         sizes: shares of all edges.
     """
+    checks.one_of("by", by, ("eap", "acdc", "masks"))
     subject = Subject.of(model, device=device, dtype=dtype)
     given = task_of(task, subject, n=n, seed=seed)
-    found = circuit.find(subject.model, given, steps=steps, batch=batch)
+    if by == "acdc":
+        found = acdc(subject.model, given, threshold=threshold)
+    elif by == "masks":
+        found = learned_masks(subject.model, given, steps=steps, seed=seed)
+    else:
+        found = circuit.find(subject.model, given, steps=steps, batch=batch)
     curves = {
         found.by: circuit.faithfulness(subject.model, given, found.top, found.graph, sizes=sizes, batch=batch),
         "random edges": circuit.faithfulness(

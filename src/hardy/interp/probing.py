@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,18 +22,27 @@ from hardy.interp.objects import Unit
 from hardy.interp.task import Task
 from hardy.runs.progress import track
 
+Probe = Literal["logistic", "mass-mean", "sparse"]
+PROBES: tuple[Probe, ...] = ("logistic", "mass-mean", "sparse")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probing(Locator):
     """Accuracy of a linear probe less that for shuffled labels.
 
     Args:
+        probe: "logistic" regression; "mass-mean", the difference of the two means as direction (Marks and Tegmark
+            2024); or "sparse", a regression on the few coordinates whose means differ most (Gurnee et al. 2023). None
+            for the first, and for the second where the object is one number.
+        nonzero: coordinates of a sparse probe.
         folds: of the cross-validation; a pair is in one fold.
         shuffles: of the labels.
         penalty: inverse strength of the L2 penalty, sklearn's C.
         seed: of folds and shuffles.
     """
 
+    probe: Probe | None = None
+    nonzero: int = 4
     folds: int = 5
     shuffles: int = 3
     penalty: float = 0.1
@@ -42,10 +52,11 @@ class Probing(Locator):
     family = "probing"
     meaning = "selectivity: accuracy of a linear probe less that for shuffled labels"
     unit = "accuracy"
-    kinds = ("embedding", "residual", "attention", "head", "ffn")
-    why_not = "one number has no direction; probe the ffn, or use magnitude with cohen-d"
 
     def check(self) -> None:
+        if self.probe is not None:
+            checks.one_of("probe", self.probe, PROBES)
+        checks.integer("nonzero", self.nonzero, at_least=1)
         checks.integer("folds", self.folds, at_least=2)
         checks.integer("shuffles", self.shuffles, at_least=1)
         checks.number("penalty", self.penalty, above=0)
@@ -62,16 +73,19 @@ class Probing(Locator):
                 found.append(recorded(model, points, part.inputs(side))[0])
         random = np.random.default_rng(derive(self.seed, "probing"))
         fold = random.permutation(np.arange(len(task)) % self.folds)
+        scalar = self.object in ("neuron", "feature")
+        probe: Probe = self.probe or ("mass-mean" if scalar else "logistic")
         scores = {}
         for unit in track(units, f"probing {self.object}"):
             sides = [torch.cat([values[unit.point][_place(unit)] for values in found]) for found in parts.values()]
-            x = torch.cat(sides).double().flatten(1).cpu().numpy()
+            x = torch.cat(sides).double().reshape(2 * len(task), -1).cpu().numpy()
             real = np.repeat([1, 0], len(task))
-            accuracy = cross_validated(x, real, np.tile(fold, 2), self.penalty)
+            accuracy = cross_validated(x, real, np.tile(fold, 2), self.penalty, probe, self.nonzero)
             controls = []
             for _ in range(self.shuffles):
                 flips = random.integers(0, 2, len(task))  # which of a pair is called clean
-                controls.append(cross_validated(x, np.concatenate([flips, 1 - flips]), np.tile(fold, 2), self.penalty))
+                labels = np.concatenate([flips, 1 - flips])
+                controls.append(cross_validated(x, labels, np.tile(fold, 2), self.penalty, probe, self.nonzero))
             scores[str(unit)] = accuracy - float(np.mean(controls))
         return scores
 
@@ -81,14 +95,17 @@ def _place(unit: Unit) -> tuple[slice | int, ...]:
     return unit.place if unit.position is not None else dataclasses.replace(unit, position=-1).place
 
 
-def cross_validated(x: np.ndarray, labels: np.ndarray, fold: np.ndarray, penalty: float) -> float:
-    """Accuracy of logistic regression over folds.
+def cross_validated(
+    x: np.ndarray, labels: np.ndarray, fold: np.ndarray, penalty: float, probe: Probe = "logistic", nonzero: int = 4
+) -> float:
+    """Accuracy of a probe over folds.
 
     Args:
         x: (samples, features).
         labels: (samples,) 0 or 1.
         fold: (samples,).
         penalty: sklearn's C.
+        probe, nonzero: as of `Probing`.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -97,8 +114,18 @@ def cross_validated(x: np.ndarray, labels: np.ndarray, fold: np.ndarray, penalty
         train, test = fold != held, fold == held
         mean, scale = x[train].mean(0), x[train].std(0)
         scale[scale < 1e-9] = 1.0
+        seen, judged = (x[train] - mean) / scale, (x[test] - mean) / scale
+        one, other = seen[labels[train] == 1].mean(0), seen[labels[train] == 0].mean(0)
+        if probe == "mass-mean":
+            direction = one - other
+            said = (judged - (one + other) / 2) @ direction > 0
+            right += int((said.astype(int) == labels[test]).sum())
+            continue
+        if probe == "sparse":
+            some = np.argsort(-np.abs(one - other), kind="stable")[:nonzero]
+            seen, judged = seen[:, some], judged[:, some]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of convergence: the last digit of a probe decides nothing
-            probe = LogisticRegression(C=penalty, max_iter=200).fit((x[train] - mean) / scale, labels[train])
-        right += int((probe.predict((x[test] - mean) / scale) == labels[test]).sum())
+            fitted = LogisticRegression(C=penalty, max_iter=200).fit(seen, labels[train])
+        right += int((fitted.predict(judged) == labels[test]).sum())
     return right / len(labels)

@@ -118,8 +118,8 @@ class ROME(Method):
             raise InputError(f"{name} has no single down projection, so no place for a fact")
         projection = f"{name}.{down}"
         moment = None if data is None else second_moment(model, projection, data, self.damping)
-        key, old = self._key_and_value(model, projection)
-        value, before, after = self._value(model, projection, old)
+        key, old = self.key_and_value(model, projection)
+        value, before, after = self.value_for(model, projection, old)
         site = select(model, [f"re:{projection.replace('.', chr(92) + '.')}"])[0]
         ledger = WeightLedger(model, edits)
         weight = ledger.read(site)
@@ -132,7 +132,8 @@ class ROME(Method):
         rows.append(Row(metric="target_log_probability", condition="with the value found", value=after, unit="nats"))
         return rows
 
-    def _key_and_value(self, model: Any, projection: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def key_and_value(self, model: Any, projection: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a projection takes in and gives at the subject's last token, (in,) and (out,)."""
         points = [(projection, "input"), (projection, "output")]
         ids = torch.tensor([self.prompt], device=model.device)
         with torch.no_grad(), hooks.record(model, points) as seen:  # pyright: ignore[reportArgumentType]
@@ -140,7 +141,7 @@ class ROME(Method):
         key, value = (seen[point].reshape(len(self.prompt), -1)[self.subject].float() for point in points)
         return key, value
 
-    def _value(self, model: Any, projection: str, old: torch.Tensor) -> tuple[torch.Tensor, float, float]:
+    def value_for(self, model: Any, projection: str, old: torch.Tensor) -> tuple[torch.Tensor, float, float]:
         """v*, and the target's log-probability before and with it."""
         whole = torch.tensor([[*self.prompt, *self.target]], device=model.device)
         goals = whole[0, len(self.prompt) :]

@@ -133,8 +133,12 @@ class _Where:
 class _Adding:
     """Adds the vector at the positions that `where` says."""
 
-    def __init__(self, vector: torch.Tensor, scale: float, keep_norm: bool, above: float | None, where: _Where) -> None:
-        self.vector, self.scale, self.keep_norm, self.above, self.where = vector, scale, keep_norm, above, where
+    def __init__(
+        self, vector: torch.Tensor, scale: float, keep_norm: bool, above: float | None, condition: torch.Tensor,
+        where: _Where,
+    ) -> None:  # fmt: skip
+        self.vector, self.scale, self.keep_norm, self.where = vector, scale, keep_norm, where
+        self.above, self.condition = above, condition
 
     def __call__(self, stream: torch.Tensor) -> torch.Tensor:
         new = add(stream, self.vector, self.scale, keep_norm=self.keep_norm)
@@ -143,7 +147,9 @@ class _Adding:
         rows = self.where.rows
         chosen = torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device) if rows is None else rows
         if self.above is not None:
-            chosen = chosen & (torch.cosine_similarity(stream.float(), self.vector.to(stream).float(), -1) > self.above)
+            chosen = chosen & (
+                torch.cosine_similarity(stream.float(), self.condition.to(stream).float(), -1) > self.above
+            )
         return torch.where(chosen.unsqueeze(-1), new, stream)
 
 
@@ -161,7 +167,8 @@ class SteeringVector(Method):
         positions: "all", "last" (of the prompt) or "generated": the last token of the prompt, which makes the first new
             one, and all that follow. Padding is left alone.
         keep_norm: rescale the stream at each position to the norm it had.
-        above: only where the cosine of stream and vector is above this; None for everywhere.
+        above: only where the cosine of the stream and the condition is above this; None for everywhere.
+        condition: (d_model,) that the stream is compared with there (conditional steering); the vector itself if None.
     """
 
     vector: Any
@@ -170,9 +177,12 @@ class SteeringVector(Method):
     positions: Positions = "all"
     keep_norm: bool = False
     above: float | None = None
+    condition: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vector", as_floats(self.vector))
+        if self.condition is not None:
+            object.__setattr__(self, "condition", as_floats(self.condition, "condition"))
         super().__post_init__()
 
     def check(self) -> None:
@@ -182,6 +192,8 @@ class SteeringVector(Method):
         checks.boolean("keep_norm", self.keep_norm)
         if self.above is not None:
             checks.number("above", self.above, at_least=-1, at_most=1)
+        elif self.condition is not None:
+            raise InputError(f"condition needs above=, the cosine from which on it holds; got {self.condition[:3]}")
 
     @property
     def reapplied(self) -> bool:
@@ -195,7 +207,8 @@ class SteeringVector(Method):
         vector = fitting(model, self.vector)
         where = _Where(model, self.positions)
         edits.swap(model, "forward", where)
-        adding = _Adding(vector, self.scale, self.keep_norm, self.above, where)
+        condition = vector if self.condition is None else fitting(model, self.condition, "condition")
+        adding = _Adding(vector, self.scale, self.keep_norm, self.above, condition, where)
         edits.swap(block, "forward", Steered(block, adding))
         size = self.scale * vector.norm().item()
         return [Row(metric="norm_added", condition=f"blocks.{self.layer}.resid_post", value=size)]

@@ -15,9 +15,10 @@ from torch import nn
 from hardy import hooks
 from hardy.errors import InputError
 from hardy.hooks.blocks import blocks_of
+from hardy.hooks.point import canonical, resolve
 from hardy.hooks.taps import per_head
 from hardy.interp.locator import Locator, recorded
-from hardy.interp.objects import Unit
+from hardy.interp.objects import Unit, points_of
 from hardy.interp.task import Task
 
 
@@ -84,15 +85,14 @@ class DirectLogitAttribution(Locator):
     family = "vocabulary"
     meaning = "direct effect on logit(right) - logit(wrong)"
     unit = "nats"
-    kinds = ("embedding", "attention", "head", "ffn", "neuron")
+    kinds = ("embedding", "attention", "head", "ffn", "neuron", "feature")
     why_not = "a stream is all of what was added; read it with logit-lens"
     needs_corrupt = False
 
     def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
         if not task.wrong.shape[1]:
             raise InputError(f"{self.by} compares two logits; {task.name} has no wrong answers")
-        names = {"head": "attn.z", "attention": "attn_out", "ffn": "mlp_out", "neuron": "mlp.post"}
-        wanted = hooks.points(model, f"blocks.*.{names[self.object]}") if self.object in names else ["embed"]
+        wanted = points_of(model, self.kind)
         found: dict[str, float] = {}
         blocks = {block.label: block for block in blocks_of(model)}
         for part in task.batches(self.batch):
@@ -122,12 +122,27 @@ class DirectLogitAttribution(Locator):
                         raise InputError(f"{block.name}.{block.mlp['down']} holds no plain weight to read neurons from")
                     matrix = weight if type(down).__name__ == "Conv1D" else weight.mT  # (neuron, d_model)
                     parts = (last.double() * (reader @ matrix.detach().double().mT)).sum(0)
+                elif self.object == "feature":
+                    parts = (last.double() * (reader @ directions_of(model, point).double().mT)).sum(0)
                 else:
                     parts = (last.double() * reader).sum().reshape(1)
                 for index, amount in enumerate(parts.tolist()):
-                    unit = Unit(point, index if self.object in ("head", "neuron") else None)
+                    unit = Unit(point, index if self.kind.indexed else None)
                     found[str(unit)] = found.get(str(unit), 0.0) + amount / len(task)
         return found
+
+
+def directions_of(model: Any, point: str) -> torch.Tensor:
+    """(d_sae, d_model): what each feature of an attached autoencoder adds to the stream.
+
+    Raises:
+        InputError: it is of an activation that is no sum in the stream.
+    """
+    sae: Any = getattr(resolve(model, [point])[0], "sae", None)
+    width = model.get_input_embeddings().weight.shape[1]
+    if sae is None or sae.d_in != width or canonical(sae.point).endswith((".z", ".post")):
+        raise InputError(f"the features at {point} are no directions of the residual stream")
+    return sae.decoder
 
 
 def readers(model: Any, norm: Any, stream: torch.Tensor, task: Task) -> torch.Tensor:
