@@ -58,6 +58,19 @@ class PackedLayer(Registered, nn.Module, abc.ABC, group="hardy.packed_layers"):
     def dense(self, dtype: torch.dtype) -> nn.Module:
         """The dense module of the same values."""
 
+    tied_to: str = ""
+    """Name of the packed layer whose weight this one computes with, if it has none of its own."""
+
+    def tied(self, module: nn.Module, name: str) -> PackedLayer | None:
+        """What stands for the dense `module`, whose weight was the one that this layer, called `name`, now holds.
+
+        None where there is none: `module` then keeps a dense weight of its own.
+        """
+        return None
+
+    def connect(self, model: nn.Module) -> None:
+        """Called when all packed layers of `model` are in their places: find the one that this is `tied_to`."""
+
 
 def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The packed layers of `model` by name: all that is needed to make them anew, empty, with `install`."""
@@ -87,3 +100,6 @@ def install(model: nn.Module, described: Mapping[str, Mapping[str, Any]]) -> Non
             raise InputError(f"{name} is packed, and described by unknown settings: {dict(entry)}") from None
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layer)
+    for name in described:
+        layer: Any = model.get_submodule(name)
+        layer.connect(model)

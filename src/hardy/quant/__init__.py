@@ -11,6 +11,7 @@ from hardy.quant.grid_linear import GridLinear
 from hardy.quant.importance import combined, layer_importance
 from hardy.quant.layer_bits import LayerBits
 from hardy.quant.pack import Pack
+from hardy.quant.packed_embedding import PackedEmbedding, PackedHead
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
 from hardy.quant.trit_linear import TritLinear
@@ -27,6 +28,8 @@ __all__ = [
     "GridLinear",
     "LayerBits",
     "Pack",
+    "PackedEmbedding",
+    "PackedHead",
     "RoundToNearest",
     "TritLinear",
     "TritPlanes",

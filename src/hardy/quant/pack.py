@@ -5,7 +5,7 @@ them. `Pack` is the last step: from then on the model takes the room that the qu
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ class Pack(Method):
 
     Trit-planes then compute with activations rounded to int8, group by group; layers on a grid compute as before. What
     has no packed layer stays dense and is reported as such: stacks of experts, parts of fused projections,
-    convolutions, embeddings, and the forms of quantizers that are baselines only.
+    convolutions, and the forms of quantizers that are baselines only. A head that is tied to a packed embedding is
+    packed along, and stores nothing.
 
     A Hugging Face model stays loadable by `from_pretrained`, for whoever has imported `hardy.quant`.
     """
@@ -58,6 +59,8 @@ class Pack(Method):
             if layer is not None:
                 edits.set_module(name, layer)
                 size, bits = size + layer.weights, bits + layer.bits
+                for other, tied in _tied(model, module, name, layer):
+                    edits.set_module(other, tied)
             for site, _ in forms:
                 condition, value = site.name, layer.bits / layer.weights if layer is not None else 0.0
                 if layer is None:
@@ -65,10 +68,19 @@ class Pack(Method):
                     condition, value, dense = f"{site.name}, dense", 8.0 * weight.itemsize, dense + weight.numel()
                 rows.append(Row(metric="bits_per_weight", condition=condition, value=value))
         if not size:
-            raise InputError("none of the quantized weights is that of a linear layer; there is nothing to pack")
+            raise InputError("none of the quantized weights is that of a linear layer or an embedding; there is nothing to pack")
         if isinstance(model, PreTrainedModel):
             quantizer = quantizer_of(model)
             edits.swap(model, "hf_quantizer", quantizer)
             edits.swap(model.config, "quantization_config", quantizer.quantization_config)
         details = {"weights": size, "weights left dense": dense}
         return [Row(metric="bits_per_weight", condition=PACKED, value=bits / size, details=details), *rows]
+
+
+def _tied(model: nn.Module, packed: Any, name: str, layer: PackedLayer) -> Iterator[tuple[str, PackedLayer]]:
+    """What stands for the modules whose weight was also that of the module `packed`, in whose place `layer` is now."""
+    weight = dict(packed.named_parameters(recurse=False)).get("weight")
+    for other, module in list(model.named_modules()):
+        shared = any(parameter is weight for parameter in module.parameters(recurse=False))
+        if shared and module is not packed and (tied := layer.tied(module, name)) is not None:
+            yield other, tied
