@@ -105,7 +105,7 @@ def test_undo_gives_the_tie_back() -> None:
     method = RoundToNearest(bits=4, group_size=16, select=("embedding", "head"))
     with method.apply(model), Pack().apply(model):
         assert not isinstance(model.lm_head, nn.Linear)
-    assert_same(model, before)
+    assert_same(before, model)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert model.config.tie_word_embeddings
 

@@ -10,7 +10,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 import hardy
 from hardy.errors import InputError
-from hardy.quant import GridLinear, TritLinear
+from hardy.quant import GridLinear, PackedEmbedding, TritLinear
 from hardy.report import Report
 from hardy.studies.measure import dense, loss_on, perplexity_of
 from hardy.studies.quantize import levels, quantize
@@ -23,15 +23,23 @@ TEXT = {"tokens": 128, "window": 64, "group_size": 16, "calibration_tokens": 128
 def test_the_folder_holds_what_the_report_says(micro_llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     report = quantize(str(micro_llama), out, planes=(2,), **TEXT)
-    assert report.value("perplexity", "quantized") != report.value("perplexity", "unmodified")
-    assert report.value("bits_per_weight", "all packed layers") == report.value(
-        "bits_per_weight", "all selected weights"
-    )
-    assert len(report.select("relative_error")) == 1 + 14
+    assert report.value("perplexity", "packed") != report.value("perplexity", "unmodified")
+    assert len(report.select("relative_error")) == 1 + 14 + 2
+    assert report.value("bits_per_weight", "model.embed_tokens") == 8 + 16 / 32
+    size = 8e6 * report.value("size", "packed")
+    packed = report.select("bits_per_weight", "all packed layers")[0]
+    norms = 5 * 32 * 32
+    count = sum(parameter.numel() for parameter in hardy.zoo.load(str(micro_llama))[0].parameters())
+    assert size == pytest.approx(report.value("bits_per_weight", "whole file") * count)
+    assert 0 < size - norms - packed.value * int(packed.details["weights"] or 0) < 8 * 8000  # names and shapes
     assert report.select("unconverged_per_weight", "all selected weights")
     assert Report.load(out).rows == report.rows
     model, tokenizer = hardy.zoo.load(str(out))
     assert sum(isinstance(layer, TritLinear) for layer in model.modules()) == 14
+    assert isinstance(model.get_input_embeddings(), PackedEmbedding)
+    assert [type(method).__name__ for method in hardy.core.history(model)] == [
+        "RoundToNearest", "CalibratedTritPlanes", "Pack",
+    ]  # fmt: skip
     text = hardy.zoo.held_out_text()
     windows = [ids[0] for ids in hardy.evaluate.batches(tokenizer, text, window=64, tokens=128, batch_size=1)]
     losses = [hardy.evaluate.token_losses(model, ids, window=64) for ids in windows]
@@ -40,7 +48,7 @@ def test_the_folder_holds_what_the_report_says(micro_llama: Path, tmp_path: Path
 
 
 def test_a_study_works_on_the_result(micro_llama: Path, tmp_path: Path) -> None:
-    quantize(str(micro_llama), tmp_path / "out", bits=(3,), **TEXT)
+    quantize(str(micro_llama), tmp_path / "out", bits=(3,), embedding_bits=16, **TEXT)
     subject = Subject.of(str(tmp_path / "out"))
     ids = subject.batches("evaluation")[0]
     plain = dense(subject)
@@ -75,7 +83,7 @@ def test_what_is_not_quantized_keeps_its_dtype_and_its_bytes(
     model.model.norm.float()  # one that is kept in float32, as some models keep theirs
     model.save_pretrained(tmp_path / "source")
     tokenizer.save_pretrained(tmp_path / "source")
-    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), select="mlp", **TEXT)
+    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), select="mlp", embedding_bits=16, **TEXT)
     stored = load_file(tmp_path / "out" / "model.safetensors")
     compared = [name for name in load_file(tmp_path / "source" / "model.safetensors") if ".mlp." not in name]
     assert len(compared) > 10
@@ -116,7 +124,7 @@ def test_a_folder_without_its_report_never_appears(
     monkeypatch.setattr(Report, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         quantize(str(micro_llama), tmp_path / "out", planes=(2,), **TEXT)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".out.unfinished"], "blocks to go on from"
     monkeypatch.undo()
     report = quantize(str(micro_llama), tmp_path / "out", planes=(2,), **TEXT)
     (tmp_path / "out" / "my notes").write_text("mine")
@@ -173,7 +181,7 @@ def test_it_calibrates_on_its_own_samples_and_tunes_without_any_file(micro_llama
     assert report.settings["calibration tokens"] == 128
     assert report.select("output_error")
     assert report.value("divergence", "before tuning") >= 0
-    assert report.value("perplexity", "before tuning") != report.value("perplexity", "quantized")
+    assert report.value("perplexity", "before tuning") != report.value("perplexity", "packed")
     plain = quantize(str(micro_llama), tmp_path / "plain", planes=(2,), **TEXT | {"calibration": "none"})
     assert not plain.select("output_error")
 
@@ -198,7 +206,8 @@ def test_what_does_not_fit_stays_and_is_said_before_anything_is_loaded(
     """Rows of 32 and 48 inputs: only mlp.down has groups of 40."""
     report = quantize(str(micro_llama), tmp_path / "out", planes=(2,), **TEXT | {"group_size": 40})
     assert {row.condition for row in report.select("relative_error")} == {
-        "all selected weights", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj",
+        "all selected weights", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj", "model.embed_tokens",
+        "lm_head",
     }  # fmt: skip
     (note,) = [note for note in report.notes if "stay as they are" in note]
     assert note.startswith("12 layers (")

@@ -5,7 +5,7 @@ them. `Pack` is the last step: from then on the model takes the room that the qu
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hardy.core.method import Method, changes
-from hardy.core.packing import PackedLayer
+from hardy.core.packing import packed, tied
 from hardy.core.selection import Site, all_sites
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
@@ -51,16 +51,15 @@ class Pack(Method):
                         f"the weight of {site.name} is no longer what its quantizer left; quantize it again"
                     )
                 by_module.setdefault(site.module, []).append((site, form))
-        kinds = PackedLayer.registry.all()
         rows, size, bits, dense = [], 0, 0, 0
         for name, forms in by_module.items():
             module = model.get_submodule(name)
-            layer = next((layer for kind in kinds if (layer := kind.pack(module, forms)) is not None), None)
+            layer = packed(module, forms)
             if layer is not None:
                 edits.set_module(name, layer)
                 size, bits = size + layer.weights, bits + layer.bits
-                for other, tied in _tied(model, module, name, layer):
-                    edits.set_module(other, tied)
+                for other, part in tied(model, module, name, layer).items():
+                    edits.set_module(other, part)
             for site, _ in forms:
                 condition, value = site.name, layer.bits / layer.weights if layer is not None else 0.0
                 if layer is None:
@@ -68,19 +67,10 @@ class Pack(Method):
                     condition, value, dense = f"{site.name}, dense", 8.0 * weight.itemsize, dense + weight.numel()
                 rows.append(Row(metric="bits_per_weight", condition=condition, value=value))
         if not size:
-            raise InputError("none of the quantized weights is that of a linear layer or an embedding; there is nothing to pack")
+            raise InputError("no quantized weight is that of a linear layer or an embedding; there is nothing to pack")
         if isinstance(model, PreTrainedModel):
             quantizer = quantizer_of(model)
             edits.swap(model, "hf_quantizer", quantizer)
             edits.swap(model.config, "quantization_config", quantizer.quantization_config)
         details = {"weights": size, "weights left dense": dense}
         return [Row(metric="bits_per_weight", condition=PACKED, value=bits / size, details=details), *rows]
-
-
-def _tied(model: nn.Module, packed: Any, name: str, layer: PackedLayer) -> Iterator[tuple[str, PackedLayer]]:
-    """What stands for the modules whose weight was also that of the module `packed`, in whose place `layer` is now."""
-    weight = dict(packed.named_parameters(recurse=False)).get("weight")
-    for other, module in list(model.named_modules()):
-        shared = any(parameter is weight for parameter in module.parameters(recurse=False))
-        if shared and module is not packed and (tied := layer.tied(module, name)) is not None:
-            yield other, tied

@@ -90,7 +90,7 @@ class PackedEmbedding(PackedLayer):
 
     @classmethod
     def pack(cls, module: nn.Module, stored: Sequence[tuple[Site, StoredWeight]]) -> PackedEmbedding | None:
-        scale = _scale_of(module)
+        scale = scale_of(module)
         if scale is None or len(stored) != 1 or not isinstance(form := stored[0][1], GridWeight):
             return None
         weight: Any = module.weight
@@ -281,7 +281,7 @@ class _Scaled(nn.Embedding):
         return super().forward(input) * torch.tensor(self.scalar_embed_scale, dtype=self.weight.dtype)
 
 
-def _scale_of(module: nn.Module) -> float | None:
+def scale_of(module: nn.Module) -> float | None:
     """What an embedding multiplies its rows with; None if it is none, or one that does something else as well."""
     if not isinstance(module, nn.Embedding) or module.max_norm is not None:
         return None
