@@ -169,29 +169,32 @@ def watch():
         time.sleep(0.005)
 
 threading.Thread(target=watch, daemon=True).start()
-quantize(sys.argv[1], sys.argv[2], bits=(4,), calibration=sys.argv[3], tokens=64, window=64, calibration_tokens=64)
+quantize(sys.argv[1], sys.argv[2], bits=(4,), calibration='held-out', tokens=64, window=64, calibration_tokens=64)
 print(most[0] - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read off /proc")
-@pytest.mark.parametrize("calibration", ["none", "held-out"])
-def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_path: Path, calibration: str) -> None:
+def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_path: Path) -> None:
+    """Four times as many layers take hardly more."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=270, hidden_size=512, intermediate_size=1024, num_hidden_layers=16, num_attention_heads=8,
-        num_key_value_heads=8, bos_token_id=0, eos_token_id=0, max_position_embeddings=64,
-    )  # fmt: skip
-    model: Any = LlamaForCausalLM(config).bfloat16()
-    size = 4 * sum(parameter.numel() for parameter in model.parameters()) / 2**20
-    model.save_pretrained(tmp_path / "source")
-    AutoTokenizer.from_pretrained(micro_llama).save_pretrained(tmp_path / "source")
-    del model
-    command = [sys.executable, "-c", MEASURED, tmp_path / "source", tmp_path / "out", calibration]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    # In float32 it is 160 MB, a block 10 and what is stored 21, which is written at once.
-    assert size > 150
-    assert float(ended.stdout.splitlines()[-1]) < 0.75 * size
-    assert hardy.load(tmp_path / "out")
+    sizes, peaks = [], []
+    for layers in (4, 20):
+        config = LlamaConfig(
+            vocab_size=270, hidden_size=512, intermediate_size=1024, num_hidden_layers=layers, num_attention_heads=8,
+            num_key_value_heads=8, bos_token_id=0, eos_token_id=0, max_position_embeddings=64,
+        )  # fmt: skip
+        source, out = tmp_path / f"source-{layers}", tmp_path / f"out-{layers}"
+        model: Any = LlamaForCausalLM(config).bfloat16()
+        sizes.append(4 * sum(parameter.numel() for parameter in model.parameters()) / 2**20)
+        model.save_pretrained(source)
+        AutoTokenizer.from_pretrained(micro_llama).save_pretrained(source)
+        command = [sys.executable, "-c", MEASURED, source, out]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        peaks.append(float(ended.stdout.splitlines()[-1]))
+        print(sizes, peaks)
+    # 168 MB more in float32; 21 MB more of what is stored, which is written at once.
+    assert sizes[1] - sizes[0] > 160
+    assert peaks[1] - peaks[0] < 0.3 * (sizes[1] - sizes[0])
