@@ -12,7 +12,6 @@ import torch
 from models import CONFIGS, build
 from safetensors.torch import load_file
 
-import hardy
 from hardy.core import select
 from hardy.errors import InputError
 from hardy.quant import GPTQ, CalibratedTritPlanes, Pack, PackedHead, RoundToNearest, TritPlanes
@@ -194,7 +193,6 @@ def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_p
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
         peaks.append(float(ended.stdout.splitlines()[-1]))
-        print(sizes, peaks)
     # 168 MB more in float32; 21 MB more of what is stored, which is written at once.
     assert sizes[1] - sizes[0] > 160
     assert peaks[1] - peaks[0] < 0.3 * (sizes[1] - sizes[0])

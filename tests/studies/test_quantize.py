@@ -6,11 +6,11 @@ import pytest
 import torch
 from models import SIZES
 from safetensors.torch import load_file
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import hardy
 from hardy.errors import InputError
-from hardy.quant import GridLinear, PackedEmbedding, TritLinear
+from hardy.quant import GridLinear, PackedEmbedding, PackedHead, TritLinear
 from hardy.report import Report
 from hardy.studies.measure import dense, loss_on, perplexity_of
 from hardy.studies.quantize import levels, quantize
@@ -98,15 +98,17 @@ def test_what_is_not_quantized_keeps_its_dtype_and_its_bytes(
 
 
 def test_what_stays_dense_is_measured_as_it_is_stored(tmp_path: Path, micro_llama: Path) -> None:
-    """Experts have no packed layer; their quantized weights are rounded to the source's dtype."""
+    """A part of a fused projection has no packed layer; its quantized weights are rounded to the source's dtype."""
     tokenizer = hardy.zoo.load(str(micro_llama))[1]
-    config = MixtralConfig(**{**SIZES, "vocab_size": 270}, num_local_experts=4, num_experts_per_tok=2)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        MixtralForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "source")
+        config = GPT2Config(
+            vocab_size=270, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0
+        )
+        GPT2LMHeadModel(config).to(torch.bfloat16).save_pretrained(tmp_path / "source")
     tokenizer.save_pretrained(tmp_path / "source")
-    select = "linear,experts,!head,!router"
-    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), **TEXT | {"select": select})
+    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), **TEXT | {"select": "attention.q,mlp"})
+    assert any(note.startswith("7.6% of the quantized weights have no packed layer") for note in report.notes)
     loaded, _ = hardy.zoo.load(str(tmp_path / "out"))
     windows = [
         ids[0]
@@ -221,6 +223,52 @@ def test_what_does_not_fit_stays_and_is_said_before_anything_is_loaded(
         quantize(str(micro_llama), tmp_path / "none", planes=(2,), **TEXT | {"select": "nothing.*"})
     with pytest.raises(InputError, match="none of the selected layers can be quantized"):
         quantize(str(micro_llama), tmp_path / "none", planes=(2,), **TEXT | {"group_size": 128})
+
+
+@pytest.mark.parametrize("calibration", ["none", "held-out"])
+def test_narrow_projections_of_a_state_space_model_are_no_veto(
+    micro_llama: Path, tmp_path: Path, calibration: str
+) -> None:
+    """The projections of the time step have 16 inputs, less than a group."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = MambaConfig(
+            vocab_size=270, hidden_size=32, state_size=4, time_step_rank=16, num_hidden_layers=2, bos_token_id=0,
+            eos_token_id=0, pad_token_id=0,
+        )  # fmt: skip
+        MambaForCausalLM(config).save_pretrained(tmp_path / "source")
+    hardy.zoo.load(str(micro_llama))[1].save_pretrained(tmp_path / "source")
+    options = TEXT | {"group_size": 32, "calibration": calibration}
+    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), **options)
+    (note,) = [note for note in report.notes if "stay as they are" in note]
+    assert note.startswith("2 layers (")
+    assert "larger than the 16 inputs of backbone.layers.0.mixer.dt_proj" in note
+    loaded, _ = hardy.zoo.load(str(tmp_path / "out"))
+    assert isinstance(loaded.backbone.layers[0].mixer.in_proj, TritLinear)
+    assert isinstance(loaded.backbone.layers[0].mixer.dt_proj, torch.nn.Linear)
+    assert isinstance(loaded.get_output_embeddings(), PackedHead)
+
+
+def test_experts_that_no_packed_layer_holds_stay_and_are_said_loudly(
+    micro_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = MixtralConfig(**{**SIZES, "vocab_size": 270}, num_local_experts=4, num_experts_per_tok=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        MixtralForCausalLM(config).save_pretrained(tmp_path / "source")
+    hardy.zoo.load(str(micro_llama))[1].save_pretrained(tmp_path / "source")
+    options = TEXT | {"calibration": "none"}
+    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), **options)
+    (note,) = [note for note in report.notes if "stay as they are" in note]
+    experts = 2 * 4 * 3 * 32 * 48
+    share = experts / (experts + 2 * (2 * 32 * 32 + 2 * 32 * 16))
+    assert note.startswith(f"THE MODEL HARDLY SHRINKS: 4 layers ({share:.1%} of the selected weights) stay as they are")
+    assert note in [record.message for record in caplog.records if record.levelname == "WARNING"]
+    before, after = (hardy.zoo.load(str(tmp_path / name))[0].state_dict() for name in ("source", "out"))
+    name = "model.layers.0.mlp.experts.down_proj"
+    assert torch.equal(before[name], after[name])
+    with pytest.raises(InputError, match="none of the selected layers can be quantized: no packed layer holds"):
+        quantize(str(tmp_path / "source"), tmp_path / "more", planes=(2,), **options | {"select": "experts"})
 
 
 def test_a_large_loss_and_a_large_file_are_said_loudly(

@@ -172,7 +172,9 @@ def quantize(
     notes = list(subject.notes)
     if odd:
         name, reason = next(iter(odd.items()))
-        notes.append(f"{len(odd)} layers ({share:.1%} of the selected weights) stay as they are, as {name}: {reason}")
+        loudly = "THE MODEL HARDLY SHRINKS: " if share > 0.5 else ""
+        told = f"{len(odd)} layers ({share:.1%} of the selected weights) stay as they are, as {name}: {reason}"
+        notes.append(loudly + told)
         _log.warning(notes[-1])
     judged = subject.windows["evaluation"]
     before = _weights_on_disk(find(subject.name)) if named else subject.size
