@@ -21,8 +21,9 @@ import dataclasses
 import importlib.util
 import json
 import math
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,15 @@ from benchmarks import ggml_library
 from benchmarks.harness import NotMeasuredError, Result, real_models, rows, text_of
 from benchmarks.quantizers import HQQ
 from hardy.core.method import ALL_SELECTED, Method, WeightMethod
-from hardy.core.selection import Site
+from hardy.core.selection import Site, select
 from hardy.evaluate import encode
 from hardy.hooks.statistics import Statistic, observe
-from hardy.quant import GPTQ, CalibratedTritPlanes, ClippedRoundToNearest, RoundToNearest, TritPlanes
+from hardy.quant import GPTQ, CalibratedTritPlanes, ClippedRoundToNearest, RoundToNearest, TritPlanes, unpack
+from hardy.quant.block_by_block import BlockByBlock, Done, chain_of
 from hardy.quant.fitting import fitting
 from hardy.quant.packed_embedding import tables
 from hardy.quant.quantizer import Quantizer
+from hardy.runs.checkpoint import Checkpoint
 from hardy.studies.quantizing import embedding_method
 from hardy.zoo.calibration import calibration_batches
 from hardy.zoo.subject import spread_windows
@@ -145,84 +148,138 @@ def _texts() -> dict[str, str]:
     return {"prose": text_of("prose"), "reference": "\n".join(topics[key] for key in sorted(topics))}
 
 
-def _measured(name: str, folder: Path, tokens: int, work: Path) -> list[Any]:
-    model, tokenizer = hardy.zoo.load(folder)
-    start = None if tokenizer.bos_token_id is None else torch.tensor([tokenizer.bos_token_id])
-    judged = {
-        kind: torch.stack(spread_windows(encode(tokenizer, text), WINDOW, tokens, start))
-        for kind, text in _texts().items()
-    }
-    top: dict[str, torch.Tensor] = {}
+@dataclasses.dataclass
+class Bench:
+    """One model, what it is judged on, and where finished parts are kept."""
 
-    def measure() -> dict[str, float]:
-        facts: dict[str, float] = {}
-        for kind, ids in judged.items():
-            nats, best = _read(model, ids)
+    name: str
+    folder: Path
+    work: Path
+    tokens: int
+
+    def __post_init__(self) -> None:
+        self.model, self.tokenizer = hardy.zoo.load(self.folder)
+        start = None if self.tokenizer.bos_token_id is None else torch.tensor([self.tokenizer.bos_token_id])
+        self.judged = {
+            kind: torch.stack(spread_windows(encode(self.tokenizer, text), WINDOW, self.tokens, start))
+            for kind, text in _texts().items()
+        }
+        self.weights = sum(parameter.numel() for parameter in self.model.parameters())
+        self.tables = tuple(f"re:{re.escape(name)}" for name in tables(self.model))
+
+    def file(self, what: str) -> Path:
+        return self.work / f"{self.name}-{what}".replace(" ", "-")
+
+    def measure(self, model: Any) -> dict[str, float]:
+        best = self.file("best.pt")
+        seen = {kind: _read(model, ids) for kind, ids in self.judged.items()}
+        if not best.is_file():
+            torch.save({kind: found for kind, (_, found) in seen.items()}, best)
+        intact, facts = torch.load(best), {}
+        for kind, (nats, found) in seen.items():
             facts[f"perplexity_{kind}"] = math.exp(nats)
-            facts[f"agreement_{kind}"] = (best == top.setdefault(kind, best)).float().mean().item()
+            facts[f"agreement_{kind}"] = (found == intact[kind]).float().mean().item()
         return facts
 
-    intact = measure()
-    weights = sum(parameter.numel() for parameter in model.parameters())
+    def kept(self, what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What `make` gives, or gave in an earlier run."""
+        file = self.file(f"{what}.json")
+        if not file.is_file():
+            file.write_text(json.dumps(make()))
+        return json.loads(file.read_text())
+
+    def calibration(self, data: str) -> list[torch.Tensor]:
+        file = self.file(f"{data}.pt")
+        if not file.is_file():
+            prose = self.work / "prose.txt"
+            prose.write_text(text_of("prose", "calibration"), encoding="utf-8")
+            sources = ("own", str(prose)) if data == OWN_AND_PROSE else ("own", "held-out")
+            tokens = TOKENS if data == OWN_AND_PROSE else 2 * TOKENS
+            found = calibration_batches(self.model, self.tokenizer, sources, window=WINDOW, tokens=tokens)
+            torch.save(found, file)
+        return torch.load(file)
+
+    def quantized(self, arm: str, spec: Arm) -> tuple[Any, dict[str, float]]:
+        """The model after a method of ours, block by block, so that it can go on; true bits and CPU-seconds."""
+        model: Any = hardy.zoo.load(self.folder, dtype="auto")[0]
+        method: Any = dataclasses.replace(spec.method, select=fitting(model, SELECT, spec.method)[0])
+        batches = self.calibration(spec.data) if spec.data else []
+        folder = self.file(arm)
+        folder.mkdir(exist_ok=True)
+        checkpoint = Checkpoint(folder / "state.safetensors", kind="quantization", identity={"method": str(method)})
+        state = checkpoint.load() or {"done": Done().to_dict(), "seconds": 0.0}
+        begun = time.process_time() - state["seconds"]
+        blocks = chain_of(model, select(model, method.select), self.judged["prose"][:1, :16])
+
+        def keep(done: Done) -> None:
+            checkpoint.save({"done": done.to_dict(), "seconds": time.process_time() - begun})
+
+        parts = BlockByBlock(model, blocks, folder, torch.float32)
+        done = parts.quantize(method, batches, Done.from_dict(state["done"]), keep)
+        weights = sum(entry["size"] for entry in done.entries)
+        bits = sum(entry["facts"]["bits"] for entry in done.entries)
+        seconds = time.process_time() - begun
+        return unpack(model.float()), {"weights": weights, "bits": bits, "seconds": seconds}
+
+    def applied(self, arm: str, spec: Arm) -> tuple[Any, dict[str, float]]:
+        """The model after a peer's method."""
+        begun = time.process_time()
+        if isinstance(spec.method, Ggml):
+            file = self.file("importances.pt")
+            if not file.is_file():
+                seen = observe(self.model, self.calibration(OWN_AND_PROSE), SELECT, [MeanSquare])
+                torch.save({site: squares.value for site, (squares,) in seen.items()}, file)
+            IMPORTANCES.update(torch.load(file))
+        model = hardy.zoo.load(self.folder)[0]
+        (row,) = spec.method.apply(model).report.select("bits_per_weight", ALL_SELECTED)
+        weights = int(row.details["weights"] or 0)
+        return model, {"weights": weights, "bits": row.value * weights, "seconds": time.process_time() - begun}
+
+    def lines(self, arm: str, spec: Arm) -> list[dict[str, float]]:
+        """What is measured of an arm, for each number of bits of embedding and head."""
+        made: list[Any] = []
+
+        def line(bits: int) -> dict[str, float]:
+            if not made:
+                made.extend((self.quantized if isinstance(spec.method, Quantizer) else self.applied)(arm, spec))
+            model, facts = made
+            size = facts["bits"] + 16 * (self.weights - facts["weights"])
+            grid = embedding_method(bits)
+            if grid is None:
+                found = self.measure(model)
+            else:
+                with dataclasses.replace(grid, select=self.tables).apply(model) as change:
+                    table = next(iter(change.report.select("bits_per_weight", ALL_SELECTED)))
+                    size -= (16 - table.value) * int(table.details["weights"] or 0)
+                    found = self.measure(model)
+            return found | {
+                "embedding_bits": bits,
+                "bits_per_weight": facts["bits"] / facts["weights"],
+                "megabytes": size / 8e6,
+                "bits_of_all": size / self.weights,
+                "cpu_seconds_per_million": facts["seconds"] / facts["weights"] * 1e6,
+            }
+
+        return [self.kept(f"{arm}-{bits}-{self.tokens}", lambda bits=bits: line(bits)) for bits in spec.tables]
+
+
+def _measured(name: str, folder: Path, tokens: int, work: Path) -> list[Any]:
+    bench = Bench(name, folder, work, tokens)
+    intact = bench.kept(f"unmodified-{tokens}", lambda: bench.measure(bench.model))
     print(f"\n{name}: unmodified {intact}", flush=True)
-    details = {"model": name, "tokens_judged": tokens, "parameters": weights}
-    found = [*rows("unmodified", details, seeds=(0,), megabytes=2 * weights / 1e6, bits_of_all=16.0, **intact)]
-    batches: dict[str, list[torch.Tensor]] = {}
+    details = {"model": name, "tokens_judged": tokens, "parameters": bench.weights}
+    found = [*rows("unmodified", details, seeds=(0,), megabytes=2 * bench.weights / 1e6, bits_of_all=16.0, **intact)]
     for arm, spec in arms().items():
-        kept = work / f"{name}-{arm}-{tokens}.json".replace(" ", "-")
-        if not kept.is_file():
-            data = OWN_AND_PROSE if isinstance(spec.method, Ggml) else spec.data
-            if data and data not in batches:
-                batches[data] = _calibration(name, model, tokenizer, data, work)
-            if isinstance(spec.method, Ggml) and not IMPORTANCES:
-                seen = observe(model, batches[data], SELECT, [MeanSquare])
-                IMPORTANCES.update({site: squares.value for site, (squares,) in seen.items()})
-            kept.write_text(json.dumps(_arm(model, spec, batches.get(spec.data), measure)))
-        for line in json.loads(kept.read_text()):
-            told = {"model": name, "calibration": spec.data or "none", "embedding_bits": line.pop("embedding_bits")}
+        for line in bench.lines(arm, spec):
+            told = {
+                "model": name,
+                "calibration": spec.data or "none",
+                "embedding_bits": int(line.pop("embedding_bits")),
+            }
             print(f"{arm:44}" + "  ".join(f"{key} {value:.4g}" for key, value in line.items()), flush=True)
             found += rows(arm, told, seeds=(0,), **line)
     IMPORTANCES.clear()
     return found
-
-
-def _arm(model: Any, spec: Arm, data: Any, measure: Any) -> list[dict[str, float]]:
-    """What is measured under each number of bits for embedding and head."""
-    method = spec.method
-    if isinstance(method, Quantizer):
-        method = dataclasses.replace(method, select=fitting(model, SELECT, method)[0])
-    names = [name for name, module in model.named_modules() if name in set(tables(model))]
-    whole = sum(parameter.numel() for parameter in model.parameters())
-    begun, found = time.process_time(), []
-    with method.apply(model, data) as change:
-        seconds = time.process_time() - begun
-        row = next(iter(change.report.select("bits_per_weight", ALL_SELECTED)))
-        weights = int(row.details["weights"] or 0)
-        for bits in spec.tables:
-            facts = {"embedding_bits": bits, "bits_per_weight": row.value}
-            facts["cpu_seconds_per_million"] = seconds / weights * 1e6
-            grid = embedding_method(bits)
-            size = row.value * weights + 16 * (whole - weights)
-            if grid is None:
-                facts |= measure()
-            else:
-                with dataclasses.replace(grid, select=tuple(f"re:{name}" for name in names)).apply(model) as other:
-                    table = next(iter(other.report.select("bits_per_weight", ALL_SELECTED)))
-                    size -= (16 - table.value) * int(table.details["weights"] or 0)
-                    facts |= measure()
-            found.append(facts | {"megabytes": size / 8e6, "bits_of_all": size / whole})
-    return found
-
-
-def _calibration(name: str, model: Any, tokenizer: Any, data: str, work: Path) -> list[torch.Tensor]:
-    kept = work / f"{name}-{data}.pt".replace(" ", "")
-    if not kept.is_file():
-        file = work / "prose.txt"
-        file.write_text(text_of("prose", "calibration"), encoding="utf-8")
-        sources = ("own", str(file)) if data == OWN_AND_PROSE else ("own", "held-out")
-        tokens = TOKENS if data == OWN_AND_PROSE else 2 * TOKENS
-        torch.save(calibration_batches(model, tokenizer, sources, window=WINDOW, tokens=tokens), kept)
-    return torch.load(kept)
 
 
 @torch.inference_mode()
