@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from hardy.core import select
 from hardy.errors import InputError
-from hardy.quant import GPTQ, CalibratedTritPlanes, Pack, PackedHead, RoundToNearest, TritPlanes
+from hardy.quant import GPTQ, CalibratedTritPlanes, Pack, PackedHead, RoundToNearest, TritLinear, TritPlanes
 from hardy.quant.block_by_block import BlockByBlock, Done, chain_of, pack_tables
 from hardy.quant.quantizer import Quantizer
 from hardy.studies.measure import loss_on
@@ -60,8 +60,9 @@ def test_the_same_bytes_as_in_memory(architecture: str, method: Quantizer, tmp_p
     assert parts.losses([data()[0][0]], "") == pytest.approx(loss, abs=0.05)  # activations are rounded to int8
 
 
-def test_stored_dtypes_stay_and_float32_is_computed_in(tmp_path: Path) -> None:
-    model: Any = build("llama").to(torch.bfloat16)
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "gpt2"])
+def test_stored_dtypes_stay_and_float32_is_computed_in(architecture: str, tmp_path: Path) -> None:
+    model: Any = build(architecture).to(torch.bfloat16)
     exact = copy.deepcopy(model).float()
     window = data()[0][0]
     parts = BlockByBlock(model, blocks_of(model, METHODS[0]), tmp_path, torch.float32)
@@ -70,8 +71,9 @@ def test_stored_dtypes_stay_and_float32_is_computed_in(tmp_path: Path) -> None:
     METHODS[1].apply(exact, data())
     parts.quantize(METHODS[1], data(), Done(), lambda _: None)
     Pack().apply(exact)
-    layer, other = (each.model.layers[1].mlp.down_proj for each in (model, exact))
-    assert torch.equal(layer.dequantize(), other.dequantize())
+    for name, layer in exact.named_modules():
+        if isinstance(layer, TritLinear):
+            assert torch.equal(layer.dequantize(), model.get_submodule(name).dequantize())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 

@@ -159,7 +159,9 @@ class BlockByBlock:
             layer = packed(self.model.get_submodule(name), stored)
             if layer is not None:
                 described[name] = {"layer": layer.id, **layer.describe()}
-                tensors |= {f"{name}.{key}": value.contiguous() for key, value in layer.state_dict().items()}
+                for key, value in layer.state_dict().items():
+                    kept = value.to(dtypes[f"{name}.{key}"]) if f"{name}.{key}" in dtypes else value  # a bias
+                    tensors[f"{name}.{key}"] = kept.contiguous()
                 continue
             for parameter in {f"{name}.{site.parameter}" for site, _ in stored}:
                 tensors[parameter] = self.model.get_parameter(parameter).detach().to(dtypes[parameter])

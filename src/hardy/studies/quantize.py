@@ -202,7 +202,9 @@ def quantize(
         blocks = chain_of(loaded, select_sites(loaded, select), judged[0][None])
     if blocks:
         kept = Path(out).with_name(f".{Path(out).name}.unfinished")
-        identity = {**settings, "model_sha256": subject.digest, "calibration tokens": calibration_tokens}
+        identity = {
+            **settings, "select": str(select), "calibration tokens": calibration_tokens, "model_sha256": subject.digest,
+        }  # fmt: skip
         found = by_block(
             loaded, method, blocks, embedding=embedding, calibrate=calibrate, judged=judged, work=work, kept=kept,
             identity=identity,
