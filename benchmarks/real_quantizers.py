@@ -119,12 +119,18 @@ def arms() -> dict[str, Arm]:
     return found
 
 
-def run(models: str = "", tokens: int = 2048, only: str = "", work: Path | None = None) -> Result:
+CORE = ("two trit-planes, calibrated", "round to nearest 4 bits", "hqq 3 bits")
+
+
+def run(
+    models: str = "", tokens: int = 2048, only: str = "", everything: bool = False, work: Path | None = None
+) -> Result:
     """
     Args:
         models: folders, as HARDY_REAL_MODELS.
         tokens: of each text.
         only: names of models, with commas between them.
+        everything: all arms and all bits of the embedding, which takes an hour a model; without it those in `CORE`.
         work: where finished arms are kept.
     """
     assert work is not None
@@ -133,12 +139,14 @@ def run(models: str = "", tokens: int = 2048, only: str = "", work: Path | None 
     for name, folder in real_models(models).items():
         if only and name not in only.split(","):
             continue
-        found += _measured(name, folder, tokens, work)
+        found += _measured(name, folder, tokens, everything, work)
     if not found:
         raise NotMeasuredError(f"none of {only} is among the models")
     for peer in PEERS:
         if importlib.util.find_spec(peer) is None:
             notes.append(f"{peer}: not measured, it is not installed")
+    if not everything:
+        notes.append(f"of {len(arms())} arms {len(CORE)} were measured; --everything takes all")
     return Result(rows=found, seeds=[0], notes=notes)
 
 
@@ -263,13 +271,17 @@ class Bench:
         return [self.kept(f"{arm}-{bits}-{self.tokens}", lambda bits=bits: line(bits)) for bits in spec.tables]
 
 
-def _measured(name: str, folder: Path, tokens: int, work: Path) -> list[Any]:
+def _measured(name: str, folder: Path, tokens: int, everything: bool, work: Path) -> list[Any]:
     bench = Bench(name, folder, work, tokens)
     intact = bench.kept(f"unmodified-{tokens}", lambda: bench.measure(bench.model))
     print(f"\n{name}: unmodified {intact}", flush=True)
     details = {"model": name, "tokens_judged": tokens, "parameters": bench.weights}
     found = [*rows("unmodified", details, seeds=(0,), megabytes=2 * bench.weights / 1e6, bits_of_all=16.0, **intact)]
     for arm, spec in arms().items():
+        if not everything:
+            if arm not in CORE:
+                continue
+            spec = dataclasses.replace(spec, tables=spec.tables[:1])
         for line in bench.lines(arm, spec):
             told = {
                 "model": name,

@@ -212,7 +212,7 @@ def test_what_does_not_fit_stays_and_is_said_before_anything_is_loaded(
         "lm_head",
     }  # fmt: skip
     (note,) = [note for note in report.notes if "stay as they are" in note]
-    assert note.startswith("12 layers (")
+    assert note.startswith("THE MODEL HARDLY SHRINKS: 12 layers (")
     assert "larger than the 32 inputs of model.layers.0.self_attn.q_proj" in note
 
     def loaded(*_: object, **__: object) -> None:

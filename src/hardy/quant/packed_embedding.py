@@ -45,6 +45,8 @@ class PackedEmbedding(PackedLayer):
     codes: torch.Tensor
     scales: torch.Tensor
     zero_points: torch.Tensor | None
+    like: torch.Tensor
+    """Nothing but a dtype that follows the model's."""
 
     def __init__(
         self,
@@ -69,7 +71,6 @@ class PackedEmbedding(PackedLayer):
         self.register_buffer("codes", empty(-(-width * bits // 8), torch.uint8))
         self.register_buffer("scales", empty(self.groups, torch.float16))
         self.register_buffer("zero_points", None if symmetric else empty(-(-self.groups * bits // 8), torch.uint8))
-        # Nothing but a dtype that follows the model's.
         self.register_buffer("like", torch.empty(0, dtype=dtype, device=device), persistent=False)
 
     @classmethod
@@ -105,7 +106,8 @@ class PackedEmbedding(PackedLayer):
         if not isinstance(module, nn.Embedding):
             raise InputError(f"a {type(module).__name__} is no embedding, so {cls.__name__} cannot stand for it")
         weight = module.weight
-        return cls(*weight.shape, **description, dtype=weight.dtype, device=weight.device)
+        rows, width = weight.shape
+        return cls(rows, width, **description, dtype=weight.dtype, device=weight.device)
 
     def tied(self, module: nn.Module, name: str) -> PackedLayer | None:
         return PackedHead.of(self, name, module) if is_linear(module) else None
@@ -156,7 +158,11 @@ class PackedEmbedding(PackedLayer):
 
     def dense(self, dtype: torch.dtype) -> nn.Module:
         weight = nn.Parameter(self.dequantize(dtype))
-        table = nn.Embedding(*weight.shape, _weight=weight) if self.scale == 1 else _Scaled(weight, self.scale)
+        table = (
+            nn.Embedding(self.num_embeddings, self.embedding_dim, _weight=weight)
+            if self.scale == 1
+            else _Scaled(weight, self.scale)
+        )
         return table.train(self.training)
 
     @property
@@ -281,7 +287,8 @@ class _Scaled(nn.Embedding):
     """What Gemma's embedding computes."""
 
     def __init__(self, weight: nn.Parameter, scale: float) -> None:
-        super().__init__(*weight.shape, _weight=weight)
+        rows, width = weight.shape
+        super().__init__(rows, width, _weight=weight)
         self.scalar_embed_scale = scale
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
