@@ -158,11 +158,8 @@ class PackedEmbedding(PackedLayer):
 
     def dense(self, dtype: torch.dtype) -> nn.Module:
         weight = nn.Parameter(self.dequantize(dtype))
-        table = (
-            nn.Embedding(self.num_embeddings, self.embedding_dim, _weight=weight)
-            if self.scale == 1
-            else _Scaled(weight, self.scale)
-        )
+        rows, width = weight.shape
+        table = nn.Embedding(rows, width, _weight=weight) if self.scale == 1 else _Scaled(weight, self.scale)
         return table.train(self.training)
 
     @property
