@@ -1,13 +1,17 @@
 """Real language models in few bits: perplexity on two kinds of text, agreement and file size, beside what others offer.
 
-Every arm quantizes the linear layers of the blocks; embeddings, head and norms stay at 16 bits and are counted, once
-where they are tied. Judged on WikiText-2's test text and on Python's language reference, which no arm is calibrated on.
-"own + prose" is 8,192 tokens that the model wrote itself and 8,192 of WikiText-2's validation text, "own + held-out"
-the default of `hardy quantize`: standard-library modules in the place of WikiText. All arms that use data have the same
-"own + prose", unless they say otherwise. The types of llama.cpp (ggml) are given its mean squares as importances; where
-rows are no multiple of 256 their blocks run on into the next row, where llama.cpp itself would take a larger type.
+Every arm quantizes the linear layers of the blocks. Embedding and head (one table where they are tied) have 8 bits in
+all arms but those that say otherwise; whatever else there is stays at 16 bits, and all of it is in the megabytes.
+Judged on WikiText-2's test text and on Python's language reference, which no arm is calibrated on. "own + prose" is
+4,096 tokens that the model wrote itself and 4,096 of WikiText-2's validation text; "own + held-out" is what
+`hardy quantize` takes by default, 16,384 tokens of which half are standard-library modules. The types of llama.cpp
+(ggml) are given the mean squares of the unmodified model's inputs on "own + prose" as importances, one type for all
+layers; where rows are no multiple of 256 their blocks run on into the next row, where llama.cpp itself takes a larger
+type, so their files would be larger than they are here.
 
-The models were 4-bit files: "unmodified" is the dequantized model.
+Agreement is the share of tokens on which the likeliest next one is the unmodified model's. CPU-seconds are of the
+quantizer, its runs of the calibration text included, on one thread. The models were 4-bit files: "unmodified" is the
+dequantized model, at 16 bits.
 
     HARDY_REAL_MODELS=... python -m benchmarks run real_quantizers
 """
@@ -17,8 +21,9 @@ import dataclasses
 import importlib.util
 import json
 import math
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,38 +33,43 @@ import hardy
 from benchmarks import ggml_library
 from benchmarks.harness import NotMeasuredError, Result, real_models, rows, text_of
 from benchmarks.quantizers import HQQ
-from hardy.core.method import ALL_SELECTED, Method
-from hardy.core.selection import Site
+from hardy.core.method import ALL_SELECTED, Method, WeightMethod
+from hardy.core.selection import Site, select
 from hardy.evaluate import encode
-from hardy.quant import GPTQ, CalibratedTritPlanes, ClippedRoundToNearest, RoundToNearest, TritPlanes
-from hardy.quant.calibrated import CalibratedQuantizer
+from hardy.hooks.statistics import Statistic, observe
+from hardy.quant import GPTQ, CalibratedTritPlanes, ClippedRoundToNearest, RoundToNearest, TritPlanes, unpack
+from hardy.quant.block_by_block import BlockByBlock, Done, chain_of
 from hardy.quant.fitting import fitting
+from hardy.quant.packed_embedding import tables
+from hardy.quant.quantizer import Quantizer
+from hardy.runs.checkpoint import Checkpoint
+from hardy.studies.quantizing import embedding_method
 from hardy.zoo.calibration import calibration_batches
 from hardy.zoo.subject import spread_windows
 
 PEERS = ("hqq", "xllamacpp", "gguf")
-WINDOW = 512
+WINDOW, TOKENS = 512, 8192
 SELECT = "linear,!head,!router"
+OWN_AND_PROSE, DEFAULT = "own + prose", "own + held-out"
+IMPORTANCES: dict[str, torch.Tensor] = {}
+"""Mean square of each input, by site, of the model that is measured."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Blocks:
-    """A weight as ggml stored it, and gave it back."""
+class MeanSquare(Statistic):
+    """Sum of squares of each input, (dim,), which is as good."""
 
-    value: torch.Tensor
-    bits: int
-
-    def dequantize(self) -> torch.Tensor:
-        return self.value
+    def update(self, features: torch.Tensor) -> None:
+        found = features.square().sum(0)
+        self.value = self.value + found if hasattr(self, "value") else found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ggml(CalibratedQuantizer):
-    """A type of llama.cpp, quantized by its own library with the mean square of each input as importance."""
+class Ggml(WeightMethod):
+    """A type of llama.cpp, quantized by its own library."""
 
     type: str
 
-    def quantize_for(self, weight: torch.Tensor, gram: torch.Tensor) -> tuple[Blocks, Mapping[str, float]]:
+    def edit_weight(self, weight: torch.Tensor, site: Site) -> tuple[torch.Tensor, Mapping[str, float]]:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
         from gguf.quants import dequantize
 
@@ -68,69 +78,75 @@ class Ggml(CalibratedQuantizer):
         width = math.lcm(weight.shape[-1], block)
         if weight.numel() % width:
             width = block  # one row after the other
-        importance = (gram.diagonal() / gram.diagonal().mean()).float().repeat(-(-width // weight.shape[-1]))[:width]
+        squares = IMPORTANCES[site.name]
+        importance = (squares / squares.mean()).float().repeat(-(-width // weight.shape[-1]))[:width].contiguous()
         library = ggml_library.load()
         library.ggml_quantize_init(int(kind))
-        source, importance = weight.float().contiguous(), importance.contiguous()
+        source = weight.float().contiguous()
         stored = torch.empty(weight.numel() // block * size, dtype=torch.uint8)
         pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (source, stored, importance)]
         count = weight.numel() // width
         library.ggml_quantize_chunk(int(kind), pointers[0], pointers[1], 0, count, width, pointers[2])
         value = torch.from_numpy(dequantize(stored.numpy(), kind)).view(weight.shape)
-        return Blocks(value, 8 * stored.numel()), {"bits": 8 * stored.numel()}
-
-    def check_row(self, site: Site, weight: torch.Tensor) -> None: ...
-
-    def stored_bits(self, shape: Sequence[int]) -> int:
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[self.type]]
-        return 8 * math.prod(shape) // block * size
+        return value, {"bits": 8 * stored.numel()}
 
 
-def arms() -> dict[str, tuple[Method, str]]:
-    """Name -> method, and what it is calibrated on."""
-    found: dict[str, tuple[Method, str]] = {}
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A method, what it is calibrated on, and the bits of embedding and head, for each of which there is a line."""
 
-    def add(name: str, method: Method, data: str = "") -> None:
-        found[name] = method, data
+    method: Method
+    data: str = ""
+    tables: tuple[int, ...] = (8,)
 
-    add("two trit-planes, calibrated", CalibratedTritPlanes(), "own + prose")
-    add("two trit-planes, calibrated on the default", CalibratedTritPlanes(), "own + held-out")
-    add("two trit-planes, plain", TritPlanes())
-    add("GPTQ 3 bits", GPTQ(bits=3), "own + prose")
-    add("round to nearest 4 bits", RoundToNearest(bits=4))
-    add("three trit-planes, calibrated", CalibratedTritPlanes(planes=3), "own + prose")
+
+def arms() -> dict[str, Arm]:
+    found = {"two trit-planes, calibrated": Arm(CalibratedTritPlanes(), OWN_AND_PROSE, (8, 4, 16))}
     if importlib.util.find_spec("xllamacpp"):
-        for kind in ("Q3_K", "Q2_K", "Q4_K", "IQ2_XXS"):
-            add(f"llama.cpp {kind}", Ggml(type=kind), "own + prose")
+        found |= {f"llama.cpp {kind}": Arm(Ggml(type=kind)) for kind in ("Q3_K", "Q2_K", "Q4_K")}
+    found["GPTQ 3 bits"] = Arm(GPTQ(bits=3), OWN_AND_PROSE)
+    found["round to nearest 4 bits"] = Arm(RoundToNearest(bits=4))
     if importlib.util.find_spec("hqq"):
-        add("hqq 3 bits", HQQ(bits=3, group_size=64))
-        add("hqq 4 bits", HQQ(bits=4, group_size=64))
-    add("GPTQ 4 bits", GPTQ(bits=4), "own + prose")
-    add("clipped rounding 3 bits", ClippedRoundToNearest(bits=3))
-    add("one trit-plane, calibrated", CalibratedTritPlanes(planes=1), "own + prose")
+        found |= {f"hqq {bits} bits": Arm(HQQ(bits=bits, group_size=64)) for bits in (3, 4)}
+    found["two trit-planes, plain"] = Arm(TritPlanes())
+    found["two trit-planes, calibrated as by default"] = Arm(CalibratedTritPlanes(), DEFAULT)
+    found["GPTQ 4 bits"] = Arm(GPTQ(bits=4), OWN_AND_PROSE)
+    found["three trit-planes, calibrated"] = Arm(CalibratedTritPlanes(planes=3), OWN_AND_PROSE)
+    found["clipped rounding 3 bits"] = Arm(ClippedRoundToNearest(bits=3))
+    if importlib.util.find_spec("xllamacpp"):
+        found["llama.cpp IQ2_XXS"] = Arm(Ggml(type="IQ2_XXS"))
+    found["one trit-plane, calibrated"] = Arm(CalibratedTritPlanes(planes=1), OWN_AND_PROSE)
     return found
 
 
-def run(models: str = "", tokens: int = 4096, only: str = "", work: Path | None = None) -> Result:
+CORE = ("two trit-planes, calibrated", "round to nearest 4 bits", "hqq 3 bits")
+
+
+def run(
+    models: str = "", tokens: int = 2048, only: str = "", everything: bool = False, work: Path | None = None
+) -> Result:
     """
     Args:
         models: folders, as HARDY_REAL_MODELS.
         tokens: of each text.
         only: names of models, with commas between them.
+        everything: all arms and all bits of the embedding, which takes an hour a model; without it those in `CORE`.
         work: where finished arms are kept.
     """
+    assert work is not None
+    work.mkdir(parents=True, exist_ok=True)
     found, notes = [], []
     for name, folder in real_models(models).items():
         if only and name not in only.split(","):
             continue
-        found += _measured(name, folder, tokens, work)
+        found += _measured(name, folder, tokens, everything, work)
     if not found:
         raise NotMeasuredError(f"none of {only} is among the models")
     for peer in PEERS:
         if importlib.util.find_spec(peer) is None:
             notes.append(f"{peer}: not measured, it is not installed")
+    if not everything:
+        notes.append(f"of {len(arms())} arms {len(CORE)} were measured; --everything takes all")
     return Result(rows=found, seeds=[0], notes=notes)
 
 
@@ -140,79 +156,149 @@ def _texts() -> dict[str, str]:
     return {"prose": text_of("prose"), "reference": "\n".join(topics[key] for key in sorted(topics))}
 
 
-def _measured(name: str, folder: Path, tokens: int, work: Path | None) -> list[Any]:
-    model, tokenizer = hardy.zoo.load(folder)
-    start = None if tokenizer.bos_token_id is None else torch.tensor([tokenizer.bos_token_id])
-    judged = {
-        kind: torch.stack(spread_windows(encode(tokenizer, text), WINDOW, tokens, start))
-        for kind, text in _texts().items()
-    }
-    outside = _bytes_outside(model)
-    top: dict[str, torch.Tensor] = {}
+@dataclasses.dataclass
+class Bench:
+    """One model, what it is judged on, and where finished parts are kept."""
 
-    def measure() -> dict[str, float]:
-        facts: dict[str, float] = {}
-        for kind, ids in judged.items():
-            nats, best = _read(model, ids)
-            facts[f"perplexity, {kind}"] = math.exp(nats)
-            facts[f"agreement, {kind}"] = (best == top.setdefault(kind, best)).float().mean().item()
+    name: str
+    folder: Path
+    work: Path
+    tokens: int
+
+    def __post_init__(self) -> None:
+        self.model, self.tokenizer = hardy.zoo.load(self.folder)
+        start = None if self.tokenizer.bos_token_id is None else torch.tensor([self.tokenizer.bos_token_id])
+        self.judged = {
+            kind: torch.stack(spread_windows(encode(self.tokenizer, text), WINDOW, self.tokens, start))
+            for kind, text in _texts().items()
+        }
+        self.weights = sum(parameter.numel() for parameter in self.model.parameters())
+        self.tables = tuple(f"re:{re.escape(name)}" for name in tables(self.model))
+
+    def file(self, what: str) -> Path:
+        return self.work / f"{self.name}-{what}".replace(" ", "-")
+
+    def measure(self, model: Any) -> dict[str, float]:
+        best = self.file("best.pt")
+        seen = {kind: _read(model, ids) for kind, ids in self.judged.items()}
+        if not best.is_file():
+            torch.save({kind: found for kind, (_, found) in seen.items()}, best)
+        intact, facts = torch.load(best), {}
+        for kind, (nats, found) in seen.items():
+            facts[f"perplexity_{kind}"] = math.exp(nats)
+            facts[f"agreement_{kind}"] = (found == intact[kind]).float().mean().item()
         return facts
 
-    intact = measure()
-    linear = sum(p.numel() for p in model.parameters()) * 2 - outside
+    def kept(self, what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What `make` gives, or gave in an earlier run."""
+        file = self.file(f"{what}.json")
+        if not file.is_file():
+            file.write_text(json.dumps(make()))
+        return json.loads(file.read_text())
+
+    def calibration(self, data: str) -> list[torch.Tensor]:
+        file = self.file(f"{data}.pt")
+        if not file.is_file():
+            prose = self.work / "prose.txt"
+            prose.write_text(text_of("prose", "calibration"), encoding="utf-8")
+            sources = ("own", str(prose)) if data == OWN_AND_PROSE else ("own", "held-out")
+            tokens = TOKENS if data == OWN_AND_PROSE else 2 * TOKENS
+            found = calibration_batches(self.model, self.tokenizer, sources, window=WINDOW, tokens=tokens)
+            torch.save(found, file)
+        return torch.load(file)
+
+    def quantized(self, arm: str, spec: Arm) -> tuple[Any, dict[str, float]]:
+        """The model after a method of ours, block by block, so that it can go on; true bits and CPU-seconds."""
+        model: Any = hardy.zoo.load(self.folder, dtype="auto")[0]
+        method: Any = dataclasses.replace(spec.method, select=fitting(model, SELECT, spec.method)[0])
+        batches = self.calibration(spec.data) if spec.data else []
+        folder = self.file(arm)
+        folder.mkdir(exist_ok=True)
+        checkpoint = Checkpoint(folder / "state.safetensors", kind="quantization", identity={"method": str(method)})
+        state = checkpoint.load() or {"done": Done().to_dict(), "seconds": 0.0}
+        begun = time.process_time() - state["seconds"]
+        blocks = chain_of(model, select(model, method.select), self.judged["prose"][:1, :16])
+
+        def keep(done: Done) -> None:
+            checkpoint.save({"done": done.to_dict(), "seconds": time.process_time() - begun})
+
+        parts = BlockByBlock(model, blocks, folder, torch.float32)
+        done = parts.quantize(method, batches, Done.from_dict(state["done"]), keep)
+        weights = sum(entry["size"] for entry in done.entries)
+        bits = sum(entry["facts"]["bits"] for entry in done.entries)
+        seconds = time.process_time() - begun
+        return unpack(model.float()), {"weights": weights, "bits": bits, "seconds": seconds}
+
+    def applied(self, arm: str, spec: Arm) -> tuple[Any, dict[str, float]]:
+        """The model after a peer's method."""
+        begun = time.process_time()
+        if isinstance(spec.method, Ggml):
+            file = self.file("importances.pt")
+            if not file.is_file():
+                seen = observe(self.model, self.calibration(OWN_AND_PROSE), SELECT, [MeanSquare])
+                torch.save({site: squares.value for site, (squares,) in seen.items()}, file)
+            IMPORTANCES.update(torch.load(file))
+        model = hardy.zoo.load(self.folder)[0]
+        (row,) = spec.method.apply(model).report.select("bits_per_weight", ALL_SELECTED)
+        weights = int(row.details["weights"] or 0)
+        return model, {"weights": weights, "bits": row.value * weights, "seconds": time.process_time() - begun}
+
+    def lines(self, arm: str, spec: Arm) -> list[dict[str, float]]:
+        """What is measured of an arm, for each number of bits of embedding and head."""
+        made: list[Any] = []
+
+        def line(bits: int) -> dict[str, float]:
+            if not made:
+                made.extend((self.quantized if isinstance(spec.method, Quantizer) else self.applied)(arm, spec))
+            model, facts = made
+            size = facts["bits"] + 16 * (self.weights - facts["weights"])
+            grid = embedding_method(bits)
+            if grid is None:
+                found = self.measure(model)
+            else:
+                with dataclasses.replace(grid, select=self.tables).apply(model) as change:
+                    table = next(iter(change.report.select("bits_per_weight", ALL_SELECTED)))
+                    size -= (16 - table.value) * int(table.details["weights"] or 0)
+                    found = self.measure(model)
+            return found | {
+                "embedding_bits": bits,
+                "bits_per_weight": facts["bits"] / facts["weights"],
+                "megabytes": size / 8e6,
+                "bits_of_all": size / self.weights,
+                "cpu_seconds_per_million": facts["seconds"] / facts["weights"] * 1e6,
+            }
+
+        return [self.kept(f"{arm}-{bits}-{self.tokens}", lambda bits=bits: line(bits)) for bits in spec.tables]
+
+
+def _measured(name: str, folder: Path, tokens: int, everything: bool, work: Path) -> list[Any]:
+    bench = Bench(name, folder, work, tokens)
+    intact = bench.kept(f"unmodified-{tokens}", lambda: bench.measure(bench.model))
     print(f"\n{name}: unmodified {intact}", flush=True)
-    found = [
-        *rows("unmodified", {"model": name, "tokens_judged": tokens}, seeds=(0,), megabytes=(linear + outside) / 1e6,
-              **intact)
-    ]  # fmt: skip
-    batches: dict[str, list[torch.Tensor]] = {}
-    for arm, (method, data) in arms().items():
-        kept = None if work is None else work / f"{name}-{arm}-{tokens}.json".replace(" ", "-")
-        if kept is not None and kept.is_file():
-            facts = json.loads(kept.read_text())
-        else:
-            if data and data not in batches:
-                batches[data] = _calibration(model, tokenizer, data, work)
-            if isinstance(method, CalibratedQuantizer | TritPlanes | RoundToNearest | ClippedRoundToNearest):
-                method = dataclasses.replace(method, select=fitting(model, SELECT, method)[0])
-            begun = time.perf_counter()
-            with method.apply(model, batches.get(data)) as change:
-                seconds = time.perf_counter() - begun
-                row = next(iter(change.report.select("bits_per_weight", ALL_SELECTED)))
-                size = row.value * int(row.details["weights"] or 0) / 8 + outside
-                facts = measure() | {"bits_per_weight": row.value, "megabytes": size / 1e6, "seconds": seconds}
-            if kept is not None:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(json.dumps(facts))
-        print(f"{arm:44}" + "  ".join(f"{key} {value:.4g}" for key, value in facts.items()), flush=True)
-        details = {"model": name, "calibration": data or "none", "seconds": round(facts.pop("seconds"), 1)}
-        found += rows(arm, details, seeds=(0,), **facts)
+    details = {"model": name, "tokens_judged": tokens, "parameters": bench.weights}
+    found = [*rows("unmodified", details, seeds=(0,), megabytes=2 * bench.weights / 1e6, bits_of_all=16.0, **intact)]
+    for arm, spec in arms().items():
+        if not everything:
+            if arm not in CORE:
+                continue
+            spec = dataclasses.replace(spec, tables=spec.tables[:1])
+        for line in bench.lines(arm, spec):
+            told = {
+                "model": name,
+                "calibration": spec.data or "none",
+                "embedding_bits": int(line.pop("embedding_bits")),
+            }
+            print(f"{arm:44}" + "  ".join(f"{key} {value:.4g}" for key, value in line.items()), flush=True)
+            found += rows(arm, told, seeds=(0,), **line)
+    IMPORTANCES.clear()
     return found
-
-
-def _calibration(model: Any, tokenizer: Any, data: str, work: Path | None) -> list[torch.Tensor]:
-    file = None
-    if data == "own + prose":
-        assert work is not None
-        work.mkdir(parents=True, exist_ok=True)
-        file = work / "prose.txt"
-        file.write_text(text_of("prose", "calibration"), encoding="utf-8")
-    return calibration_batches(model, tokenizer, ("own", str(file or "held-out")), window=WINDOW)
-
-
-def _bytes_outside(model: Any) -> int:
-    """What is not quantized, at 16 bits; a tied head is counted once."""
-    from hardy.core import select
-
-    inside = {id(model.get_submodule(site.module).weight) for site in select(model, SELECT)}
-    return sum(2 * parameter.numel() for parameter in model.parameters() if id(parameter) not in inside)
 
 
 @torch.inference_mode()
 def _read(model: Any, windows: torch.Tensor) -> tuple[float, torch.Tensor]:
     """Mean nats per token of (count, window), and the likeliest next token at each place."""
     nats, best = [], []
-    for ids in windows.split(2):
+    for ids in windows.split(1):
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         nats.append(torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none"))
         best.append(logits.argmax(-1))

@@ -26,6 +26,7 @@ from hardy.quant import (
     GridLinear,
     LayerBits,
     Pack,
+    PackedEmbedding,
     RoundToNearest,
     TritLinear,
     TritPlanes,
@@ -314,7 +315,9 @@ def kinds_of_other_layers() -> list[type[PackedLayer]]:
 
 def test_another_kind_of_layer_is_one_class(tmp_path: Path, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = PackedLayer.registry
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    # Without hardy's own for embeddings, which would come first.
+    known = {name: kind for name, kind in registry._classes.items() if kind is not PackedEmbedding}
+    monkeypatch.setattr(registry, "_classes", known)
     kinds = kinds_of_other_layers()
     model = build("mixtral", tied=False)
     quantized = RoundToNearest(bits=8, group_size=16, select=("linear", "experts", "embedding")).apply(model)
@@ -360,7 +363,8 @@ def test_what_cannot_be_packed_is_refused(llama: nn.Module) -> None:
         quantized.undo()
     packed.undo()
     quantized.undo()
-    with TritPlanes(group_size=16, select="embedding").apply(llama), pytest.raises(InputError, match="none of the"):
+    refused = pytest.raises(InputError, match="no quantized weight is")
+    with TritPlanes(group_size=16, select="embedding").apply(llama), refused:
         Pack().apply(llama)
 
 

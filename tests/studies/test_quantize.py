@@ -6,11 +6,11 @@ import pytest
 import torch
 from models import SIZES
 from safetensors.torch import load_file
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import hardy
 from hardy.errors import InputError
-from hardy.quant import GridLinear, TritLinear
+from hardy.quant import GridLinear, PackedEmbedding, PackedHead, TritLinear
 from hardy.report import Report
 from hardy.studies.measure import dense, loss_on, perplexity_of
 from hardy.studies.quantize import levels, quantize
@@ -23,15 +23,23 @@ TEXT = {"tokens": 128, "window": 64, "group_size": 16, "calibration_tokens": 128
 def test_the_folder_holds_what_the_report_says(micro_llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     report = quantize(str(micro_llama), out, planes=(2,), **TEXT)
-    assert report.value("perplexity", "quantized") != report.value("perplexity", "unmodified")
-    assert report.value("bits_per_weight", "all packed layers") == report.value(
-        "bits_per_weight", "all selected weights"
-    )
-    assert len(report.select("relative_error")) == 1 + 14
+    assert report.value("perplexity", "packed") != report.value("perplexity", "unmodified")
+    assert len(report.select("relative_error")) == 1 + 14 + 2
+    assert report.value("bits_per_weight", "model.embed_tokens") == 8 + 16 / 32
+    size = 8e6 * report.value("size", "packed")
+    packed = report.select("bits_per_weight", "all packed layers")[0]
+    norms = 5 * 32 * 32
+    count = sum(parameter.numel() for parameter in hardy.zoo.load(str(micro_llama))[0].parameters())
+    assert size == pytest.approx(report.value("bits_per_weight", "whole file") * count)
+    assert 0 < size - norms - packed.value * int(packed.details["weights"] or 0) < 8 * 8000  # names and shapes
     assert report.select("unconverged_per_weight", "all selected weights")
     assert Report.load(out).rows == report.rows
     model, tokenizer = hardy.zoo.load(str(out))
     assert sum(isinstance(layer, TritLinear) for layer in model.modules()) == 14
+    assert isinstance(model.get_input_embeddings(), PackedEmbedding)
+    assert [type(method).__name__ for method in hardy.core.history(model)] == [
+        "RoundToNearest", "CalibratedTritPlanes", "Pack",
+    ]  # fmt: skip
     text = hardy.zoo.held_out_text()
     windows = [ids[0] for ids in hardy.evaluate.batches(tokenizer, text, window=64, tokens=128, batch_size=1)]
     losses = [hardy.evaluate.token_losses(model, ids, window=64) for ids in windows]
@@ -40,7 +48,7 @@ def test_the_folder_holds_what_the_report_says(micro_llama: Path, tmp_path: Path
 
 
 def test_a_study_works_on_the_result(micro_llama: Path, tmp_path: Path) -> None:
-    quantize(str(micro_llama), tmp_path / "out", bits=(3,), **TEXT)
+    quantize(str(micro_llama), tmp_path / "out", bits=(3,), embedding_bits=16, **TEXT)
     subject = Subject.of(str(tmp_path / "out"))
     ids = subject.batches("evaluation")[0]
     plain = dense(subject)
@@ -75,7 +83,7 @@ def test_what_is_not_quantized_keeps_its_dtype_and_its_bytes(
     model.model.norm.float()  # one that is kept in float32, as some models keep theirs
     model.save_pretrained(tmp_path / "source")
     tokenizer.save_pretrained(tmp_path / "source")
-    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), select="mlp", **TEXT)
+    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), select="mlp", embedding_bits=16, **TEXT)
     stored = load_file(tmp_path / "out" / "model.safetensors")
     compared = [name for name in load_file(tmp_path / "source" / "model.safetensors") if ".mlp." not in name]
     assert len(compared) > 10
@@ -90,15 +98,17 @@ def test_what_is_not_quantized_keeps_its_dtype_and_its_bytes(
 
 
 def test_what_stays_dense_is_measured_as_it_is_stored(tmp_path: Path, micro_llama: Path) -> None:
-    """Experts have no packed layer; their quantized weights are rounded to the source's dtype."""
+    """A part of a fused projection has no packed layer; its quantized weights are rounded to the source's dtype."""
     tokenizer = hardy.zoo.load(str(micro_llama))[1]
-    config = MixtralConfig(**{**SIZES, "vocab_size": 270}, num_local_experts=4, num_experts_per_tok=2)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        MixtralForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "source")
+        config = GPT2Config(
+            vocab_size=270, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0
+        )
+        GPT2LMHeadModel(config).to(torch.bfloat16).save_pretrained(tmp_path / "source")
     tokenizer.save_pretrained(tmp_path / "source")
-    select = "linear,experts,!head,!router"
-    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), **TEXT | {"select": select})
+    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), **TEXT | {"select": "attention.q,mlp"})
+    assert any(note.startswith("7.6% of the quantized weights have no packed layer") for note in report.notes)
     loaded, _ = hardy.zoo.load(str(tmp_path / "out"))
     windows = [
         ids[0]
@@ -116,7 +126,7 @@ def test_a_folder_without_its_report_never_appears(
     monkeypatch.setattr(Report, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         quantize(str(micro_llama), tmp_path / "out", planes=(2,), **TEXT)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".out.unfinished"], "blocks to go on from"
     monkeypatch.undo()
     report = quantize(str(micro_llama), tmp_path / "out", planes=(2,), **TEXT)
     (tmp_path / "out" / "my notes").write_text("mine")
@@ -173,7 +183,7 @@ def test_it_calibrates_on_its_own_samples_and_tunes_without_any_file(micro_llama
     assert report.settings["calibration tokens"] == 128
     assert report.select("output_error")
     assert report.value("divergence", "before tuning") >= 0
-    assert report.value("perplexity", "before tuning") != report.value("perplexity", "quantized")
+    assert report.value("perplexity", "before tuning") != report.value("perplexity", "packed")
     plain = quantize(str(micro_llama), tmp_path / "plain", planes=(2,), **TEXT | {"calibration": "none"})
     assert not plain.select("output_error")
 
@@ -198,10 +208,11 @@ def test_what_does_not_fit_stays_and_is_said_before_anything_is_loaded(
     """Rows of 32 and 48 inputs: only mlp.down has groups of 40."""
     report = quantize(str(micro_llama), tmp_path / "out", planes=(2,), **TEXT | {"group_size": 40})
     assert {row.condition for row in report.select("relative_error")} == {
-        "all selected weights", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj",
+        "all selected weights", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj", "model.embed_tokens",
+        "lm_head",
     }  # fmt: skip
     (note,) = [note for note in report.notes if "stay as they are" in note]
-    assert note.startswith("12 layers (")
+    assert note.startswith("THE MODEL HARDLY SHRINKS: 12 layers (")
     assert "larger than the 32 inputs of model.layers.0.self_attn.q_proj" in note
 
     def loaded(*_: object, **__: object) -> None:
@@ -212,6 +223,52 @@ def test_what_does_not_fit_stays_and_is_said_before_anything_is_loaded(
         quantize(str(micro_llama), tmp_path / "none", planes=(2,), **TEXT | {"select": "nothing.*"})
     with pytest.raises(InputError, match="none of the selected layers can be quantized"):
         quantize(str(micro_llama), tmp_path / "none", planes=(2,), **TEXT | {"group_size": 128})
+
+
+@pytest.mark.parametrize("calibration", ["none", "held-out"])
+def test_narrow_projections_of_a_state_space_model_are_no_veto(
+    micro_llama: Path, tmp_path: Path, calibration: str
+) -> None:
+    """The projections of the time step have 16 inputs, less than a group."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = MambaConfig(
+            vocab_size=270, hidden_size=32, state_size=4, time_step_rank=16, num_hidden_layers=2, bos_token_id=0,
+            eos_token_id=0, pad_token_id=0,
+        )  # fmt: skip
+        MambaForCausalLM(config).save_pretrained(tmp_path / "source")
+    hardy.zoo.load(str(micro_llama))[1].save_pretrained(tmp_path / "source")
+    options = TEXT | {"group_size": 32, "calibration": calibration}
+    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), **options)
+    (note,) = [note for note in report.notes if "stay as they are" in note]
+    assert note.startswith("2 layers (")
+    assert "larger than the 16 inputs of backbone.layers.0.mixer.dt_proj" in note
+    loaded, _ = hardy.zoo.load(str(tmp_path / "out"))
+    assert isinstance(loaded.backbone.layers[0].mixer.in_proj, TritLinear)
+    assert isinstance(loaded.backbone.layers[0].mixer.dt_proj, torch.nn.Linear)
+    assert isinstance(loaded.get_output_embeddings(), PackedHead)
+
+
+def test_experts_that_no_packed_layer_holds_stay_and_are_said_loudly(
+    micro_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = MixtralConfig(**{**SIZES, "vocab_size": 270}, num_local_experts=4, num_experts_per_tok=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        MixtralForCausalLM(config).save_pretrained(tmp_path / "source")
+    hardy.zoo.load(str(micro_llama))[1].save_pretrained(tmp_path / "source")
+    options = TEXT | {"calibration": "none"}
+    report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), **options)
+    (note,) = [note for note in report.notes if "stay as they are" in note]
+    experts = 2 * 4 * 3 * 32 * 48
+    share = experts / (experts + 2 * (2 * 32 * 32 + 2 * 32 * 16))
+    assert note.startswith(f"THE MODEL HARDLY SHRINKS: 4 layers ({share:.1%} of the selected weights) stay as they are")
+    assert note in [record.message for record in caplog.records if record.levelname == "WARNING"]
+    before, after = (hardy.zoo.load(str(tmp_path / name))[0].state_dict() for name in ("source", "out"))
+    name = "model.layers.0.mlp.experts.down_proj"
+    assert torch.equal(before[name], after[name])
+    with pytest.raises(InputError, match="none of the selected layers can be quantized: no packed layer holds"):
+        quantize(str(tmp_path / "source"), tmp_path / "more", planes=(2,), **options | {"select": "experts"})
 
 
 def test_a_large_loss_and_a_large_file_are_said_loudly(

@@ -18,6 +18,7 @@ from hardy.cli.options import (
     complete,
     new_file,
     new_folder,
+    interruptible,
     numbers,
 )
 
@@ -44,6 +45,9 @@ def quantize(
     window: Window = None,
     calibration_tokens: Annotated[int, typer.Option(help="Tokens of calibration text.")] = 16384,
     tune: Annotated[int, typer.Option(help="Steps of training the scales of trit-planes; 100 help, 0 for none.")] = 0,
+    embedding_bits: Annotated[
+        int, typer.Option(help="Bits of the embedding and the head: 8, 4, or 16 to leave them as they are.")
+    ] = 8,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -53,7 +57,7 @@ def quantize(
     from hardy.studies.quantize import SUMMARY
     from hardy.studies.quantize import quantize as run
 
-    with complete():
+    with complete(), interruptible(Path(out).with_name(f".{Path(out).name}.unfinished")):
         report = run(
             model,
             out,
@@ -69,6 +73,7 @@ def quantize(
             window=window,
             calibration_tokens=calibration_tokens,
             tune=tune,
+            embedding_bits=embedding_bits,
             device=device,
             dtype=dtype,
         )

@@ -66,7 +66,12 @@ def _in_the_weights(method: Method) -> Method | None:
 
 
 def save(
-    model: nn.Module, folder: str | Path, *, tokenizer: Any = None, extra: Callable[[Path], object] | None = None
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    tokenizer: Any = None,
+    extra: Callable[[Path], object] | None = None,
+    shard_size: str | None = None,
 ) -> Path:
     """Store `model` with the record of the methods applied to it.
 
@@ -79,6 +84,8 @@ def save(
         model: any module; the weights go to safetensors.
         folder: a new folder, or an artefact of hardy, which is replaced; other files in it stay.
         tokenizer: stored along, for language models.
+        shard_size: the most that a file of a Hugging Face model's weights holds ("500MB"): as much is in memory while
+            it is written. By default as transformers has it.
         extra: called with the folder before it appears, to write further files into it, such as a report.
 
     Returns:
@@ -105,7 +112,8 @@ def save(
         if hasattr(model, "save_pretrained"):  # whose configuration says what is packed
             with no_progress_bars():
                 pretrained: Any = model
-                pretrained.save_pretrained(temporary)
+                options = {} if shard_size is None else {"max_shard_size": shard_size}
+                pretrained.save_pretrained(temporary, **options)
         else:
             packed = {"packed": describe(model)}
             save_model(model, str(temporary / "model.safetensors"))

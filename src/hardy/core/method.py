@@ -238,13 +238,14 @@ class WeightMethod(Method):
 
 
 class WeightLedger:
-    """Reads and writes the weights of one edit, and keeps the account of it: errors, and facts that add up."""
+    """Reads and writes the weights of one edit, and keeps the account of it: errors, and facts that add up.
 
-    def __init__(self, model: nn.Module, edits: Edits) -> None:
+    `entries` is that account, plain data for each weight, which a run that is stopped and goes on can keep.
+    """
+
+    def __init__(self, model: nn.Module, edits: Edits, entries: Iterable[Mapping[str, Any]] = ()) -> None:
         self.model, self.edits = model, edits
-        self._rows: list[Row] = []
-        self._size, self._error, self._energy = 0, 0.0, 0.0
-        self._totals: dict[str, float] = {}
+        self.entries: list[dict[str, Any]] = [dict(entry) for entry in entries]
 
     def read(self, site: Site) -> torch.Tensor:
         """The weight at `site`, (..., out, in), float32. Not to be written to."""
@@ -261,14 +262,20 @@ class WeightLedger:
             return False
         stored = weight_of(self.model, site)  # as rounded to the model's dtype, and refused if it overflowed
         error, energy = squared_norm(stored, minus=weight), squared_norm(weight)
-        self._rows += _facts(site.name, error, energy, facts, weight.numel())
-        self._size, self._error, self._energy = self._size + weight.numel(), self._error + error, self._energy + energy
-        self._totals |= {name: self._totals.get(name, 0.0) + value for name, value in facts.items()}
+        account = {"site": site.name, "size": weight.numel(), "error": error, "energy": energy, "facts": dict(facts)}
+        self.entries.append(account)
         return True
 
     def rows(self) -> list[Row]:
         """The account: all weights together, then site by site."""
-        return _facts(ALL_SELECTED, self._error, self._energy, self._totals, self._size) + self._rows
+        totals: dict[str, float] = {}
+        for entry in self.entries:
+            totals |= {name: totals.get(name, 0.0) + value for name, value in entry["facts"].items()}
+        error, energy, size = (sum(entry[name] for entry in self.entries) for name in ("error", "energy", "size"))
+        rows = _facts(ALL_SELECTED, error, energy, totals, size)
+        for entry in self.entries:
+            rows += _facts(entry["site"], entry["error"], entry["energy"], entry["facts"], entry["size"])
+        return rows
 
 
 def squared_norm(values: torch.Tensor, *, minus: torch.Tensor | None = None) -> float:

@@ -58,6 +58,42 @@ class PackedLayer(Registered, nn.Module, abc.ABC, group="hardy.packed_layers"):
     def dense(self, dtype: torch.dtype) -> nn.Module:
         """The dense module of the same values."""
 
+    tied_to: str = ""
+    """Name of the packed layer whose weight this one computes with, if it has none of its own."""
+
+    def tied(self, module: nn.Module, name: str) -> PackedLayer | None:
+        """What stands for the dense `module`, whose weight was the one that this layer, called `name`, now holds.
+
+        None where there is none: `module` then keeps a dense weight of its own.
+        """
+        return None
+
+    def connect(self, model: nn.Module) -> None:
+        """Called when all packed layers of `model` are in their places: find the one that this is `tied_to`."""
+
+
+def packed(module: nn.Module, stored: Sequence[tuple[Site, Any]]) -> PackedLayer | None:
+    """The packed layer that stands for `module`, of the first kind that can; see `PackedLayer.pack`."""
+    kinds = PackedLayer.registry.all()
+    return next((layer for kind in kinds if (layer := kind.pack(module, stored)) is not None), None)
+
+
+def tied(model: nn.Module, module: nn.Module, name: str, layer: PackedLayer) -> dict[str, PackedLayer]:
+    """What stands for the modules whose weight is also that of `module`, called `name`, which `layer` stands for."""
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    sharing = {
+        other: there
+        for other, there in model.named_modules()
+        if there is not module and any(parameter is weight for parameter in there.parameters(recurse=False))
+    }
+    return {other: part for other, there in sharing.items() if (part := layer.tied(there, name)) is not None}
+
+
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` into `model` where `name` is now, for good; `Edits.set_module` is what can be undone."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
 
 def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The packed layers of `model` by name: all that is needed to make them anew, empty, with `install`."""
@@ -85,5 +121,7 @@ def install(model: nn.Module, described: Mapping[str, Mapping[str, Any]]) -> Non
             layer = PackedLayer.registry.find(kind).from_description(dense, settings)
         except (TypeError, AttributeError):
             raise InputError(f"{name} is packed, and described by unknown settings: {dict(entry)}") from None
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, layer)
+        put(model, name, layer)
+    for name in described:
+        layer: Any = model.get_submodule(name)
+        layer.connect(model)

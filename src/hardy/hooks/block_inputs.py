@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hardy.core.roles import layer_of
-from hardy.hooks.engine import run
+from hardy.hooks.engine import run, watch
 
 _log = logging.getLogger(__name__)
 
@@ -29,27 +29,37 @@ class BlockInputs:
         batches: as `hardy.hooks.run` takes them.
         blocks: names of modules that run once each, in this order, each taking the hidden states that the one before
             returns as its first argument. `chained` says whether they do.
+        states, at: where to go on: what each batch gives block `at`, from an earlier `BlockInputs` of the same.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Any], blocks: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Any],
+        blocks: Sequence[str],
+        states: Sequence[torch.Tensor] = (),
+        at: int = 0,
+    ) -> None:
         self.model, self.batches, self.blocks = model, batches, list(blocks)
-        self.states: list[torch.Tensor | None] = [None] * len(batches)
+        self.states: list[torch.Tensor | None] = list(states) if states else [None] * len(batches)
         """Of each batch what block `at` is given; None before the first, which is given what the model gives it."""
-        self.at = 0
+        self.at = at
 
     @contextlib.contextmanager
-    def before(self, index: int) -> Iterator[Sequence[Any]]:
+    def before(self, index: int, *, stop: bool = False) -> Iterator[Sequence[Any]]:
         """Batches to run the model on, as often as one likes, that reach block `index` with little work before it.
 
-        Blocks between the last one asked for and this one are run for good: edit them before, not later.
+        Blocks between the last one asked for and this one are run for good: edit them before, not later. With `stop`
+        a run ends with that block, and `hardy.hooks.run` gives None.
         """
         while self.at < index:
-            self._step()
-        with self._skipped():
+            self.step()
+        ends = {(self.blocks[index], "output"): lambda _: None}
+        with self._skipped(), watch(self.model, ends, strict=False, stop=True) if stop else contextlib.nullcontext():
             yield _Watched(self.batches, self._begin)
 
     @torch.no_grad()
-    def _step(self) -> None:
+    def step(self) -> None:
         """Run block `at` on its inputs; its outputs are the next one's."""
         found: list[torch.Tensor] = []
         with self._skipped(), _outputs(self.model.get_submodule(self.blocks[self.at]), found.append, stop=True):

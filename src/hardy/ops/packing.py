@@ -74,6 +74,11 @@ def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
     low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
     if low < 0 or high >= 2**bits:
         raise InputError(f"codes of {bits} bits are 0 to {2**bits - 1}, got {low} to {high}")
+    if bits == 8:
+        return codes.to(torch.uint8, copy=True)
+    if bits == 4:  # without a byte for each bit on the way
+        pairs = torch.nn.functional.pad(codes.to(torch.uint8), (0, codes.shape[-1] % 2)).unflatten(-1, (-1, 2))
+        return pairs[..., 0] | pairs[..., 1] << 4
     flat = (codes.to(torch.uint8)[..., None] >> torch.arange(bits, dtype=torch.uint8, device=codes.device)) & 1
     filled = torch.nn.functional.pad(flat.flatten(-2), (0, -flat.shape[-2] * bits % 8)).unflatten(-1, (-1, 8))
     places = 2 ** torch.arange(8, dtype=torch.uint8, device=codes.device)
@@ -89,6 +94,10 @@ def unpack_codes(packed: torch.Tensor, length: int, bits: int) -> torch.Tensor:
     size = -(-length * bits // 8)
     if packed.shape[-1] != size:
         raise InputError(f"{length} codes of {bits} bits take {size} bytes, got {packed.shape[-1]}")
+    if bits == 8:
+        return packed.clone()
+    if bits == 4:
+        return torch.stack((packed & 15, packed >> 4), -1).flatten(-2)[..., :length]
     flat = (packed[..., None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
     digits = flat.flatten(-2)[..., : length * bits].unflatten(-1, (length, bits))
     return (digits << torch.arange(bits, dtype=torch.uint8, device=packed.device)).sum(-1, dtype=torch.uint8)

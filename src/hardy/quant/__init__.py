@@ -15,6 +15,7 @@ from hardy.quant.layer_bits import LayerBits
 from hardy.quant.onnx_export import export_onnx
 from hardy.quant.pack import Pack
 from hardy.quant.packed_binary import PackedBinaryConv2d, PackedBinaryLinear
+from hardy.quant.packed_embedding import PackedEmbedding, PackedHead
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
 from hardy.quant.trit_linear import TritLinear
@@ -35,6 +36,8 @@ __all__ = [
     "Pack",
     "PackedBinaryConv2d",
     "PackedBinaryLinear",
+    "PackedEmbedding",
+    "PackedHead",
     "RoundToNearest",
     "TritLinear",
     "TritPlanes",

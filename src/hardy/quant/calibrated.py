@@ -4,12 +4,14 @@ The inputs of a layer's weights are gathered with all layers before it already q
 layer makes up for errors before it as far as its Hessian tells. All weights of one layer are fitted to the same pass.
 """
 
+from __future__ import annotations
+
 import abc
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hooks.block_inputs import block_inputs, block_of
 from hardy.ops.feedback import Order
-from hardy.quant.gram import Gram, count_calls, gather, place
+from hardy.quant.gram import Gram, Place, count_calls, gather, place
 from hardy.quant.quantizer import Quantizer, StoredWeight
 from hardy.report import Row
 from hardy.runs.progress import track
@@ -79,7 +81,7 @@ class CalibratedQuantizer(Quantizer):
         for site in sites:
             self.check_row(site, ledger.read(site))
         calls = count_calls(model, batches[0], sites)
-        outputs = []
+        outputs: list[OutputError] = []
         layers = [
             list(sites_here) for _, sites_here in itertools.groupby(sites, key=lambda site: (site.stack, site.layer))
         ]
@@ -89,14 +91,31 @@ class CalibratedQuantizer(Quantizer):
             before = inputs.before(inputs.blocks.index(block)) if inputs and block else contextlib.nullcontext(batches)
             with before as reaching:
                 grams = gather(model, reaching, sites_here, calls)
-            for site in sites_here:
-                weight, gram = ledger.read(site), grams[place(site)]
-                stored, facts = self.quantize_for(weight, gram.value)
-                new = stored.dequantize()
-                if ledger.write(site, weight, new, facts):
-                    edits.stored[site.name] = stored
-                    outputs.append((site, *_energies(weight, new, gram)))
-        return ledger.rows() + _rows(outputs)
+            outputs += self.fit_layer(ledger, sites_here, grams)
+        return ledger.rows() + output_rows(outputs)
+
+    def fit_layer(self, ledger: WeightLedger, sites: Sequence[Site], grams: Mapping[Place, Gram]) -> list[OutputError]:
+        """Quantize the weights of one layer for the inputs that `gather` has seen, and what that does to outputs."""
+        outputs = []
+        for site in sites:
+            weight, gram = ledger.read(site), grams[place(site)]
+            stored, facts = self.quantize_for(weight, gram.value)
+            new = stored.dequantize()
+            if ledger.write(site, weight, new, facts):
+                ledger.edits.stored[site.name] = stored
+                outputs.append(OutputError(site.name, *_energies(weight, new, gram)))
+        return outputs
+
+
+class OutputError(NamedTuple):
+    """What a weight's rounding did to its outputs on the calibration inputs."""
+
+    site: str
+    error: float
+    """Sum of squares of what changed."""
+    energy: float
+    """Sum of squares of the outputs."""
+    tokens_per_input: float
 
 
 def each_matrix(
@@ -116,15 +135,13 @@ def _energies(weight: torch.Tensor, new: torch.Tensor, gram: Gram) -> tuple[floa
     return ((error @ gram.value) * error).sum().item(), ((weight @ gram.value) * weight).sum().item(), tokens
 
 
-def _rows(outputs: list[tuple[Site, float, float, float]]) -> list[Row]:
-    totals = sum(error for _, error, _, _ in outputs), sum(energy for _, _, energy, _ in outputs)
-    fewest = min((tokens for *_, tokens in outputs), default=0.0)
+def output_rows(outputs: Sequence[OutputError]) -> list[Row]:
+    """The relative error of all outputs together and of each weight's, and how many tokens tell of it."""
+    fewest = min((each.tokens_per_input for each in outputs), default=0.0)
+    whole = OutputError(ALL_SELECTED, sum(each.error for each in outputs), sum(each.energy for each in outputs), fewest)
     rows = []
-    for name, error, energy, tokens in [
-        (ALL_SELECTED, *totals, fewest),
-        *((site.name, *facts) for site, *facts in outputs),
-    ]:
-        relative = (max(0.0, error) / energy) ** 0.5 if energy else 0.0
-        rows.append(Row(metric="output_error", condition=name, value=relative))
-        rows.append(Row(metric="tokens_per_input", condition=name, value=tokens))
+    for each in (whole, *outputs):
+        relative = (max(0.0, each.error) / each.energy) ** 0.5 if each.energy else 0.0
+        rows.append(Row(metric="output_error", condition=each.site, value=relative))
+        rows.append(Row(metric="tokens_per_input", condition=each.site, value=each.tokens_per_input))
     return rows

@@ -82,8 +82,9 @@ def fit_group(
     scales = fit_trits(columns.T.contiguous(), length, planes)[1][..., 0]
     if torch.isinf(scales).any():
         raise InputError(f"a weight of {columns.abs().max():.3g} needs a scale beyond float16 (65504)")
-    root = hessian_root(factor)
-    target = columns.T.double() @ root
+    # Products in the weights' own precision, which take half the time; what is solved from them is solved in double.
+    root = hessian_root(factor).to(columns.dtype)
+    target = (columns.T @ root).double()
     ridge = target.new_full((out,), RIDGE)
     best_trits = torch.zeros((planes, inputs, out), dtype=torch.int8, device=columns.device)
     best_scales, best_errors = scales, torch.full_like(columns, torch.inf)
@@ -95,7 +96,7 @@ def fit_group(
         best_scales = torch.where(better, scales, best_scales)
         best_errors = torch.where(better, errors, best_errors)
         if iteration + 1 < iterations:
-            exact, _ = ridge_scales(target, trits.mT.double() @ root, ridge)
+            exact, _ = ridge_scales(target, (trits.mT.to(root.dtype) @ root).double(), ridge)
             scales = float16_scale(exact.abs().float())[..., 0].to(columns.dtype)
     return best_trits, best_errors, (best_scales.float(), ~better)
 

@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from hardy.core.roles import as_matrix
+from hardy.core.roles import as_matrix, is_linear
 from hardy.core.selection import Selector, Site, select
 from hardy.core.units import exactly
 from hardy.errors import InputError
@@ -16,7 +16,7 @@ from hardy.quant.quantizer import Quantizer
 
 
 def fitting(model: nn.Module, selector: Selector, method: Quantizer) -> tuple[Selector, dict[str, str], float]:
-    """What of `selector` the method can quantize, what not and why, and the share of the selected weights that is.
+    """What of `selector` is worth quantizing by the method, what not and why, and the share of the selected weights.
 
     Args:
         model: may be on the meta device.
@@ -56,6 +56,12 @@ def _shape(model: nn.Module, site: Site) -> tuple[int, ...]:
 
 
 def _reason(model: nn.Module, site: Site, shape: tuple[int, ...], method: Quantizer) -> str:
+    module = model.get_submodule(site.module)
+    if not is_linear(module):
+        return (
+            f"no packed layer holds the weights of {site.name} ({type(module).__name__}), which would lose digits and "
+            "no bytes"
+        )
     if method.group_size is not None and method.group_size > shape[-1]:
         return (
             f"group_size {method.group_size} is larger than the {shape[-1]} inputs of {site.name}; choose at most "

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hardy.core.method import Method, changes
-from hardy.core.packing import PackedLayer
+from hardy.core.packing import packed, tied
 from hardy.core.selection import Site, all_sites
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
@@ -32,7 +32,8 @@ class Pack(Method):
     Layers with binary weights become `PackedBinaryConv2d` and `PackedBinaryLinear` as they are now.
     Trit-planes then compute with activations rounded to int8, group by group; layers on a grid compute as before. What
     has no packed layer stays dense and is reported as such: stacks of experts, parts of fused projections,
-    convolutions, embeddings, and the forms of quantizers that are baselines only.
+    convolutions, and the forms of quantizers that are baselines only. A head that is tied to a packed embedding is
+    packed along, and stores nothing.
 
     A Hugging Face model stays loadable by `from_pretrained`, for whoever has imported `hardy.quant`.
     """
@@ -54,14 +55,15 @@ class Pack(Method):
                         f"the weight of {site.name} is no longer what its quantizer left; quantize it again"
                     )
                 by_module.setdefault(site.module, []).append((site, form))
-        kinds = PackedLayer.registry.all()
         rows, size, bits, dense = [], 0, 0, 0
         for name, forms in by_module.items():
             module = model.get_submodule(name)
-            layer = next((layer for kind in kinds if (layer := kind.pack(module, forms)) is not None), None)
+            layer = packed(module, forms)
             if layer is not None:
                 edits.set_module(name, layer)
                 size, bits = size + layer.weights, bits + layer.bits
+                for other, part in tied(model, module, name, layer).items():
+                    edits.set_module(other, part)
             for site, _ in forms:
                 condition, value = site.name, layer.bits / layer.weights if layer is not None else 0.0
                 if layer is None:
@@ -77,7 +79,7 @@ class Pack(Method):
             size, bits = size + layer.weights, bits + layer.bits
             rows.append(Row(metric="bits_per_weight", condition=name, value=layer.bits_per_weight))
         if not size:
-            raise InputError("none of the quantized weights is that of a linear layer; there is nothing to pack")
+            raise InputError("no quantized weight is that of a linear layer or an embedding; there is nothing to pack")
         if isinstance(model, PreTrainedModel):
             quantizer = quantizer_of(model)
             edits.swap(model, "hf_quantizer", quantizer)

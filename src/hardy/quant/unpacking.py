@@ -39,14 +39,20 @@ class Unpack(Method):
         rest = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         dtype = rest if self.dtype is None else getattr(torch, self.dtype)
         rows, size = [], 0
-        for name, layer in list(model.named_modules()):
-            if isinstance(layer, PackedLayer):
-                edits.set_module(name, layer.dense(dtype))
+        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PackedLayer)}
+        for name, layer in sorted(layers.items(), key=lambda entry: bool(entry[1].tied_to)):
+            dense: Any = layer.dense(dtype)
+            if layer.tied_to:
+                dense.weight = model.get_submodule(layer.tied_to).weight
+            edits.set_module(name, dense)
+            if layer.weights:
                 rows.append(Row(metric="bits_per_weight", condition=name, value=8.0 * dtype.itemsize))
-                size += layer.weights
+            size += layer.weights
         if not size:
             raise InputError("there is nothing to unpack: no layer of the model is packed")
         if isinstance(model, PreTrainedModel):
+            if any(layer.tied_to for layer in layers.values()):
+                edits.swap(model.config, "tie_word_embeddings", True)
             for owner, attribute in ((model, "hf_quantizer"), (model.config, "quantization_config")):
                 if attribute in vars(owner):
                     edits.swap(owner, attribute, Absent)

@@ -4,8 +4,9 @@ import contextlib
 import copy
 import dataclasses
 import logging
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,31 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from hardy import checks
 from hardy.core.artefact import check_destination, save
 from hardy.core.locators import locator_named
 from hardy.core.method import ALL_SELECTED
+from hardy.core.packing import PackedLayer
 from hardy.core.selection import Selector
+from hardy.core.selection import select as select_sites
 from hardy.errors import InputError
 from hardy.quant import (
     GPTQ,
     CalibratedTritPlanes,
     ClippedRoundToNearest,
     LayerBits,
-    Pack,
     TritPlanes,
     TunedScales,
     unpack,
 )
+from hardy.quant.block_by_block import chain_of
 from hardy.quant.fitting import fitting, weights_of
-from hardy.quant.pack import PACKED
 from hardy.quant.quantizer import Quantizer
+from hardy.quant.unpacking import PACKED
 from hardy.report import Report, Row
 from hardy.studies.locating import locate
-from hardy.studies.measure import loss_on, perplexity_of
+from hardy.studies.measure import perplexity_of
+from hardy.studies.quantizing import BEFORE, STORED, UNTUNED, by_block, cast, embedding_method, in_memory
 from hardy.zoo.calibration import HELD_OUT, OWN, calibration_batches, sources_of
 from hardy.zoo.loading import dtype_of, find, outline
 from hardy.zoo.subject import HELD_OUT as HELD_OUT_MODULES
@@ -48,7 +53,11 @@ CALIBRATION = f"{OWN},{HELD_OUT}"
 LOUD = 1.25
 """From so many times the perplexity on, it is said loudly."""
 
-BEFORE, UNTUNED, DENSE, STORED = "unmodified", "before tuning", "quantized", "packed"
+WHOLE = "whole file"
+"""The condition of the bits that the file takes for each weight of the model, everything in it counted."""
+
+SHARD = "500MB"
+"""Of a model that is too large to be held while it is written."""
 
 
 def levels(
@@ -88,6 +97,7 @@ def quantize(
     window: int | None = None,
     calibration_tokens: int = 16384,
     tune: int = 0,
+    embedding_bits: int = 8,
     device: str | None = None,
     dtype: str | None = None,
 ) -> Report:
@@ -114,10 +124,16 @@ def quantize(
         calibration_tokens: of calibration text, at most; more were measured to help little.
         tune: steps of `TunedScales`, after trit-planes: their scales and the norms are trained on the calibration text.
             Each takes about as long as reading 4,000 tokens, and needs memory for gradients; a hundred are worth it.
+        embedding_bits: 8, 4, or 16 to leave them as they are: of the embedding, and of the head, which are most of a
+            small model's file. One table where they are tied.
         dtype: to compute in, float32 by default; what is not quantized is stored in the dtype that the source has.
 
+    A named model is quantized block by block, everything else left in its file, which takes little memory: unless there
+    is a budget or tuning, another device, or its blocks hand over more than hidden states. A run that was stopped goes
+    on where it was; until it is done its blocks are in a hidden folder beside `out`.
+
     Returns:
-        Perplexity before, after, and packed; true bits; relative error and groups that did not converge, layer by
+        Perplexity before and as packed; true bits; relative error and groups that did not converge, layer by
         layer. Notes say what stays dense, and where perplexity or the file's size are not what one hopes for. The
         folder has it as report.html, .md and .json.
 
@@ -139,7 +155,7 @@ def quantize(
     options: dict[str, Any] = {}
     if budget is not None and "group_size" in locator_named(by).options:
         options = {"group_size": group_size}
-    work: Any = dtype_of(dtype or "float32")
+    embedding = embedding_method(checks.one_of("embedding_bits", embedding_bits, (4, 8, 16)))
     named = isinstance(model, str | Path)
     plan = outline(model) if named else Subject.of(model).model  # what fits is known before any weight is read
     select, odd, share = fitting(plan, select, steps[0])
@@ -148,54 +164,77 @@ def quantize(
     run = {"text": text, "tokens": tokens, "window": window, "device": device, "dtype": "auto" if named else None}
     subject = Subject.of(model, **run)
     loaded, tokenizer, window = subject.model, subject.tokenizer, subject.window
-    if not named:
-        loaded = copy.deepcopy(loaded)
-    dtypes = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
-    cast(loaded, {}, work)
-    unpack(loaded)
+    work: Any = subject.dtype if dtype == "auto" else dtype_of(dtype or "float32")
     _log.info("computed in %s; about %s", str(work).removeprefix("torch."), _estimate(
         weights_of(plan, select), sum(p.numel() for p in loaded.parameters()), steps,
-        calibration_tokens if sources else 0, 3 * subject.tokens,
+        calibration_tokens if sources else 0, 2 * subject.tokens,
     ))  # fmt: skip
     notes = list(subject.notes)
     if odd:
         name, reason = next(iter(odd.items()))
-        notes.append(f"{len(odd)} layers ({share:.1%} of the selected weights) stay as they are, as {name}: {reason}")
+        loudly = "THE MODEL HARDLY SHRINKS: " if share > 0.5 else ""
+        told = f"{len(odd)} layers ({share:.1%} of the selected weights) stay as they are, as {name}: {reason}"
+        notes.append(loudly + told)
         _log.warning(notes[-1])
-    subject = dataclasses.replace(subject, model=loaded)
     judged = subject.windows["evaluation"]
-    data = None
-    if sources:
-        data = calibration_batches(loaded, tokenizer, sources, window=window, tokens=calibration_tokens)
-    if budget is None:
-        method = steps[0].__class__(**{**vars(steps[0]), "select": select})
+    before = _weights_on_disk(find(subject.name)) if named else subject.size
+    count = sum(parameter.numel() for parameter in loaded.parameters())
+    settings = {
+        "method": f"layer bits within {budget:g}, ranked by {by}" if budget is not None else str(steps[0]),
+        "levels": ", ".join(map(str, steps)),
+        "embedding": "as it is" if embedding is None else str(embedding),
+        "calibration": calibration,
+        "tuning": str(tuning) if tune else "none",
+        "text": subject.text or HELD_OUT_MODULES,
+        "tokens": sum(len(ids) for ids in judged),
+        "window": window,
+        "dtype": str(work).removeprefix("torch."),
+    }
+
+    def calibrate() -> list[torch.Tensor]:
+        if not sources:
+            return []
+        return calibration_batches(loaded, tokenizer, sources, window=window, tokens=calibration_tokens)
+
+    method: Any = dataclasses.replace(steps[0], select=select)
+    blocks: list[str] = []
+    if named and budget is None and not tune and loaded.device.type == "cpu" and not _packed(loaded):
+        blocks = chain_of(loaded, select_sites(loaded, select), judged[0][None])
+    if blocks:
+        kept = Path(out).with_name(f".{Path(out).name}.unfinished")
+        identity = {
+            **settings, "select": str(select), "calibration tokens": calibration_tokens, "model_sha256": subject.digest,
+        }  # fmt: skip
+        found = by_block(
+            loaded, method, blocks, embedding=embedding, calibrate=calibrate, judged=judged, work=work, kept=kept,
+            identity=identity,
+        )  # fmt: skip
     else:
-        with _doing(f"ranking layers by {by}"):
-            file = next((source for source in sources if source not in (OWN, HELD_OUT)), None)
-            ranking = locate(subject, by=by, text=file, select=select, **options)
-        low, *between, high = steps
-        method = LayerBits(budget=budget, low=low, between=tuple(between), high=high, ranking=ranking, select=select)
-    with _doing("measuring the unmodified model"):
-        losses = {BEFORE: loss_on(loaded, judged)}
-    with _doing(f"quantizing with {type(method).__name__}"):
-        change = method.apply(loaded, data)
-    tuned = ()
-    if tune:
-        losses[UNTUNED] = loss_on(loaded, judged)
-        tuned = tuning.apply(loaded, data).report.rows
-    with _doing("measuring"):
-        losses[DENSE] = loss_on(loaded, judged)
-        packing = Pack().apply(loaded)
-        cast(loaded, dtypes, work)  # a quantized weight without a packed layer is rounded: measure what is stored
+        kept = None
+        if not named:
+            loaded = copy.deepcopy(loaded)
+        dtypes = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
         cast(loaded, {}, work)
-        losses[STORED] = loss_on(loaded, judged)
-    cast(loaded, dtypes, work)
-    (totals,) = packing.report.select(condition=PACKED)
-    if dense := int(totals.details["weights left dense"] or 0):
-        share = dense / (dense + int(totals.details["weights"] or 0))
-        notes.append(f"{share:.1%} of the quantized weights have no packed layer and stay dense")
+        unpack(loaded)
+        data = calibrate()
+        if budget is not None:
+            with _doing(f"ranking layers by {by}"):
+                file = next((source for source in sources if source not in (OWN, HELD_OUT)), None)
+                ranking = locate(dataclasses.replace(subject, model=loaded), by=by, text=file, select=select, **options)
+            low, *between, high = steps
+            method = LayerBits(
+                budget=budget, low=low, between=tuple(between), high=high, ranking=ranking, select=select
+            )
+        with _doing(f"quantizing with {type(method).__name__}"):
+            found = in_memory(
+                loaded, method, embedding=embedding, data=data, judged=judged, tuning=tuning if tune else None,
+                dtypes=dtypes, work=work,
+            )  # fmt: skip
+    settings["calibration tokens"] = found.calibration_tokens
+    if found.dense:
+        notes.append(f"{found.dense:.1%} of the quantized weights have no packed layer and stay dense")
         _log.warning(notes[-1])
-    grown = perplexity_of(losses[STORED] - losses[BEFORE])
+    grown = perplexity_of(found.losses[STORED] - found.losses[BEFORE])
     if grown > LOUD:
         notes.append(f"PERPLEXITY IS {grown:.2f} TIMES THAT OF THE UNMODIFIED MODEL{_advice(steps, bool(sources))}")
         _log.warning(notes[-1])
@@ -208,33 +247,24 @@ def quantize(
             baseline=None if condition == BEFORE else BEFORE,
             details={"nats_per_token": loss},
         )
-        for condition, loss in losses.items()
+        for condition, loss in found.losses.items()
     ]
-    settings = {
-        "method": str(method) if budget is None else f"layer bits within {budget:g}, ranked by {by}",
-        "levels": ", ".join(map(str, steps)),
-        "calibration": calibration,
-        "tuning": str(tuning) if tune else "none",
-        "calibration tokens": 0 if data is None else sum(batch.numel() for batch in data),
-        "text": subject.text or HELD_OUT_MODULES,
-        "tokens": sum(len(ids) for ids in judged),
-        "window": window,
-        "dtype": str(work).removeprefix("torch."),
-    }
 
     def write_report(folder: Path) -> None:
-        before = _weights_on_disk(find(subject.name)) if named else subject.size
         sizes = {BEFORE: before, STORED: _weights_on_disk(folder)}
         if sizes[STORED] > before:
             notes.append(f"THE FILE IS LARGER THAN ITS SOURCE: {sizes[STORED] / 1e6:.1f} MB, {before / 1e6:.1f} before")
             _log.warning(notes[-1])
         size = [Row(metric="size", condition=name, value=size / 1e6, unit="MB") for name, size in sizes.items()]
-        packed = packing.report.select("bits_per_weight", PACKED)
-        rows_of_all = (*rows, *size, *packed, *change.report.rows, *tuned)
+        whole = Row(metric="bits_per_weight", condition=WHOLE, value=8 * sizes[STORED] / count)
         title = f"{subject.name}, quantized"
+        rows_of_all = (*rows, *size, whole, *found.rows)
         Report(title=title, rows=rows_of_all, settings=settings, notes=tuple(notes)).save(folder)
 
-    return Report.load(save(loaded, out, tokenizer=tokenizer, extra=write_report))
+    stored = save(loaded, out, tokenizer=tokenizer, extra=write_report, shard_size=SHARD if blocks else None)
+    if kept is not None:
+        shutil.rmtree(kept)
+    return Report.load(stored)
 
 
 def _advice(steps: tuple[Quantizer, ...], calibrated: bool) -> str:
@@ -265,15 +295,12 @@ def _estimate(
     return f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
 
 
-def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype], other: torch.dtype = torch.float32) -> None:
-    """Give each parameter its dtype in `dtypes`, by name, and `other` to the others; buffers stay as they are."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtypes.get(name, other))
-
-
-SUMMARY = (BEFORE, UNTUNED, DENSE, STORED, PACKED, ALL_SELECTED)
+SUMMARY = (BEFORE, UNTUNED, STORED, WHOLE, PACKED, ALL_SELECTED)
 """The conditions that sum up; all others of the report are single layers."""
+
+
+def _packed(model: nn.Module) -> bool:
+    return any(isinstance(layer, PackedLayer) for layer in model.modules())
 
 
 def _weights_on_disk(folder: Path) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy import checks
 from hardy.errors import InputError
@@ -16,7 +16,7 @@ from hardy.zoo.text import held_out_text, read_text
 
 OWN, HELD_OUT, NONE = "own", "held-out", "none"
 """Sources of calibration text that are no file."""
-_AT_ONCE = 16
+_AT_ONCE, _LONGEST = 32, 256
 
 
 def sources_of(calibration: str) -> tuple[str, ...]:
@@ -67,14 +67,13 @@ def calibration_batches(
             f"calibration_tokens must be at least {len(sources) * window}, a window of {window} from each of "
             f"{', '.join(sources)}; got {tokens}"
         )
-    rows = []
-    for source in sources:
-        if source == OWN:
-            rows.append(own_samples(model, tokenizer, share // window, window=window, seed=seed))
-            continue
+    rows = {}
+    for source in (source for source in sources if source != OWN):  # what may be refused first
         text = held_out_text("calibration") if source == HELD_OUT else read_text(source)
-        rows += [ids.to(model.device) for ids in batches(tokenizer, text, window=window, tokens=share)]
-    return list(torch.cat(rows).split(8))
+        rows[source] = torch.cat(batches(tokenizer, text, window=window, tokens=share)).to(model.device)
+    if OWN in sources:
+        rows[OWN] = own_samples(model, tokenizer, share // window, window=window, seed=seed)
+    return list(torch.cat([rows[source] for source in sources]).split(8))
 
 
 def own_samples(
@@ -82,7 +81,8 @@ def own_samples(
 ) -> torch.Tensor:
     """What `model` writes from its start token on at temperature 1: (count, window) int64.
 
-    A text that ends is followed by another. The global random generators are left as they were.
+    A text that ends is followed by another, and none is longer than 256 tokens: more at once take less time. The global
+    random generators are left as they were.
 
     Raises:
         InputError: the model has no token to begin with, or it cannot generate.
@@ -94,17 +94,28 @@ def own_samples(
             f"{type(model).__name__} cannot write samples of its own: it has no start token or does not generate; "
             "give a file as calibration"
         )
+    pieces = -(-window // _LONGEST)
+    length = -(-window // pieces)
     settings = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, max_new_tokens=window - 1, min_new_tokens=window - 1,
+        do_sample=True, temperature=1.0, top_k=0, max_new_tokens=length - 1, min_new_tokens=length - 1,
         pad_token_id=start, bos_token_id=start,
     )  # fmt: skip
-    written = []
+    written: list[torch.Tensor] = []
     title = f"writing {count * window:,} tokens to calibrate on"
-    with progress(title, count) as bar, torch.random.fork_rng(), torch.inference_mode():
+    total = count * pieces
+    with progress(title, total * length) as bar, torch.random.fork_rng(), torch.inference_mode():
+
+        def shown(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            bar.update(len(written) * length + ids.numel())
+            return scores
+
         torch.manual_seed(seed)
-        while len(written) < count:
-            begin = torch.full((min(_AT_ONCE, count - len(written)), 1), start, device=model.device)
-            found = model.generate(begin, attention_mask=torch.ones_like(begin), generation_config=settings)  # pyright: ignore[reportCallIssue]
+        while len(written) < total:
+            begin = torch.full((min(_AT_ONCE, total - len(written)), 1), start, device=model.device)
+            found = model.generate(  # pyright: ignore[reportCallIssue]
+                begin, attention_mask=torch.ones_like(begin), generation_config=settings,
+                logits_processor=LogitsProcessorList([shown]),  # pyright: ignore[reportArgumentType]
+            )  # fmt: skip
             written += list(found)
-            bar.update(len(written))
-    return torch.stack(written).clone()
+        bar.update(total * length)
+    return torch.stack(written).view(count, pieces * length)[:, :window].clone()
