@@ -23,7 +23,7 @@ int main() {
   for (const Shape& shape : {Shape{16, 16, 16}, Shape{33, 300, 42}, Shape{100, 130, 4}, Shape{64, 515, 64},
                              Shape{70, 256, 128}, Shape{17, 1100, 1100}, Shape{20, 2500, 1200}}) {
     for (int planes = 1; planes <= 3; ++planes) {
-      TritMatrix m{nullptr, nullptr, shape.rows, shape.width, shape.group_size, planes};
+      PlaneMatrix m{nullptr, nullptr, shape.rows, shape.width, shape.group_size, planes};
       std::vector<uint8_t> codes(m.blocks() * m.groups() * m.lines() * kLine);
       for (auto& byte : codes) {
         byte = 0;

@@ -69,13 +69,14 @@ def test_a_layer_on_a_grid(method: RoundToNearest, bias: torch.Tensor | None) ->
     x = torch.randn(2, 3, 40)
     assert torch.equal(layer.dequantize(), grid.dequantize())
     assert torch.equal(layer.weight, grid.dequantize())
-    assert torch.equal(layer(x), nn.functional.linear(x, grid.dequantize(), bias))
+    expected = nn.functional.linear(x, grid.dequantize(), bias)
+    assert (layer(x) - expected).norm() < 0.01 * expected.norm()  # the rounding of the activations
     assert grid.bits <= layer.bits_per_weight * weight.numel() < grid.bits + 16  # two last bytes
     again = GridLinear(40, 24, method.bits, method.group_size, method.symmetric, bias is not None)
     again.load_state_dict(layer.state_dict())
     assert torch.equal(again(x), layer(x))
     half = layer.to(torch.bfloat16)
-    assert half.scales.dtype == torch.float16
+    assert half.state_dict()["scales"].dtype == torch.float16
     assert torch.equal(half.dequantize(), grid.dequantize())
     assert half(x.bfloat16()).dtype == torch.bfloat16
 
@@ -327,8 +328,9 @@ def test_another_kind_of_layer_is_one_class(tmp_path: Path, ids: torch.Tensor, m
     loaded = hardy.load(hardy.save(model, tmp_path / "packed"))
     assert describe(loaded) == describe(model)
     assert torch.equal(loaded(ids).logits, model(ids).logits)
-    torch.testing.assert_close(loaded(ids).logits, expected)
+    assert (loaded(ids).logits - expected).norm() < 0.02 * expected.norm()
     unpack(loaded)
+    torch.testing.assert_close(loaded(ids).logits, expected)
     assert {name for name, tensor in loaded.state_dict().items() if not torch.equal(tensor, dense[name])} == set()
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 import hardy
 from hardy import checks
 from hardy.cli.field import app as field_app
+from hardy.cli.generate import chat, generate
 from hardy.cli.interpret import circuit, interpret, prompts, steer_app
 from hardy.cli.options import (
     MOST_SEEDS,
@@ -67,6 +68,8 @@ app.add_typer(steer_app, name="steer")
 app.add_typer(rtl_app, name="rtl")
 app.command()(quantize)
 app.command()(export)
+app.command()(generate)
+app.command()(chat)
 app.command()(simulate)
 app.command()(repair)
 app.command()(place)

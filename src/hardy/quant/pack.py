@@ -27,9 +27,9 @@ from hardy.report import Row
 class Pack(Method):
     """Replace the layers that a quantizer gave new weights by packed ones, such as `TritLinear` and `GridLinear`.
 
-    Trit-planes then compute with activations rounded to int8, group by group; layers on a grid compute as before. What
-    has no packed layer stays dense and is reported as such: stacks of experts, parts of fused projections,
-    convolutions, embeddings, and the forms of quantizers that are baselines only.
+    On CPU they then compute with activations rounded to int8, group by group. What has no packed layer stays dense and
+    is reported as such: stacks of experts, parts of fused projections, convolutions, embeddings, and the forms of
+    quantizers that are baselines only.
 
     A Hugging Face model stays loadable by `from_pretrained`, for whoever has imported `hardy.quant`.
     """
