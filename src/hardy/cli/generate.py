@@ -101,9 +101,9 @@ def _check(
     max_new_tokens: int, temperature: float, top_p: float, threads: int | None, context: int | None, head_bits: int
 ) -> None:
     """All that can be wrong before a model is loaded."""
-    checks.integer("max_new_tokens", max_new_tokens, at_least=1)
-    checks.number("temperature", temperature, at_least=0)
-    checks.number("top_p", top_p, above=0, at_most=1)
+    from hardy.quant.writing import check_sampling
+
+    check_sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
     checks.one_of("head_bits", head_bits, (0, 4, 8))
     if threads is not None:
         checks.integer("threads", threads, at_least=1)

@@ -99,10 +99,11 @@ class Decoder:
     def position(self) -> int:
         return int(self._position)
 
-    def rewind(self, position: int = 0) -> None:
-        """Forget all tokens from `position` on."""
+    def rewind(self, position: int = 0) -> int:
+        """Forget all tokens from `position` on: how many are kept."""
         checks.integer("position", position, at_least=0, at_most=self.position)
         self._position.fill_(position)
+        return position
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int] | torch.Tensor) -> torch.Tensor:

@@ -129,16 +129,15 @@ class Writer:
     ) -> Iterator[int]:
         random, timing = generator(seed, "sampling"), Timing()
         self.timing = timing
-        common = next((i for i, (a, b) in enumerate(zip(ids, self._seen, strict=False)) if a != b), None)
-        common = min(len(ids) - 1, len(self._seen)) if common is None else min(common, len(ids) - 1)
-        common = self._reader.rewind_to(common) if isinstance(self._reader, _Plain) else common
-        if isinstance(self._reader, Decoder):
-            self._reader.rewind(common)
-        self._seen = ids[:common]
+        common = 0
+        while common < min(len(ids) - 1, len(self._seen)) and ids[common] == self._seen[common]:
+            common += 1
+        kept = self._reader.rewind(common)
+        self._seen = ids[:kept]
         begun = time.perf_counter()
-        logits = self._reader.read(ids[common:])
+        logits = self._reader.read(ids[kept:])
         self._seen = ids
-        timing.read, timing.reading = len(ids) - common, time.perf_counter() - begun
+        timing.read, timing.reading = len(ids) - kept, time.perf_counter() - begun
         begun = time.perf_counter()
         for number in range(count):
             token = pick(logits, temperature, top_p, random)
@@ -194,8 +193,8 @@ class _Plain:
         self._model: Any = model
         self._cache: dict[str, Any] = {}
 
-    def rewind_to(self, position: int) -> int:
-        """The tokens that are kept: none, since not every kind of cache can forget some of them."""
+    def rewind(self, position: int) -> int:
+        """How many tokens are kept: none, since not every kind of cache can forget some of them."""
         self._cache = {}
         return 0
 
