@@ -77,9 +77,8 @@ def run(models: str = "", rounds: int = 2, work: Path | None = None) -> Result:
                 timings[arm].append(_kept(work / name / f"{arm} {number}.json", act))
         for arm, of in timings.items():
             found += _rows(name, arm, of, _quality(name, folder, arm, work / name))
-        profile = _kept(
-            work / name / "profile.json", lambda: in_own_process(_profile, str(work / name / PACKED_FOLDER))
-        )
+        place = str(work / name / PACKED_FOLDER)
+        profile = _kept(work / name / "profile.json", lambda place=place: in_own_process(_profile, place))
         share = {f"share_of_{part}": value for part, value in profile.items() if part != "milliseconds"}
         found += rows("hardy, two planes: a step", {"model": name, "threads": 1, "prompt": 32}, **share,
                       milliseconds=Value(profile["milliseconds"], "ms"))  # fmt: skip
@@ -216,15 +215,8 @@ def _llama(file: str) -> dict[str, Any]:
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
         server = xllamacpp.Server(settings)
         for count in (8, *PROMPTS):
-            answer = server.handle_completions(
-                {
-                    "prompt": _prompt(count),
-                    "n_predict": NEW,
-                    "ignore_eos": True,
-                    "temperature": 0,
-                    "cache_prompt": False,
-                }
-            )
+            asked = {"prompt": _prompt(count), "n_predict": NEW, "ignore_eos": True, "temperature": 0}
+            answer = server.handle_completions(asked | {"cache_prompt": False})
             answer = answer if isinstance(answer, dict) else json.loads(answer)
             timings = answer.get("timings") or answer["choices"][0]["timings"]
             speeds = {"read": timings["prompt_per_second"], "write": timings["predicted_per_second"]}
@@ -234,9 +226,10 @@ def _llama(file: str) -> dict[str, Any]:
 
 
 def _rows(model: str, arm: str, of: list[dict[str, Any]], quality: dict[str, Any]) -> list[Any]:
-    found = rows(arm, {"model": model, "calibration": quality["calibration"]}, seeds=(0,), perplexity=quality["perplexity"],
-                 megabytes=Value(quality["megabytes"], "MB"),
-                 peak_mb=Value(min(each["peak_mb"] for each in of), "MB", n=len(of)))  # fmt: skip
+    of_model = {"model": model, "calibration": quality["calibration"]}
+    peak = Value(min(each["peak_mb"] for each in of), "MB", n=len(of))
+    size = Value(quality["megabytes"], "MB")
+    found = rows(arm, of_model, seeds=(0,), perplexity=quality["perplexity"], megabytes=size, peak_mb=peak)
     for threads in THREADS:
         for count in PROMPTS:
             speeds = [each[f"{threads} {count}"] for each in of]

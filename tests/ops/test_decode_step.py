@@ -1,4 +1,4 @@
-"""What a decoding step does between its products: the compiled paths against torch, and torch against plain formulas."""
+"""What a decoding step does between products: the compiled paths against torch, and torch against plain formulas."""
 
 import math
 
@@ -55,9 +55,7 @@ def test_every_path_attends_as_torch_does(path: str, heads: int, key_heads: int,
         for kind, cache in zip((None, path), caches, strict=True):
             output = torch.zeros(heads * size)
             position = torch.tensor([at])
-            attend(
-                kind, projected.clone(), cosines, sines, *norms, 1e-6, *cache, position, 20, size**-0.5, output, 2
-            )
+            attend(kind, projected.clone(), cosines, sines, *norms, 1e-6, *cache, position, 20, size**-0.5, output, 2)
             found.append(output)
         torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)  # a rotated key may round the other way
     for ours, theirs in zip(caches[1], caches[0], strict=True):
@@ -88,7 +86,24 @@ def test_torch_attends_as_the_formula_says() -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_what_float16_cannot_hold_is_rounded_as_torch_does(path: str) -> None:
     values = torch.tensor(
-        [0.0, -0.0, 1.0, 65504.0, 65519.9, 65520.0, 1e30, -1e30, 6e-8, 2.9e-8, 3e-8, 6.1e-5, 1 / 3, 2049.0, 2051.0, -5.5]
+        [
+            0.0,
+            -0.0,
+            1.0,
+            65504.0,
+            65519.9,
+            65520.0,
+            1e30,
+            -1e30,
+            6e-8,
+            2.9e-8,
+            3e-8,
+            6.1e-5,
+            1 / 3,
+            2049.0,
+            2051.0,
+            -5.5,
+        ]
     )
     cache = torch.zeros(1, 1, 16, BLOCK).half(), torch.zeros(1, 16, 16).half()
     projected = torch.cat([torch.zeros(32), values])
@@ -117,7 +132,10 @@ def test_shapes_and_positions_that_do_not_fit_are_refused(path: str) -> None:
 
 def test_what_is_stored_is_seen_again_and_halves_turn_against_each_other() -> None:
     cache = torch.zeros(2, 3, 16, BLOCK).half(), torch.zeros(2, 48, 16).half()
-    keys, values = activations(30, 32).half().float().view(30, 2, 16), activations(30, 32, 1).half().float().view(30, 2, 16)
+    keys, values = (
+        activations(30, 32).half().float().view(30, 2, 16),
+        activations(30, 32, 1).half().float().view(30, 2, 16),
+    )
     store(*cache, 0, keys[:7], values[:7])
     store(*cache, 7, keys[7:], values[7:])
     for begin, end in ((0, 30), (5, 30), (17, 19)):

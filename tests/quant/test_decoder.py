@@ -1,4 +1,4 @@
-"""Decoding step by step: the same logits as transformers, for every family, packed or dense, and any cut of a prompt."""
+"""Decoding step by step: the logits of transformers, for every family, packed or dense, and any cut of a prompt."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +20,14 @@ MODELS: dict[str, Callable[[], Any]] = {
     "llama3 rotation": lambda: hf.LlamaConfig(
         **WIDE,
         rope_parameters={
-            "rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
         },
-    ),  # fmt: skip
+    ),
     "mistral with a window": lambda: hf.MistralConfig(**WIDE, sliding_window=7),
     "qwen2": lambda: hf.Qwen2Config(**{**SIZES, "num_attention_heads": 2}),
     "qwen3": lambda: hf.Qwen3Config(**WIDE),
@@ -110,7 +114,9 @@ def test_layers_whose_rows_come_in_64s_become_one_product_without_more_memory() 
     assert len({layer.matrix().codes.untyped_storage().data_ptr() for layer in layers}) == 1
     decoder.step(5)
     names = [getattr(step, "func", step) for step in decoder._steps]
-    assert len(names) == 2 * 8 + 2, "norm, product, attention, product, norm, product, gate, product, twice; then norm and head"
+    assert len(names) == 2 * 8 + 2, (
+        "norm, product, attention, product, norm, product, gate, product, twice; then norm and head"
+    )
 
 
 def test_a_dense_head_is_read_in_few_bits_and_stays_as_it_is(ids: torch.Tensor) -> None:

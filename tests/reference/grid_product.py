@@ -1,7 +1,6 @@
 """Activations times codes on a grid, one number at a time: the oracle of `hardy.ops.grid_product`."""
 
 import numpy as np
-
 from reference.trit_product import F, quantize_group
 
 

@@ -111,9 +111,7 @@ def _check(
         checks.integer("context", context, at_least=2)
 
 
-def _writer(
-    model: str, threads: int | None, context: int | None, head_bits: int, dtype: str | None
-) -> "Writer":
+def _writer(model: str, threads: int | None, context: int | None, head_bits: int, dtype: str | None) -> "Writer":
     import torch
 
     from hardy.quant.writing import Writer

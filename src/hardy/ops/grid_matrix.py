@@ -188,10 +188,10 @@ def take_rows(matrix: GridMatrix, rows: torch.Tensor, dtype: torch.dtype = torch
         InputError: an index is not in 0..rows - 1.
     """
     flat = rows.reshape(-1)
-    if flat.numel() and not (0 <= int(flat.min()) and int(flat.max()) < matrix.rows):
-        raise InputError(f"rows are 0..{matrix.rows - 1}, got {int(flat.min())} to {int(flat.max())}")
     if not flat.numel():
         return matrix.scales.new_empty(*rows.shape, matrix.width, dtype=dtype)
+    if flat.min() < 0 or flat.max() >= matrix.rows:
+        raise InputError(f"rows are 0..{matrix.rows - 1}, got {int(flat.min())} to {int(flat.max())}")
     block, blocks = flat // ROWS, -(-matrix.rows // ROWS)
     first = block // BLOCKS * BLOCKS
     neighbours = (blocks - first).clamp_max(BLOCKS)
@@ -215,5 +215,8 @@ def _one_row_to_a_block(words: torch.Tensor) -> torch.Tensor:
     """(rows, lines) int32 as the codes of a matrix of which each is the first row of a block."""
     blocks = torch.nn.functional.pad(words[..., None], (0, ROWS - 1))  # (block, line, row)
     whole = len(blocks) // BLOCKS * BLOCKS
-    turns = [blocks[:whole].unflatten(0, (whole // BLOCKS, BLOCKS)).transpose(1, 2).flatten(), blocks[whole:].transpose(0, 1).flatten()]
+    turns = [
+        blocks[:whole].unflatten(0, (whole // BLOCKS, BLOCKS)).transpose(1, 2).flatten(),
+        blocks[whole:].transpose(0, 1).flatten(),
+    ]
     return torch.cat(turns).view(torch.uint8)

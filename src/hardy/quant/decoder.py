@@ -183,9 +183,7 @@ class _Norm:
         return normalized(x, self.weight, self.epsilon)
 
     def step(self, path: str | None, residual: torch.Tensor, delta: torch.Tensor | None, output: torch.Tensor) -> Step:
-        return functools.partial(
-            decode_step.add_rms_norm, path, residual, delta, self.weight, self.epsilon, output
-        )
+        return functools.partial(decode_step.add_rms_norm, path, residual, delta, self.weight, self.epsilon, output)
 
 
 class _Product:

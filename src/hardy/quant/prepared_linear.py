@@ -30,7 +30,11 @@ class PreparedLinear(PackedLinear, Generic[Matrix]):
 
     @abc.abstractmethod
     def _pack(self, stored: dict[str, torch.Tensor]) -> Matrix:
-        """The weight for products. Raises `InputError` where a stored tensor is of another shape or dtype, or damaged."""
+        """The weight for products.
+
+        Raises:
+            InputError: a stored tensor is of another shape or dtype, or damaged.
+        """
 
     @abc.abstractmethod
     def _unpack(self, matrix: Matrix) -> dict[str, torch.Tensor]:

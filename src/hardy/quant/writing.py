@@ -70,7 +70,8 @@ class Writer:
         self._seen: list[int] = []
         stops = getattr(model.generation_config, "eos_token_id", None)
         stops = [stops] if isinstance(stops, int) else list(stops or [])
-        self.stops = {*stops, tokenizer.eos_token_id} - {None}
+        last: Any = tokenizer.eos_token_id
+        self.stops = {*stops} if last is None else {*stops, last}
 
     def write(
         self,
