@@ -81,9 +81,12 @@ def export(
     model: Annotated[str, typer.Argument(help="Folder of a model quantized with --planes.")],
     out: Annotated[Path, typer.Argument(help="GGUF file to write.", callback=new_file)],
 ) -> None:
-    """Write packed trit-planes to a GGUF file, each plane as a TQ2_0 tensor."""
+    """Write packed trit-planes to a GGUF file for exchange, each plane as a tensor. llama.cpp reads it, not runs it."""
     from hardy.quant.gguf_export import export_gguf
     from hardy.zoo import Subject
 
     planes = export_gguf(Subject.of(model, dtype="float32").model, out)
-    typer.echo(f"{len(planes)} planes and all other tensors: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    kinds = {kind: list(planes.values()).count(kind) for kind in sorted({*planes.values()})}
+    counted = " and ".join(f"{count} planes as {kind}" for kind, count in kinds.items())
+    typer.echo(f"{counted}, and all other tensors: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    typer.echo("llama.cpp reads the file, but does not run it: it has no graph that adds planes up.", err=True)
