@@ -1,14 +1,14 @@
 """Tokens per second of real language models at batch 1: packed layers beside transformers and llama.cpp.
 
 Every arm reads the same token ids, of 32 and of 1,024 tokens, and writes 32 more, greedily, on one and on two threads;
-arms take turns, each in a process of its own, and a row gives the best of the rounds and the median. "hardy" arms are
+arms take turns, each in a process of its own, and a row gives the best of the rounds and their median. "hardy" arms are
 what `hardy generate` runs: all linear layers of the blocks packed, the head read at 8 bits. They are quantized by
 `hardy quantize` without data, but for two planes of a model below 200 M parameters, which are calibrated on 4,096
 tokens: how fast a layer is does not depend on it, and quality has a benchmark of its own. llama.cpp's files are made
 with its own quantizer from the GGUF file that the model came as, with its rules for which tensor gets which type; rows
 that are no multiple of 256 take its fallback types, so that "Q4_K_M" of SmolLM2 is mostly Q5_0.
 
-Perplexity is that of WikiText-2's test text (2,048 tokens in windows of 512) with one and the same code; llama.cpp's
+Perplexity is that of WikiText-2's test text (1,024 tokens in windows of 512) with one and the same code; llama.cpp's
 is that of the dequantized file. The models were 4-bit files: "unmodified" is the dequantized model, and where a model
 came as Q4_K_M, as Qwen2.5-Coder did, that arm is the very file.
 
@@ -46,8 +46,8 @@ from hardy.zoo.subject import spread_windows
 
 PEERS = ("transformers", "xllamacpp", "gguf")
 PROMPTS, NEW, THREADS = (32, 1024), 32, (1, 2)
-SLOW = 8.0  # seconds after which an arm need not write all of its tokens
-WINDOW, JUDGED = 512, 2048
+SLOW = 4.0  # seconds after which an arm need not write all of its tokens
+WINDOW, JUDGED = 512, 1024
 PACKED: dict[str, dict[str, Any]] = {
     "hardy, two planes": {"planes": (2,)},
     "hardy, one plane": {"planes": (1,)},
@@ -58,7 +58,7 @@ DENSE = ("transformers, float32", "transformers, bfloat16")
 FILES = ("llama.cpp Q4_K_M", "llama.cpp Q4_0", "llama.cpp Q2_K")
 
 
-def run(models: str = "", rounds: int = 2, work: Path | None = None) -> Result:
+def run(models: str = "", rounds: int = 1, work: Path | None = None) -> Result:
     """
     Args:
         models: folders, as HARDY_REAL_MODELS; beside each folder its .gguf file, for llama.cpp.

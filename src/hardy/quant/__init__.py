@@ -6,10 +6,12 @@ from hardy.quant.bit_budget import allocate
 from hardy.quant.block_removal import perplexity_drop
 from hardy.quant.calibrated_trit_planes import CalibratedTritPlanes
 from hardy.quant.clipped_round_to_nearest import ClippedRoundToNearest
+from hardy.quant.decoder import Decoder
 from hardy.quant.gptq import GPTQ
 from hardy.quant.grid_linear import GridLinear
 from hardy.quant.importance import combined, layer_importance
 from hardy.quant.layer_bits import LayerBits
+from hardy.quant.low_rank import lora
 from hardy.quant.pack import Pack
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
@@ -17,6 +19,7 @@ from hardy.quant.trit_linear import TritLinear
 from hardy.quant.trit_planes import TritPlanes
 from hardy.quant.tuned_scales import TunedScales
 from hardy.quant.unpacking import Unpack, unpack
+from hardy.quant.writing import Writer
 
 __all__ = [
     "GPTQ",
@@ -24,6 +27,7 @@ __all__ = [
     "AsymmetricTrits",
     "CalibratedTritPlanes",
     "ClippedRoundToNearest",
+    "Decoder",
     "GridLinear",
     "LayerBits",
     "Pack",
@@ -32,11 +36,13 @@ __all__ = [
     "TritPlanes",
     "TunedScales",
     "Unpack",
+    "Writer",
     "allocate",
     "combined",
     "effective_rank",
     "energy_gain",
     "layer_importance",
+    "lora",
     "perplexity_drop",
     "unpack",
 ]

@@ -116,9 +116,9 @@ def _block(name: str, layer: TritLinear) -> int:
         if not layer.in_features % block and not (layer.group_size % block and layer.group_size < layer.in_features):
             return block
     raise InputError(
-        f"{name} has {layer.in_features} inputs in groups of {layer.group_size}; GGUF has one scale for {SMALL_BLOCK} or "
-        f"{BLOCK} weights of a row, so quantize with a group size that is a multiple of {SMALL_BLOCK}, or leave layers "
-        f"whose inputs are none out of the selection"
+        f"{name} has {layer.in_features} inputs in groups of {layer.group_size}; GGUF has one scale for {SMALL_BLOCK} "
+        f"or {BLOCK} weights of a row, so quantize with a group size that is a multiple of {SMALL_BLOCK}, and leave "
+        "layers whose inputs are none out of the selection"
     )
 
 

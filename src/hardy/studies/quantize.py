@@ -29,6 +29,7 @@ from hardy.quant import (
     unpack,
 )
 from hardy.quant.fitting import fitting, weights_of
+from hardy.quant.model_card import model_card
 from hardy.quant.pack import PACKED
 from hardy.quant.quantizer import Quantizer
 from hardy.report import Report, Row
@@ -119,7 +120,7 @@ def quantize(
     Returns:
         Perplexity before, after, and packed; true bits; relative error and groups that did not converge, layer by
         layer. Notes say what stays dense, and where perplexity or the file's size are not what one hopes for. The
-        folder has it as report.html, .md and .json.
+        folder has it as report.html, .md and .json, and README.md is a model card.
 
     Raises:
         InputError: any of these cannot be used; nothing is written then.
@@ -232,7 +233,10 @@ def quantize(
         packed = packing.report.select("bits_per_weight", PACKED)
         rows_of_all = (*rows, *size, *packed, *change.report.rows, *tuned)
         title = f"{subject.name}, quantized"
-        Report(title=title, rows=rows_of_all, settings=settings, notes=tuple(notes)).save(folder)
+        report = Report(title=title, rows=rows_of_all, settings=settings, notes=tuple(notes))
+        report.save(folder)
+        card = model_card(report, folder, name=Path(out).name, base=subject.name)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
     return Report.load(save(loaded, out, tokenizer=tokenizer, extra=write_report))
 
