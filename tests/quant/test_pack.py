@@ -196,6 +196,14 @@ def test_a_plain_module_comes_back_packed(tmp_path: Path) -> None:
         hardy.load(tmp_path / "net", into=nn.Linear(2, 2))
 
 
+def test_a_packed_model_compiles_without_a_graph_break(llama: nn.Module, ids: torch.Tensor) -> None:
+    levels = TritPlanes(group_size=16, select="mlp"), RoundToNearest(bits=4, group_size=16, select="attention")
+    chain(*levels, Pack()).apply(llama)
+    with torch.inference_mode():
+        found = torch.compile(llama, backend="eager", fullgraph=True)(ids).logits
+        torch.testing.assert_close(found, llama(ids).logits)
+
+
 FRESH = """
 import sys, transformers
 transformers.utils.logging.disable_progress_bar()
