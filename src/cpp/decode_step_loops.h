@@ -9,6 +9,14 @@ HARDY_INLINE float total_of(const float (&lanes)[kLanes]) {
   return sum;
 }
 
+HARDY_INLINE float root_of(float x) {
+#ifdef _MSC_VER
+  return std::sqrt(x);
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
+
 // e^x to 2e-7 of it, without a branch: 2^n times a polynomial on half an octave to either side. Below -87 it is zero.
 HARDY_INLINE float exponential(float x) {
   const float shifted = x * 1.44269504f + 12582912.0f;  // at 1.5 * 2^23 floats are integers
@@ -38,7 +46,7 @@ void add_rms_norm(float* residual, const float* delta, const float* weight, floa
   for (; i + kLanes <= size; i += kLanes)
     for (int l = 0; l < kLanes; ++l) lanes[l] += residual[i + l] * residual[i + l];
   for (; i < size; ++i) lanes[0] += residual[i] * residual[i];
-  const float factor = 1.0f / __builtin_sqrtf(total_of(lanes) / static_cast<float>(size) + epsilon);
+  const float factor = 1.0f / root_of(total_of(lanes) / static_cast<float>(size) + epsilon);
   for (i = 0; i < size; ++i) output[i] = residual[i] * factor * weight[i];
 }
 

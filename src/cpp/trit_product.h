@@ -14,6 +14,7 @@
 #include "decode_step.h"
 
 #ifdef _MSC_VER
+#include <cmath>
 #define HARDY_INLINE __forceinline
 #define HARDY_UNROLL
 #else
