@@ -83,7 +83,7 @@ def test_a_layer_on_a_grid(method: RoundToNearest, bias: torch.Tensor | None) ->
 
 def test_scales_that_were_rounded_on_the_way_are_refused() -> None:
     layer = GridLinear.from_stored(round_to_nearest.fit(torch.randn(4, 8), 3, 8, False))
-    layer.scales = layer.scales.bfloat16()
+    layer.scales = layer.state_dict()["scales"].bfloat16()
     with pytest.raises(InputError, match=r"scales must be float16 \(4, 1\), got torch.bfloat16"):
         layer.dequantize()
 

@@ -242,7 +242,7 @@ def _head(model: PreTrainedModel, bits: int | None) -> _Head:
     if isinstance(layer, TritLinear | GridLinear):
         return _Head(layer, None, "packed")
     kind = str(layer.weight.dtype).removeprefix("torch.")
-    if bits is None or not isinstance(layer, nn.Linear):
+    if bits is None:
         return _Head(layer, None, kind)
     return _Head(layer, round_rows(layer.weight.detach(), bits, HEAD_GROUP), f"{kind}, read at {bits} bits")
 

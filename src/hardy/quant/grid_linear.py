@@ -80,21 +80,10 @@ class GridLinear(PreparedLinear[GridMatrix]):
         """The layer of what a quantizer found for a weight (out, in)."""
         if stored.codes.ndim != 3:
             raise InputError(f"a linear layer takes a weight (out, in), got codes {tuple(stored.codes.shape)}")
-        size = min(stored.codes.shape[-1], stored.width)
-        layer = cls(
-            stored.width,
-            len(stored.codes),
-            stored.bits_per_code,
-            size,
-            stored.symmetric,
-            bias is not None,
-            None if bias is None else bias.dtype,
-            stored.codes.device,
-        )
-        layer.codes = pack_codes(ungrouped(stored.codes, stored.width).flatten(), stored.bits_per_code)
-        layer.scales = stored.scale.squeeze(-1).half()
-        if not stored.symmetric:
-            layer.zero_points = pack_codes(stored.zero_point.flatten(), stored.bits_per_code)
+        size, bits = min(stored.codes.shape[-1], stored.width), stored.bits_per_code
+        layer = cls(stored.width, len(stored.codes), bits, size, stored.symmetric, device="meta")
+        rows = grouped(ungrouped(stored.codes, stored.width), size)
+        layer.keep(pack(rows, stored.scale.squeeze(-1), stored.zero_point.squeeze(-1), stored.width, bits))
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone())
         return layer
