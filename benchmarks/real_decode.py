@@ -55,7 +55,8 @@ PACKED: dict[str, dict[str, Any]] = {
 }
 SMALL = 0.4e9  # bytes of weights at 16 bits below which two planes are calibrated
 DENSE = ("transformers, float32", "transformers, bfloat16")
-FILES = ("llama.cpp Q4_K_M", "llama.cpp Q4_0", "llama.cpp Q2_K")
+RIVAL = "llama.cpp Q4_K_M"
+FILES = (RIVAL, "llama.cpp Q4_0", "llama.cpp Q2_K")
 
 
 def run(models: str = "", rounds: int = 1, work: Path | None = None) -> Result:
@@ -76,7 +77,7 @@ def run(models: str = "", rounds: int = 1, work: Path | None = None) -> Result:
             for arm, act in arms.items():
                 timings[arm].append(_kept(work / name / f"{arm} {number}.json", act))
         for arm, of in timings.items():
-            found += _rows(name, arm, of, _quality(name, folder, arm, work / name))
+            found += _rows(name, arm, of, timings.get(RIVAL), _quality(name, folder, arm, work / name))
         place = str(work / name / PACKED_FOLDER)
         profile = _kept(work / name / "profile.json", lambda place=place: in_own_process(_profile, place))
         share = {f"share_of_{part}": value for part, value in profile.items() if part != "milliseconds"}
@@ -225,7 +226,9 @@ def _llama(file: str) -> dict[str, Any]:
     return found | {"peak_mb": peak_memory()}
 
 
-def _rows(model: str, arm: str, of: list[dict[str, Any]], quality: dict[str, Any]) -> list[Any]:
+def _rows(
+    model: str, arm: str, of: list[dict[str, Any]], rival: list[dict[str, Any]] | None, quality: dict[str, Any]
+) -> list[Any]:
     of_model = {"model": model, "calibration": quality["calibration"]}
     peak = Value(min(each["peak_mb"] for each in of), "MB", n=len(of))
     size = Value(quality["megabytes"], "MB")
@@ -238,7 +241,13 @@ def _rows(model: str, arm: str, of: list[dict[str, Any]], quality: dict[str, Any
                 for kind, name in (("write", "tokens_per_second"), ("read", "prompt_tokens_per_second"))
                 for name, reduce in ((name, max), (f"{name}_median", statistics.median))
             }
-            found += rows(arm, {"model": model, "threads": threads, "prompt": count}, seeds=(0,), **values)
+            cell = f"{threads} {count}"
+            times = {
+                name: max(each[cell][kind] for each in of) / max(each[cell][kind] for each in rival)
+                for kind, name in (("write", "times_rival"), ("read", "prompt_times_rival"))
+                if rival
+            }
+            found += rows(arm, {"model": model, "threads": threads, "prompt": count}, seeds=(0,), **values, **times)
     return found
 
 
