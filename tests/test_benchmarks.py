@@ -57,6 +57,7 @@ def test_a_committed_result_has_the_form_and_is_of_its_script(name: str) -> None
     assert record.is_of_this_script, "measure again, or say why not: python -m benchmarks mark --why ..."
 
 
+# Written, and not measured yet; `python -m benchmarks list` says so. A result takes it off the list.
 NOT_MEASURED = {"kills", "placement", "real_decode", "real_quantizers"}
 
 
