@@ -104,12 +104,16 @@ std::vector<std::string> trit_product_paths() {
   return names;
 }
 
-void trit_product(const std::string& name, const TritMatrix& matrix, const float* x, int64_t tokens, float* output,
-                  int threads) {
+const Path& path_named(const std::string& name) {
   const auto& known = paths();
   const auto found = std::find_if(known.begin(), known.end(), [&](const Path* path) { return name == path->name; });
   if (found == known.end()) throw std::invalid_argument("this processor has no path " + name);
-  const Path& path = **found;
+  return **found;
+}
+
+void trit_product(const std::string& name, const PlaneMatrix& matrix, const float* x, int64_t tokens, float* output,
+                  int threads) {
+  const Path& path = path_named(name);
   if (tokens == 0 || matrix.rows == 0) return;
 
   const int64_t groups = matrix.groups(), padded = matrix.padded_group();

@@ -27,8 +27,8 @@ struct Isa {
   static constexpr int64_t kFetched = 2048;  // bytes ahead
   static constexpr int kFew = 1;
   static constexpr int kMany = 4;
-  static constexpr int kBlocks[3] = {1, 1, 1};
-  static constexpr int kTile[3] = {4, 2, 1};
+  static constexpr int kBlocks[4] = {1, 1, 1, 1};
+  static constexpr int kTile[4] = {4, 2, 1, 1};
 
   static HARDY_INLINE const __m256i* at(const void* p) { return static_cast<const __m256i*>(p); }
   static HARDY_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
@@ -93,8 +93,10 @@ struct Isa {
 
 #include "trit_product_loops.h"
 
+#include "decode_step_loops.h"
+
 }  // namespace
 
-const Path kAvx2{"avx2", quantize, product};
+const Path kAvx2{"avx2", quantize, product, add_rms_norm, attend, gate};
 
 }  // namespace hardy

@@ -18,8 +18,8 @@ struct Isa {
   static constexpr int64_t kFetched = 4096;  // bytes ahead
   static constexpr int kFew = 4;
   static constexpr int kMany = 16;
-  static constexpr int kBlocks[3] = {4, 2, 1};
-  static constexpr int kTile[3] = {6, 6, 8};
+  static constexpr int kBlocks[4] = {4, 2, 1, 1};
+  static constexpr int kTile[4] = {6, 6, 8, 6};
 
   static HARDY_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_NTA); }
   static HARDY_INLINE Line line(const uint8_t* p) { return _mm512_loadu_si512(p); }
@@ -68,8 +68,10 @@ struct Isa {
 
 #include "trit_product_loops.h"
 
+#include "decode_step_loops.h"
+
 }  // namespace
 
-const Path kAvx512{"avx512", quantize, product};
+const Path kAvx512{"avx512", quantize, product, add_rms_norm, attend, gate};
 
 }  // namespace hardy

@@ -1,4 +1,4 @@
-// The loops of the trit product, the same for every instruction set. Each set's file includes this inside its own
+// The loops of the products, the same for every instruction set. Each set's file includes this inside its own
 // unnamed namespace and gives a struct `Isa` of 16-row vectors:
 //
 //   Line    64 bytes of packed codes           Quad   four activations, for every row
@@ -8,12 +8,54 @@
 //   field<F>(line)  the codes of field F, times a factor of the set's choice, which total<F>(sums) takes out again;
 //   codes<F>(line)  the same without a factor, whose sums plain(sums) reads.
 //   kFewRows, kFewTokens: blocks and tokens that are worked on together straight from the lines;
-//   kRowsOf[planes - 1], kTokensOf[planes - 1]: the same, from unpacked codes. kFewTokens tokens are then served
+//   kBlocks[planes - 1], kTile[planes - 1]: the same, from unpacked codes. kFewTokens tokens are then served
 //   by one block at a time.
 
-// Sums of at most so many dot products of four codes 0..2 and activations -127..127 fit any Sums: with 16 bits each
-// takes two of the products.
-constexpr int64_t kLongest = 64;
+// What a matrix of planes stands for. `kLongest`: sums of at most so many dot products of four codes and activations
+// -127..127 fit any Sums, as with 16 bits each takes two of the products. `load` takes a group's numbers of 16 rows, and
+// `add` gives result + scale_of_activations * what the group's totals mean, rounded after every step.
+
+// Codes 0..2 for trits: the sum over planes of scale * (total - sum of activations).
+template <int P>
+struct Trits {
+  static constexpr int kPlanes = P, kVectors = P;
+  static constexpr int64_t kLongest = 64;
+  Isa::Floats scales[P];
+
+  HARDY_INLINE void load(const uint16_t* halves) {
+    for (int p = 0; p < P; ++p) scales[p] = Isa::halves(halves + p * kRows);
+  }
+  HARDY_INLINE Isa::Floats add(Isa::Floats result, const Isa::Ints (&total)[P], float scale, int32_t sum) const {
+    const Isa::Ints shift = Isa::ints(sum);
+    Isa::Floats group = Isa::mul(scales[0], Isa::to_floats(Isa::sub(total[0], shift)));
+    for (int p = 1; p < P; ++p)
+      group = Isa::add(group, Isa::mul(scales[p], Isa::to_floats(Isa::sub(total[p], shift))));
+    return Isa::add(result, Isa::mul(Isa::floats(scale), group));
+  }
+};
+
+// Digits 0..3 of codes on a grid: scale * (total of codes - zero point * sum of activations).
+template <int P>
+struct Grid {
+  static constexpr int kPlanes = P, kVectors = 2;
+  static constexpr int64_t kLongest = 40;
+  Isa::Floats scale_of_row, zero_point;
+
+  HARDY_INLINE void load(const uint16_t* halves) {
+    scale_of_row = Isa::halves(halves);
+    zero_point = Isa::halves(halves + kRows);
+  }
+  HARDY_INLINE Isa::Floats add(Isa::Floats result, const Isa::Ints (&total)[P], float scale, int32_t sum) const {
+    Isa::Ints code = total[P - 1];
+    for (int p = P - 2; p >= 0; --p) {
+      code = Isa::add(code, code);
+      code = Isa::add(Isa::add(code, code), total[p]);
+    }
+    const Isa::Floats shift = Isa::mul(zero_point, Isa::floats(-static_cast<float>(sum)));
+    const Isa::Floats group = Isa::mul(scale_of_row, Isa::add(Isa::to_floats(code), shift));
+    return Isa::add(result, Isa::mul(Isa::floats(scale), group));
+  }
+};
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
@@ -50,7 +92,7 @@ inline void quantize_group(const float* x, int64_t length, int64_t padded, int8_
   sum = total;
 }
 
-void quantize(const TritMatrix& m, const float* x, int64_t token_begin, int64_t token_end, const Activations& a) {
+void quantize(const PlaneMatrix& m, const float* x, int64_t token_begin, int64_t token_end, const Activations& a) {
   const int64_t groups = m.groups(), padded = m.padded_group();
   for (int64_t t = token_begin; t < token_end; ++t) {
     for (int64_t g = 0; g < groups; ++g) {
@@ -61,7 +103,7 @@ void quantize(const TritMatrix& m, const float* x, int64_t token_begin, int64_t 
   }
 }
 
-// Dot products of R blocks and T tokens over the lines `begin` to `end`, at most kLongest, that hold `Planes` planes
+// Dot products of R blocks and T tokens over the lines `begin` to `end`, so many that Sums hold, that hold `Planes` planes
 // each: one has four quads of inputs in the fields, two have two quads. A block's lines are `stride` bytes apart.
 template <int Planes, int R, int T>
 HARDY_INLINE void sum_lines(const uint8_t* codes, int64_t stride, const int8_t* const (&activations)[T], int64_t begin,
@@ -104,7 +146,7 @@ HARDY_INLINE void sum_lines(const uint8_t* codes, int64_t stride, const int8_t* 
 }
 
 // The same over any number of lines.
-template <int Planes, int R, int T>
+template <int Planes, int64_t kLongest, int R, int T>
 HARDY_INLINE void sum_all_lines(const uint8_t* codes, int64_t stride, const int8_t* const (&activations)[T],
                                 int64_t lines, Isa::Ints (&total)[R][T][Planes]) {
   sum_lines<Planes>(codes, stride, activations, 0, lines < kLongest ? lines : kLongest, total);
@@ -117,18 +159,7 @@ HARDY_INLINE void sum_all_lines(const uint8_t* codes, int64_t stride, const int8
   }
 }
 
-// result + scale_of_activations * sum over planes of scale * (total - sum of activations), rounded after every step.
-template <int Planes>
-HARDY_INLINE Isa::Floats add_group(Isa::Floats result, const Isa::Ints (&total)[Planes],
-                                   const Isa::Floats (&scales)[Planes], float scale, int32_t sum) {
-  const Isa::Ints shift = Isa::ints(sum);
-  Isa::Floats group = Isa::mul(scales[0], Isa::to_floats(Isa::sub(total[0], shift)));
-  for (int p = 1; p < Planes; ++p)
-    group = Isa::add(group, Isa::mul(scales[p], Isa::to_floats(Isa::sub(total[p], shift))));
-  return Isa::add(result, Isa::mul(Isa::floats(scale), group));
-}
-
-HARDY_INLINE void store_rows(const TritMatrix& m, float* output, int64_t token, int64_t block, Isa::Floats value) {
+HARDY_INLINE void store_rows(const PlaneMatrix& m, float* output, int64_t token, int64_t block, Isa::Floats value) {
   const int64_t row = block * kRows;
   if (row + kRows <= m.rows) {
     Isa::store(output + token * m.rows + row, value);
@@ -140,9 +171,10 @@ HARDY_INLINE void store_rows(const TritMatrix& m, float* output, int64_t token, 
 }
 
 // R blocks from `block` on and T tokens from `token` on, straight from the lines.
-template <int Planes, int R, int T>
-void few(const TritMatrix& m, const Activations& a, int64_t token, int64_t block, float* output) {
-  const int64_t groups = m.groups(), padded = m.padded_group(), lines = m.lines(), pairs = m.pair_lines();
+template <class F, int R, int T>
+void few(const PlaneMatrix& m, const Activations& a, int64_t token, int64_t block, float* output) {
+  constexpr int kPlanes = F::kPlanes;
+  const int64_t groups = m.groups(), padded = m.padded_group(), pairs = m.pair_lines();
   const int64_t stride = m.neighbours(block) * kLine;
   Isa::Floats result[R][T];
   for (int r = 0; r < R; ++r)
@@ -151,22 +183,28 @@ void few(const TritMatrix& m, const Activations& a, int64_t token, int64_t block
     const uint8_t* codes = m.codes_at(block, g);
     const int8_t* activations[T];
     for (int t = 0; t < T; ++t) activations[t] = a.codes + ((token + t) * groups + g) * padded;
-    Isa::Ints pair[R][T][2], single[R][T][1];
-    if constexpr (Planes > 1) sum_all_lines<2>(codes, stride, activations, pairs, pair);
-    if constexpr (Planes != 2) sum_all_lines<1>(codes + pairs * stride, stride, activations, lines - pairs, single);
+    Isa::Ints total[R][T][kPlanes];
+    for (int set = 0; set < kPlanes / 2; ++set) {
+      Isa::Ints pair[R][T][2];
+      sum_all_lines<2, F::kLongest>(codes, stride, activations, pairs, pair);
+      codes += pairs * stride;
+      for (int r = 0; r < R; ++r)
+        for (int t = 0; t < T; ++t)
+          for (int p = 0; p < 2; ++p) total[r][t][2 * set + p] = pair[r][t][p];
+    }
+    if constexpr (kPlanes % 2) {
+      Isa::Ints single[R][T][1];
+      sum_all_lines<1, F::kLongest>(codes, stride, activations, m.single_lines(), single);
+      for (int r = 0; r < R; ++r)
+        for (int t = 0; t < T; ++t) total[r][t][kPlanes - 1] = single[r][t][0];
+    }
     const uint16_t* halves = m.scales_at(block, g);
     for (int r = 0; r < R; ++r) {
-      Isa::Floats scales[Planes];
-      for (int p = 0; p < Planes; ++p) scales[p] = Isa::halves(halves + (r * Planes + p) * kRows);
+      F form;
+      form.load(halves + r * F::kVectors * kRows);
       for (int t = 0; t < T; ++t) {
         const int64_t at = (token + t) * groups + g;
-        Isa::Ints total[Planes];
-        if constexpr (Planes > 1) {
-          total[0] = pair[r][t][0];
-          total[1] = pair[r][t][1];
-        }
-        if constexpr (Planes != 2) total[Planes - 1] = single[r][t][0];
-        result[r][t] = add_group<Planes>(result[r][t], total, scales, a.scales[at], a.sums[at]);
+        result[r][t] = form.add(result[r][t], total[r][t], a.scales[at], a.sums[at]);
       }
     }
   }
@@ -175,49 +213,48 @@ void few(const TritMatrix& m, const Activations& a, int64_t token, int64_t block
 }
 
 // T tokens and all blocks of a superblock.
-template <int Planes, int R, int T>
-void few_blocks(const TritMatrix& m, const Activations& a, int64_t token, int64_t begin, int64_t end, float* output) {
+template <class F, int R, int T>
+void few_blocks(const PlaneMatrix& m, const Activations& a, int64_t token, int64_t begin, int64_t end, float* output) {
   int64_t block = begin;
-  for (; block + R <= end; block += R) few<Planes, R, T>(m, a, token, block, output);
+  for (; block + R <= end; block += R) few<F, R, T>(m, a, token, block, output);
   if constexpr (R > 1)
-    for (; block < end; ++block) few<Planes, 1, T>(m, a, token, block, output);
+    for (; block < end; ++block) few<F, 1, T>(m, a, token, block, output);
 }
 
-template <int Planes>
-void few_tokens(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
+template <class F>
+void few_tokens(const PlaneMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
                 float* output) {
   int64_t t = 0;
   if constexpr (Isa::kFew == 4)
-    for (; t + 4 <= tokens; t += 4) few_blocks<Planes, 1, 4>(m, a, t, begin, end, output);
+    for (; t + 4 <= tokens; t += 4) few_blocks<F, 1, 4>(m, a, t, begin, end, output);
   if constexpr (Isa::kFew >= 2)
-    for (; t + 2 <= tokens; t += 2) few_blocks<Planes, Isa::kFew / 2, 2>(m, a, t, begin, end, output);
-  for (; t < tokens; ++t) few_blocks<Planes, Isa::kFew, 1>(m, a, t, begin, end, output);
+    for (; t + 2 <= tokens; t += 2) few_blocks<F, Isa::kFew / 2, 2>(m, a, t, begin, end, output);
+  for (; t < tokens; ++t) few_blocks<F, Isa::kFew, 1>(m, a, t, begin, end, output);
 }
 
 // The codes of `quads` quads from `first` on, one to a byte: (quads, R, Planes, 64). `first` and, but for the end of
 // the group, `quads` are multiples of four.
 template <int Planes, int R>
-void unpack(const TritMatrix& m, int64_t block, int64_t group, int64_t first, int64_t quads, uint8_t* codes) {
+void unpack(const PlaneMatrix& m, int64_t block, int64_t group, int64_t first, int64_t quads, uint8_t* codes) {
+  constexpr int64_t kStep = R * Planes * kLine;
   const int64_t stride = m.neighbours(block) * kLine;
   for (int r = 0; r < R; ++r) {
     const uint8_t* from = m.codes_at(block, group) + r * kLine;
-    if constexpr (Planes > 1) {
+    for (int set = 0; set < Planes / 2; ++set) {
       for (int64_t q = 0; q < quads; q += 2) {
         const Isa::Line line = Isa::line(from + (first + q) / 2 * stride);
-        uint8_t* to = codes + (q * R + r) * Planes * kLine;
+        uint8_t* to = codes + ((q * R + r) * Planes + 2 * set) * kLine;
         Isa::store(to, Isa::codes<0>(line));
         Isa::store(to + kLine, Isa::codes<1>(line));
-        to += R * Planes * kLine;
-        Isa::store(to, Isa::codes<2>(line));
-        Isa::store(to + kLine, Isa::codes<3>(line));
+        Isa::store(to + kStep, Isa::codes<2>(line));
+        Isa::store(to + kStep + kLine, Isa::codes<3>(line));
       }
       from += m.pair_lines() * stride;
     }
-    if constexpr (Planes != 2) {
+    if constexpr (Planes % 2) {
       for (int64_t q = 0; q < quads; q += 4) {
         const Isa::Line line = Isa::line(from + (first + q) / 4 * stride);
         uint8_t* to = codes + ((q * R + r) * Planes + Planes - 1) * kLine;
-        constexpr int64_t kStep = R * Planes * kLine;
         Isa::store(to, Isa::codes<0>(line));
         Isa::store(to + kStep, Isa::codes<1>(line));
         Isa::store(to + 2 * kStep, Isa::codes<2>(line));
@@ -236,16 +273,17 @@ struct Stretch {
 
 // What a tile of tokens adds to. `totals` keep the sums of a group that takes several stretches; all that follow are
 // of the tile's first token.
-template <int Planes, int R>
+template <class F, int R>
 struct Results {
-  const Isa::Floats (&scales)[R][Planes];
-  Isa::Ints (*totals)[R][Planes];
+  const F (&forms)[R];
+  Isa::Ints (*totals)[R][F::kPlanes];
   Isa::Floats (*sums)[R];
 };
 
-template <int Planes, int R, int T, bool Whole>
-HARDY_INLINE void tile(const TritMatrix& m, const Activations& a, int64_t token, const Stretch& stretch,
-                       const Results<Planes, R>& results) {
+template <class F, int R, int T, bool Whole>
+HARDY_INLINE void tile(const PlaneMatrix& m, const Activations& a, int64_t token, const Stretch& stretch,
+                       const Results<F, R>& results) {
+  constexpr int Planes = F::kPlanes;
   const int64_t groups = m.groups(), padded = m.padded_group();
   const int8_t* activations[T];
   for (int t = 0; t < T; ++t)
@@ -278,37 +316,39 @@ HARDY_INLINE void tile(const TritMatrix& m, const Activations& a, int64_t token,
         }
       }
       if (Whole || stretch.closes)
-        results.sums[t][r] = add_group<Planes>(results.sums[t][r], total, results.scales[r], a.scales[at], a.sums[at]);
+        results.sums[t][r] = results.forms[r].add(results.sums[t][r], total, a.scales[at], a.sums[at]);
     }
   }
 }
 
-template <int Planes, int R, bool Whole>
-void tiles(const TritMatrix& m, const Activations& a, int64_t token, int64_t count, const Stretch& stretch,
-           Results<Planes, R> results) {
-  constexpr int kTile = Isa::kTile[Planes - 1];
+template <class F, int R, bool Whole>
+void tiles(const PlaneMatrix& m, const Activations& a, int64_t token, int64_t count, const Stretch& stretch,
+           Results<F, R> results) {
+  constexpr int kTile = Isa::kTile[F::kPlanes - 1];
   const int64_t end = token + count;
   const auto step = [&](int64_t tokens) {
     token += tokens;
     results.totals += tokens;
     results.sums += tokens;
   };
-  for (; token + kTile <= end; step(kTile)) tile<Planes, R, kTile, Whole>(m, a, token, stretch, results);
+  for (; token + kTile <= end; step(kTile)) tile<F, R, kTile, Whole>(m, a, token, stretch, results);
   if constexpr (kTile > 4)
-    for (; token + 4 <= end; step(4)) tile<Planes, R, 4, Whole>(m, a, token, stretch, results);
+    for (; token + 4 <= end; step(4)) tile<F, R, 4, Whole>(m, a, token, stretch, results);
   if constexpr (kTile > 2)
-    for (; token + 2 <= end; step(2)) tile<Planes, R, 2, Whole>(m, a, token, stretch, results);
-  for (; token < end; step(1)) tile<Planes, R, 1, Whole>(m, a, token, stretch, results);
+    for (; token + 2 <= end; step(2)) tile<F, R, 2, Whole>(m, a, token, stretch, results);
+  for (; token < end; step(1)) tile<F, R, 1, Whole>(m, a, token, stretch, results);
 }
 
 // R blocks from `block` on, all tokens, from codes that are unpacked once for many tokens.
-template <int Planes, int R>
-void many(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t block, float* output) {
+template <class F, int R>
+void many(const PlaneMatrix& m, const Activations& a, int64_t tokens, int64_t block, float* output) {
+  constexpr int Planes = F::kPlanes;
+  constexpr int64_t kLongest = F::kLongest;
   alignas(64) uint8_t codes[kLongest * R * Planes * kLine];
   Isa::Floats sums[kTokensAtOnce][R];
   Isa::Ints totals[kTokensAtOnce][R][Planes];
-  Isa::Floats scales[R][Planes];
-  const Results<Planes, R> results{scales, totals, sums};
+  F forms[R];
+  const Results<F, R> results{forms, totals, sums};
   const int64_t groups = m.groups(), quads = m.padded_group() / 4;
   for (int64_t begin = 0; begin < tokens; begin += kTokensAtOnce) {
     const int64_t count = tokens - begin < kTokensAtOnce ? tokens - begin : kTokensAtOnce;
@@ -316,18 +356,17 @@ void many(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t blo
       for (int r = 0; r < R; ++r) sums[t][r] = Isa::floats(0.0f);
     for (int64_t g = 0; g < groups; ++g) {
       const uint16_t* halves = m.scales_at(block, g);
-      for (int r = 0; r < R; ++r)
-        for (int p = 0; p < Planes; ++p) scales[r][p] = Isa::halves(halves + (r * Planes + p) * kRows);
+      for (int r = 0; r < R; ++r) forms[r].load(halves + r * F::kVectors * kRows);
       if (quads <= kLongest) {
         unpack<Planes, R>(m, block, g, 0, quads, codes);
-        tiles<Planes, R, true>(m, a, begin, count, {codes, g, 0, quads, true, true}, results);
+        tiles<F, R, true>(m, a, begin, count, {codes, g, 0, quads, true, true}, results);
         continue;
       }
       for (int64_t first = 0; first < quads; first += kLongest) {
         const int64_t here = quads - first < kLongest ? quads - first : kLongest;
         unpack<Planes, R>(m, block, g, first, here, codes);
         const Stretch stretch{codes, g, first, here, first == 0, first + here == quads};
-        tiles<Planes, R, false>(m, a, begin, count, stretch, results);
+        tiles<F, R, false>(m, a, begin, count, stretch, results);
       }
     }
     for (int64_t t = 0; t < count; ++t)
@@ -336,27 +375,30 @@ void many(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t blo
 }
 
 // All tokens and all blocks of a superblock.
-template <int Planes>
-void many_tokens(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
+template <class F>
+void many_tokens(const PlaneMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
                  float* output) {
-  constexpr int kTogether = Isa::kBlocks[Planes - 1];
+  constexpr int kTogether = Isa::kBlocks[F::kPlanes - 1];
   int64_t block = begin;
-  for (; block + kTogether <= end; block += kTogether) many<Planes, kTogether>(m, a, tokens, block, output);
+  for (; block + kTogether <= end; block += kTogether) many<F, kTogether>(m, a, tokens, block, output);
   if constexpr (kTogether > 1)
-    for (; block < end; ++block) many<Planes, 1>(m, a, tokens, block, output);
+    for (; block < end; ++block) many<F, 1>(m, a, tokens, block, output);
 }
 
 // `begin` is the first of a superblock, and `end` one behind the last.
-template <int Planes>
-void product_of(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
+template <class F>
+void product_of(const PlaneMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end,
                 float* output) {
-  const auto work = tokens < Isa::kMany ? few_tokens<Planes> : many_tokens<Planes>;
+  const auto work = tokens < Isa::kMany ? few_tokens<F> : many_tokens<F>;
   for (int64_t block = begin; block < end; block += kSuperblock)
     work(m, a, tokens, block, block + m.neighbours(block), output);
 }
 
-void product(const TritMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end, float* output) {
-  if (m.planes == 1) product_of<1>(m, a, tokens, begin, end, output);
-  if (m.planes == 2) product_of<2>(m, a, tokens, begin, end, output);
-  if (m.planes == 3) product_of<3>(m, a, tokens, begin, end, output);
+void product(const PlaneMatrix& m, const Activations& a, int64_t tokens, int64_t begin, int64_t end, float* output) {
+  const bool grid = m.form == Form::kGrid;
+  const auto work = m.planes == 1   ? (grid ? product_of<Grid<1>> : product_of<Trits<1>>)
+                    : m.planes == 2 ? (grid ? product_of<Grid<2>> : product_of<Trits<2>>)
+                    : m.planes == 3 ? (grid ? product_of<Grid<3>> : product_of<Trits<3>>)
+                                    : product_of<Grid<4>>;
+  work(m, a, tokens, begin, end, output);
 }

@@ -12,8 +12,8 @@ struct Registers {
   static constexpr int64_t kFetched = 1024;  // bytes ahead
   static constexpr int kFew = 1;
   static constexpr int kMany = 4;
-  static constexpr int kBlocks[3] = {1, 1, 1};
-  static constexpr int kTile[3] = {4, 2, 1};
+  static constexpr int kBlocks[4] = {1, 1, 1, 1};
+  static constexpr int kTile[4] = {4, 2, 1, 1};
 
   template <class Result, class Work>
   static HARDY_INLINE Result each(Work work) {

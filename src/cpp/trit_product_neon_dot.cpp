@@ -16,8 +16,10 @@ struct Isa : Registers {
 
 #include "trit_product_loops.h"
 
+#include "decode_step_loops.h"
+
 }  // namespace
 
-const Path kNeonDot{"neon-dot", quantize, product};
+const Path kNeonDot{"neon-dot", quantize, product, add_rms_norm, attend, gate};
 
 }  // namespace hardy

@@ -23,8 +23,8 @@ struct Isa {
   static constexpr int64_t kFetched = 0;
   static constexpr int kFew = 1;
   static constexpr int kMany = 8;
-  static constexpr int kBlocks[3] = {1, 1, 1};
-  static constexpr int kTile[3] = {1, 1, 1};
+  static constexpr int kBlocks[4] = {1, 1, 1, 1};
+  static constexpr int kTile[4] = {1, 1, 1, 1};
 
   static void prefetch(const uint8_t*) {}
   static HARDY_INLINE Line line(const uint8_t* p) {
@@ -107,8 +107,10 @@ struct Isa {
 
 #include "trit_product_loops.h"
 
+#include "decode_step_loops.h"
+
 }  // namespace
 
-const Path kScalar{"scalar", quantize, product};
+const Path kScalar{"scalar", quantize, product, add_rms_norm, attend, gate};
 
 }  // namespace hardy

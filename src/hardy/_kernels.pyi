@@ -17,6 +17,22 @@ def trit_product(
     /,
 ) -> None: ...
 def binary_conv(path: str, x: Any, output: Any, channels_last: bool, threads: int, *arguments: Any) -> bool: ...
+def grid_product(
+    path: str,
+    x: Any,
+    codes: Any,
+    scales: Any,
+    rows: int,
+    width: int,
+    group_size: int,
+    planes: int,
+    output: Any,
+    threads: int,
+    /,
+) -> None: ...
+def add_rms_norm(path: str, residual: Any, delta: Any, weight: Any, epsilon: float, output: Any) -> None: ...
+def attend(path: str, projected: Any, *arguments: Any) -> None: ...
+def gate(path: str, silu: bool, both: Any, output: Any, /) -> None: ...
 def fit_trits(
     weights: Any,
     lengths: Any,

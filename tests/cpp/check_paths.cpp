@@ -22,14 +22,16 @@ int main() {
   const auto paths = trit_product_paths();
   for (const Shape& shape : {Shape{16, 16, 16}, Shape{33, 300, 42}, Shape{100, 130, 4}, Shape{64, 515, 64},
                              Shape{70, 256, 128}, Shape{17, 1100, 1100}, Shape{20, 2500, 1200}}) {
-    for (int planes = 1; planes <= 3; ++planes) {
-      TritMatrix m{nullptr, nullptr, shape.rows, shape.width, shape.group_size, planes};
+    for (int kind = 0; kind < 7; ++kind) {  // one to three trit-planes, one to four digits of codes on a grid
+      const Form form = kind < 3 ? Form::kTrits : Form::kGrid;
+      const int planes = kind < 3 ? kind + 1 : kind - 2, values = form == Form::kTrits ? 3 : 4;
+      PlaneMatrix m{nullptr, nullptr, shape.rows, shape.width, shape.group_size, planes, form};
       std::vector<uint8_t> codes(m.blocks() * m.groups() * m.lines() * kLine);
       for (auto& byte : codes) {
         byte = 0;
-        for (int field = 0; field < 4; ++field) byte |= (random() % 3) << (2 * field);
+        for (int field = 0; field < 4; ++field) byte |= (random() % values) << (2 * field);
       }
-      std::vector<uint16_t> scales(m.blocks() * m.groups() * planes * kRows);
+      std::vector<uint16_t> scales(m.blocks() * m.groups() * m.vectors() * kRows);
       for (auto& scale : scales) scale = random() % 0x7c00;  // any finite float16 number from zero up
       m.codes = codes.data();
       m.scales = scales.data();
@@ -49,9 +51,9 @@ int main() {
             for (size_t i = 0; i < found.size(); ++i) {
               const bool both_nan = found[i] != found[i] && expected[i] != expected[i];
               if (!both_nan && std::memcmp(&found[i], &expected[i], 4) != 0) {
-                std::printf("%s: %lld x %lld, groups of %lld, %d planes, %lld tokens: [%zu] is %a, not %a\n",
+                std::printf("%s: %lld x %lld, groups of %lld, %d planes of %s, %lld tokens: [%zu] is %a, not %a\n",
                             path.c_str(), (long long)shape.rows, (long long)shape.width, (long long)shape.group_size,
-                            planes, (long long)tokens, i, found[i], expected[i]);
+                            planes, form == Form::kGrid ? "codes" : "trits", (long long)tokens, i, found[i], expected[i]);
                 ++wrong;
                 break;
               }

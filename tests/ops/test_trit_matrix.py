@@ -8,8 +8,9 @@ from reference.trit_product import packed_line
 from trit_matrices import random_trits
 
 from hardy.errors import InputError
-from hardy.ops import trit_matrix
-from hardy.ops.trit_matrix import TritMatrix, dequantize, lines_per_group, pack, unpack
+from hardy.ops import plane_layout
+from hardy.ops.plane_layout import lines_per_group
+from hardy.ops.trit_matrix import TritMatrix, dequantize, pack, unpack
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70), st.integers(1, 50))
 
@@ -57,7 +58,7 @@ def test_the_padding_of_the_last_group_is_ignored() -> None:
 def test_packing_in_parts_is_packing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     trits, scales = random_trits(3, 300, 64, 16)
     whole = pack(trits, scales, 64)
-    monkeypatch.setattr(trit_matrix, "AT_A_TIME", 128 * 64 * 3)
+    monkeypatch.setattr(plane_layout, "AT_A_TIME", 128 * 64 * 3)
     parts = pack(trits, scales, 64)
     assert parts.parts() == [(0, 128), (128, 256), (256, 300)]
     assert torch.equal(parts.codes, whole.codes)

@@ -70,20 +70,21 @@ def test_a_layer_on_a_grid(method: RoundToNearest, bias: torch.Tensor | None) ->
     x = torch.randn(2, 3, 40)
     assert torch.equal(layer.dequantize(), grid.dequantize())
     assert torch.equal(layer.weight, grid.dequantize())
-    assert torch.equal(layer(x), nn.functional.linear(x, grid.dequantize(), bias))
+    expected = nn.functional.linear(x, grid.dequantize(), bias)
+    assert (layer(x) - expected).norm() < 0.01 * expected.norm()  # the rounding of the activations
     assert grid.bits <= layer.bits_per_weight * weight.numel() < grid.bits + 16  # two last bytes
     again = GridLinear(40, 24, method.bits, method.group_size, method.symmetric, bias is not None)
     again.load_state_dict(layer.state_dict())
     assert torch.equal(again(x), layer(x))
     half = layer.to(torch.bfloat16)
-    assert half.scales.dtype == torch.float16
+    assert half.state_dict()["scales"].dtype == torch.float16
     assert torch.equal(half.dequantize(), grid.dequantize())
     assert half(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_scales_that_were_rounded_on_the_way_are_refused() -> None:
     layer = GridLinear.from_stored(round_to_nearest.fit(torch.randn(4, 8), 3, 8, False))
-    layer.scales = layer.scales.bfloat16()
+    layer.scales = layer.state_dict()["scales"].bfloat16()
     with pytest.raises(InputError, match=r"scales must be float16 \(4, 1\), got torch.bfloat16"):
         layer.dequantize()
 
@@ -194,6 +195,14 @@ def test_a_plain_module_comes_back_packed(tmp_path: Path) -> None:
     assert torch.equal(again(x), net(x))
     with pytest.raises(InputError, match="classifier is packed here, but Linear has no such layer"):
         hardy.load(tmp_path / "net", into=nn.Linear(2, 2))
+
+
+def test_a_packed_model_compiles_without_a_graph_break(llama: nn.Module, ids: torch.Tensor) -> None:
+    levels = TritPlanes(group_size=16, select="mlp"), RoundToNearest(bits=4, group_size=16, select="attention")
+    chain(*levels, Pack()).apply(llama)
+    with torch.inference_mode():
+        found = torch.compile(llama, backend="eager", fullgraph=True)(ids).logits
+        torch.testing.assert_close(found, llama(ids).logits)
 
 
 FRESH = """
@@ -330,8 +339,9 @@ def test_another_kind_of_layer_is_one_class(tmp_path: Path, ids: torch.Tensor, m
     loaded = hardy.load(hardy.save(model, tmp_path / "packed"))
     assert describe(loaded) == describe(model)
     assert torch.equal(loaded(ids).logits, model(ids).logits)
-    torch.testing.assert_close(loaded(ids).logits, expected)
+    assert (loaded(ids).logits - expected).norm() < 0.02 * expected.norm()
     unpack(loaded)
+    torch.testing.assert_close(loaded(ids).logits, expected)
     assert {name for name, tensor in loaded.state_dict().items() if not torch.equal(tensor, dense[name])} == set()
 
 

@@ -84,7 +84,7 @@ def test_memory_never_holds_both_forms_and_the_stored_one_comes_back(planes: int
     loaded.load_state_dict(state)
     assert in_memory(loaded) == {"trits", "scales"}
     result = loaded(activations(3, 52))
-    assert in_memory(loaded) == {"codes", "scale_bits"}
+    assert in_memory(loaded) == {"codes_in_memory", "scale_bits"}
     assert torch.equal(result, layer(activations(3, 52)))
     assert same(loaded.state_dict(), state)
 

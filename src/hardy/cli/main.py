@@ -14,6 +14,7 @@ import hardy
 from hardy import checks
 from hardy.cli.binarize import binarize
 from hardy.cli.field import app as field_app
+from hardy.cli.generate import chat, generate
 from hardy.cli.interpret import circuit, interpret, prompts, sae_app, steer_app
 from hardy.cli.options import (
     MOST_SEEDS,
@@ -72,6 +73,8 @@ app.add_typer(stream_app, name="stream")
 app.command()(quantize)
 app.command()(binarize)
 app.command()(export)
+app.command()(generate)
+app.command()(chat)
 app.command()(simulate)
 app.command()(repair)
 app.command()(place)

@@ -86,7 +86,7 @@ def export(
     model: Annotated[str, typer.Argument(help="Folder of a model quantized with --planes, or of hardy binarize.")],
     out: Annotated[Path, typer.Argument(help="File to write: .gguf, or .onnx for binary weights.", callback=new_file)],
 ) -> None:
-    """Write packed trit-planes to a GGUF file, each plane as a TQ2_0 tensor; or binary weights to ONNX."""
+    """Write packed trit-planes to a GGUF file (llama.cpp reads it, not runs it), or binary weights to ONNX."""
     if out.suffix == ".onnx":
         from hardy.studies.binarize import export_folder
 
@@ -97,4 +97,7 @@ def export(
     from hardy.zoo import Subject
 
     planes = export_gguf(Subject.of(model, dtype="float32").model, out)
-    typer.echo(f"{len(planes)} planes and all other tensors: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    kinds = {kind: list(planes.values()).count(kind) for kind in sorted({*planes.values()})}
+    counted = " and ".join(f"{count} planes as {kind}" for kind, count in kinds.items())
+    typer.echo(f"{counted}, and all other tensors: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    typer.echo("llama.cpp reads the file, but does not run it: it has no graph that adds planes up.", err=True)

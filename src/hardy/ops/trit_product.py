@@ -16,6 +16,7 @@ with an activation that is NaN or infinite gives NaN.
 import functools
 import importlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -137,6 +138,17 @@ def compiled(x: torch.Tensor, matrix: TritMatrix, path: str) -> torch.Tensor:
         torch.get_num_threads(),
     )
     return output if is_float32 else output.to(x.dtype)
+
+
+def bound(x: torch.Tensor, matrix: TritMatrix, output: torch.Tensor) -> Callable[[], object]:
+    """The product as a call that reads `x` (width,) and writes `output` (rows,), both float32 on CPU, again and again.
+
+    For loops in which the checks and conversions of `trit_product` would be a good part of the time.
+    """
+    path, module = kernels.path(), kernels.extension()
+    if path is None or module is None:
+        return lambda: output.copy_(trit_product_reference(x[None], matrix)[0])
+    return functools.partial(module.trit_product, path, x, *_parts(matrix), output, torch.get_num_threads())
 
 
 def quantize_activations(x: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:

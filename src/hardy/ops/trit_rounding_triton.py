@@ -16,7 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from hardy.ops.trit_matrix import TritMatrix, lines_per_group, padded_group
+from hardy.ops.plane_layout import lines_per_group, padded_group
+from hardy.ops.trit_matrix import TritMatrix
 
 # Bit patterns of float32: infinity, and 2^-100, below which a group counts as zero.
 INFINITY = tl.constexpr(0x7F800000)

@@ -16,7 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from hardy.ops.trit_matrix import TritMatrix, padded_group
+from hardy.ops.plane_layout import padded_group
+from hardy.ops.trit_matrix import TritMatrix
 from hardy.ops.trit_rounding_triton import (
     OPTIONS,
     SHIFT,

@@ -8,10 +8,12 @@ from hardy.quant.bit_budget import allocate
 from hardy.quant.block_removal import perplexity_drop
 from hardy.quant.calibrated_trit_planes import CalibratedTritPlanes
 from hardy.quant.clipped_round_to_nearest import ClippedRoundToNearest
+from hardy.quant.decoder import Decoder
 from hardy.quant.gptq import GPTQ
 from hardy.quant.grid_linear import GridLinear
 from hardy.quant.importance import combined, layer_importance
 from hardy.quant.layer_bits import LayerBits
+from hardy.quant.low_rank import lora
 from hardy.quant.onnx_export import export_onnx
 from hardy.quant.pack import Pack
 from hardy.quant.packed_binary import PackedBinaryConv2d, PackedBinaryLinear
@@ -22,6 +24,7 @@ from hardy.quant.trit_linear import TritLinear
 from hardy.quant.trit_planes import TritPlanes
 from hardy.quant.tuned_scales import TunedScales
 from hardy.quant.unpacking import Unpack, unpack
+from hardy.quant.writing import Writer
 
 __all__ = [
     "GPTQ",
@@ -31,6 +34,7 @@ __all__ = [
     "BinaryWeights",
     "CalibratedTritPlanes",
     "ClippedRoundToNearest",
+    "Decoder",
     "GridLinear",
     "LayerBits",
     "Pack",
@@ -43,6 +47,7 @@ __all__ = [
     "TritPlanes",
     "TunedScales",
     "Unpack",
+    "Writer",
     "activation",
     "allocate",
     "binary",
@@ -51,6 +56,7 @@ __all__ = [
     "energy_gain",
     "export_onnx",
     "layer_importance",
+    "lora",
     "perplexity_drop",
     "unpack",
 ]

@@ -1,7 +1,12 @@
-"""GGUF export: every trit-plane as a valid TQ2_0 tensor, everything else as float16 or float32.
+"""GGUF export: every trit-plane as a valid TQ2_0 or Q4_0 tensor, everything else as float16 or float32.
 
 An exchange of tensors: the sum of the planes `NAME.weight.ptqtp0`, `.ptqtp1` ... is the weight, under the names of the
-Hugging Face model. llama.cpp reads the file and each tensor in it, but has no graph that adds planes up.
+Hugging Face model. llama.cpp reads the file and each tensor in it, but has no graph that adds planes up, so it does not
+run the model.
+
+TQ2_0 has one scale for 256 weights. Where rows or groups are no multiple of 256, as the 576, 640 or 896 inputs of small
+models and the default groups of 128 are not, a plane is stored as Q4_0, which has one for 32: the same values at 4.5
+bits instead of 2.06.
 """
 
 import importlib
@@ -16,10 +21,11 @@ from hardy.errors import InputError, install
 from hardy.files import write_atomic
 from hardy.ops.rounding import ungrouped
 from hardy.ops.trit_matrix import unpack
+from hardy.quant.grid_linear import GridLinear
 from hardy.quant.trit_linear import TritLinear
 
-BLOCK = 256
-"""Weights of a TQ2_0 block, which has one float16 scale."""
+BLOCK, SMALL_BLOCK = 256, 32
+"""Weights of a block of TQ2_0 and of Q4_0, which has one float16 scale."""
 
 LONGEST_NAME = 63
 
@@ -37,18 +43,30 @@ def tq2_0(trits: torch.Tensor, scales: torch.Tensor) -> np.ndarray:
     return torch.cat([codes, ends], -1).flatten(1).numpy()
 
 
-def export_gguf(model: nn.Module, path: str | Path) -> list[str]:
+def q4_0(trits: torch.Tensor, scales: torch.Tensor) -> np.ndarray:
+    """Trits (rows, in) and the scale of each block of 32 (rows, in / 32) as Q4_0 bytes (rows, in / 32 * 18).
+
+    A block is its scale and 16 bytes of codes trit + 8, four bits each: byte m holds, from the lowest bits, weights m
+    and m + 16.
+    """
+    codes = (trits.to(torch.int64) + 8).view(len(trits), -1, 2, 16)
+    packed = (codes[:, :, 0] | codes[:, :, 1] << 4).to(torch.uint8)
+    begins = scales.half()[..., None].view(torch.uint8)
+    return torch.cat([begins, packed], -1).flatten(1).numpy()
+
+
+def export_gguf(model: nn.Module, path: str | Path) -> dict[str, str]:
     """Write the packed trit-planes of `model`, and all its other tensors, to a GGUF file.
 
     Args:
-        model: with `TritLinear` layers, as `Pack` leaves it; their groups must be of a multiple of 256 weights.
+        model: with `TritLinear` layers, as `Pack` leaves it; rows and groups must be of a multiple of 32 weights.
         path: the file; it appears whole or not at all.
 
     Returns:
-        The names of the TQ2_0 tensors.
+        The names of the planes, and the type of each: TQ2_0, or Q4_0 where rows or groups are no multiple of 256.
 
     Raises:
-        InputError: `gguf` is not installed, no layer is of trit-planes, or a layer does not fit TQ2_0's blocks.
+        InputError: `gguf` is not installed, no layer is of trit-planes, or a layer fits neither type's blocks.
     """
     try:
         gguf: Any = importlib.import_module("gguf")
@@ -57,16 +75,13 @@ def export_gguf(model: nn.Module, path: str | Path) -> list[str]:
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, TritLinear)}
     if not layers:
         raise InputError("the model has no packed trit-planes; apply TritPlanes and Pack first")
-    for name, layer in layers.items():
-        if layer.in_features % BLOCK or (layer.group_size % BLOCK and layer.group_size < layer.in_features):
-            raise InputError(
-                f"{name} has {layer.in_features} inputs in groups of {layer.group_size}; TQ2_0 has one scale for "
-                f"{BLOCK} weights, so quantize with group_size={BLOCK}, or a multiple of it that divides the inputs"
-            )
+    if grids := [name for name, layer in model.named_modules() if isinstance(layer, GridLinear)]:
+        raise InputError(f"{grids[0]} is on a grid; GGUF export writes trit-planes only: quantize with --planes")
+    blocks = {name: _block(name, layer) for name, layer in layers.items()}
     planes = {
-        f"{name}.weight.ptqtp{index}": plane
+        f"{name}.weight.ptqtp{index}": (plane, "TQ2_0" if blocks[name] == BLOCK else "Q4_0")
         for name, layer in layers.items()
-        for index, plane in enumerate(_planes(layer))
+        for index, plane in enumerate(_planes(layer, blocks[name]))
     }
     others = {
         name: tensor
@@ -80,8 +95,8 @@ def export_gguf(model: nn.Module, path: str | Path) -> list[str]:
         config = getattr(model, "config", None)
         writer = gguf.GGUFWriter(str(target), getattr(config, "model_type", "unknown"))
         writer.add_string("hardy.planes", "a weight is the sum of its tensors .ptqtp0, .ptqtp1 and .ptqtp2")
-        for name, plane in planes.items():
-            writer.add_tensor(name, plane, raw_dtype=gguf.GGMLQuantizationType.TQ2_0)
+        for name, (plane, kind) in planes.items():
+            writer.add_tensor(name, plane, raw_dtype=gguf.GGMLQuantizationType[kind])
         for name, tensor in others.items():
             plain = tensor.detach().cpu()
             plain = plain.float() if plain.dtype == torch.bfloat16 or plain.ndim < 2 else plain
@@ -92,16 +107,27 @@ def export_gguf(model: nn.Module, path: str | Path) -> list[str]:
         writer.close()
 
     write_atomic(Path(path), write)
-    return list(planes)
+    return {name: kind for name, (_, kind) in planes.items()}
 
 
-def _planes(layer: TritLinear) -> list[np.ndarray]:
-    """The TQ2_0 bytes of each plane."""
+def _block(name: str, layer: TritLinear) -> int:
+    """Weights of the largest block that a layer's rows and groups are made of."""
+    for block in (BLOCK, SMALL_BLOCK):
+        if not layer.in_features % block and not (layer.group_size % block and layer.group_size < layer.in_features):
+            return block
+    raise InputError(
+        f"{name} has {layer.in_features} inputs in groups of {layer.group_size}; GGUF has one scale for {SMALL_BLOCK} "
+        f"or {BLOCK} weights of a row, so quantize with a group size that is a multiple of {SMALL_BLOCK}, and leave "
+        "layers whose inputs are none out of the selection"
+    )
+
+
+def _planes(layer: TritLinear, block: int) -> list[np.ndarray]:
+    """The bytes of each plane, in blocks of so many weights."""
     trits, scales = unpack(layer.matrix())
-    repeats = min(layer.group_size, layer.in_features) // BLOCK
+    write, count = tq2_0 if block == BLOCK else q4_0, layer.in_features // block
+    group = torch.arange(count) * block // layer.group_size  # of each block: the last group may be shorter
     return [
-        tq2_0(
-            ungrouped(plane, layer.in_features).cpu(), scale.reshape(len(plane), -1).repeat_interleave(repeats, 1).cpu()
-        )
+        write(ungrouped(plane, layer.in_features).cpu(), scale.reshape(len(plane), -1).cpu()[:, group])
         for plane, scale in zip(trits, scales, strict=True)
     ]

@@ -1,7 +1,7 @@
-"""A linear layer whose weight is codes on a uniform grid, packed without gaps: small on disk and in memory.
+"""A linear layer whose weight is codes on a uniform grid, packed without gaps on disk: the dense weight is never made.
 
-There is no kernel for it: every forward makes the dense weight for a moment. Use it to store and ship what
-`RoundToNearest` and its kin found; `TritLinear` is the layer that is fast.
+On CPU activations are rounded to int8 for each token and group, so that the products are whole numbers (see
+`hardy.ops.grid_product`); on other devices the layer computes in the dtype of its input.
 """
 
 from typing import Any
@@ -11,19 +11,25 @@ from torch import nn
 
 from hardy.core.registry import register
 from hardy.errors import InputError
+from hardy.ops.grid_matrix import GridMatrix, dequantize, pack, planes_of, sizes, unpack
+from hardy.ops.grid_product import grid_product
 from hardy.ops.packing import pack_codes, unpack_codes
+from hardy.ops.plane_layout import empty_codes, row_ranges, unpack_vectors
 from hardy.ops.rounding import grouped, ungrouped
-from hardy.quant.packed_linear import PackedLinear
+from hardy.quant.prepared_linear import PreparedLinear
 from hardy.quant.round_to_nearest import GridWeight
 
 
 @register
-class GridLinear(PackedLinear):
-    """`x @ weight.T + bias` for a weight on a grid; it computes in the dtype of the input.
+class GridLinear(PreparedLinear[GridMatrix]):
+    """`x @ weight.T + bias` for a weight on a grid; the output has the dtype of the input.
 
     What is stored: `codes` (ceil(out * in * bits / 8),) uint8, row after row without gaps; `scales` (out, groups)
     float16; `zero_points` (ceil(out * groups * bits / 8),) uint8, likewise, unless the grid is symmetric; and `bias`.
-    The weight is frozen. Casting the layer casts the bias only.
+    In memory, from the first forward on, there is only the form that the product reads: codes of 2, 4, 6 or 8 bits
+    (of 3 bits take 4, and so on), and a scale and a zero point of 16 bits for each group (see `PreparedLinear`).
+
+    The weight is frozen; gradients flow to the input and the bias. Casting the layer casts the bias only.
 
     Args:
         in_features, out_features: as for `torch.nn.Linear`.
@@ -37,8 +43,8 @@ class GridLinear(PackedLinear):
 
     holds = GridWeight
 
-    codes: torch.Tensor
-    scales: torch.Tensor
+    codes: torch.Tensor | None
+    scales: torch.Tensor | None
     zero_points: torch.Tensor | None
 
     def __init__(
@@ -57,6 +63,7 @@ class GridLinear(PackedLinear):
         self.group_size = group_size or in_features
         self.symmetric = symmetric
         self.groups = -(-in_features // self.group_size)
+        self.stored_names = ("codes", "scales") if symmetric else ("codes", "scales", "zero_points")
 
         def empty(*shape: int, dtype: torch.dtype | None) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -65,6 +72,7 @@ class GridLinear(PackedLinear):
         self.register_buffer("scales", empty(out_features, self.groups, dtype=torch.float16))
         zero_points = empty(-(-out_features * self.groups * bits // 8), dtype=torch.uint8)
         self.register_buffer("zero_points", None if symmetric else zero_points)
+        self._empty_memory()
         self.register_parameter("bias", nn.Parameter(empty(out_features, dtype=dtype)) if bias else None)
 
     @classmethod
@@ -72,21 +80,10 @@ class GridLinear(PackedLinear):
         """The layer of what a quantizer found for a weight (out, in)."""
         if stored.codes.ndim != 3:
             raise InputError(f"a linear layer takes a weight (out, in), got codes {tuple(stored.codes.shape)}")
-        size = min(stored.codes.shape[-1], stored.width)
-        layer = cls(
-            stored.width,
-            len(stored.codes),
-            stored.bits_per_code,
-            size,
-            stored.symmetric,
-            bias is not None,
-            None if bias is None else bias.dtype,
-            stored.codes.device,
-        )
-        layer.codes = pack_codes(ungrouped(stored.codes, stored.width).flatten(), stored.bits_per_code)
-        layer.scales = stored.scale.squeeze(-1).half()
-        if not stored.symmetric:
-            layer.zero_points = pack_codes(stored.zero_point.flatten(), stored.bits_per_code)
+        size, bits = min(stored.codes.shape[-1], stored.width), stored.bits_per_code
+        layer = cls(stored.width, len(stored.codes), bits, size, stored.symmetric, device="meta")
+        rows = grouped(ungrouped(stored.codes, stored.width), size)
+        layer.keep(pack(rows, stored.scale.squeeze(-1), stored.zero_point.squeeze(-1), stored.width, bits))
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone())
         return layer
@@ -100,42 +97,84 @@ class GridLinear(PackedLinear):
         Raises:
             InputError: a stored tensor has another dtype or shape than this layer's.
         """
-        shape = (self.out_features, self.groups)
-        if self.scales.shape != shape or self.scales.dtype != torch.float16:
-            raise InputError(f"scales must be float16 {shape}, got {self.scales.dtype} {tuple(self.scales.shape)}")
-        scale = self.scales.float()[..., None]
-        if self.zero_points is None:
-            zero_point = torch.full_like(scale, 2 ** (self.bits_per_code - 1))
+        codes, scales, zero_points = unpack(self.matrix())
+        scale, zero_point = scales.float()[..., None], zero_points.float()[..., None]
+        return GridWeight(codes, scale, zero_point, self.bits_per_code, self.in_features, self.symmetric)
+
+    def _pack(self, stored: dict[str, torch.Tensor]) -> GridMatrix:
+        scales, bits, shape = stored["scales"], self.bits_per_code, (self.out_features, self.groups)
+        if scales.shape != shape or scales.dtype != torch.float16:
+            raise InputError(f"scales must be float16 {shape}, got {scales.dtype} {tuple(scales.shape)}")
+        if not scales.isfinite().all():
+            raise InputError("scales must be finite, got NaN or infinity among them: the layer is damaged")
+        if self.symmetric:
+            zero_points = torch.full(shape, 2 ** (bits - 1), dtype=torch.uint8, device=scales.device)
         else:
-            points = unpack_codes(self.zero_points, self.out_features * self.groups, self.bits_per_code)
-            zero_point = points.view(*shape, 1).float()
-        codes = unpack_codes(self.codes, self.weights, self.bits_per_code)
-        rows = grouped(codes.view(self.out_features, self.in_features), self.group_size)
-        return GridWeight(rows, scale, zero_point, self.bits_per_code, self.in_features, self.symmetric)
+            zero_points = unpack_codes(stored["zero_points"], self.out_features * self.groups, bits).view(shape)
+        # A few rows at a time, each beginning with a whole byte.
+        size, _ = sizes(self.out_features, self.in_features, self.group_size, planes_of(bits))
+        codes, filled, numbers = empty_codes(size, scales.device), 0, []
+        total = -(-self.weights * bits // 8)
+        if stored["codes"].shape != (total,) or stored["codes"].dtype != torch.uint8:
+            kind = stored["codes"].dtype
+            raise InputError(f"codes must be {total} bytes uint8, got {kind} {tuple(stored['codes'].shape)}")
+        for begin, end in self._row_ranges():
+            rows = end - begin
+            first, last = begin * self.in_features * bits // 8, -(-end * self.in_features * bits // 8)
+            flat = unpack_codes(stored["codes"][first:last], rows * self.in_features, bits)
+            grouped_rows = grouped(flat.view(rows, self.in_features), self.group_size)
+            part = pack(grouped_rows, scales[begin:end], zero_points[begin:end], self.in_features, bits)
+            codes[filled : filled + len(part.codes)] = part.codes
+            filled += len(part.codes)
+            numbers.append(part.scales)
+        return self._matrix_of(codes, torch.cat(numbers))
+
+    def _unpack(self, matrix: GridMatrix) -> dict[str, torch.Tensor]:
+        packed = []
+        for begin, end in self._row_ranges():
+            codes, _, _ = unpack(matrix.rows_at(begin, end))
+            packed.append(pack_codes(codes.flatten(1)[:, : self.in_features].flatten(), self.bits_per_code))
+        scales, zero_points = unpack_vectors(matrix.scales, self.groups, 2, self.out_features)
+        found = {"codes": torch.cat(packed), "scales": scales.contiguous()}
+        if not self.symmetric:
+            found["zero_points"] = pack_codes(zero_points.flatten(), self.bits_per_code)
+        return found
+
+    def _matrix_of(self, codes: torch.Tensor, scales: torch.Tensor) -> GridMatrix:
+        return GridMatrix(
+            codes=codes,
+            scales=scales,
+            rows=self.out_features,
+            width=self.in_features,
+            group_size=self.group_size,
+            planes=planes_of(self.bits_per_code),
+        )
+
+    def _row_ranges(self) -> list[tuple[int, int]]:
+        return row_ranges(self.out_features, self.in_features * planes_of(self.bits_per_code))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The dense weight (out, in)."""
-        return self.grid().dequantize().to(dtype)
+        return dequantize(self.matrix(), dtype)
 
     @property
     def bits(self) -> int:
-        return 8 * sum(tensor.nbytes for tensor in (self.codes, self.scales, self.zero_points) if tensor is not None)
+        """What the weight takes on disk: codes without gaps, float16 scales and zero points."""
+        codes, groups = self.weights * self.bits_per_code, self.out_features * self.groups
+        points = 0 if self.symmetric else groups * self.bits_per_code
+        return 8 * (-(-codes // 8) + -(-points // 8)) + 16 * groups
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) -> (..., out)."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return nn.functional.linear(x, self.dequantize(x.dtype), bias)
+        """(..., in) -> (..., out).
+
+        Raises:
+            InputError: the last dimension is not `in_features`, or the layer's stored tensors are damaged.
+        """
+        y = grid_product(x, self.matrix())
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits_per_code}, "
             f"group_size={self.group_size}, symmetric={self.symmetric}, bias={self.bias is not None}"
         )
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "GridLinear":
-        self.scales = self.scales.view(torch.int16)  # moved, but not cast: less precise scales are another weight
-        try:
-            super()._apply(fn, recurse)
-        finally:
-            self.scales = self.scales.view(torch.float16)
-        return self

@@ -30,10 +30,10 @@ class Pack(Method):
     """Replace the layers that a quantizer gave new weights by packed ones, such as `TritLinear` and `GridLinear`.
 
     Layers with binary weights become `PackedBinaryConv2d` and `PackedBinaryLinear` as they are now.
-    Trit-planes then compute with activations rounded to int8, group by group; layers on a grid compute as before. What
-    has no packed layer stays dense and is reported as such: stacks of experts, parts of fused projections,
-    convolutions, and the forms of quantizers that are baselines only. A head that is tied to a packed embedding is
-    packed along, and stores nothing.
+    On CPU trit-planes and layers on a grid then compute with activations rounded to int8, group by group. What has no
+    packed layer stays dense and is reported as such: stacks of experts, parts of fused projections, convolutions, and
+    the forms of quantizers that are baselines only. A head that is tied to a packed embedding is packed along, and
+    stores nothing.
 
     A Hugging Face model stays loadable by `from_pretrained`, for whoever has imported `hardy.quant`.
     """

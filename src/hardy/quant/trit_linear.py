@@ -13,25 +13,16 @@ from torch import nn
 from hardy.core.registry import register
 from hardy.errors import InputError
 from hardy.ops.packing import pack_trits, unpack_trits
+from hardy.ops.plane_layout import empty_codes, row_ranges
 from hardy.ops.rounding import grouped
-from hardy.ops.trit_matrix import (
-    TritMatrix,
-    dequantize,
-    empty_codes,
-    float16_exactly,
-    pack,
-    row_ranges,
-    row_scales,
-    sizes,
-    unpack,
-)
+from hardy.ops.trit_matrix import TritMatrix, dequantize, float16_exactly, pack, row_scales, sizes, unpack
 from hardy.ops.trit_product import trit_product
-from hardy.quant.packed_linear import PackedLinear
+from hardy.quant.prepared_linear import PreparedLinear
 from hardy.quant.trit_planes import TritWeight
 
 
 @register
-class TritLinear(PackedLinear):
+class TritLinear(PreparedLinear[TritMatrix]):
     """`x @ weight.T + bias` for a weight of one to three trit-planes; the output has the dtype of the input.
 
     What is stored (`state_dict`): `trits` (planes, out, ceil(in / 5)) uint8, five to a byte, without the last group's
@@ -39,8 +30,7 @@ class TritLinear(PackedLinear):
     loaded into.
 
     In memory, from the first forward or `prepare` on, there is only the form that the product reads, two bits per
-    trit: `trits` and `scales` are then None, and `state_dict` makes them again, the same bytes. Loading, or assigning
-    to them, takes the layer back to its stored form. Casting the layer casts the bias only.
+    trit (see `PreparedLinear`). Casting the layer casts the bias only.
 
     The weight is frozen; gradients flow to the input and the bias.
 
@@ -54,11 +44,10 @@ class TritLinear(PackedLinear):
     """
 
     holds = TritWeight
+    stored_names = ("trits", "scales")
 
     trits: torch.Tensor | None
     scales: torch.Tensor | None
-    codes: torch.Tensor | None
-    scale_bits: torch.Tensor | None
 
     def __init__(
         self,
@@ -75,14 +64,11 @@ class TritLinear(PackedLinear):
         self.out_features = out_features
         self.planes = planes
         self.group_size = in_features if group_size is None else group_size
-        self._matrix: TritMatrix | None = None
         sizes(out_features, in_features, self.group_size, planes)  # refuses what there is no such matrix of
         trits, scales = self._stored_shapes()
         self.register_buffer("trits", torch.zeros(trits, dtype=torch.uint8, device=device))
         self.register_buffer("scales", torch.zeros(scales, dtype=torch.float16, device=device))
-        # The form for products; float16 scales as int16, which no cast touches.
-        self.register_buffer("codes", None, persistent=False)
-        self.register_buffer("scale_bits", None, persistent=False)
+        self._empty_memory()
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device))
         else:
@@ -113,7 +99,7 @@ class TritLinear(PackedLinear):
         if bias is not None and bias.shape != (matrix.rows,):
             raise InputError(f"bias must be ({matrix.rows},), got {tuple(bias.shape)}")
         layer = cls(width, matrix.rows, matrix.planes, matrix.group_size, bias is not None, dtype=dtype, device="meta")
-        layer._keep(matrix)
+        layer.keep(matrix)
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().to(dtype=dtype or bias.dtype, copy=True))
         return layer
@@ -134,51 +120,47 @@ class TritLinear(PackedLinear):
         y = trit_product(x, self.matrix())
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def matrix(self) -> TritMatrix:
-        """The weight in the form for products."""
-        self.prepare()
-        codes, scale_bits = self.codes, self.scale_bits
-        assert codes is not None
-        assert scale_bits is not None
-        if self._matrix is None or self._matrix.codes is not codes:
-            self._matrix = self._matrix_of(codes, scale_bits)
-        return self._matrix
+    def _pack(self, stored: dict[str, torch.Tensor]) -> TritMatrix:
+        trits, scales = stored["trits"], stored["scales"]
+        shape_of_trits, shape_of_scales = self._stored_shapes()
+        if trits.shape != shape_of_trits or trits.dtype != torch.uint8:
+            raise InputError(
+                f"trits must be uint8 {shape_of_trits}, got {trits.dtype} {tuple(trits.shape)}; "
+                "five are packed to a byte"
+            )
+        if scales.shape != shape_of_scales or scales.dtype not in (torch.float16, torch.float32):
+            raise InputError(
+                f"scales must be float16 {shape_of_scales}, got {scales.dtype} {tuple(scales.shape)}; "
+                "a narrower type would have rounded them"
+            )
+        halves = float16_exactly(scales)
+        # A few rows at a time: trits of a byte each would take four times the memory of what is made.
+        size, _ = sizes(self.out_features, self.in_features, self.group_size, self.planes)
+        codes, filled, numbers = empty_codes(size, trits.device), 0, []
+        for begin, end in self._row_ranges():
+            rows = grouped(unpack_trits(trits[:, begin:end], self.in_features), self.group_size)
+            part = pack(rows, halves[:, begin:end], self.in_features)
+            codes[filled : filled + len(part.codes)] = part.codes
+            filled += len(part.codes)
+            numbers.append(part.scales)
+        return self._matrix_of(codes, torch.cat(numbers))
 
-    @torch.compiler.assume_constant_result  # done for good while torch.compile traces, and no part of the graph
-    def prepare(self) -> None:
-        """Turn what was loaded into the form for products, and let go of it. The first forward does so by itself.
+    def _unpack(self, matrix: TritMatrix) -> dict[str, torch.Tensor]:
+        parts = []
+        for begin, end in self._row_ranges():
+            rows, _ = unpack(matrix.rows_at(begin, end))
+            parts.append(pack_trits(rows.flatten(2)[..., : self.in_features]))
+        return {"trits": torch.cat(parts, 1), "scales": row_scales(matrix).contiguous()}
 
-        Raises:
-            InputError: the stored tensors have other shapes or dtypes than this layer's, or are damaged.
-        """
-        if self.trits is None and self.scales is None:
-            return
-        with torch.inference_mode(False), torch.no_grad():
-            trits, scales = self._stored()
-            shape_of_trits, shape_of_scales = self._stored_shapes()
-            if trits.shape != shape_of_trits or trits.dtype != torch.uint8:
-                raise InputError(
-                    f"trits must be uint8 {shape_of_trits}, got {trits.dtype} {tuple(trits.shape)}; "
-                    "five are packed to a byte"
-                )
-            if scales.shape != shape_of_scales or scales.dtype not in (torch.float16, torch.float32):
-                raise InputError(
-                    f"scales must be float16 {shape_of_scales}, got {scales.dtype} {tuple(scales.shape)}; "
-                    "a narrower type would have rounded them"
-                )
-            if trits.is_meta or scales.is_meta:
-                raise InputError("the layer's trits and scales are on the meta device: nothing was loaded into it")
-            halves = float16_exactly(scales)
-            # A few rows at a time: trits of a byte each would take four times the memory of what is made.
-            size, _ = sizes(self.out_features, self.in_features, self.group_size, self.planes)
-            codes, filled, scale_bits = empty_codes(size, trits.device), 0, []
-            for begin, end in self._row_ranges():
-                rows = grouped(unpack_trits(trits[:, begin:end], self.in_features), self.group_size)
-                part = pack(rows, halves[:, begin:end], self.in_features)
-                codes[filled : filled + len(part.codes)] = part.codes
-                filled += len(part.codes)
-                scale_bits.append(part.scales.view(torch.int16))
-            self._keep(self._matrix_of(codes, torch.cat(scale_bits)))
+    def _matrix_of(self, codes: torch.Tensor, scales: torch.Tensor) -> TritMatrix:
+        return TritMatrix(
+            codes=codes,
+            scales=scales,
+            rows=self.out_features,
+            width=self.in_features,
+            group_size=self.group_size,
+            planes=self.planes,
+        )
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The dense weight (out, in), summed over the planes in float32."""
@@ -202,9 +184,6 @@ class TritLinear(PackedLinear):
             f"group_size={self.group_size}, bias={self.bias is not None}"
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_matrix": None}  # made again from the buffers, of which it would be a second copy
-
     def _stored_shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         groups = -(-self.in_features // self.group_size)
         return (
@@ -214,63 +193,3 @@ class TritLinear(PackedLinear):
 
     def _row_ranges(self) -> list[tuple[int, int]]:
         return row_ranges(self.out_features, self.in_features * self.planes)
-
-    def _matrix_of(self, codes: torch.Tensor, scale_bits: torch.Tensor) -> TritMatrix:
-        return TritMatrix(
-            codes=codes,
-            scales=scale_bits.view(torch.float16),
-            rows=self.out_features,
-            width=self.in_features,
-            group_size=self.group_size,
-            planes=self.planes,
-        )
-
-    def _keep(self, matrix: TritMatrix) -> None:
-        """Hold the weight in the form for products, and in no other."""
-        self.codes, self.scale_bits, self._matrix = matrix.codes, matrix.scales.view(torch.int16), matrix
-        self.trits = self.scales = None
-
-    def _stored(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Trits and scales as stored: those that were loaded or assigned, else made from the form for products."""
-        trits, scales = self.trits, self.scales
-        if trits is not None and scales is not None:
-            return trits, scales
-        assert self.codes is not None
-        assert self.scale_bits is not None
-        matrix = self._matrix_of(self.codes, self.scale_bits)
-        if trits is None:
-            parts = []
-            for begin, end in self._row_ranges():
-                rows, _ = unpack(matrix.rows_at(begin, end))
-                parts.append(pack_trits(rows.flatten(2)[..., : self.in_features]))
-            trits = torch.cat(parts, 1)
-        return trits, row_scales(matrix).contiguous() if scales is None else scales
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        with torch.no_grad():
-            trits, scales = self._stored()
-        destination[prefix + "trits"], destination[prefix + "scales"] = trits.detach(), scales.detach()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        if prefix + "trits" in state_dict or prefix + "scales" in state_dict:
-            self.trits, self.scales = self._stored()
-            self.codes = self.scale_bits = self._matrix = None
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "TritLinear":
-        # Moved, but not cast: scales of less precision would be another weight.
-        scales = self.scales
-        if scales is None:
-            super()._apply(fn, recurse)
-            return self
-        self.scales = scales.view(_INTEGERS[scales.element_size()])
-        try:
-            super()._apply(fn, recurse)
-        finally:
-            assert self.scales is not None
-            self.scales = self.scales.view(scales.dtype)
-        return self
-
-
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -33,6 +33,7 @@ from hardy.quant import (
 )
 from hardy.quant.block_by_block import chain_of
 from hardy.quant.fitting import fitting, weights_of
+from hardy.quant.model_card import model_card
 from hardy.quant.quantizer import Quantizer
 from hardy.quant.unpacking import PACKED
 from hardy.report import Report, Row
@@ -135,7 +136,7 @@ def quantize(
     Returns:
         Perplexity before and as packed; true bits; relative error and groups that did not converge, layer by
         layer. Notes say what stays dense, and where perplexity or the file's size are not what one hopes for. The
-        folder has it as report.html, .md and .json.
+        folder has it as report.html, .md and .json, and README.md is a model card.
 
     Raises:
         InputError: any of these cannot be used; nothing is written then.
@@ -259,7 +260,10 @@ def quantize(
         whole = Row(metric="bits_per_weight", condition=WHOLE, value=8 * sizes[STORED] / count)
         title = f"{subject.name}, quantized"
         rows_of_all = (*rows, *size, whole, *found.rows)
-        Report(title=title, rows=rows_of_all, settings=settings, notes=tuple(notes)).save(folder)
+        report = Report(title=title, rows=rows_of_all, settings=settings, notes=tuple(notes))
+        report.save(folder)
+        card = model_card(report, folder, name=Path(out).name, base=subject.name)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
     stored = save(loaded, out, tokenizer=tokenizer, extra=write_report, shard_size=SHARD if blocks else None)
     if kept is not None:
