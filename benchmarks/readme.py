@@ -120,6 +120,17 @@ def real_decode() -> str:
     return "\n\n".join([*parts, f"{machine['processor']}, {machine['cores']} cores, load {load}."])
 
 
+def binary_kernel() -> str:
+    shapes = ((16, 32), (32, 16), (64, 8), (256, 14))
+    columns = {"": "{condition}"}
+    columns |= {
+        f"{channels} channels, {size} x {size}": f"{{at[channels={channels}].time.value:.0f}} us"
+        f" ({{at[channels={channels}].against_int8.value:.2f}})"
+        for channels, size in shapes
+    }
+    return of_columns(columns, rows("binary_kernel"), where={"batch": 1})
+
+
 def fields() -> str:
     columns = {
         "activation": "{kind}",
@@ -386,6 +397,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gallery": gallery,
     "systems": lambda: systems.overview(""),
     **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
+    "binary-kernel": binary_kernel,
 }
 
 
