@@ -58,9 +58,7 @@ def test_a_committed_result_has_the_form_and_is_of_its_script(name: str) -> None
 
 
 # Written, and not measured yet; `python -m benchmarks list` says so. A result takes it off the list.
-NOT_MEASURED = {
-    "inpaint", "kills", "placement", "real_decode", "real_quantizers", "stream-growth", "stream-quality", "stream-speed",
-}  # fmt: skip
+NOT_MEASURED = {"inpaint", "kills", "placement", "real_decode", "real_quantizers"}
 
 
 def test_every_benchmark_has_a_committed_result_and_every_result_a_benchmark() -> None:
