@@ -53,7 +53,7 @@ METRICS = {
 def run(
     *,
     work: Path,
-    seeds: int = 3,
+    seeds: int = 1,
     width: int = 52,
     height: int = 39,
     views: int = 12,

@@ -106,7 +106,7 @@ def inpaint(
     accept: Annotated[float, typer.Option(help="Least score of a fill that trains; 0 takes all.")] = 0.5,
     growth: _Growth = None,
     degree: Annotated[int, typer.Option(help="Of spherical harmonics, 0 to 3.")] = 1,
-    budget: Annotated[int | None, typer.Option(help="Most Gaussians before the first round.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Most Gaussians before the first round; 4000 in the demo.")] = None,
     downscale: Downscale = 1,
     images: Images = "images",
     background: Background = "black",
@@ -136,6 +136,7 @@ def inpaint(
         typer.echo("Tracing the room with a ball and without ...")
         made = removable(width=96, height=72, views=20, points=2000, seed=seed)
         photos, holes, truth, growing = made.scene, made.holes, made.truth, 0 if growth is None else growth
+        budget = budget or 4000
     else:
         if masks is None:
             raise InputError("inpaint needs --masks DIR: white where something is to go")

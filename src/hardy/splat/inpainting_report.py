@@ -59,10 +59,9 @@ def report_of(
             ),
             Row(metric="median score", condition=condition, value=each["score"]),
         ]
+    right = hole_psnr(images, truth, found.holes) if truth else math.nan
     if truth:
-        rows.append(
-            Row(metric="hole PSNR", condition="renderings", value=hole_psnr(images, truth, found.holes), unit="dB")
-        )
+        rows.append(Row(metric="hole PSNR", condition="renderings", value=right, unit="dB"))
     if seconds is not None:
         rows.append(Row(metric="seconds", condition="completed", value=seconds, unit="s"))
     unfilled = 1 - last["trained"]
@@ -72,9 +71,7 @@ def report_of(
         f"Where two views show one point in their holes they agree to {agreed:.1f} dB.",
     ]
     if truth:
-        summary.insert(
-            0, f"The completed scene comes within {rows[-1 - (seconds is not None)].value:.2f} dB of the truth."
-        )
+        summary.insert(0, f"In the holes the completed scene has a PSNR of {right:.2f} dB to the truth.")
     if unfilled > 0.001:
         summary.append(f"{unfilled:.1%} of the pixels of holes trained on nothing: no fill of theirs was accepted.")
     return Report(
