@@ -175,7 +175,8 @@ class SAE:
         """The features as a point of `hardy.hooks`, for one model."""
         place = self.fits(model)
         values: dict[str, Any] = {field.name: getattr(place, field.name) for field in dataclasses.fields(place)}
-        return _Features(**values | {"name": self.name}, sae=self)
+        values["name"] = self.name
+        return _Features(**values, sae=self)
 
     def steering(self, feature: int, scale: float = 1.0, **settings: Any) -> SteeringVector:
         """The method that adds `scale` of a feature's direction to the residual stream.
