@@ -16,9 +16,9 @@ from hardy.cli.options import (
     Tokens,
     Window,
     complete,
+    interruptible,
     new_file,
     new_folder,
-    interruptible,
     numbers,
 )
 

@@ -18,7 +18,7 @@ from hardy.core.selection import Site, all_sites
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.quant.binary_layers import BinaryLayer
-from hardy.quant.packed_binary import packed
+from hardy.quant.packed_binary import packed_binary
 from hardy.quant.quantizer import StoredWeight
 from hardy.quant.transformers_hooks import quantizer_of
 from hardy.quant.unpacking import PACKED
@@ -72,7 +72,7 @@ class Pack(Method):
                 rows.append(Row(metric="bits_per_weight", condition=condition, value=value))
         for name in trained:
             try:
-                layer = packed(cast(BinaryLayer, model.get_submodule(name)))
+                layer = packed_binary(cast(BinaryLayer, model.get_submodule(name)))
             except InputError as error:
                 raise InputError(f"{name} {error}") from None
             edits.set_module(name, layer)
