@@ -130,6 +130,19 @@ def test_a_dense_head_is_read_in_few_bits_and_stays_as_it_is(ids: torch.Tensor) 
     assert torch.equal(model.lm_head.weight, head)
 
 
+@pytest.mark.parametrize("head_bits", [None, 8])
+def test_a_packed_table_that_is_also_the_head_is_decoded(head_bits: int | None, ids: torch.Tensor) -> None:
+    config = hf.LlamaConfig(**WIDE, tie_word_embeddings=True)
+    model = hf.AutoModelForCausalLM.from_config(config).eval()
+    RoundToNearest(bits=8, group_size=16, select=("embedding", "mlp")).apply(model)
+    Pack().apply(model)
+    expected = logits_of(model, ids)
+    decoder = Decoder(model, capacity=48, head_bits=head_bits)
+    found = [decoder.read(ids[0, :8]), *(decoder.step(int(token)).clone() for token in ids[0, 8:])]
+    for ours, theirs in zip(found, expected[7:], strict=True):
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
 def test_long_prompts_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch, ids: torch.Tensor) -> None:
     model = model_of("gemma3")
     whole = Decoder(model, capacity=48, head_bits=None).read(ids[0])

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hardy import checks
+from hardy.core.packing import PackedLayer
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length
 from hardy.ops import decode_step, grid_product, kernels, trit_product
@@ -241,7 +242,7 @@ def _head(model: PreTrainedModel, bits: int | None) -> _Head:
     layer: Any = model.get_output_embeddings()
     if isinstance(layer, TritLinear | GridLinear):
         return _Head(layer, None, "packed")
-    kind = str(layer.weight.dtype).removeprefix("torch.")
+    kind = "packed" if isinstance(layer, PackedLayer) else str(layer.weight.dtype).removeprefix("torch.")
     if bits is None:
         return _Head(layer, None, kind)
     return _Head(layer, round_rows(layer.weight.detach(), bits, HEAD_GROUP), f"{kind}, read at {bits} bits")
@@ -347,7 +348,7 @@ def _apply(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _rows(layer: Any) -> int:
-    return int(layer.out_features)
+    return int(layer.out_features if hasattr(layer, "out_features") else len(layer.weight))  # a tied head has a table
 
 
 def _joined(layers: Sequence[Any]) -> list[TritMatrix | GridMatrix] | None:

@@ -18,7 +18,7 @@ from hardy.core.selection import Site, all_sites
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.quant.binary_layers import BinaryLayer
-from hardy.quant.packed_binary import packed as packed_binary
+from hardy.quant.packed_binary import packed_binary
 from hardy.quant.quantizer import StoredWeight
 from hardy.quant.transformers_hooks import quantizer_of
 from hardy.quant.unpacking import PACKED

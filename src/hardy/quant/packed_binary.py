@@ -274,7 +274,7 @@ class _WithGradient(torch.autograd.Function):
             return torch.autograd.grad(ctx.layer.as_array()(x), x, gradients[0])[0], None
 
 
-def packed(layer: BinaryLayer) -> PackedBinary:
+def packed_binary(layer: BinaryLayer) -> PackedBinary:
     """`layer` as it is now, in few bits.
 
     Raises:
