@@ -26,6 +26,12 @@ from hardy.ops import kernels
 from hardy.ops.packing import pack_codes, unpack_codes
 
 
+def pair(values: Sequence[int]) -> tuple[int, int]:
+    """Two numbers, as height and width of a window are."""
+    first, second = values
+    return int(first), int(second)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Window:
     """What a convolution does beside the product; the default is a linear layer.

@@ -120,7 +120,7 @@ class ActivationRule(nn.Module):
             self.calibrate(seen.abs().mean().item(), bool((seen < 0).any()))
         self._known = True
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
+    def _load_from_state_dict(self, *arguments: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super()._load_from_state_dict(*arguments)
         self._known = False
 

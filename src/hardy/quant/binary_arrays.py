@@ -7,6 +7,8 @@ other; the column of ones is shared by all outputs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -80,7 +82,7 @@ class BinaryArray(nn.Module):
         count = y.shape[channel] - 1
         products, ones = y.narrow(channel, 0, count), y.narrow(channel, count, 1)
 
-        def column(values: torch.Tensor) -> torch.Tensor:
+        def column(values: Any) -> torch.Tensor:
             values = values.to(y.dtype)
             return values[:, None, None] if self.spatial else values
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hardy.errors import InputError
-from hardy.ops.binary_conv import Grid, Window
+from hardy.ops.binary_conv import Grid, Window, pair
 from hardy.quant.activation import ActivationRule
 from hardy.quant.binary import Levels, Per, WeightRule
 from hardy.quant.binary_arrays import BinaryArray
@@ -43,7 +43,8 @@ class BinaryLayer(nn.Module):
 
     def __init__(self, original: nn.Module, rule: WeightRule, per: Per, activation: ActivationRule) -> None:
         super().__init__()
-        self.rule, self.per, self.activation = rule, per, activation
+        self.rule, self.activation = rule, activation
+        self.per: Per = per
         self.register_parameter("weight", original._parameters["weight"])
         self.register_parameter("bias", original._parameters["bias"])
         self.train(original.training)
@@ -114,8 +115,8 @@ class BinaryConv2d(BinaryLayer):
     @property
     def window(self) -> Window:
         return Window(
-            kernel=tuple(self.kernel_size), stride=tuple(self.stride), padding=tuple(self.padding),
-            dilation=tuple(self.dilation), groups=self.groups,
+            kernel=pair(self.kernel_size), stride=pair(self.stride), padding=pair(self.padding),
+            dilation=pair(self.dilation), groups=self.groups,
         )  # fmt: skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.quant.packed_linear import PackedLinear
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def lora(config: "LoraConfig") -> "LoraConfig":
     try:
         peft: Any = importlib.import_module("peft")
     except ImportError:
-        raise InputError('adapters need the package peft: pip install "hardy[peft]"') from None
+        raise InputError(f"adapters need the package peft: {install('peft')}") from None
     if not isinstance(config, peft.LoraConfig):
         raise InputError(f"the configuration must be a peft.LoraConfig, got {type(config).__name__}")
     if config.use_dora or config.init_lora_weights not in (True, False, "gaussian"):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hardy.errors import InputError, shortened
+from hardy.errors import InputError, install, shortened
 from hardy.files import write_atomic
 from hardy.quant.binary_layers import BinaryLayer
 from hardy.quant.packed_binary import PackedBinary, PackedBinaryConv2d
@@ -34,11 +34,11 @@ def export_onnx(model: nn.Module, example: torch.Tensor, path: str | Path) -> Pa
 
     Raises:
         InputError: a layer is still in training, or torch cannot export the model, or the packages of
-            `pip install "hardy[export]"` are missing.
+            the extra `export` are missing.
     """
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise InputError(f'ONNX is written with the {package} package: pip install "hardy[export]"')
+            raise InputError(f"ONNX is written with the {package} package: {install('export')}")
     if not hasattr(torch.onnx, "ops"):
         raise InputError(f"ONNX is written by torch >= 2.8, this is {torch.__version__}")
     for name, module in model.named_modules():

@@ -18,7 +18,7 @@ from hardy.core.packing import PackedLayer
 from hardy.core.registry import register
 from hardy.core.selection import Site
 from hardy.errors import InputError
-from hardy.ops.binary_conv import BinaryMatrix, Grid, Window, binary_conv
+from hardy.ops.binary_conv import BinaryMatrix, Grid, Window, binary_conv, pair
 from hardy.ops.packing import pack_codes, unpack_codes
 from hardy.quant.binary_arrays import BinaryArray
 from hardy.quant.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear, numeric_padding
@@ -207,8 +207,8 @@ class PackedBinaryConv2d(PackedBinary):
     def _window(cls, module: Any) -> Window:
         padding = module.padding if isinstance(module, BinaryConv2d) else numeric_padding(module)
         return Window(
-            kernel=tuple(module.kernel_size), stride=tuple(module.stride), padding=tuple(padding),
-            dilation=tuple(module.dilation), groups=module.groups,
+            kernel=pair(module.kernel_size), stride=pair(module.stride), padding=pair(padding),
+            dilation=pair(module.dilation), groups=module.groups,
         )  # fmt: skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.files import write_atomic
 from hardy.ops.spherical_harmonics import FIRST
 from hardy.reading import reading
@@ -115,7 +115,7 @@ def _gsply() -> Any:
     try:
         return importlib.import_module("gsply")
     except ImportError:
-        raise InputError('this format needs the package gsply: pip install "hardy[splat]"') from None
+        raise InputError(f"this format needs the package gsply: {install('splat')}") from None
 
 
 def _of_gsply(data: Any) -> Parameters:

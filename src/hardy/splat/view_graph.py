@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse.csgraph import connected_components
 
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 from hardy.splat.scene import View
 from hardy.splat.warping import Rendered, places, sampled, seen_from
 
@@ -125,8 +126,8 @@ def sift(first: View, second: View) -> float:
     try:
         import cv2  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise InputError('matching by SIFT needs OpenCV: pip install "hardy[splat]"') from None
-    finder = cv2.SIFT_create()
+        raise InputError(f"matching by SIFT needs OpenCV: {install('splat')}") from None
+    finder: Any = cv2.SIFT_create()  # pyright: ignore[reportAttributeAccessIssue]
     found = []
     for view in (first, second):
         pixels = (view.image * 255).round().to(torch.uint8).numpy()

@@ -7,6 +7,7 @@ four shift-and-add units 240) and MNSIM 2.0's of an 8-bit ADC.
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,7 +58,8 @@ def image_cost(model: nn.Module, image: torch.Tensor, bits: int) -> ImageCost:
         positions[name] = y.numel() // len(shape_of(layers[name])[0])
 
     def shape_of(layer: nn.Module) -> tuple[range, int]:
-        shape = layer.shape if isinstance(layer, PackedBinary) else tuple(layer.weight.shape)  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
+        weight: Any = layer.weight
+        shape: tuple[int, ...] = layer.shape if isinstance(layer, PackedBinary) else tuple(weight.shape)
         return range(shape[0]), math.prod(shape[1:])
 
     points = {(name, "output"): (lambda y, name=name: see(name, y)) for name in layers}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hardy import checks
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 
 Method = Literal["navier-stokes", "telea"]
 
@@ -42,7 +42,7 @@ class OpenCV:
         try:
             import cv2  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise InputError('this inpainter needs OpenCV: pip install "hardy[splat]"') from None
+            raise InputError(f"this inpainter needs OpenCV: {install('splat')}") from None
         unknown = hole if prior is None else hole & ~prior
         flag = cv2.INPAINT_NS if self.method == "navier-stokes" else cv2.INPAINT_TELEA
         pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
