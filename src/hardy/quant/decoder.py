@@ -242,10 +242,11 @@ def _head(model: PreTrainedModel, bits: int | None) -> _Head:
     layer: Any = model.get_output_embeddings()
     if isinstance(layer, TritLinear | GridLinear):
         return _Head(layer, None, "packed")
-    kind = "packed" if isinstance(layer, PackedLayer) else str(layer.weight.dtype).removeprefix("torch.")
+    weight: Any = layer.weight
+    kind = "packed" if isinstance(layer, PackedLayer) else str(weight.dtype).removeprefix("torch.")
     if bits is None:
         return _Head(layer, None, kind)
-    return _Head(layer, round_rows(layer.weight.detach(), bits, HEAD_GROUP), f"{kind}, read at {bits} bits")
+    return _Head(layer, round_rows(weight.detach(), bits, HEAD_GROUP), f"{kind}, read at {bits} bits")
 
 
 class _Layer:
