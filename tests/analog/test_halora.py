@@ -243,5 +243,5 @@ def test_models_that_cannot_be_adapted_are_refused() -> None:
 
 def test_without_peft_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InputError, match=r'pip install "hardy\[peft\]"'):
+    with pytest.raises(InputError, match=r'pip install "hardy-nn\[peft\]"'):
         HaLoRA(chip=NOISE).adapt(build("llama"))

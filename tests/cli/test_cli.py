@@ -159,7 +159,7 @@ def test_report_open_hands_the_page_to_the_browser(run: Run, tmp_path: Path, mon
         (["locate", "--by", "lieq-v1", "--bits", "3"], "locator lieq-v1 has no option bits; it takes weights, seeds"),
         (["locate", "--device", "gpu"], "device 'gpu' is not there"),
         (["study", "--dtype", "fp8"], "dtype must be auto, float32, bfloat16, float16, got 'fp8'"),
-        (["locate", "--by", "energy-gain", "--seeds", "0"], "seeds must be an integer of at least 1, got 0"),
+        (["locate", "--by", "energy-gain", "--seeds", "0"], "seeds must be an integer from 1 to 10000, got 0"),
         (["locate", "--by", "effective-rank", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
         (["locate", "--by", "effective-rank", "--tokens", "64", "--window", "64"], "too short"),
         (["locate", "--by", "perplexity-drop", "--select", "expert"], "'expert' matches nothing"),

@@ -67,8 +67,10 @@ def test_artefacts_of_the_version_before_still_load(name: str) -> None:
 
     expected = load_file(OLD / "logits.safetensors")[name]
     model = hardy.load(OLD / f"{name}-0.1")
+    # Layers on a grid round activations to int8 since then; their weights are the same.
+    tolerance = {"rtol": 0.0, "atol": 0.01 * expected.std().item()} if name == "packed" else {}
     with torch.inference_mode():
-        torch.testing.assert_close(model(torch.arange(18).reshape(2, 9)).logits, expected)
+        torch.testing.assert_close(model(torch.arange(18).reshape(2, 9)).logits, expected, **tolerance)
     written = json.loads((OLD / f"{name}-0.1" / "hardy.json").read_text())["methods"]
     assert [type(method).__name__ for method in history(model)] == [
         record["method"].rpartition(".")[2] for record in written

@@ -226,7 +226,7 @@ def test_without_constriction_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "constriction", None)
     entropy._stream.cache_clear()
     try:
-        with pytest.raises(InputError, match=r'entropy coding needs constriction: pip install "hardy\[codec\]"'):
+        with pytest.raises(InputError, match=r'entropy coding needs constriction: pip install "hardy-nn\[codec\]"'):
             entropy.Writer()
     finally:
         entropy._stream.cache_clear()

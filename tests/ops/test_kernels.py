@@ -63,7 +63,7 @@ def test_without_the_extension_the_reference_runs_and_says_so_once(monkeypatch: 
 def test_without_triton_says_what_to_install_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hardy.ops.trit_product_triton", None)
     _triton.cache_clear()
-    with pytest.warns(RuntimeWarning, match=r'without its Triton kernels.*pip install "hardy\[cuda\]"'):
+    with pytest.warns(RuntimeWarning, match=r'without its Triton kernels.*pip install "hardy-nn\[cuda\]"'):
         assert _triton() is None
     assert _triton() is None
     _triton.cache_clear()

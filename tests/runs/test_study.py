@@ -111,7 +111,7 @@ def test_without_ray_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
         if name == "ray" or name.startswith("ray."):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r'pip install "hardy\[ray\]"'):
+    with pytest.raises(InputError, match=r'pip install "hardy-nn\[ray\]"'):
         study().results(CELLS, backend="ray")
 
 

@@ -38,9 +38,9 @@ def run(*words: object) -> str:
 def test_an_object_is_removed_and_its_hole_filled_from_the_shell(tmp_path: Path) -> None:
     scene, masks = tmp_path / "scene", tmp_path / "scene" / "masks"
     write_scene(scene)
-    small = ("--random-points", 200, "--degree", 0, "--hold-out", 0, "--save-every", 20, "--evaluate-every", 0)
-    run("train", scene, tmp_path / "trained", "--steps", 40, *small)
-    run("train", scene, tmp_path / "longer", "--steps", 60, "--start", tmp_path / "trained", *small)
+    small = ("--random-points", 600, "--degree", 0, "--hold-out", 0, "--save-every", 100, "--evaluate-every", 0)
+    run("train", scene, tmp_path / "trained", "--steps", 200, *small)
+    run("train", scene, tmp_path / "longer", "--steps", 300, "--start", tmp_path / "trained", *small)
     said = run("remove", scene, tmp_path / "longer", tmp_path / "removed", "--masks", masks)
     assert "Masks: 6 of 6 photos" in said
     before = len(load_ply(tmp_path / "longer" / "gaussians.ply")["means"])

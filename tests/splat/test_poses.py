@@ -79,5 +79,5 @@ def test_refuses_what_it_cannot_begin_with(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(InputError, match="cannot read the image .*a.png"):
         find_poses(tmp_path, tmp_path / "scene")
     monkeypatch.setitem(__import__("sys").modules, "pycolmap", None)
-    with pytest.raises(InputError, match=r'pip install "hardy\[poses\]"'):
+    with pytest.raises(InputError, match=r'pip install "hardy-nn\[poses\]"'):
         find_poses(tmp_path, tmp_path / "scene")

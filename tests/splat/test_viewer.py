@@ -100,7 +100,7 @@ def test_refuses_what_it_cannot_show(tmp_path: Path, ply: Path) -> None:
 
 def test_viser_is_asked_for_when_it_is_missing(ply: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "viser", None)
-    with pytest.raises(InputError, match=r'pip install "hardy\[view\]"'):
+    with pytest.raises(InputError, match=r'pip install "hardy-nn\[view\]"'):
         Viewer(ply)
 
 

@@ -181,7 +181,7 @@ def test_a_gguf_file_is_the_model_in_it(micro_llama: Path, tmp_path: Path, monke
     assert len(subject.tokenizer) == len(load(micro_llama)[1])
     assert len(locate(subject, by="weight-error", group_size=16)) == 14
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r'GGUF file, which the gguf package reads: pip install "hardy\[export\]"'):
+    with pytest.raises(InputError, match=r'GGUF file, which the gguf package reads: pip install "hardy-nn\[export\]"'):
         load(path)
 
 

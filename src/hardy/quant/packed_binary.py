@@ -6,6 +6,7 @@ to the order of float32 sums: the products are whole numbers (see `hardy.ops.bin
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,8 +103,9 @@ class PackedBinary(PackedLayer):
         return cls(shape, bits, shifted, bias is not None, cls._window(module), dtype, device)
 
     @classmethod
+    @abc.abstractmethod
     def _window(cls, module: Any) -> Window:
-        return Window()
+        """That of the layer that is packed."""
 
     @classmethod
     def from_description(cls, module: nn.Module, description: Mapping[str, Any]) -> PackedBinary:
@@ -231,6 +233,10 @@ class PackedBinaryLinear(PackedBinary):
     """A linear layer with one-bit weights."""
 
     trained_as, _dense = BinaryLinear, nn.Linear
+
+    @classmethod
+    def _window(cls, module: Any) -> Window:
+        return Window()
 
     @property
     def in_features(self) -> int:

@@ -219,8 +219,8 @@ def _mask(image: PosedImage, how: _Reading, kind: str, photo: torch.Tensor) -> t
     how.found[kind].append(image.name)
     mask = torch.from_numpy(read_mask(file))
     if mask.shape != photo.shape[:2]:
-        sizes = f"{mask.shape[1]} x {mask.shape[0]}, its photo {photo.shape[1]} x {photo.shape[0]}"
-        raise InputError(f"{file} has {sizes}")
+        width, height, of_photo = mask.shape[1], mask.shape[0], f"{photo.shape[1]} x {photo.shape[0]}"
+        raise InputError(f"the mask {file} has {width} x {height}, its photo {of_photo}")
     return mask
 
 
