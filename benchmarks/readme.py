@@ -103,23 +103,6 @@ def decode() -> str:
     return of_columns(columns, rows("decode"), by=("condition", "threads"))
 
 
-def real_decode() -> str:
-    found, parts = rows("real_decode"), []
-    for model in values_of("model", found):
-        of_model = [row for row in found if row.details["model"] == model and not row.condition.endswith("a step")]
-        speeds: dict[str, Cell] = {"": "{condition}", "perplexity": "{perplexity.value:.1f}"}
-        for threads in values_of("threads", of_model):
-            for prompt in values_of("prompt", of_model):
-                at = f"at[threads={threads}].at[prompt={prompt}]"
-                speeds[f"{threads} thread{'s' * (threads > 1)}, {prompt:,} before"] = (
-                    f"{{{at}.tokens_per_second.value:.1f}} ({{{at}.times_rival.value:.2f}})"
-                )
-        parts.append(f"`{model}`:\n\n{of_columns(speeds, of_model, by=('condition',))}")
-    machine = record("real_decode").machine
-    load = " to ".join(f"{value:.1f}" for value in machine["load"])
-    return "\n\n".join([*parts, f"{machine['processor']}, {machine['cores']} cores, load {load}."])
-
-
 def binary_kernel() -> str:
     shapes = ((16, 32), (32, 16), (64, 8), (256, 14))
     columns = {"": "{condition}"}
@@ -380,7 +363,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "quantizers": quantizers,
     "kernels": kernels,
     "decode": decode,
-    "real-decode": real_decode,
     "fields": fields,
     "chip": chip,
     "noise-aware": noise_aware,
