@@ -23,13 +23,20 @@ SHORT = {"rtn": {"group_size": 16}, "weight-error": {"group_size": 16}, "noise-s
 # Of hardy.interp: what they rank depends on a task, on which tests/interp judges them.
 OF_TASKS = {
     "attribution-patching",
+    "block-influence",
     "direct-logit-attribution",
+    "fisher",
+    "grad-drop",
     "gradient",
     "logit-lens",
     "magnitude",
+    "massive",
     "patching",
+    "patchscope",
+    "path-patching",
     "prefix-matching",
     "probing",
+    "sink",
 }
 
 
