@@ -9,6 +9,7 @@ A rule is a function of a weight matrix. `levels` is its closed form, what is st
 values with the rule's gradient.
 """
 
+import abc
 import dataclasses
 from typing import ClassVar, Literal
 
@@ -39,7 +40,7 @@ class Levels:
         return self.scale * self.signs + self.offset
 
 
-class WeightRule:
+class WeightRule(abc.ABC):
     """A rule: `levels(weight, per)`, and a call for the same values with a gradient.
 
     Attributes:
@@ -52,10 +53,11 @@ class WeightRule:
     usual: ClassVar[Per] = "channel"
     needs_batch_norm: ClassVar[bool] = False
 
+    @abc.abstractmethod
     def levels(self, weight: torch.Tensor, per: Per) -> Levels:
         """The closed form of `weight` (out, in), float32, without a gradient."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def __call__(self, weight: torch.Tensor, per: Per, progress: float = 1.0) -> torch.Tensor:
         """`levels(weight, per).dense()`, with the gradient of the rule.
 
@@ -64,7 +66,6 @@ class WeightRule:
             per: see `Levels`; "layer" has one scale and offset for all channels.
             progress: of the training, 0 to 1, for the rules whose gradient sharpens.
         """
-        raise NotImplementedError
 
 
 class XNOR(WeightRule):

@@ -178,9 +178,9 @@ class PackedBinary(PackedLayer):
         """-1 and 1, in the shape of the weight, float32."""
         return 2 * unpack_codes(self.signs, self.weights, 1).float().view(self.shape) - 1
 
+    @abc.abstractmethod
     def as_array(self) -> nn.Module:
         """The layer taken apart for a chip; see `BinaryArray`."""
-        raise NotImplementedError
 
     def dense(self, dtype: torch.dtype) -> nn.Module:
         return self.as_array().to(dtype).train(self.training)
