@@ -24,7 +24,6 @@ import transformers
 
 from benchmarks.harness import NotMeasuredError, Result, Value, rows
 from hardy.ops.trit_matrix import TritMatrix, unpack
-from hardy.ops.trit_matrix import sizes as matrix_sizes
 from hardy.ops.trit_product import trit_product, trit_product_reference
 from hardy.quant import TritLinear, calibrated_trit_planes, gptq, trit_planes
 from hardy.report import Row
@@ -38,7 +37,7 @@ MEMORY = 2**29
 def random_matrix(planes: int, out: int, width: int, seed: int = 0) -> TritMatrix:
     """Random trits and scales, packed on the GPU; no trit's field holds the code that there is not."""
     random = torch.Generator("cuda").manual_seed(seed)
-    codes, scales = matrix_sizes(out, width, GROUP, planes)
+    codes, scales = TritMatrix.sizes(out, width, GROUP, planes)
     fields = torch.randint(0, 3, (4, codes), generator=random, device="cuda", dtype=torch.uint8)
     packed = fields[0] | fields[1] << 2 | fields[2] << 4 | fields[3] << 6
     halves = torch.rand(scales, generator=random, device="cuda").add(0.5).mul(0.02).half()

@@ -1,7 +1,8 @@
 """Tokens per second of real language models at batch 1: packed layers beside transformers and llama.cpp.
 
 Every arm reads the same token ids, of 32 and of 1,024 tokens, and writes 32 more, greedily, on one and on two threads;
-arms take turns, each in a process of its own, and a row gives the best of the rounds and their median. "hardy" arms are
+arms take turns, each in a process of its own (threads of peers spin while they wait, as they do outside of hardy), and
+a row gives the best of the rounds and their median. "hardy" arms are
 what `hardy generate` runs: all linear layers of the blocks packed, the head read at 8 bits. They are quantized by
 `hardy quantize` without data, but for two planes of a model below 200 M parameters, which are calibrated on 4,096
 tokens: how fast a layer is does not depend on it, and quality has a benchmark of its own. llama.cpp's files are made
@@ -32,6 +33,7 @@ import torch
 import hardy
 from benchmarks import ggml_library
 from benchmarks.harness import (
+    SPINNING,
     Result,
     Value,
     in_own_process,
@@ -59,7 +61,7 @@ RIVAL = "llama.cpp Q4_K_M"
 FILES = (RIVAL, "llama.cpp Q4_0", "llama.cpp Q2_K")
 
 
-def run(models: str = "", rounds: int = 1, work: Path | None = None) -> Result:
+def run(models: str = "", rounds: int = 2, work: Path | None = None) -> Result:
     """
     Args:
         models: folders, as HARDY_REAL_MODELS; beside each folder its .gguf file, for llama.cpp.
@@ -104,7 +106,10 @@ def _kept(file: Path, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _arms(name: str, folder: Path, work: Path, notes: list[str]) -> dict[str, Callable[[], dict[str, Any]]]:
     work.mkdir(parents=True, exist_ok=True)
     arms: dict[str, Callable[[], dict[str, Any]]] = {
-        arm: lambda arm=arm: in_own_process(_transformers, str(folder), arm.split()[-1], threads=2) for arm in DENSE
+        arm: lambda arm=arm: in_own_process(
+            _transformers, str(folder), arm.split()[-1], threads=2, environment=SPINNING
+        )
+        for arm in DENSE
     }
     for arm, options in PACKED.items():
         if not (work / arm).is_dir():
@@ -119,7 +124,7 @@ def _arms(name: str, folder: Path, work: Path, notes: list[str]) -> dict[str, Ca
         file = work / f"{arm}.gguf"
         if not file.is_file():
             requantize(source, file, arm.split()[-1])
-        arms[arm] = lambda file=file: in_own_process(_llama, str(file), threads=2)
+        arms[arm] = lambda file=file: in_own_process(_llama, str(file), threads=2, environment=SPINNING)
     return arms
 
 
@@ -177,6 +182,7 @@ def _hardy(folder: str) -> dict[str, Any]:
     return _speeds(read, lambda: last.update(token=int(decoder.step(last["token"]).argmax())))
 
 
+@torch.inference_mode()
 def _profile(folder: str) -> dict[str, float]:
     """The share of a step that each kind of call takes; "python" is what is left of it."""
     from hardy.quant.decoder import Decoder

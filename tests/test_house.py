@@ -8,7 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hardy"
 ROOMS = ["quant", "analog", "stream", "fields", "splat", "teach", "interp"]
-BELOW = [["report"], ["runs"], ["core"], ["hooks"], ["ops"], ["evaluate"], ["hardware"], ["zoo"]]
+BELOW = [["report"], ["runs"], ["core"], ["artefacts"], ["hooks"], ["ops"], ["evaluate"], ["hardware"], ["zoo"]]
 FLOORS = [*BELOW, ROOMS, ["rtl"], ["studies"], ["cli"]]
 HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import hardy
 from benchmarks.fuzz import FORMATS, OF_MODELS, attack
+from hardy.artefacts import artefact
 from hardy.cli.main import app
-from hardy.core import artefact
 from hardy.errors import InputError, shortened
 from hardy.files import named, write_atomic
 from hardy.hardware import Chip, TableDevice

@@ -41,17 +41,29 @@ def in_turns(
     return found
 
 
-def in_own_process(function: Callable[..., Found], *arguments: Any, threads: int = 1) -> Found:
-    """What a function of a module gives in a fresh process, whose memory and threads are its own."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+def in_own_process(
+    function: Callable[..., Found], *arguments: Any, threads: int = 1, environment: Mapping[str, str] | None = None
+) -> Found:
+    """What a function of a module gives in a fresh process, whose memory and threads are its own.
+
+    `environment` is its own too: hardy makes waiting threads sleep, which costs a peer whose threads spin half of its
+    speed (`SPINNING`).
+    """
+    changed = {"OMP_NUM_THREADS": str(threads), **(environment or {})}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
     try:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             return pool.submit(function, *arguments).result()
     finally:
-        os.environ.pop("OMP_NUM_THREADS")
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+SPINNING = {"GOMP_SPINCOUNT": "300000"}
+"""How OpenMP's threads wait where nobody says anything."""
 
 
 def peak_memory(field: str = "VmHWM") -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hardy import (
         analog,
+        artefacts,
         core,
         evaluate,
         fields,
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
         teach,
         zoo,
     )
-    from hardy.core import Method, Ranking, save, select
+    from hardy.artefacts import save
+    from hardy.core import Method, Ranking, select
     from hardy.errors import InputError
     from hardy.opening import load
     from hardy.report import Report
@@ -54,6 +56,7 @@ __all__ = [
     "Subject",
     "__version__",
     "analog",
+    "artefacts",
     "core",
     "evaluate",
     "fields",
@@ -84,7 +87,7 @@ _HOMES = {
     "Subject": "hardy.zoo",
     "load": "hardy.opening",
     "locate": "hardy.studies",
-    "save": "hardy.core",
+    "save": "hardy.artefacts",
     "select": "hardy.core",
 }
 

@@ -105,7 +105,7 @@ def kind_of(path: Path) -> str:
 
 def read_artefact(path: Path, *, into: nn.Module | None = None) -> nn.Module:
     """A saved model; one that was made of a network of the zoo knows which, and needs no `into`."""
-    from hardy.core import artefact
+    from hardy.artefacts import artefact
 
     if into is None and not (path / "config.json").is_file():
         from hardy.zoo import digits

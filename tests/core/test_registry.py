@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import hardy
-from hardy.core import InputError, Method, Site, WeightMethod, chain, history, register
+from hardy.artefacts import history
+from hardy.core import InputError, Method, Site, WeightMethod, chain, register
 from hardy.core.method import from_dict
 from hardy.core.registry import Registered, Registry
 from hardy.hardware import Chip, Device
@@ -29,7 +30,7 @@ def kinds_below(base: type) -> set[type]:
     return {kind for kind in below if kind.__module__.startswith("hardy.") and not kind.__abstractmethods__}
 
 
-@pytest.mark.parametrize("base", [Method, Device, hardy.core.PackedLayer])
+@pytest.mark.parametrize("base", [Method, Device, hardy.artefacts.PackedLayer])
 def test_every_class_of_hardy_is_found_by_its_id_and_by_its_old_path(base: type[Registered]) -> None:
     for room in ("quant", "hardware", "analog", "core"):
         getattr(hardy, room)
@@ -149,7 +150,7 @@ class Perfect(Device):
 LOADED = """
 import sys, torch, hardy
 torch.set_num_threads(1)  # as the process that saved: the sums of more threads differ in the last bit
-from hardy.core import history
+from hardy.artefacts import history
 from hardy.runs import Cell, Study
 from hardy.studies.measure import measure
 assert "mylab" not in sys.modules

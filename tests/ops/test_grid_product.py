@@ -15,14 +15,15 @@ from hardy.ops import kernels, plane_layout
 from hardy.ops.grid_matrix import (
     LONGEST_GROUP,
     GridMatrix,
-    dequantize,
     pack,
     planes_of,
     round_rows,
     take_rows,
     unpack,
 )
-from hardy.ops.grid_product import compiled, dense_product, grid_product, grid_product_reference, transposed_product
+from hardy.ops.grid_product import grid_product, grid_product_reference
+from hardy.ops.packed_matrix import dequantize
+from hardy.ops.packed_product import float_product, transposed_product
 
 PATHS = kernels.paths()
 needs_kernels = pytest.mark.skipif(not PATHS, reason="hardy's compiled kernels were not built")
@@ -58,7 +59,7 @@ def test_every_path_gives_the_bits_of_the_oracle(size: tuple[int, int, int, int]
     expected = reference.product(x.numpy(), *numbers, width)
     np.testing.assert_array_equal(grid_product_reference(x, matrix).numpy(), expected)
     for path in PATHS:
-        np.testing.assert_array_equal(compiled(x, matrix, path).numpy(), expected, err_msg=path)
+        np.testing.assert_array_equal(grid_product.compiled(x, matrix, path).numpy(), expected, err_msg=path)
 
 
 @given(size=sizes, seed=st.integers(0, 1000))
@@ -90,7 +91,7 @@ def test_every_path_and_batch_gives_the_bits_of_the_reference(
     assert (expected - exact).norm() < 0.05 * exact.norm()
     for path in PATHS:
         for tokens in (1, 2, 3, 4, 7, 8, 15, 16, 17, 22, 48, 50):
-            assert torch.equal(compiled(x[:tokens], matrix, path), expected[:tokens]), (path, tokens)
+            assert torch.equal(grid_product.compiled(x[:tokens], matrix, path), expected[:tokens]), (path, tokens)
 
 
 @needs_kernels
@@ -103,7 +104,9 @@ def test_the_largest_sums_fit(path: str) -> None:
         x[::2] = -1
         expected = (2**bits - 1) * 2048.0 * x[:, :16]
         for tokens in (1, 4, 20):
-            torch.testing.assert_close(compiled(x[:tokens], matrix, path), expected[:tokens], rtol=1e-6, atol=0)
+            torch.testing.assert_close(
+                grid_product.compiled(x[:tokens], matrix, path), expected[:tokens], rtol=1e-6, atol=0
+            )
 
 
 @needs_kernels
@@ -145,7 +148,7 @@ def test_gradients_are_those_of_the_dense_product_and_dtypes_are_kept() -> None:
         assert x.grad is not None
         torch.testing.assert_close(x.grad, (gradient.float() @ dense).to(dtype), rtol=tolerance, atol=tolerance * 50)
     x = activations(6, 100)
-    torch.testing.assert_close(dense_product(x, matrix), x @ dense.T, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(float_product(x, matrix), x @ dense.T, rtol=1e-5, atol=1e-3)
     y = activations(6, 40)
     torch.testing.assert_close(transposed_product(y, matrix), y @ dense, rtol=1e-5, atol=1e-3)
     assert torch.equal(torch.compile(grid_product, backend="eager", fullgraph=True)(x, matrix), grid_product(x, matrix))

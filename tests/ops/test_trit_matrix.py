@@ -9,8 +9,9 @@ from trit_matrices import random_trits
 
 from hardy.errors import InputError
 from hardy.ops import plane_layout
+from hardy.ops.packed_matrix import dequantize
 from hardy.ops.plane_layout import lines_per_group
-from hardy.ops.trit_matrix import TritMatrix, dequantize, pack, unpack
+from hardy.ops.trit_matrix import TritMatrix, pack, unpack
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70), st.integers(1, 50))
 

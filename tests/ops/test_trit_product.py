@@ -16,15 +16,10 @@ from trit_matrices import activations, matrix_of, random_trits
 
 from hardy.errors import InputError
 from hardy.ops import kernels
-from hardy.ops.trit_matrix import TritMatrix, dequantize, pack
-from hardy.ops.trit_product import (
-    compiled,
-    float_product,
-    quantize_activations,
-    transposed_product,
-    trit_product,
-    trit_product_reference,
-)
+from hardy.ops.packed_matrix import dequantize
+from hardy.ops.packed_product import float_product, quantize_activations, transposed_product
+from hardy.ops.trit_matrix import TritMatrix, pack
+from hardy.ops.trit_product import trit_product, trit_product_reference
 
 PATHS = kernels.paths()
 needs_kernels = pytest.mark.skipif(not PATHS, reason="hardy's compiled kernels were not built")
@@ -38,7 +33,9 @@ def two_threads() -> Iterator[None]:
 
 
 def all_results(x: torch.Tensor, matrix: TritMatrix) -> dict[str, torch.Tensor]:
-    return {"torch": trit_product_reference(x, matrix)} | {path: compiled(x, matrix, path) for path in PATHS}
+    return {"torch": trit_product_reference(x, matrix)} | {
+        path: trit_product.compiled(x, matrix, path) for path in PATHS
+    }
 
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 36), st.integers(1, 80), st.integers(1, 50))
@@ -70,7 +67,7 @@ def test_every_path_and_batch_gives_the_bits_of_the_reference(
     assert error < 0.05  # the rounding of the activations; see `test_the_error_is_that_of_the_activations`
     for path in PATHS:
         for tokens in (1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 18, 22, 48, 50, 70):
-            assert torch.equal(compiled(x[:tokens], matrix, path), expected[:tokens]), (path, tokens)
+            assert torch.equal(trit_product.compiled(x[:tokens], matrix, path), expected[:tokens]), (path, tokens)
 
 
 @needs_kernels
@@ -87,7 +84,9 @@ def test_the_largest_sums_fit(path: str) -> None:
             expected[:, ::2] *= -1
             expected[::2] *= -1
             for tokens in (1, 4, 20):
-                torch.testing.assert_close(compiled(x[:tokens], matrix, path), expected[:tokens], rtol=1e-6, atol=0)
+                torch.testing.assert_close(
+                    trit_product.compiled(x[:tokens], matrix, path), expected[:tokens], rtol=1e-6, atol=0
+                )
 
 
 def test_the_error_is_that_of_the_activations() -> None:
@@ -113,7 +112,7 @@ def test_two_threads_give_the_same_bits(path: str) -> None:
         x = activations(tokens, 512)
         expected = trit_product_reference(x, matrix)
         for _ in range(5):
-            assert torch.equal(compiled(x, matrix, path), expected)
+            assert torch.equal(trit_product.compiled(x, matrix, path), expected)
 
 
 @needs_kernels

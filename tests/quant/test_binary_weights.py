@@ -89,7 +89,7 @@ def test_a_plain_loop_trains_it_and_it_is_saved_and_loaded(tmp_path: Path) -> No
     loaded = hardy.load(tmp_path / "model")
     with torch.no_grad():
         assert torch.equal(loaded(data["x_test"]), model(data["x_test"]))
-    assert [type(m).__name__ for m in hardy.core.history(loaded)] == ["BinaryWeights", "Pack"]
+    assert [type(m).__name__ for m in hardy.artefacts.history(loaded)] == ["BinaryWeights", "Pack"]
     assert change.report.value("relative_error", "all selected weights") > 0
 
 
@@ -205,12 +205,12 @@ def test_a_packed_layer_of_a_newer_format_is_refused_by_name() -> None:
     model = network()
     BinaryWeights(select="3").apply(model, [X])
     Pack().apply(model)
-    record = hardy.core.packing.describe(model)
+    record = hardy.artefacts.packing.describe(model)
     assert record["3"]["format"] == 1
     with pytest.raises(InputError, match="binary layer of format 2; this hardy reads format 1"):
-        hardy.core.packing.install(network(), {"3": {**record["3"], "format": 2}})
+        hardy.artefacts.packing.install(network(), {"3": {**record["3"], "format": 2}})
     with pytest.raises(InputError, match="described by unknown settings"):
-        hardy.core.packing.install(network(), {"3": {**record["3"], "color": 2}})
+        hardy.artefacts.packing.install(network(), {"3": {**record["3"], "color": 2}})
     with pytest.raises(InputError, match="the input of a layer with binary weights must be finite"):
         model(X * torch.inf)
 

@@ -17,9 +17,10 @@ from models import CONFIGS, ConvNet, assert_same, build, snapshot
 from torch import nn
 
 import hardy
-from hardy.core import InputError, PackedLayer, Site, chain, history, register
+from hardy.artefacts import PackedLayer, history
+from hardy.artefacts.packing import describe
+from hardy.core import InputError, Site, chain, register
 from hardy.core.method import Chain
-from hardy.core.packing import describe
 from hardy.hardware import AdditiveNoise
 from hardy.ops.packing import pack_codes, unpack_codes
 from hardy.quant import (

@@ -11,8 +11,8 @@ from models import assert_same, snapshot
 from torch import nn
 
 import hardy
+from hardy.artefacts.packing import describe, install
 from hardy.core import InputError
-from hardy.core.packing import describe, install
 from hardy.quant import Pack, PackedEmbedding, PackedHead, RoundToNearest, TritPlanes, round_to_nearest, unpack
 
 GRIDS = [(8, None, True), (4, 16, False), (3, 7, False), (8, 16, False)]
@@ -94,7 +94,7 @@ def test_a_tied_table_is_on_disk_once(tmp_path: Path) -> None:
     Pack().apply(model)
     hardy.save(model, tmp_path / "packed")
     size = (tmp_path / "packed" / "model.safetensors").stat().st_size
-    stored = sum(layer.bits for layer in model.modules() if isinstance(layer, hardy.core.PackedLayer)) // 8
+    stored = sum(layer.bits for layer in model.modules() if isinstance(layer, hardy.artefacts.PackedLayer)) // 8
     norms = sum(4 * p.numel() for p in model.parameters())
     assert stored + norms < size < stored + norms + 8000  # names and shapes
 

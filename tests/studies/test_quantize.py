@@ -37,7 +37,7 @@ def test_the_folder_holds_what_the_report_says(micro_llama: Path, tmp_path: Path
     model, tokenizer = hardy.zoo.load(str(out))
     assert sum(isinstance(layer, TritLinear) for layer in model.modules()) == 14
     assert isinstance(model.get_input_embeddings(), PackedEmbedding)
-    assert [type(method).__name__ for method in hardy.core.history(model)] == [
+    assert [type(method).__name__ for method in hardy.artefacts.history(model)] == [
         "RoundToNearest", "CalibratedTritPlanes", "Pack",
     ]  # fmt: skip
     text = hardy.zoo.held_out_text()

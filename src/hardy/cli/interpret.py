@@ -125,7 +125,7 @@ def text(
     dtype: Dtype = None,
 ) -> None:
     """Text before and after, and what else changes."""
-    from hardy.core import save as store
+    from hardy.artefacts import save as store
     from hardy.interp import AblatedWeights, DirectionalAblation, Directions, bake
     from hardy.interp.steering_pages import steer
     from hardy.zoo import Subject

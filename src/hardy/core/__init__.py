@@ -1,15 +1,13 @@
-"""The few shared ideas: select, surgery, ranking, method and change, artefact, rng.
+"""The few shared ideas: select, surgery, ranking, method and change, rng.
 
-What stands on its floor beside it is answered for here too: reports (`hardy.report`), studies (`hardy.runs`), and
-activations (`hardy.hooks`, one floor up and therefore imported when it is first asked for).
+What stands beside it is answered for here too: reports (`hardy.report`), studies (`hardy.runs`), and, one floor up and
+therefore imported when they are first asked for, activations (`hardy.hooks`) and models on disk (`hardy.artefacts`).
 """
 
 import importlib
 from typing import Any
 
-from hardy.core.artefact import history, save
 from hardy.core.method import Chain, Change, Method, WeightMethod, chain, changes
-from hardy.core.packing import PackedLayer
 from hardy.core.ranking import Agreement, Ranking
 from hardy.core.registry import register
 from hardy.core.rng import derive, generator
@@ -21,7 +19,10 @@ from hardy.report.figures import Bars, HeatMap, Lines, Series
 from hardy.report.pictures import Pictures
 from hardy.runs import Cell, Result, Study
 
-HOOKS = ("AbsMax", "Histogram", "RoutingCounts", "SecondMoment", "Statistic", "observe")
+ABOVE = {
+    "hardy.artefacts": ("PackedLayer", "history", "save"),
+    "hardy.hooks": ("AbsMax", "Histogram", "RoutingCounts", "SecondMoment", "Statistic", "hooks", "observe"),
+}
 
 __all__ = [
     "LINEAR",
@@ -35,7 +36,6 @@ __all__ = [
     "InputError",
     "Lines",
     "Method",
-    "PackedLayer",
     "Pictures",
     "Ranking",
     "Report",
@@ -51,16 +51,15 @@ __all__ = [
     "changes",
     "derive",
     "generator",
-    "history",
     "register",
-    "save",
     "select",
     "weight_of",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "hooks" or name in HOOKS:
-        hooks = importlib.import_module("hardy.hooks")
-        return hooks if name == "hooks" else getattr(hooks, name)
+    for home, names in ABOVE.items():
+        if name in names:
+            module = importlib.import_module(home)
+            return module if home.endswith(f".{name}") else getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

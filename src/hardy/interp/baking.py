@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from hardy import checks
+from hardy.artefacts.packing import PackedLayer
 from hardy.core.method import Method, WeightLedger
-from hardy.core.packing import PackedLayer
 from hardy.core.roles import is_linear
 from hardy.core.selection import select
 from hardy.core.surgery import Edits

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from hardy import checks
+from hardy.artefacts.packing import PackedLayer
 from hardy.core.method import ALL_SELECTED, Method, squared_norm
-from hardy.core.packing import PackedLayer
 from hardy.core.roles import is_linear, is_transposed
 from hardy.core.surgery import Edits
 from hardy.errors import InputError

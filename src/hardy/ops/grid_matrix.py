@@ -5,16 +5,14 @@ form in memory. Beside them stand a float16 scale and zero point for each group 
 `(code - zero_point) * scale`.
 """
 
-import dataclasses
-
 import torch
 
 from hardy.errors import InputError
+from hardy.ops.packed_matrix import PackedMatrix
 from hardy.ops.plane_layout import (
     BLOCKS,
     LINE,
     ROWS,
-    check_rows,
     empty_codes,
     lengths,
     lines_per_group,
@@ -30,79 +28,25 @@ LONGEST_GROUP = 2**31 // (255 * 127)
 """Inputs that may share a scale: sums of codes times activations are of 32 bits."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class GridMatrix:
-    """A (rows, width) matrix on a grid, packed for `hardy.ops.grid_product`.
+class GridMatrix(PackedMatrix):
+    """A (rows, width) matrix on a grid, packed for `hardy.ops.grid_product`; planes are digits of a code, 1 to 4."""
 
-    Args:
-        codes: uint8, flat and contiguous.
-        scales: float16, flat and contiguous: scales and zero points.
-        rows, width: output and input features.
-        group_size: inputs that share a scale.
-        planes: digits of a code, 1 to 4.
-    """
+    @staticmethod
+    def sizes(rows: int, width: int, group_size: int, planes: int) -> tuple[int, int]:
+        if planes not in (1, 2, 3, 4):
+            raise InputError(f"codes have 1 to 4 digits of two bits, got {planes!r}")
+        if group_size > LONGEST_GROUP:
+            raise InputError(f"groups are of at most {LONGEST_GROUP} inputs, got {group_size}")
+        return lengths(rows, width, group_size, planes, 2)
 
-    codes: torch.Tensor
-    scales: torch.Tensor
-    rows: int
-    width: int
-    group_size: int
-    planes: int
-
-    def __post_init__(self) -> None:
-        codes, scales = sizes(self.rows, self.width, self.group_size, self.planes)
-        for name, tensor, size, dtype in (
-            ("codes", self.codes, codes, torch.uint8),
-            ("scales", self.scales, scales, torch.float16),
-        ):
-            if tensor.shape != (size,) or tensor.dtype != dtype or not tensor.is_contiguous():
-                shape = tuple(tensor.shape)
-                raise InputError(f"{name} must be {size} contiguous {dtype}, got {tensor.dtype} {shape}")
-
-    @property
-    def groups(self) -> int:
-        """Groups of a row."""
-        return -(-self.width // self.group_size)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """What this form takes in memory, scales, zero points and padding counted."""
-        return 8 * (self.codes.numel() + 2 * self.scales.numel()) / (self.rows * self.width)
-
-    def rows_at(self, begin: int, end: int) -> "GridMatrix":
-        """The rows from `begin` to `end`, without a copy; both are multiples of 64, or `end` is the last.
-
-        Raises:
-            InputError: they are not.
-        """
-        check_rows(begin, end, self.rows)
-        cut = [sizes(rows, self.width, self.group_size, self.planes) if rows else (0, 0) for rows in (begin, end)]
-        (codes, scales), (codes_end, scales_end) = cut
-        return dataclasses.replace(
-            self, codes=self.codes[codes:codes_end], scales=self.scales[scales:scales_end], rows=end - begin
-        )
-
-    def parts(self) -> list[tuple[int, int]]:
-        """Ranges of rows of about `plane_layout.AT_A_TIME` digits, as `rows_at` takes them."""
-        return row_ranges(self.rows, self.width * self.planes)
+    def values(self) -> torch.Tensor:
+        codes, scales, zero_points = unpack(self)
+        return (codes - zero_points.float()[..., None]) * scales.float()[..., None]
 
 
 def planes_of(bits: int) -> int:
     """Digits of two bits that codes of `bits` bits, 2 to 8, take."""
     return -(-bits // 2)
-
-
-def sizes(rows: int, width: int, group_size: int, planes: int) -> tuple[int, int]:
-    """How many codes, in bytes, and numbers beside them a matrix has.
-
-    Raises:
-        InputError: there is no such matrix.
-    """
-    if planes not in (1, 2, 3, 4):
-        raise InputError(f"codes have 1 to 4 digits of two bits, got {planes!r}")
-    if group_size > LONGEST_GROUP:
-        raise InputError(f"groups are of at most {LONGEST_GROUP} inputs, got {group_size}")
-    return lengths(rows, width, group_size, planes, 2)
 
 
 def pack(codes: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, width: int, bits: int) -> GridMatrix:
@@ -121,7 +65,7 @@ def pack(codes: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, w
         raise InputError(f"codes must be uint8 (rows, groups, group_size), got {codes.dtype} {tuple(codes.shape)}")
     rows, groups, group_size = codes.shape
     planes = planes_of(bits)
-    size, _ = sizes(rows, width, group_size, planes)
+    size, _ = GridMatrix.sizes(rows, width, group_size, planes)
     if groups != -(-width // group_size) or not scales.shape == zero_points.shape == (rows, groups):
         raise InputError(
             f"{width} inputs make {-(-width // group_size)} groups of {group_size} with a scale and a zero point each, "
@@ -148,7 +92,7 @@ def round_rows(weight: torch.Tensor, bits: int, group_size: int) -> GridMatrix:
     """
     rows, width = weight.shape
     planes = planes_of(bits)
-    size, count = sizes(rows, width, group_size, planes)
+    size, count = GridMatrix.sizes(rows, width, group_size, planes)
     codes = empty_codes(size, weight.device)
     scales = torch.empty(count, dtype=torch.float16, device=weight.device)
     middle, at, beside = 2 ** (bits - 1), 0, 0
@@ -169,16 +113,6 @@ def unpack(matrix: GridMatrix) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     codes = sum((digits[p] << 2 * p for p in range(1, matrix.planes)), digits[0])
     scales, zero_points = unpack_vectors(matrix.scales, matrix.groups, 2, matrix.rows)
     return codes[: matrix.rows, :, : matrix.group_size], scales, zero_points
-
-
-def dequantize(matrix: GridMatrix, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The dense matrix (rows, width)."""
-    dense = torch.empty(matrix.rows, matrix.width, dtype=dtype, device=matrix.codes.device)
-    for begin, end in matrix.parts():
-        codes, scales, zero_points = unpack(matrix.rows_at(begin, end))
-        values = (codes - zero_points.float()[..., None]) * scales.float()[..., None]
-        dense[begin:end] = values.flatten(1)[:, : matrix.width]
-    return dense
 
 
 def take_rows(matrix: GridMatrix, rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -3,14 +3,12 @@
 Groups and rows are filled up with trits of zero.
 """
 
-import dataclasses
-
 import torch
 
 from hardy.errors import InputError
+from hardy.ops.packed_matrix import PackedMatrix
 from hardy.ops.plane_layout import (
     ROWS,
-    check_rows,
     empty_codes,
     lengths,
     pack_planes,
@@ -21,68 +19,18 @@ from hardy.ops.plane_layout import (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class TritMatrix:
-    """A (rows, width) matrix of trit-planes, packed for `hardy.ops.trit_product`.
+class TritMatrix(PackedMatrix):
+    """A (rows, width) matrix of 1 to 3 trit-planes, packed for `hardy.ops.trit_product`."""
 
-    Args:
-        codes: uint8, flat and contiguous.
-        scales: float16, flat and contiguous.
-        rows, width: output and input features.
-        group_size: inputs that share a scale.
-        planes: 1 to 3.
-    """
+    @staticmethod
+    def sizes(rows: int, width: int, group_size: int, planes: int) -> tuple[int, int]:
+        if planes not in (1, 2, 3):
+            raise InputError(f"planes must be 1, 2 or 3, got {planes!r}")
+        return lengths(rows, width, group_size, planes, planes)
 
-    codes: torch.Tensor
-    scales: torch.Tensor
-    rows: int
-    width: int
-    group_size: int
-    planes: int
-
-    def __post_init__(self) -> None:
-        codes, scales = sizes(self.rows, self.width, self.group_size, self.planes)
-        for name, tensor, size, dtype in (
-            ("codes", self.codes, codes, torch.uint8),
-            ("scales", self.scales, scales, torch.float16),
-        ):
-            if tensor.shape != (size,) or tensor.dtype != dtype or not tensor.is_contiguous():
-                raise InputError(f"{name} must be {size} contiguous {dtype}, got {tensor.dtype} {_shape(tensor)}")
-        if self.codes.device != self.scales.device:
-            raise InputError(f"codes are on {self.codes.device} and scales on {self.scales.device}")
-
-    @property
-    def bits_per_weight(self) -> float:
-        """What this form takes in memory, scales and padding counted."""
-        return 8 * (self.codes.numel() + 2 * self.scales.numel()) / (self.rows * self.width)
-
-    def rows_at(self, begin: int, end: int) -> "TritMatrix":
-        """The rows from `begin` to `end`, without a copy; both are multiples of 64, or `end` is the last.
-
-        Raises:
-            InputError: they are not.
-        """
-        check_rows(begin, end, self.rows)
-        cut = [sizes(rows, self.width, self.group_size, self.planes) if rows else (0, 0) for rows in (begin, end)]
-        (codes, scales), (codes_end, scales_end) = cut
-        return dataclasses.replace(
-            self, codes=self.codes[codes:codes_end], scales=self.scales[scales:scales_end], rows=end - begin
-        )
-
-    def parts(self) -> list[tuple[int, int]]:
-        """Ranges of rows of about `AT_A_TIME` weights, as `rows_at` takes them."""
-        return row_ranges(self.rows, self.width * self.planes)
-
-
-def sizes(rows: int, width: int, group_size: int, planes: int) -> tuple[int, int]:
-    """How many codes, in bytes, and scales a matrix has.
-
-    Raises:
-        InputError: there is no such matrix.
-    """
-    if planes not in (1, 2, 3):
-        raise InputError(f"planes must be 1, 2 or 3, got {planes!r}")
-    return lengths(rows, width, group_size, planes, planes)
+    def values(self) -> torch.Tensor:
+        trits, scales = unpack(self)
+        return (trits * scales.float()).sum(0)
 
 
 def float16_exactly(scales: torch.Tensor) -> torch.Tensor:
@@ -111,7 +59,7 @@ def pack(trits: torch.Tensor, scales: torch.Tensor, width: int) -> TritMatrix:
     if trits.ndim != 4 or trits.dtype != torch.int8:
         raise InputError(f"trits must be int8 (planes, rows, groups, group_size), got {trits.dtype} {_shape(trits)}")
     planes, rows, groups, group_size = trits.shape
-    bytes_of_codes, _ = sizes(rows, width, group_size, planes)
+    bytes_of_codes, _ = TritMatrix.sizes(rows, width, group_size, planes)
     if groups != -(-width // group_size):
         raise InputError(f"{width} inputs make {-(-width // group_size)} groups of {group_size}, got {groups}")
     if scales.shape not in ((planes, rows, groups, 1), (planes, rows, groups)):
@@ -135,24 +83,13 @@ def unpack(matrix: TritMatrix) -> tuple[torch.Tensor, torch.Tensor]:
 
     The trits take eight bits each; `TritMatrix.parts` says how to do it in pieces.
     """
-    groups = -(-matrix.width // matrix.group_size)
-    trits = unpack_planes(matrix.codes, groups, matrix.group_size, matrix.planes).sub_(1)
+    trits = unpack_planes(matrix.codes, matrix.groups, matrix.group_size, matrix.planes).sub_(1)
     return trits[:, : matrix.rows, :, : matrix.group_size], row_scales(matrix)[..., None]
 
 
 def row_scales(matrix: TritMatrix) -> torch.Tensor:
     """Scales (planes, rows, groups), float16."""
-    groups = -(-matrix.width // matrix.group_size)
-    return unpack_vectors(matrix.scales, groups, matrix.planes, matrix.rows)
-
-
-def dequantize(matrix: TritMatrix, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The dense matrix (rows, width), summed over the planes in float32."""
-    dense = torch.empty(matrix.rows, matrix.width, dtype=dtype, device=matrix.codes.device)
-    for begin, end in matrix.parts():
-        trits, scales = unpack(matrix.rows_at(begin, end))
-        dense[begin:end] = (trits * scales.float()).sum(0).flatten(1)[:, : matrix.width]
-    return dense
+    return unpack_vectors(matrix.scales, matrix.groups, matrix.planes, matrix.rows)
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -19,14 +19,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from hardy.artefacts.packing import PackedLayer, packed, put, tied
 from hardy.core.method import WeightLedger, squared_norm
-from hardy.core.packing import PackedLayer, packed, put, tied
 from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.evaluate.language import token_losses
 from hardy.files import write_atomic
 from hardy.hooks.block_inputs import BlockInputs, block_inputs, block_of
-from hardy.ops.trit_matrix import row_ranges
+from hardy.ops.plane_layout import row_ranges
 from hardy.quant.calibrated import CalibratedQuantizer, OutputError, output_rows
 from hardy.quant.gram import count_calls, gather
 from hardy.quant.packed_embedding import PackedEmbedding, PackedHead, scale_of, tables

@@ -14,13 +14,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hardy import checks
-from hardy.core.packing import PackedLayer
+from hardy.artefacts.packing import PackedLayer
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length
-from hardy.ops import decode_step, grid_product, kernels, trit_product
+from hardy.ops import decode_step, kernels
 from hardy.ops.decode_step import BLOCK, normalized, rotated
 from hardy.ops.grid_matrix import GridMatrix, round_rows
+from hardy.ops.grid_product import grid_product
+from hardy.ops.packed_product import PackedProduct
 from hardy.ops.trit_matrix import TritMatrix
+from hardy.ops.trit_product import trit_product
 from hardy.quant.grid_linear import GridLinear
 from hardy.quant.trit_linear import TritLinear
 
@@ -213,8 +216,8 @@ class _Product:
         steps: list[Step] = []
         begin = 0
         for matrix in self.matrices:
-            bound = trit_product.bound if isinstance(matrix, TritMatrix) else grid_product.bound
-            steps.append(bound(x, matrix, output[begin : begin + matrix.rows]))  # pyright: ignore[reportArgumentType]
+            product: PackedProduct[Any] = trit_product if isinstance(matrix, TritMatrix) else grid_product
+            steps.append(product.bound(x, matrix, output[begin : begin + matrix.rows]))
             begin += matrix.rows
         if self.bias is not None:
             steps.append(functools.partial(output.add_, self.bias))
@@ -234,7 +237,7 @@ class _Head(_Product):
     def product(self, x: torch.Tensor) -> torch.Tensor:
         if self._rounded is None:
             return super().product(x)
-        y = grid_product.grid_product(x, self._rounded)
+        y = grid_product(x, self._rounded)
         return y if self.bias is None else y + self.bias
 
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from hardy.core.registry import register
 from hardy.errors import InputError
-from hardy.ops.grid_matrix import GridMatrix, dequantize, pack, planes_of, sizes, unpack
+from hardy.ops.grid_matrix import GridMatrix, pack, planes_of, unpack
 from hardy.ops.grid_product import grid_product
+from hardy.ops.packed_matrix import dequantize
 from hardy.ops.packing import pack_codes, unpack_codes
 from hardy.ops.plane_layout import empty_codes, row_ranges, unpack_vectors
 from hardy.ops.rounding import grouped, ungrouped
@@ -112,7 +113,7 @@ class GridLinear(PreparedLinear[GridMatrix]):
         else:
             zero_points = unpack_codes(stored["zero_points"], self.out_features * self.groups, bits).view(shape)
         # A few rows at a time, each beginning with a whole byte.
-        size, _ = sizes(self.out_features, self.in_features, self.group_size, planes_of(bits))
+        size, _ = GridMatrix.sizes(self.out_features, self.in_features, self.group_size, planes_of(bits))
         codes, filled, numbers = empty_codes(size, scales.device), 0, []
         total = -(-self.weights * bits // 8)
         if stored["codes"].shape != (total,) or stored["codes"].dtype != torch.uint8:

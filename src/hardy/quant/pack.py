@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hardy.artefacts.packing import packed, tied
 from hardy.core.method import Method, changes
-from hardy.core.packing import packed, tied
 from hardy.core.selection import Site, all_sites
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError

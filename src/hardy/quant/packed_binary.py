@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hardy import checks
-from hardy.core.packing import PackedLayer
+from hardy.artefacts.packing import PackedLayer
 from hardy.core.registry import register
 from hardy.core.selection import Site
 from hardy.errors import InputError

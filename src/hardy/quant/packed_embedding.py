@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.packing import PackedLayer
+from hardy.artefacts.packing import PackedLayer
 from hardy.core.registry import register
 from hardy.core.roles import is_linear
 from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.ops.packing import pack_codes, unpack_codes
+from hardy.ops.plane_layout import row_ranges
 from hardy.ops.rounding import grouped, ungrouped
-from hardy.ops.trit_matrix import row_ranges
 from hardy.quant.quantizer import StoredWeight
 from hardy.quant.round_to_nearest import GridWeight
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
-from hardy.core.packing import PackedLayer
+from hardy.artefacts.packing import PackedLayer
 from hardy.core.roles import as_matrix, is_linear
 from hardy.core.selection import Site
 from hardy.errors import InputError

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import torch
 
 from hardy.errors import InputError
-from hardy.ops.grid_matrix import GridMatrix
-from hardy.ops.trit_matrix import TritMatrix
+from hardy.ops.packed_matrix import Matrix
 from hardy.quant.packed_linear import PackedLinear
-
-Matrix = TypeVar("Matrix", TritMatrix, GridMatrix)
 
 
 class PreparedLinear(PackedLinear, Generic[Matrix]):

@@ -15,7 +15,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from hardy.core.packing import describe, install
+from hardy.artefacts.packing import describe, install
 from hardy.errors import InputError
 from hardy.quant.unpacking import unpack
 
@@ -28,7 +28,7 @@ class PackedConfig(QuantizationConfigMixin):
     """The part of config.json that says which layers are packed, and how.
 
     Args:
-        modules: see `hardy.core.packing.describe`.
+        modules: see `hardy.artefacts.packing.describe`.
         version: of this format.
     """
 

@@ -12,10 +12,11 @@ from torch import nn
 
 from hardy.core.registry import register
 from hardy.errors import InputError
+from hardy.ops.packed_matrix import dequantize
 from hardy.ops.packing import pack_trits, unpack_trits
 from hardy.ops.plane_layout import empty_codes, row_ranges
 from hardy.ops.rounding import grouped
-from hardy.ops.trit_matrix import TritMatrix, dequantize, float16_exactly, pack, row_scales, sizes, unpack
+from hardy.ops.trit_matrix import TritMatrix, float16_exactly, pack, row_scales, unpack
 from hardy.ops.trit_product import trit_product
 from hardy.quant.prepared_linear import PreparedLinear
 from hardy.quant.trit_planes import TritWeight
@@ -64,7 +65,7 @@ class TritLinear(PreparedLinear[TritMatrix]):
         self.out_features = out_features
         self.planes = planes
         self.group_size = in_features if group_size is None else group_size
-        sizes(out_features, in_features, self.group_size, planes)  # refuses what there is no such matrix of
+        TritMatrix.sizes(out_features, in_features, self.group_size, planes)  # refuses what there is no such matrix of
         trits, scales = self._stored_shapes()
         self.register_buffer("trits", torch.zeros(trits, dtype=torch.uint8, device=device))
         self.register_buffer("scales", torch.zeros(scales, dtype=torch.float16, device=device))
@@ -135,7 +136,7 @@ class TritLinear(PreparedLinear[TritMatrix]):
             )
         halves = float16_exactly(scales)
         # A few rows at a time: trits of a byte each would take four times the memory of what is made.
-        size, _ = sizes(self.out_features, self.in_features, self.group_size, self.planes)
+        size, _ = TritMatrix.sizes(self.out_features, self.in_features, self.group_size, self.planes)
         codes, filled, numbers = empty_codes(size, trits.device), 0, []
         for begin, end in self._row_ranges():
             rows = grouped(unpack_trits(trits[:, begin:end], self.in_features), self.group_size)
@@ -175,7 +176,7 @@ class TritLinear(PreparedLinear[TritMatrix]):
     @property
     def bits_per_weight_in_memory(self) -> float:
         """What the weight takes in the form for products: two bits per trit, float16 scales, and padding."""
-        codes, scales = sizes(self.out_features, self.in_features, self.group_size, self.planes)
+        codes, scales = TritMatrix.sizes(self.out_features, self.in_features, self.group_size, self.planes)
         return (8 * codes + 16 * scales) / self.weights
 
     def extra_repr(self) -> str:

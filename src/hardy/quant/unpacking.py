@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hardy.artefacts.packing import PackedLayer
 from hardy.core.method import Method
-from hardy.core.packing import PackedLayer
 from hardy.core.surgery import Absent, Edits
 from hardy.errors import InputError
 from hardy.report import Row

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from hardy.core.packing import PackedLayer
+from hardy.artefacts.packing import PackedLayer
 from hardy.report import Report, Row
 from hardy.stream.cache import CompressedCache
 

@@ -16,8 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from hardy import checks
-from hardy.core import Report, Row, save
-from hardy.core.artefact import RECORD, check_destination, state_hash
+from hardy.artefacts import save
+from hardy.artefacts.artefact import RECORD, check_destination, state_hash
+from hardy.core import Report, Row
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.hooks import watch

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.core.packing import PackedLayer
+from hardy.artefacts.packing import PackedLayer
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import adc_area, lossless_adc_bits, matrix_cost
 from hardy.hooks import run, watch

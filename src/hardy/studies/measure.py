@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hardy.analog.layers import clipping, stored_weights
+from hardy.artefacts.packing import PackedLayer
 from hardy.core.method import ALL_SELECTED, Method, from_dict
-from hardy.core.packing import PackedLayer
 from hardy.evaluate.language import token_losses
 from hardy.mapping import return_freed_memory, to_file
 from hardy.quant import unpack

@@ -15,10 +15,10 @@ from rich.console import Console
 from torch import nn
 
 from hardy import checks
-from hardy.core.artefact import check_destination, save
+from hardy.artefacts.artefact import check_destination, save
+from hardy.artefacts.packing import PackedLayer
 from hardy.core.locators import locator_named
 from hardy.core.method import ALL_SELECTED
-from hardy.core.packing import PackedLayer
 from hardy.core.selection import Selector
 from hardy.core.selection import select as select_sites
 from hardy.errors import InputError

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hardy.core.artefact import history, remember
+from hardy.artefacts.artefact import history, remember
+from hardy.artefacts.packing import PackedLayer
 from hardy.core.method import ALL_SELECTED, Method
-from hardy.core.packing import PackedLayer
 from hardy.core.selection import select
 from hardy.quant import ClippedRoundToNearest, Pack, RoundToNearest, TunedScales
 from hardy.quant.block_by_block import BlockByBlock, Done, pack_tables

@@ -12,8 +12,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy import checks
-from hardy.core.artefact import RECORD, no_progress_bars, read_record, remember
-from hardy.core.declared import check_declared
+from hardy.artefacts.artefact import RECORD, no_progress_bars, read_record, remember
+from hardy.artefacts.declared import check_declared
 from hardy.deprecation import renamed
 from hardy.errors import InputError, install, near_misses, shortened
 from hardy.files import read_json

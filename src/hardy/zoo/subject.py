@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hardy.core.artefact import state_hash
+from hardy.artefacts.artefact import state_hash
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length, encode
 from hardy.zoo.loading import device_of, dtype_of, load, names, stored_dtype

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from hardy import checks
-from hardy.core.artefact import no_progress_bars
+from hardy.artefacts.artefact import no_progress_bars
 from hardy.core.rng import derive
 from hardy.errors import InputError
 from hardy.files import sweep, write_files, write_json, write_text

@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import hardy
 from hardy.analog import Deploy, ExpertReplacement, RouterCalibration
-from hardy.core import InputError, Method, artefact, chain, changes, history
+from hardy.artefacts import artefact, history
+from hardy.core import InputError, Method, chain, changes
 from hardy.core.method import from_dict
 from hardy.hardware import AdditiveNoise, Chip
 from hardy.quant import Pack, RoundToNearest, TritPlanes

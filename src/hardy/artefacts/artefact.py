@@ -15,9 +15,9 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from hardy import __version__
-from hardy.core.declared import check_declared
+from hardy.artefacts.declared import check_declared
+from hardy.artefacts.packing import describe, install
 from hardy.core.method import Chain, Method, changes, from_dict
-from hardy.core.packing import describe, install
 from hardy.errors import InputError, shortened
 from hardy.files import follow_umask, named, read_json, sweep, temporary_beside, write_json
 from hardy.reading import reading
