@@ -18,7 +18,7 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.harness import SPINNING, Result, Value, in_own_process, in_turns, peak_memory, rows
+from benchmarks.harness import Result, Value, in_own_process, in_turns, peak_memory, rows
 from hardy.core.rng import generator
 from hardy.quant import TritLinear, unpack
 from hardy.quant.transformers_hooks import quantizer_of

@@ -1,8 +1,9 @@
 """Tokens per second of real language models at batch 1: packed layers beside transformers and llama.cpp.
 
 Every arm reads the same token ids, of 32 and of 1,024 tokens, and writes 32 more, greedily, on one and on two threads;
-arms take turns, each in a process of its own (threads of peers spin while they wait, as they do outside of hardy), and
-a row gives the best of the rounds and their median. "hardy" arms are
+arms take turns, each in a process of its own, and a row gives the best of the rounds and their median. Threads of
+OpenMP, which the peers have, spin while they wait in one round and sleep in the next: which is faster depends on what
+else the machine does. "hardy" arms are
 what `hardy generate` runs: all linear layers of the blocks packed, the head read at 8 bits. They are quantized by
 `hardy quantize` without data, but for two planes of a model below 200 M parameters, which are calibrated on 4,096
 tokens: how fast a layer is does not depend on it, and quality has a benchmark of its own. llama.cpp's files are made
@@ -18,13 +19,14 @@ came as Q4_K_M, as Qwen2.5-Coder did, that arm is the very file.
 
 import collections
 import ctypes
+import functools
 import importlib.util
 import json
 import math
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ import torch
 import hardy
 from benchmarks import ggml_library
 from benchmarks.harness import (
+    SLEEPING,
     SPINNING,
     Result,
     Value,
@@ -77,7 +80,8 @@ def run(models: str = "", rounds: int = 2, work: Path | None = None) -> Result:
         timings: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
         for number in range(rounds):
             for arm, act in arms.items():
-                timings[arm].append(_kept(work / name / f"{arm} {number}.json", act))
+                file = work / name / f"{arm} {number}.json"
+                timings[arm].append(_kept(file, functools.partial(act, WAITING[number % 2])))
         for arm, of in timings.items():
             found += _rows(name, arm, of, timings.get(RIVAL), _quality(name, folder, arm, work / name))
         place = str(work / name / PACKED_FOLDER)
@@ -91,6 +95,9 @@ def run(models: str = "", rounds: int = 2, work: Path | None = None) -> Result:
 
 
 PACKED_FOLDER = "hardy, two planes"
+WAITING = (SPINNING, SLEEPING)
+Arm = Callable[[Mapping[str, str]], dict[str, Any]]
+"""Its speeds and memory, given how threads wait."""
 
 
 def _kept(file: Path, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -103,19 +110,16 @@ def _kept(file: Path, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def _arms(name: str, folder: Path, work: Path, notes: list[str]) -> dict[str, Callable[[], dict[str, Any]]]:
+def _arms(name: str, folder: Path, work: Path, notes: list[str]) -> dict[str, Arm]:
     work.mkdir(parents=True, exist_ok=True)
-    arms: dict[str, Callable[[], dict[str, Any]]] = {
-        arm: lambda arm=arm: in_own_process(
-            _transformers, str(folder), arm.split()[-1], threads=2, environment=SPINNING
-        )
-        for arm in DENSE
+    arms: dict[str, Arm] = {
+        arm: functools.partial(_timed, _transformers, str(folder), arm.split()[-1]) for arm in DENSE
     }
     for arm, options in PACKED.items():
         if not (work / arm).is_dir():
             torch.set_num_threads(2)
             quantize(folder, work / arm, tokens=1024, calibration_tokens=4096, **options, **_calibration(arm, folder))
-        arms[arm] = lambda arm=arm: in_own_process(_hardy, str(work / arm), threads=2)
+        arms[arm] = functools.partial(_timed, _hardy, str(work / arm))
     source = folder.with_suffix(folder.suffix + ".gguf")
     if importlib.util.find_spec("xllamacpp") is None or not source.is_file():
         notes.append(f"{name}, llama.cpp: not measured, xllamacpp or {source.name} is not there")
@@ -124,8 +128,13 @@ def _arms(name: str, folder: Path, work: Path, notes: list[str]) -> dict[str, Ca
         file = work / f"{arm}.gguf"
         if not file.is_file():
             requantize(source, file, arm.split()[-1])
-        arms[arm] = lambda file=file: in_own_process(_llama, str(file), threads=2, environment=SPINNING)
+        arms[arm] = functools.partial(_timed, _llama, str(file))
     return arms
+
+
+def _timed(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    *given, waiting = arguments
+    return in_own_process(measure, *given, threads=2, environment=waiting)
 
 
 def _calibration(arm: str, folder: Path) -> dict[str, str]:

@@ -10,8 +10,8 @@ layers; where rows are no multiple of 256 their blocks run on into the next row,
 type, so their files would be larger than they are here.
 
 Agreement is the share of tokens on which the likeliest next one is the unmodified model's. CPU-seconds are of the
-quantizer, its runs of the calibration text included, on one thread. The models were 4-bit files: "unmodified" is the
-dequantized model, at 16 bits.
+quantizer, its runs of the calibration text and its tuning included, on one thread. The models were 4-bit files:
+"unmodified" is the dequantized model, at 16 bits.
 
     HARDY_REAL_MODELS=... python -m benchmarks run real_quantizers
 """
@@ -37,7 +37,15 @@ from hardy.core.method import ALL_SELECTED, Method, WeightMethod
 from hardy.core.selection import Site, select
 from hardy.evaluate import encode
 from hardy.hooks.statistics import Statistic, observe
-from hardy.quant import GPTQ, CalibratedTritPlanes, ClippedRoundToNearest, RoundToNearest, TritPlanes, unpack
+from hardy.quant import (
+    GPTQ,
+    CalibratedTritPlanes,
+    ClippedRoundToNearest,
+    RoundToNearest,
+    TritPlanes,
+    TunedScales,
+    unpack,
+)
 from hardy.quant.block_by_block import BlockByBlock, Done, chain_of
 from hardy.quant.fitting import fitting
 from hardy.quant.packed_embedding import tables
@@ -93,17 +101,22 @@ class Ggml(WeightMethod):
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """A method, what it is calibrated on, and the bits of embedding and head, for each of which there is a line."""
+    """A method, what it is calibrated on, and the bits of embedding and head, for each of which there is a line.
+
+    `tune` is steps of training the scales and norms after it, on the same text.
+    """
 
     method: Method
     data: str = ""
     tables: tuple[int, ...] = (8,)
+    tune: int = 0
 
 
 def arms() -> dict[str, Arm]:
     found = {"two trit-planes, calibrated": Arm(CalibratedTritPlanes(), OWN_AND_PROSE, (8, 4, 16))}
     if importlib.util.find_spec("xllamacpp"):
         found |= {f"llama.cpp {kind}": Arm(Ggml(type=kind)) for kind in ("Q3_K", "Q2_K", "Q4_K")}
+    found["two trit-planes, calibrated and tuned"] = Arm(CalibratedTritPlanes(), OWN_AND_PROSE, tune=64)
     found["GPTQ 3 bits"] = Arm(GPTQ(bits=3), OWN_AND_PROSE)
     found["round to nearest 4 bits"] = Arm(RoundToNearest(bits=4))
     if importlib.util.find_spec("hqq"):
@@ -119,18 +132,19 @@ def arms() -> dict[str, Arm]:
     return found
 
 
-CORE = ("two trit-planes, calibrated", "round to nearest 4 bits", "hqq 3 bits")
+CORE = ("two trit-planes, calibrated", "GPTQ 3 bits", "llama.cpp Q3_K", "round to nearest 4 bits", "hqq 3 bits")
 
 
 def run(
-    models: str = "", tokens: int = 2048, only: str = "", everything: bool = False, work: Path | None = None
+    models: str = "", tokens: int = 2048, only: str = "", whole: str = "smollm2-135m", work: Path | None = None
 ) -> Result:
     """
     Args:
         models: folders, as HARDY_REAL_MODELS.
         tokens: of each text.
         only: names of models, with commas between them.
-        everything: all arms and all bits of the embedding, which takes an hour a model; without it those in `CORE`.
+        whole: names of models, likewise, that all arms and all bits of the embedding are measured on, which takes an
+            hour a model; the others have the arms in `CORE`.
         work: where finished arms are kept.
     """
     assert work is not None
@@ -139,14 +153,15 @@ def run(
     for name, folder in real_models(models).items():
         if only and name not in only.split(","):
             continue
+        everything = name in whole.split(",")
         found += _measured(name, folder, tokens, everything, work)
+        if not everything:
+            notes.append(f"{name}: {len(CORE)} of {len(arms())} arms were measured; --whole {name} takes all")
     if not found:
         raise NotMeasuredError(f"none of {only} is among the models")
     for peer in PEERS:
         if importlib.util.find_spec(peer) is None:
             notes.append(f"{peer}: not measured, it is not installed")
-    if not everything:
-        notes.append(f"of {len(arms())} arms {len(CORE)} were measured; --everything takes all")
     return Result(rows=found, seeds=[0], notes=notes)
 
 
@@ -229,8 +244,8 @@ class Bench:
         seconds = time.process_time() - begun
         return unpack(model.float()), {"weights": weights, "bits": bits, "seconds": seconds}
 
-    def applied(self, arm: str, spec: Arm) -> tuple[Any, dict[str, float]]:
-        """The model after a peer's method."""
+    def applied(self, spec: Arm) -> tuple[Any, dict[str, float]]:
+        """The model after a method that is applied in memory, and tuning if there is any."""
         begun = time.process_time()
         if isinstance(spec.method, Ggml):
             file = self.file("importances.pt")
@@ -238,8 +253,12 @@ class Bench:
                 seen = observe(self.model, self.calibration(OWN_AND_PROSE), SELECT, [MeanSquare])
                 torch.save({site: squares.value for site, (squares,) in seen.items()}, file)
             IMPORTANCES.update(torch.load(file))
-        model = hardy.zoo.load(self.folder)[0]
-        (row,) = spec.method.apply(model).report.select("bits_per_weight", ALL_SELECTED)
+        model: Any = hardy.zoo.load(self.folder)[0]
+        batches = self.calibration(spec.data) if spec.data else None
+        method = dataclasses.replace(spec.method, select=fitting(model, SELECT, spec.method)[0])
+        (row,) = method.apply(model, batches).report.select("bits_per_weight", ALL_SELECTED)
+        if spec.tune:
+            TunedScales(steps=spec.tune).apply(model, batches)
         weights = int(row.details["weights"] or 0)
         return model, {"weights": weights, "bits": row.value * weights, "seconds": time.process_time() - begun}
 
@@ -249,7 +268,8 @@ class Bench:
 
         def line(bits: int) -> dict[str, float]:
             if not made:
-                made.extend((self.quantized if isinstance(spec.method, Quantizer) else self.applied)(arm, spec))
+                block_by_block = isinstance(spec.method, Quantizer) and not spec.tune
+                made.extend(self.quantized(arm, spec) if block_by_block else self.applied(spec))
             model, facts = made
             size = facts["bits"] + 16 * (self.weights - facts["weights"])
             grid = embedding_method(bits)

@@ -46,8 +46,8 @@ def in_own_process(
 ) -> Found:
     """What a function of a module gives in a fresh process, whose memory and threads are its own.
 
-    `environment` is its own too: hardy makes waiting threads sleep, which costs a peer whose threads spin half of its
-    speed (`SPINNING`).
+    `environment` is its own too, such as `SPINNING`: hardy makes waiting threads of OpenMP sleep, which costs a peer
+    half of its speed on a quiet machine, where spinning costs it far more on a busy one.
     """
     changed = {"OMP_NUM_THREADS": str(threads), **(environment or {})}
     before = {name: os.environ.get(name) for name in changed}
@@ -64,6 +64,7 @@ def in_own_process(
 
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
 """How OpenMP's threads wait where nobody says anything."""
+SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def peak_memory(field: str = "VmHWM") -> float:
