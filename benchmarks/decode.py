@@ -91,9 +91,8 @@ def run(*, layers: int = 4, hidden: int = 1536, intermediate: int = 4096) -> Res
             for variant in VARIANTS:
                 dtype = variant if variant in ("float32", "bfloat16") else "bfloat16"
                 folder = str(Path(place) / ("dense" if dtype == variant else variant))
-                waiting = SPINNING if dtype == variant else None
                 contenders[variant, threads] = functools.partial(
-                    in_own_process, decode, folder, dtype, threads, threads=threads, environment=waiting
+                    in_own_process, decode, folder, dtype, threads, threads=threads
                 )
         runs = in_turns(contenders, rounds=ROUNDS, warm_up=0)
     speeds = {key: [each["tokens_per_second"] for each in of] for key, of in runs.items()}
