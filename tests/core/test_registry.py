@@ -167,7 +167,7 @@ results = Study(name="shrunk", run=measure, settings=subject.settings(), subject
 assert not any(result.error for result in results), results
 assert results[0].values["loss"] != results[1].values["loss"]
 
-ranking = hardy.studies.locate(sys.argv[1], by=type(shrink)(factor=0.0), tokens=128, window=64, workers=2)
+ranking = hardy.studies.locate(sys.argv[1], by=type(shrink)(factor=0.0), tokens=128, window=64, workers=1)
 assert len(ranking) == 14 and ranking.by == "Shrink(factor=0.0)", ranking
 """
 
