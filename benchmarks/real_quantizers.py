@@ -255,7 +255,9 @@ class Bench:
             IMPORTANCES.update(torch.load(file))
         model: Any = hardy.zoo.load(self.folder)[0]
         batches = self.calibration(spec.data) if spec.data else None
-        method = dataclasses.replace(spec.method, select=fitting(model, SELECT, spec.method)[0])
+        method: Any = spec.method
+        if isinstance(method, Quantizer):
+            method = dataclasses.replace(method, select=fitting(model, SELECT, method)[0])
         (row,) = method.apply(model, batches).report.select("bits_per_weight", ALL_SELECTED)
         if spec.tune:
             TunedScales(steps=spec.tune).apply(model, batches)
