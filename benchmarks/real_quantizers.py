@@ -113,22 +113,24 @@ class Arm:
 
 
 def arms() -> dict[str, Arm]:
-    found = {"two trit-planes, calibrated": Arm(CalibratedTritPlanes(), OWN_AND_PROSE, (8, 4, 16))}
+    found = {"two trit-planes, calibrated": Arm(CalibratedTritPlanes(correction=0.3), OWN_AND_PROSE, (8, 4, 16))}
     if importlib.util.find_spec("xllamacpp"):
         found |= {f"llama.cpp {kind}": Arm(Ggml(type=kind)) for kind in ("Q3_K", "Q2_K", "Q4_K")}
-    found["two trit-planes, calibrated and tuned"] = Arm(CalibratedTritPlanes(), OWN_AND_PROSE, tune=64)
+    found["two trit-planes, calibrated, no correction"] = Arm(CalibratedTritPlanes(), OWN_AND_PROSE)
+    found["two trit-planes, calibrated and tuned"] = Arm(CalibratedTritPlanes(correction=0.3), OWN_AND_PROSE, tune=64)
     found["GPTQ 3 bits"] = Arm(GPTQ(bits=3), OWN_AND_PROSE)
+    found["GPTQ 3 bits, corrected"] = Arm(GPTQ(bits=3, correction=0.3), OWN_AND_PROSE)
     found["round to nearest 4 bits"] = Arm(RoundToNearest(bits=4))
     if importlib.util.find_spec("hqq"):
         found |= {f"hqq {bits} bits": Arm(HQQ(bits=bits, group_size=64)) for bits in (3, 4)}
     found["two trit-planes, plain"] = Arm(TritPlanes())
-    found["two trit-planes, calibrated as by default"] = Arm(CalibratedTritPlanes(), DEFAULT)
+    found["two trit-planes, calibrated as by default"] = Arm(CalibratedTritPlanes(correction=0.3), DEFAULT)
     found["GPTQ 4 bits"] = Arm(GPTQ(bits=4), OWN_AND_PROSE)
-    found["three trit-planes, calibrated"] = Arm(CalibratedTritPlanes(planes=3), OWN_AND_PROSE)
+    found["three trit-planes, calibrated"] = Arm(CalibratedTritPlanes(planes=3, correction=0.3), OWN_AND_PROSE)
     found["clipped rounding 3 bits"] = Arm(ClippedRoundToNearest(bits=3))
     if importlib.util.find_spec("xllamacpp"):
         found["llama.cpp IQ2_XXS"] = Arm(Ggml(type="IQ2_XXS"))
-    found["one trit-plane, calibrated"] = Arm(CalibratedTritPlanes(planes=1), OWN_AND_PROSE)
+    found["one trit-plane, calibrated"] = Arm(CalibratedTritPlanes(planes=1, correction=0.3), OWN_AND_PROSE)
     return found
 
 

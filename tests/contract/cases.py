@@ -123,6 +123,7 @@ def _layer_bits(ranking: Ranking) -> LayerBits:
 _CALIBRATED_REFUSED = {
     "group_size": [0, -1, 2.5, True],
     "damping": [-0.1, 1.5, float("nan"), "0.1", True],
+    "correction": [-0.1, 1.5, float("nan"), "0.1", True],
     "order": ["random", None, 1],
 }
 

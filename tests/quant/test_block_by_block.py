@@ -24,6 +24,7 @@ METHODS = [
     TritPlanes(planes=2, group_size=16),
     CalibratedTritPlanes(planes=2, group_size=8, iterations=2),
     GPTQ(bits=3, group_size=None),
+    CalibratedTritPlanes(planes=2, group_size=8, iterations=1, correction=0.3),
 ]
 CHAINED = [name for name in CONFIGS if name not in ("mamba",)]
 TEXT: dict[str, Any] = {"tokens": 128, "window": 64, "group_size": 16, "calibration_tokens": 128}
@@ -77,7 +78,8 @@ def test_stored_dtypes_stay_and_float32_is_computed_in(architecture: str, tmp_pa
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
-def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [METHODS[1], METHODS[3]], ids=str)
+def test_a_run_goes_on_where_it_was(method: Quantizer, tmp_path: Path) -> None:
     class StoppedError(Exception):
         pass
 
@@ -87,7 +89,6 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
         states.append(copy.deepcopy(done.to_dict()))
         raise StoppedError
 
-    method = METHODS[1]
     model: Any = build("llama")
     whole = copy.deepcopy(model)
     with pytest.raises(StoppedError):
@@ -177,11 +178,11 @@ print(most[0] - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read off /proc")
 def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_path: Path) -> None:
-    """Four times as many layers take hardly more."""
+    """Six times as many layers take hardly more."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     sizes, peaks = [], []
-    for layers in (4, 20):
+    for layers in (2, 12):
         config = LlamaConfig(
             vocab_size=270, hidden_size=512, intermediate_size=1024, num_hidden_layers=layers, num_attention_heads=8,
             num_key_value_heads=8, bos_token_id=0, eos_token_id=0, max_position_embeddings=64,
@@ -195,6 +196,6 @@ def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_p
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
         peaks.append(float(ended.stdout.splitlines()[-1]))
-    # 168 MB more in float32; 21 MB more of what is stored, which is written at once.
-    assert sizes[1] - sizes[0] > 160
+    # 105 MB more in float32; 13 MB more of what is stored, which is written at once.
+    assert sizes[1] - sizes[0] > 100
     assert peaks[1] - peaks[0] < 0.3 * (sizes[1] - sizes[0])

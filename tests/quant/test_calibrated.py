@@ -213,6 +213,45 @@ def test_each_layer_is_fitted_to_the_quantized_layers_before_it(architecture: st
         assert torch.equal(expected.dequantize(), whole.stored[name].dequantize())
 
 
+def inputs_seen(model: nn.Module, name: str) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, -2)))
+    with torch.no_grad():
+        for batch in data():
+            model(batch)
+    handle.remove()
+    return torch.cat(seen).double()
+
+
+def test_a_correction_goes_towards_what_the_unmodified_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights whose outputs on the inputs that there are now are nearest to the unmodified model's, by hand."""
+    targets: list[torch.Tensor] = []
+    quantize_for = GPTQ.quantize_for
+
+    def noted(self: GPTQ, weight: torch.Tensor, gram: torch.Tensor) -> object:
+        targets.append(weight)
+        return quantize_for(self, weight, gram)
+
+    monkeypatch.setattr(GPTQ, "quantize_for", noted)
+    model = build("llama")
+    intact, current = copy.deepcopy(model), copy.deepcopy(model)
+    method = GPTQ(bits=2, group_size=16, select="linear,!head", damping=1e-3, correction=0.5)
+    change = method.apply(model, data())
+    assert change.report.value("corrected", "all selected weights") == 1
+    assert len(targets) == len(change.stored) == 14
+    for (name, stored), target in zip(change.stored.items(), targets, strict=True):
+        weight = intact.get_submodule(name).weight.detach().double()
+        wanted, given = inputs_seen(intact, name), inputs_seen(current, name)
+        gram = given.T @ given
+        ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram))
+        nearest = weight + weight @ (wanted - given).T @ given @ torch.linalg.inv(gram + ridge)
+        moved = (weight + nearest) / 2 - weight
+        assert ((target - weight) - moved).norm() <= 0.05 * moved.norm() + 0.003 * weight.norm()  # inputs in bfloat16
+        with torch.no_grad():
+            current.get_submodule(name).weight.copy_(stored.dequantize())
+    assert moved.norm() > 0.05 * weight.norm()
+
+
 @pytest.mark.parametrize("architecture", ["mixtral", "olmoe"])
 def test_experts_are_calibrated_with_their_tokens(architecture: str) -> None:
     model = build(architecture, dtype=torch.bfloat16)

@@ -44,6 +44,9 @@ def quantize(
     tokens: Tokens = 3072,
     window: Window = None,
     calibration_tokens: Annotated[int, typer.Option(help="Tokens of calibration text.")] = 16384,
+    correction: Annotated[
+        float, typer.Option(help="Share of the errors of earlier layers that a layer makes up for; 0 for none.")
+    ] = 0.3,
     tune: Annotated[int, typer.Option(help="Steps of training the scales of trit-planes; 100 help, 0 for none.")] = 0,
     embedding_bits: Annotated[
         int, typer.Option(help="Bits of the embedding and the head: 8, 4, or 16 to leave them as they are.")
@@ -72,6 +75,7 @@ def quantize(
             tokens=tokens,
             window=window,
             calibration_tokens=calibration_tokens,
+            correction=correction,
             tune=tune,
             embedding_bits=embedding_bits,
             device=device,

@@ -28,7 +28,7 @@ from hardy.files import write_atomic
 from hardy.hooks.block_inputs import BlockInputs, block_inputs, block_of
 from hardy.ops.plane_layout import row_ranges
 from hardy.quant.calibrated import CalibratedQuantizer, OutputError, output_rows
-from hardy.quant.gram import count_calls, gather
+from hardy.quant.gram import count_calls
 from hardy.quant.packed_embedding import PackedEmbedding, PackedHead, scale_of, tables
 from hardy.quant.quantizer import Quantizer
 from hardy.quant.round_to_nearest import RoundToNearest
@@ -49,12 +49,14 @@ class Done:
     Attributes:
         at: so many blocks are quantized and written.
         states: of each calibration batch what the next block is given; none without calibration, or at the beginning.
+        unmodified: likewise, what the unmodified model gives; none without a correction.
         entries: the account of `WeightLedger`.
         outputs: what was done to outputs, of calibrated methods.
     """
 
     at: int = 0
     states: list[torch.Tensor] = dataclasses.field(default_factory=list)
+    unmodified: list[torch.Tensor] = dataclasses.field(default_factory=list)
     entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     outputs: list[OutputError] = dataclasses.field(default_factory=list)
 
@@ -105,6 +107,8 @@ class BlockByBlock:
             self._read_back(index)
         calibrated = method if isinstance(method, CalibratedQuantizer) else None
         inputs = BlockInputs(self.model, batches if calibrated else (), self.blocks, done.states, done.at)
+        corrected = batches if calibrated and calibrated.correction else ()
+        unmodified = BlockInputs(self.model, corrected, self.blocks, done.unmodified, done.at)
         title = f"{type(method).__name__}, block by block"
         with progress(title, len(self.blocks), done=done.at) as bar, self._outside():
             for index in range(done.at, len(self.blocks)):
@@ -113,7 +117,7 @@ class BlockByBlock:
                 with self._working(block):
                     ledger = WeightLedger(self.model, Edits(self.model), done.entries)
                     if calibrated:
-                        done.outputs += self._fit(calibrated, ledger, here[block], inputs)
+                        done.outputs += self._fit(calibrated, ledger, here[block], inputs, unmodified)
                     else:
                         for site in here[block]:
                             weight = ledger.read(site)
@@ -125,6 +129,7 @@ class BlockByBlock:
                     if calibrated:
                         inputs.step()
                         done.states = [state for state in inputs.states if state is not None]
+                        done.unmodified = [state for state in unmodified.states if state is not None]
                     self._write(index, ledger.edits, here[block], dtypes)
                     ledger.edits.undo()  # the packed layers come from the file
                 self._read_back(index)
@@ -134,16 +139,21 @@ class BlockByBlock:
         return done
 
     def _fit(
-        self, method: CalibratedQuantizer, ledger: WeightLedger, sites: list[Site], inputs: BlockInputs
+        self,
+        method: CalibratedQuantizer,
+        ledger: WeightLedger,
+        sites: list[Site],
+        inputs: BlockInputs,
+        unmodified: BlockInputs,
     ) -> list[OutputError]:
+        wanted = method.wanted(self.model, sites, unmodified, inputs.at) if unmodified.batches else {}
         if not sites:
             return []
         for site in sites:
             method.check_row(site, ledger.read(site))
         with inputs.before(inputs.at, stop=True) as reaching:
             calls = count_calls(self.model, reaching[0], sites)
-            grams = gather(self.model, reaching, sites, calls)
-        return method.fit_layer(ledger, sites, grams)
+            return method.fit_layer(self.model, ledger, sites, reaching, wanted, calls)
 
     def _file(self, index: int) -> Path:
         return self.folder / f"block-{index:05d}.safetensors"

@@ -1,7 +1,9 @@
 """What quantizers share that look at data: layer after layer, each with the inputs that the quantized ones before give.
 
 The inputs of a layer's weights are gathered with all layers before it already quantized (GPTQ, arXiv 2210.17323), so a
-layer makes up for errors before it as far as its Hessian tells. All weights of one layer are fitted to the same pass.
+layer makes up for errors before it as far as its Hessian tells. With a `correction` it is also told what the
+unmodified model has in their place (GPTAQ, arXiv 2504.02692, whose share is 1/4), and within a layer each weight is
+fitted to what the ones before it have become; without, all weights of one layer are fitted to the same pass.
 """
 
 from __future__ import annotations
@@ -10,22 +12,26 @@ import abc
 import contextlib
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import nn
 
+from hardy import checks
 from hardy.core.method import ALL_SELECTED, WeightLedger
 from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
-from hardy.hooks.block_inputs import block_inputs, block_of
+from hardy.hooks.block_inputs import BlockInputs, block_inputs, block_of
 from hardy.ops.feedback import Order
-from hardy.quant.gram import Gram, Place, count_calls, gather, place
+from hardy.quant.gram import Gram, Inputs, count_calls, gather, place, recorded, stages
 from hardy.quant.quantizer import Quantizer, StoredWeight
 from hardy.report import Row
 from hardy.runs.progress import track
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,8 @@ class CalibratedQuantizer(Quantizer):
         damping: added to the diagonal of each Hessian, relative to its mean: how little to trust the data.
         order: "activation" visits the groups and in them the inputs of the largest power first, so that the errors
             which count most have the most inputs left to make up for them; "given" visits inputs as they are stored.
+        correction: share, 0 to 1, of the way from a weight to the one whose outputs, on the inputs that it now gets,
+            are nearest to the unmodified model's. All of the way fits the calibration text and hurts on any other.
 
     `apply(model, data)` needs batches, as `hardy.evaluate.batches` cuts from a text: each a tensor, a tuple of
     positional or a mapping of keyword arguments of the model. Block after block is run on them, each twice: to see its
@@ -44,19 +52,22 @@ class CalibratedQuantizer(Quantizer):
     `model.eval()` first, if it has dropout.
 
     The report has, beside what all quantizers report, `output_error`, the relative error of the weights' outputs on
-    the calibration inputs, and `tokens_per_input`, how many tokens an input was seen with; below 1 the data cannot
-    tell all directions of the inputs apart, and below about 10 another text will often see a larger error. Of a stack
-    of experts it is the expert that saw the fewest.
+    the calibration inputs (with a correction, of the corrected weights'), and `tokens_per_input`, how many tokens an
+    input was seen with; below 1 the data cannot tell all directions of the inputs apart, and below about 10 another
+    text will often see a larger error. Of a stack of experts it is the expert that saw the fewest. With a correction
+    there is `corrected`, the share of the weights that had one: stacks of experts have none.
     """
 
     damping: float = 0.01
     order: Order = "activation"
+    correction: float = 0.0
 
     def check(self) -> None:
         super().check()
         number = isinstance(self.damping, int | float) and not isinstance(self.damping, bool)
         if not (number and 0 <= self.damping <= 1):
             raise InputError(f"damping must be a number from 0 to 1, got {self.damping!r}")
+        checks.number("correction", self.correction, at_least=0, at_most=1)
         if self.order not in get_args(Order):
             raise InputError(f"order must be {' or '.join(get_args(Order))}, got {self.order!r}")
 
@@ -86,25 +97,57 @@ class CalibratedQuantizer(Quantizer):
             list(sites_here) for _, sites_here in itertools.groupby(sites, key=lambda site: (site.stack, site.layer))
         ]
         inputs = block_inputs(model, batches, [site.module for site in sites])
+        unmodified = BlockInputs(model, batches, inputs.blocks) if inputs and self.correction else None
+        if self.correction and not inputs:
+            _log.warning("no correction: the blocks of this %s are no chain", type(model).__name__)
         for sites_here in track(layers, type(self).__name__):
             block = block_of(sites_here[0].module)
+            wanted: Inputs = {}
+            if unmodified and block:
+                wanted = self.wanted(model, sites_here, unmodified, unmodified.blocks.index(block))
             before = inputs.before(inputs.blocks.index(block)) if inputs and block else contextlib.nullcontext(batches)
             with before as reaching:
-                grams = gather(model, reaching, sites_here, calls)
-            outputs += self.fit_layer(ledger, sites_here, grams)
+                outputs += self.fit_layer(model, ledger, sites_here, reaching, wanted, calls)
         return ledger.rows() + output_rows(outputs)
 
-    def fit_layer(self, ledger: WeightLedger, sites: Sequence[Site], grams: Mapping[Place, Gram]) -> list[OutputError]:
-        """Quantize the weights of one layer for the inputs that `gather` has seen, and what that does to outputs."""
+    def wanted(self, model: nn.Module, sites: Sequence[Site], unmodified: BlockInputs, index: int) -> Inputs:
+        """What `sites` in block `index`, which is not quantized yet, are given in the unmodified model."""
+        while unmodified.at < index:
+            unmodified.step()
+        with recorded(model, sites) as found:
+            unmodified.step()
+        return found
+
+    def fit_layer(
+        self,
+        model: nn.Module,
+        ledger: WeightLedger,
+        sites: Sequence[Site],
+        batches: Sequence[Any],
+        wanted: Inputs,
+        calls: dict[str, int],
+    ) -> list[OutputError]:
+        """Quantize the weights of one layer for their inputs in `batches`, and what that does to their outputs."""
         outputs = []
-        for site in sites:
-            weight, gram = ledger.read(site), grams[place(site)]
-            stored, facts = self.quantize_for(weight, gram.value)
-            new = stored.dequantize()
-            if ledger.write(site, weight, new, facts):
-                ledger.edits.stored[site.name] = stored
-                outputs.append(OutputError(site.name, *_energies(weight, new, gram)))
+        for sites_here in stages(model, batches[0], sites, calls) if wanted else [sites]:
+            grams = gather(model, batches, sites_here, calls, wanted)
+            for site in sites_here:
+                weight, gram = ledger.read(site), grams[place(site)]
+                target = weight if gram.drift is None else self._corrected(weight, gram.value, gram.drift)
+                stored, facts = self.quantize_for(target, gram.value)
+                new = stored.dequantize()
+                if ledger.write(site, weight, new, facts):
+                    ledger.edits.stored[site.name] = stored
+                    corrected = weight.numel() * (gram.drift is not None)
+                    outputs.append(OutputError(site.name, *_energies(target, new, gram), corrected, weight.numel()))
         return outputs
+
+    def _corrected(self, weight: torch.Tensor, gram: torch.Tensor, drift: torch.Tensor) -> torch.Tensor:
+        """`weight` (out, in), moved by `correction` towards W (gram + drift) gram^-1, damped."""
+        damped = gram.clone()
+        damped.diagonal().add_(max(self.damping, 1e-6) * gram.diagonal().mean())
+        moved = torch.linalg.solve(damped, (weight.double() @ drift).T).T
+        return (weight.double() + self.correction * moved).to(weight.dtype)
 
 
 class OutputError(NamedTuple):
@@ -116,6 +159,9 @@ class OutputError(NamedTuple):
     energy: float
     """Sum of squares of the outputs."""
     tokens_per_input: float
+    corrected: int = 0
+    """How many of its weights were quantized for what the unmodified model has."""
+    weights: int = 0
 
 
 def each_matrix(
@@ -140,6 +186,9 @@ def output_rows(outputs: Sequence[OutputError]) -> list[Row]:
     fewest = min((each.tokens_per_input for each in outputs), default=0.0)
     whole = OutputError(ALL_SELECTED, sum(each.error for each in outputs), sum(each.energy for each in outputs), fewest)
     rows = []
+    if corrected := sum(each.corrected for each in outputs):
+        share = corrected / sum(each.weights for each in outputs)
+        rows.append(Row(metric="corrected", condition=ALL_SELECTED, value=share))
     for each in (whole, *outputs):
         relative = (max(0.0, each.error) / each.energy) ** 0.5 if each.energy else 0.0
         rows.append(Row(metric="output_error", condition=each.site, value=relative))

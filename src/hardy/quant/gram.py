@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +25,13 @@ class Gram:
     Attributes:
         value: (inputs, inputs) float64; (experts, inputs, inputs) for a stack of experts. Zero without tokens.
         tokens: () or (experts,), how many there were.
+        drift: sum of (w - x) x^T, where w is what the unmodified model gives in the place of x; None where that is not
+            known.
     """
 
     value: torch.Tensor
     tokens: torch.Tensor
+    drift: torch.Tensor | None = None
 
 
 Place = tuple[str, str]
@@ -59,7 +63,59 @@ def count_calls(model: nn.Module, batch: Any, sites: Sequence[Site]) -> dict[str
 
 
 @torch.no_grad()
-def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], calls: dict[str, int]) -> dict[Place, Gram]:
+def stages(model: nn.Module, batch: Any, sites: Sequence[Site], calls: dict[str, int]) -> list[list[Site]]:
+    """`sites` in the order in which the model reaches them, those that are given the same tensor together."""
+    order: list[tuple[str, torch.Tensor]] = []
+    points = {_input(name): functools.partial(_note, order, name) for name in dict.fromkeys(s.module for s in sites)}
+    with watch(model, points, strict=False, stop={point: max(1, calls[point.module]) for point in points}):
+        run(model, batch)
+    found: list[list[Site]] = []
+    seen: set[str] = set()
+    for number, (name, features) in enumerate(order):
+        if name in seen:
+            continue
+        seen.add(name)
+        here = [site for site in sites if site.module == name]
+        if found and features is order[number - 1][1]:
+            found[-1] += here
+        else:
+            found.append(here)
+    rest = [site for site in sites if site.module not in seen]
+    return [*found, rest] if rest else found
+
+
+def _note(order: list[tuple[str, torch.Tensor]], name: str, features: torch.Tensor) -> None:
+    order.append((name, features))
+
+
+Inputs = Mapping[Place, Sequence[torch.Tensor]]
+"""What whole linear layers are given, (tokens, inputs), call after call."""
+
+
+@contextlib.contextmanager
+def recorded(model: nn.Module, sites: Sequence[Site]) -> Iterator[Inputs]:
+    """What `sites` are given while the model runs, in bfloat16; layers that share an input share the tensor."""
+    found: dict[Place, list[torch.Tensor]] = {}
+    last: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(name: str, features: torch.Tensor) -> None:
+        if not last or last[0][0] is not features:
+            last[:] = [(features, features.detach().flatten(0, -2).to(torch.bfloat16))]
+        found.setdefault((name, "weight"), []).append(last[0][1])
+
+    names = dict.fromkeys(site.module for site in sites if site.parameter == "weight")
+    with watch(model, {_input(name): functools.partial(keep, name) for name in names}, strict=False):
+        yield found
+
+
+@torch.no_grad()
+def gather(
+    model: nn.Module,
+    batches: Sequence[Any],
+    sites: Sequence[Site],
+    calls: dict[str, int],
+    wanted: Inputs | None = None,
+) -> dict[Place, Gram]:
     """The Gram matrix at every place of `sites`, over all batches; nothing the size of the data is kept.
 
     Args:
@@ -67,6 +123,7 @@ def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], call
         batches: as for `hardy.hooks.observe`.
         sites: linear layers, Conv1D of GPT-2, parts of them, and stacks of experts.
         calls: of `count_calls`. A batch is left as soon as each module has run that often.
+        wanted: what the unmodified model gives on the same batches, as far as it is known.
 
     Raises:
         InputError: inputs hold NaN or infinity, or a site is of another kind, or no batch reaches it.
@@ -77,7 +134,8 @@ def gather(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site], call
     for name in dict.fromkeys(name for name, _ in grams):
         parameters = [parameter for owner, parameter in grams if owner == name]
         if parameters == ["weight"]:
-            points[_input(name)] = functools.partial(_add_input, grams[name, "weight"], name, last)
+            others = iter((wanted or {}).get((name, "weight"), ()))
+            points[_input(name)] = functools.partial(_add_input, grams[name, "weight"], name, last, others)
         else:
             stacks = {parameter: grams[name, parameter] for parameter in parameters}
             routed = _Routed(model.get_submodule(name), name, stacks)
@@ -151,7 +209,7 @@ class _Routed:
 
 
 class _Last:
-    """The product of the last input: queries, keys and values have the same one, so it serves thrice."""
+    """The products of the last input: queries, keys and values have the same one, so they serve thrice."""
 
     def __init__(self) -> None:
         self.forget()
@@ -160,19 +218,26 @@ class _Last:
         self.features: torch.Tensor | None = None
         self.version = 0
         self.product: tuple[torch.Tensor, int] = (torch.empty(0), 0)
+        self.drift: torch.Tensor | None = None
 
-    def product_of(self, features: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
-        if features is not self.features or features._version != self.version:
-            self.features, self.version, self.product = features, features._version, _product(features, name)
-        return self.product
+    def look(self, features: torch.Tensor, name: str, wanted: torch.Tensor | None) -> None:
+        """Have `product` and `drift` of these features."""
+        if features is self.features and features._version == self.version:
+            return
+        self.features, self.version, self.product = features, features._version, _product(features, name)
+        rows = features.detach().flatten(0, -2).float()
+        self.drift = None if wanted is None else ((wanted.float() - rows).T @ rows).double()
 
 
 def _input(module: str, index: int = 0) -> Point:
     return Point(f"input {index} of {module}", module, "input", index)
 
 
-def _add_input(gram: Gram, name: str, last: _Last, features: torch.Tensor) -> None:
-    _add(gram, ..., *last.product_of(features, name))
+def _add_input(gram: Gram, name: str, last: _Last, wanted: Iterator[torch.Tensor], features: torch.Tensor) -> None:
+    last.look(features, name, next(wanted, None))
+    _add(gram, ..., *last.product)
+    if last.drift is not None:
+        gram.drift = last.drift if gram.drift is None else gram.drift + last.drift
 
 
 def _product(features: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:

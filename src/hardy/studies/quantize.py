@@ -32,6 +32,7 @@ from hardy.quant import (
     unpack,
 )
 from hardy.quant.block_by_block import chain_of
+from hardy.quant.calibrated import CalibratedQuantizer
 from hardy.quant.fitting import fitting, weights_of
 from hardy.quant.model_card import model_card
 from hardy.quant.quantizer import Quantizer
@@ -97,6 +98,7 @@ def quantize(
     tokens: int | None = None,
     window: int | None = None,
     calibration_tokens: int = 16384,
+    correction: float = 0.3,
     tune: int = 0,
     embedding_bits: int = 8,
     device: str | None = None,
@@ -123,6 +125,8 @@ def quantize(
             the report's notes say so.
         tokens, window, device: as in `hardy.zoo.Subject.of`.
         calibration_tokens: of calibration text, at most; more were measured to help little.
+        correction: share of what the layers before a layer do wrong that it makes up for, 0 to 1
+            (`hardy.quant.calibrated.CalibratedQuantizer`); with a budget, none.
         tune: steps of `TunedScales`, after trit-planes: their scales and the norms are trained on the calibration text.
             Each takes about as long as reading 4,000 tokens, and needs memory for gradients; a hundred are worth it.
         embedding_bits: 8, 4, or 16 to leave them as they are: of the embedding, and of the head, which are most of a
@@ -146,6 +150,11 @@ def quantize(
     if budget is not None and not bits and not planes:
         bits = (2, 4)
     steps = levels(bits, planes, group_size, bool(sources))
+    if budget is None:
+        steps = tuple(
+            dataclasses.replace(step, correction=correction) if isinstance(step, CalibratedQuantizer) else step
+            for step in steps
+        )
     if (budget is None) != (len(steps) == 1):
         raise InputError(
             f"one kind of layer takes no budget, several need one: got {len(steps)} kinds and a budget of {budget}"
@@ -293,7 +302,9 @@ def _estimate(
     begun = time.perf_counter()
     torch.mm(square, square)
     speed = _FORWARD * 2 * 1024**3 / (time.perf_counter() - begun)
-    forwards = judged_tokens + 5 * calibration_tokens  # each block twice and its Gram matrices; what the model writes
+    forwards = (
+        judged_tokens + 8 * calibration_tokens
+    )  # each block for each of its parts and as it was; what the model writes
     seconds = 2 * parameters * forwards / speed
     seconds += max(_SECONDS.get(type(step).__name__, 0.5) for step in steps) * weights / 1e6 / torch.get_num_threads()
     return f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
