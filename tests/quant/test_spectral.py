@@ -13,6 +13,7 @@ from torch import nn
 
 from hardy.core import InputError, generator, select
 from hardy.quant import effective_rank, energy_gain
+from hardy.quant.importance import layer_importance
 from hardy.quant.spectral import Inputs, effective_rank_of, top_energy
 
 ENERGIES = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30)
@@ -168,6 +169,11 @@ def test_a_text_shorter_than_the_width_is_refused_with_how_much_is_needed(text: 
     with pytest.raises(InputError, match="text of 31 tokens is too short: .*q_proj, 32 x 32, needs at least 32"):
         effective_rank(build("llama"), [text[:1, :31]])
     effective_rank(build("llama"), [text[:1, :32]])
+    model = build("llama")
+    model.register_forward_pre_hook(lambda *_: pytest.fail("it was run before the text was looked at"))
+    for locate in (effective_rank, layer_importance):
+        with pytest.raises(InputError, match="too short"):
+            locate(model, [text[:1, :31]])
 
 
 def test_what_cannot_be_ranked_is_refused(text: torch.Tensor) -> None:

@@ -66,6 +66,6 @@ def layer_importance(
         InputError: as `perplexity_drop`, `effective_rank` and `combined`.
     """
     batches = list(batches)
+    spectral = rankings(model, batches, [RANK_DROP, ENERGY_GAIN], select=select, seeds=seeds)  # may refuse the text
     drop = perplexity_drop(model, batches, select=select, measure="perplexity")
-    spectral = rankings(model, batches, [RANK_DROP, ENERGY_GAIN], select=select, seeds=seeds)
     return combined([drop, *spectral], weights, by="lieq-v1")
