@@ -120,7 +120,7 @@ def rankings(
         raise InputError(f"selection {select!r} holds only what this locator leaves out: {', '.join(LEFT_OUT)}")
     groups = units(sites, unit)
     batches = list(batches)
-    if all(isinstance(batch, torch.Tensor) and not batch.is_floating_point() for batch in batches):
+    if batches and all(isinstance(batch, torch.Tensor) and not batch.is_floating_point() for batch in batches):
         for site in sites:  # a text that is too short is refused before it is read
             _check_tokens(site, weight_of(model, site), sum(batch.numel() for batch in batches))
     seen = observe(model, batches, [exactly(site) for site in sites], [SecondMoment])
