@@ -192,14 +192,18 @@ def repairs() -> str:
         return Lines(rows=rows(name), by=by, where=where, cells=(*what.split("|"), f"{intact:.1f}", *cells))
 
     hpd = "HPD, last output projection; a random one|tiny-mamba, perplexity, {noise} {strength:g}"
-    romer = "ROMER, both parts; random replacement|tiny-moe, perplexity, {noise}"
+    romer = "ROMER, both parts; random replacement|tiny-moe, perplexity, {noise}, {placement}"
     parts = [
         lines("hpd", hpd, {"noise": noise, "strength": strength}, "HPD last", "HPD random", "noisy")
         for noise, strength in (("proportional", 0.3), ("relative to the tensor's largest weight", 0.0707))
     ]
     parts += [
-        lines("romer", romer, {"noise": noise}, "both", "random replacement", "noisy")
-        for noise in ("additive 10 % of each tensor's largest weight", "ReRAM (Wan et al.)")
+        lines("romer", romer, {"noise": noise, "placement": placement}, "both", "random replacement", "noisy")
+        for noise, placement in (
+            ("additive 40 % of each tensor's largest weight", "experts and routers"),
+            ("additive 10 % of each tensor's largest weight", "everything"),
+            ("ReRAM (Wan et al.)", "everything"),
+        )
     ]
     for noise in ("proportional 0.3", "ReRAM (Wan et al.) with 0.5 % of cells stuck"):
         for place in ("shallow", "middle", "deep"):

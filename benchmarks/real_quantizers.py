@@ -134,19 +134,20 @@ def arms() -> dict[str, Arm]:
     return found
 
 
-CORE = ("two trit-planes, calibrated", "GPTQ 3 bits", "llama.cpp Q3_K", "round to nearest 4 bits", "hqq 3 bits")
+CORE = (
+    "two trit-planes, calibrated", "two trit-planes, calibrated, no correction", "two trit-planes, plain",
+    "GPTQ 3 bits", "round to nearest 4 bits", "hqq 3 bits", "llama.cpp Q2_K", "llama.cpp Q3_K", "llama.cpp Q4_K",
+)  # fmt: skip
 
 
-def run(
-    models: str = "", tokens: int = 2048, only: str = "", whole: str = "smollm2-135m", work: Path | None = None
-) -> Result:
+def run(models: str = "", tokens: int = 2048, only: str = "", whole: str = "", work: Path | None = None) -> Result:
     """
     Args:
         models: folders, as HARDY_REAL_MODELS.
         tokens: of each text.
         only: names of models, with commas between them.
-        whole: names of models, likewise, that all arms and all bits of the embedding are measured on, which takes an
-            hour a model; the others have the arms in `CORE`.
+        whole: names of models, likewise, that all arms and all bits of the embedding are measured on, which takes two
+            hours a model; the others have the arms in `CORE`.
         work: where finished arms are kept.
     """
     assert work is not None
