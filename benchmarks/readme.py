@@ -222,6 +222,23 @@ def repairs() -> str:
     return table(("repair", "model, noise", "no noise", "on the chip", "repaired", "control"), *parts)
 
 
+def romer() -> str:
+    """Perplexity of the mixture by what is on the chip, and in brackets the mean ratio to the noisy model."""
+    found = [row for row in rows("romer") if row.condition != "unmodified"]
+    at = {(row.details["placement"], row.details["noise"], row.condition, row.metric): row for row in found}
+    places = list(dict.fromkeys((row.details["placement"], row.details["noise"]) for row in found))
+    lines = [f"| | {' | '.join(f'{placement}, {noise}' for placement, noise in places)} |"]
+    lines.append("|---|" + "---:|" * len(places))
+    for condition in dict.fromkeys(row.condition for row in found):
+        cells = []
+        for place in places:
+            perplexity, ratio = at[*place, condition, "perplexity"], at[*place, condition, "ratio_to_noisy"]
+            spread = "" if ratio.spread in (None, 0.0) else f" ± {ratio.spread:.3f}"
+            cells.append(f"{perplexity.value:.1f} ({ratio.value:.3f}{spread})")
+        lines.append(f"| {condition} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def chip() -> str:
     columns = {
         "forward and backward, one thread": "{condition}",
@@ -389,6 +406,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "chip": chip,
     "noise-aware": noise_aware,
     "repairs": repairs,
+    "romer": romer,
     "noise-cost": noise_cost,
     "halora": halora,
     "splat": splat,

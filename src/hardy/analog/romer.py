@@ -109,13 +109,13 @@ class ExpertReplacement(_Guarded):
         mode: "alias": the idle logit is never chosen, and whoever chooses the busy expert gets the mean of original
             and copy (one more expert is computed for it); "copy": the router's row is copied along, so that both
             enter the choice and take two of its places; "keep": the idle expert's row stays.
-        threshold: idle is who is used less than this part of the mean.
+        threshold: idle is who is used less than this part of the mean; where noise is strong that is anybody below it.
         share: of the experts, at most this part is replaced; half and a quarter of it are tried too.
     """
 
     mode: Mode = "alias"
-    threshold: float = 0.25
-    share: float = 0.25
+    threshold: float = 1.0
+    share: float = 0.75
 
     def check(self) -> None:
         super().check()
