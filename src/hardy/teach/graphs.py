@@ -54,15 +54,17 @@ class GraphSet:
         return len(self.graphs)
 
     def split(self, test: float, seed: int) -> tuple[list[int], list[int]]:
-        """Ids of a random training and test part.
+        """Ids of a random training and test part: graphs, or the nodes of a graph that is alone, as Cora is.
 
         Raises:
-            InputError: there is but one graph, as in Cora, of which no part can be left out.
+            InputError: there is but one graph, whose label is one.
         """
-        if len(self) < 2:
+        alone = len(self) == 1
+        if alone and self.task.startswith("graph"):
             raise InputError(f"{self.name} is one graph; at least 2 are needed to train on some and test on others")
-        count = min(len(self) - 1, max(1, round(test * len(self))))
-        order = torch.randperm(len(self), generator=generator(seed, "split")).tolist()
+        size = len(self.graphs[0].y) if alone else len(self)
+        count = min(size - 1, max(1, round(test * size)))
+        order = torch.randperm(size, generator=generator(seed, "split")).tolist()
         return order[count:], order[:count]
 
 

@@ -59,6 +59,7 @@ class Teacher:
 
     Attributes:
         ids: of the examples that are taught now, (chosen,), or None before the first choice.
+        scores: that the last choice was made by, (examples,); None before the first, without scores, and after a resume.
         selections: what was chosen when, without the ids.
 
     Raises:
@@ -85,6 +86,7 @@ class Teacher:
         self.seed = checks.integer("seed", seed)
         self.time, self.due, self.size = 0, 0, None
         self.ids: torch.Tensor | None = None
+        self.scores: torch.Tensor | None = None
         self.selections: list[Selection] = []
 
     def update(
@@ -140,6 +142,7 @@ class Teacher:
         share = checks.number(f"the ratio at {self.time}", self.ratio(self.time, self.updates), above=0, at_most=1)
         count = max(1, round(share * size))
         scores = checked(self.score(examples), size) if self.selector.scored else torch.ones(size)
+        self.scores = scores if self.selector.scored else None
         ids = self.selector(scores, count, generator(self.seed, "selection", self.time))
         mean = scores.double().mean().item()
         self.selections.append(
