@@ -5,14 +5,13 @@ and with those of a random GIN on the same graphs, which hold no noise; and gene
 minibatches; the share of the examples grows from 5 % to all. The same split, start and order for every arm of a seed.
 
 Controls: full training, and random choice of as many examples at the same times; both are also compared at equal
-samples and at equal CPU seconds. The ceiling: an oracle that sees the labels of the test part and chooses, by the same
-schedule, the examples whose loss falls most with the loss there. What it does not gain, no choice by such a schedule
-is likely to gain.
+samples and at equal CPU seconds. The ceiling: an oracle that sees the labels of the test part and takes, at each time of
+the same schedule, the best of eight choices in hindsight. Its own time, which is that of many trainings, means nothing.
 
     python -m benchmarks run teach
 """
 
-import csv
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,15 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 from torch_geometric.data import Batch, Data
-from torch_geometric.loader import DataLoader
+from torch_geometric.loader import DataLoader as GraphLoader
 
 from benchmarks.harness import SHARED, Result
+from hardy.core.rng import generator
 from hardy.report import Row
 from hardy.runs.conditions import Condition
 from hardy.runs.study import Study
-from hardy.teach import Teacher, graphs, scores, selectors
-from hardy.teach.examples import DatasetExamples, evaluating, example_losses
+from hardy.teach import Teacher, graphs, losses, scores, selectors
+from hardy.teach.examples import DatasetExamples, example_losses
 from hardy.teach.experiment import Plan, lesson, run_arm
 from hardy.teach.graphs import GraphSet
 from hardy.teach.networks import network
@@ -44,10 +45,10 @@ SETS = {
     "MUTAG": (60, 32),
     "PTC": (60, 32),
     "ENZYMES": (60, 64),
-    "PROTEINS": (30, 64),
+    "PROTEINS": (20, 64),
     "freesolv": (60, 32),
     "esol": (60, 64),
-    "lipophilicity": (30, 64),
+    "lipophilicity": (20, 64),
     "cora": (30, 256),
 }
 TARGETS = {
@@ -106,31 +107,34 @@ def noiseless(data: GraphSet) -> GraphSet:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Oracle:
-    """How far an example's loss falls on a short step that lowers the loss of the test part; 0 where it rises."""
+    """1 for the examples of the best of eight choices in hindsight: the one after an epoch of which the loss of the
+    test part is the lowest, on a copy of the network. Four of them are random, two soft, one hard, one half hard."""
 
+    teacher: Teacher
+    plan: Plan
     data: GraphSet
     ids: tuple[int, ...]
 
     def __call__(self, examples: DatasetExamples) -> torch.Tensor:
-        model = examples.model
+        teacher, found = self.teacher, torch.zeros(len(examples))
+        count = max(1, round(teacher.ratio(teacher.time, teacher.updates) * len(examples)))
+        norms = examples.gradient_norms()
+        kinds = (*[selectors.Random()] * 4, *[selectors.Soft()] * 2, selectors.Hard(), selectors.Mix())
+        tried = [kind(norms, count, generator(teacher.seed, "oracle", teacher.time, k)) for k, kind in enumerate(kinds)]
+        found[min(tried, key=lambda chosen: self.loss_after(examples, chosen))] = 1.0
+        return found
+
+    def loss_after(self, examples: DatasetExamples, chosen: torch.Tensor) -> float:
+        """The loss of the test part after an epoch on the chosen examples."""
+        training, model = self.plan.training, copy.deepcopy(examples.model).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate)
+        part: Any = Subset(examples.dataset, chosen.tolist())
+        for batch in GraphLoader(part, batch_size=training.batch_size, generator=torch.Generator()):
+            optimizer.zero_grad()
+            example_losses(examples.loss, examples.read(model, batch))[0].mean().backward()
+            optimizer.step()
         dataset, ask = examples_of(self.data, self.ids)
-        weights = [p for p in model.parameters() if p.requires_grad]
-        with evaluating(model):
-            total = torch.zeros(())
-            for batch in DataLoader(dataset, batch_size=256, generator=torch.Generator()):
-                total = total + example_losses(examples.loss, ask(model, batch))[0].sum()
-            slopes = torch.autograd.grad(total, weights)
-        length = torch.stack([slope.square().sum() for slope in slopes]).sum().sqrt()
-        size = torch.stack([weight.detach().square().sum() for weight in weights]).sum().sqrt()
-        kept = [weight.detach().clone() for weight in weights]
-        before = examples.losses()
-        with torch.no_grad():
-            for weight, slope in zip(weights, slopes, strict=True):
-                weight -= 1e-3 * size / length.clamp(min=1e-12) * slope
-            after = examples.losses()
-            for weight, value in zip(weights, kept, strict=True):
-                weight.copy_(value)
-        return (before - after).clamp(min=0)
+        return losses(model, examples.loss, dataset, read=ask).mean().item()
 
 
 def arm(data: GraphSet, arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
@@ -141,7 +145,7 @@ def arm(data: GraphSet, arguments: Mapping[str, Any], seed: int) -> dict[str, fl
 
     def teacher(scaled: GraphSet, test_ids: Any) -> Teacher:
         found = plan.teacher("hard" if name == ORACLE else "soft", seed)
-        found.score = Oracle(scaled, tuple(test_ids)) if name == ORACLE else scores.LossCap()
+        found.score = Oracle(found, plan, scaled, tuple(test_ids)) if name == ORACLE else scores.LossCap()
         return found
 
     return lesson(data, plan, seed, teacher)
@@ -152,7 +156,8 @@ def measured(data: GraphSet, plan: Plan, seeds: int, out: Path) -> tuple[list[Ro
     plain = dataclasses.asdict(plan)
     settings = {"data": data.name, "plan": plain}
     study = Study(name="teach", run=arm, settings=settings, subject=data, out=out, workers=1)
-    names = (FULL, *TAUGHT, CAPPED, ORACLE, RANDOM)
+    capped = () if data.task.endswith("regression") else (CAPPED,)  # made for labels that are wrong
+    names = (FULL, *TAUGHT, *capped, ORACLE, RANDOM)
     grid = [
         Condition.of(
             name,
