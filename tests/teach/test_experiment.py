@@ -13,22 +13,6 @@ from hardy.teach import Teacher, graphs, schedules
 from hardy.teach.examples import DatasetExamples
 
 
-def test_token_sequences_are_scored_by_their_own_tokens(llama: nn.Module) -> None:
-    random = torch.Generator().manual_seed(0)
-    data = [
-        {"input_ids": (ids := torch.randint(0, 64, (7,), generator=random)), "labels": ids.clone()} for _ in range(9)
-    ]
-    data[4]["labels"][:4] = -100
-    got = DatasetExamples(llama, nn.CrossEntropyLoss(), data, batch_size=4).losses()
-    with torch.no_grad():
-        expected = [llama(each["input_ids"][None], labels=each["labels"][None]).loss.item() for each in data]
-    assert got.tolist() == pytest.approx(expected, rel=1e-4)
-    teacher = Teacher(3, selector="hard", score="loss", ratio=schedules.Constant(ratio=0.34))
-    teacher.update(llama, nn.CrossEntropyLoss(), data)
-    assert teacher.ids is not None
-    assert teacher.ids.tolist() == torch.tensor(expected).argsort(descending=True)[:3].tolist()
-
-
 def test_the_page_has_its_controls_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     pytest.importorskip("torch_geometric")
     from hardy.teach.experiment import Plan, experiment

@@ -89,12 +89,15 @@ def test_the_papers_protocol_is_full_batch_descent() -> None:
 def test_metrics_are_pooled() -> None:
     data = graphs.generated("graph-classification", 300, nodes=(3, 5), features=5)
     net = network("flexible", data, width=8)
-    from sklearn.metrics import roc_auc_score
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
     with torch.no_grad():
         output = net.eval()(Batch.from_data_list(data.graphs))
     truth = torch.cat([graph.y for graph in data.graphs])
-    assert measure(net, data, range(300)) == pytest.approx(roc_auc_score(truth, output[:, 1] - output[:, 0]))
+    found = measure(net, data, range(300))
+    assert found["AUC"] == pytest.approx(roc_auc_score(truth, output[:, 1] - output[:, 0]))
+    assert found["AP"] == pytest.approx(average_precision_score(truth, output[:, 1] - output[:, 0]))
+    assert found["accuracy"] == pytest.approx((output.argmax(1) == truth).double().mean().item())
     data = graphs.generated("graph-regression", 300, nodes=(3, 5), features=5)
     with torch.no_grad():
         output = net.eval()(Batch.from_data_list(data.graphs))[:, :1]
@@ -102,7 +105,7 @@ def test_metrics_are_pooled() -> None:
     with torch.no_grad():
         output = net(Batch.from_data_list(data.graphs))
     truth = torch.cat([graph.y for graph in data.graphs])
-    assert measure(net, data, range(300)) == pytest.approx((output - truth).abs().mean().item(), rel=1e-5)
+    assert measure(net, data, range(300))["MAE"] == pytest.approx((output - truth).abs().mean().item(), rel=1e-5)
 
 
 def test_text_files_are_read(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from hardy.errors import InputError
 from hardy.teach.examples import DatasetExamples, Read, read_batch
 from hardy.teach.schedules import Growing, Interval, Ratio, Staircase
 from hardy.teach.scores import SCORES, Score, kernel_norm, name_of
-from hardy.teach.selectors import SELECTORS, KernelGuided, Selector, checked
+from hardy.teach.selectors import SELECTORS, Full, KernelGuided, Selector, checked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,10 +139,29 @@ class Teacher:
         self.time += 1
         return self.ids
 
+    def plan(self, size: int) -> list[int]:
+        """How many of `size` examples are taught at each update, by the schedule alone.
+
+        Their sum over `updates * size` is the share of the samples that is seen, and with it of the time, up to what
+        scoring costs.
+        """
+        counts: list[int] = []
+        due = 0
+        for moment in range(self.updates):
+            if moment == 0 or moment >= due:
+                counts.append(size if isinstance(self.selector, Full) else self._count(moment, size))
+                due = self.interval.following(moment, self.updates, due)
+            else:
+                counts.append(counts[-1])
+        return counts
+
+    def _count(self, moment: int, size: int) -> int:
+        share = checks.number(f"the ratio at {moment}", self.ratio(moment, self.updates), above=0, at_most=1)
+        return max(1, round(share * size))
+
     def _chosen(self, examples: Examples, size: int) -> torch.Tensor:
         begun = time.perf_counter()
-        share = checks.number(f"the ratio at {self.time}", self.ratio(self.time, self.updates), above=0, at_most=1)
-        count = max(1, round(share * size))
+        count = self._count(self.time, size)
         scores = checked(self.score(examples), size) if self.selector.scored else torch.ones(size)
         self.scores = scores if self.selector.scored else None
         random = generator(self.seed, "selection", self.time)
