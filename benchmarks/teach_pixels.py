@@ -1,0 +1,110 @@
+"""Teaching pixels: INT's and NINT's choice of points for a field, beside uniform sampling and all points.
+
+Four Kodak photographs (beside the checkout), averaged to 48 x 48, a SIREN of three layers on each, one step on a fifth of
+the pixels each time. INT takes the largest errors and keeps its choice for 1 to 50 steps (each step anew for the first
+quarter), with a fifth of the pixels or with a share that grows in ten stages to all; soft draws by the same errors; NINT
+adds the kernel's score and 70 % random pixels.
+
+Controls: fresh uniform pixels in every step, as many; random pixels by INT's schedule; all pixels in every step. Seconds
+are CPU seconds of the whole fit: choosing, scoring and, alike for all, the checks every 20 steps.
+
+    python -m benchmarks run teach_pixels
+"""
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.fields import photographs, shrunk
+from benchmarks.harness import Result, Value, mean_of, rows
+from hardy.fields import Field, Schedule, Signal, fit
+from hardy.teach import Teacher, schedules, selectors
+
+CHECK = 20
+FIFTH = schedules.Constant(ratio=0.2)
+INT = schedules.Growing(first=1, last=50, dense=0.25)
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "all pixels": {"selector": "full", "interval": schedules.Every()},
+    "uniform": {"selector": "random", "ratio": FIFTH, "interval": schedules.Every()},
+    "random, INT's schedule": {"selector": "random", "ratio": FIFTH, "interval": INT},
+    "INT": {"selector": "hard", "ratio": FIFTH, "interval": INT},
+    "INT, growing share": {"selector": "hard", "ratio": schedules.Staircase(start=0.2, stages=10), "interval": INT},
+    "INT, soft": {"selector": "soft", "ratio": FIFTH, "interval": INT},
+    "NINT": {"selector": selectors.KernelGuided(), "ratio": FIFTH, "interval": INT},
+}
+CONTROL = "uniform"
+
+
+class Clocked:
+    """A teacher that notes the CPU seconds at each step."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher, self.updates = teacher, teacher.updates
+        self.begun, self.clock = time.process_time(), []
+
+    def choose(self, examples: Any) -> torch.Tensor:
+        self.clock.append(time.process_time() - self.begun)
+        return self.teacher.choose(examples)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.teacher.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.teacher.load_state_dict(state)
+
+
+def course(arm: str, photo: Signal, width: int, steps: int, seed: int) -> tuple[list[float], list[float], float]:
+    """CPU seconds and PSNR at each check, and the share of the time that choosing took."""
+    field = Field(2, 3, hidden_features=width, activation="sine", seed=seed)
+    teacher = Clocked(Teacher(steps, seed=seed, **ARMS[arm]))
+    fitted = fit(field, photo, teacher=teacher, schedule=Schedule(steps=steps, check_every=CHECK))
+    clock = [*teacher.clock, time.process_time() - teacher.begun]
+    psnr = [value for _, value in fitted.history]
+    seconds = [clock[step] for step, _ in fitted.history]
+    return seconds, psnr, teacher.teacher.seconds / fitted.seconds
+
+
+def run(*, size: int = 48, width: int = 48, steps: int = 400, photos: int = 4, seeds: int = 3) -> Result:
+    signals = [shrunk(file, size) for file in photographs(photos)]
+    found: dict[str, list[dict[str, float | None]]] = {arm: [] for arm in ARMS}
+    for index, photo in enumerate(signals):
+        for seed in range(seeds):
+            curves = {arm: course(arm, photo, width, steps, seed) for arm in ARMS}
+            end = min(seconds[-1] for seconds, _, _ in curves.values())
+            goal = curves[CONTROL][1][-1]
+            for arm, (seconds, psnr, share) in curves.items():
+                reached = next((at for at, value in zip(seconds, psnr, strict=True) if value >= goal), None)
+                found[arm].append(
+                    {
+                        "psnr": psnr[-1],
+                        "psnr_at_equal_seconds": float(np.interp(end, seconds, psnr)),
+                        "seconds": seconds[-1],
+                        "seconds_to_uniform": reached,
+                        "choosing": share,
+                    }
+                )
+            print(f"photo {index}, seed {seed}: " + ", ".join(
+                f"{arm} {values[-1]['psnr']:.1f} dB in {values[-1]['seconds']:.1f} s" for arm, values in found.items()
+            ), flush=True)  # fmt: skip
+    made = []
+    for arm, values in found.items():
+        control = found[CONTROL]
+        gain = [a["psnr_at_equal_seconds"] - b["psnr_at_equal_seconds"] for a, b in zip(values, control, strict=True)]  # pyright: ignore[reportOptionalOperand]
+        times = [value["seconds_to_uniform"] for value in values if value["seconds_to_uniform"] is not None]
+        made += rows(
+            arm,
+            {"reached": len(times), "runs": len(values)},
+            seeds=range(seeds),
+            baseline=None if arm == CONTROL else CONTROL,
+            psnr=mean_of([value["psnr"] for value in values], "dB"),  # pyright: ignore[reportArgumentType]
+            psnr_at_equal_seconds=mean_of([value["psnr_at_equal_seconds"] for value in values], "dB"),  # pyright: ignore[reportArgumentType]
+            better_than_uniform_at_equal_seconds=None if arm == CONTROL else mean_of(gain, "dB"),
+            cpu_seconds=mean_of([value["seconds"] for value in values], "s"),  # pyright: ignore[reportArgumentType]
+            cpu_seconds_to_what_uniform_ends_with=Value(statistics.mean(times), "s", n=len(times)) if times else None,
+            share_of_choosing=mean_of([value["choosing"] for value in values], "share"),  # pyright: ignore[reportArgumentType]
+        )
+    return Result(rows=made, settings={"check_every": CHECK, "photos": photos}, seeds=range(seeds), raw=found)
