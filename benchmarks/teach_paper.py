@@ -39,7 +39,7 @@ def run(*, count: int = 3000, seeds: int = 2, tasks: str = ",".join(graphs.TASKS
     notes, settings = [], {}
     for task in tasks.split(","):
         data = graphs.generated(task, count, nodes=(20, 49))  # pyright: ignore[reportArgumentType] - checked there
-        plan = Plan.of_paper(data.task)
+        plan = Plan.of_protocol("paper", data.task)
         report = experiment(data, plan, seeds=seeds, out=work / task)
         print(*report.summary, sep="\n", flush=True)
         of_task = [

@@ -1,5 +1,6 @@
 """Readers of graphs, networks, and a training that a teacher leads."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hardy import InputError
 from hardy.teach import Teacher, TeacherSampler, graphs, schedules
 from hardy.teach.examples import DatasetExamples
 from hardy.teach.networks import MODELS, FlexibleConv, network, normalised, propagation
-from hardy.teach.training import Training, loss_of, measure, train
+from hardy.teach.training import Training, examples_of, loss_of, measure, train
 
 
 @pytest.mark.parametrize("task", graphs.TASKS)
@@ -108,6 +109,43 @@ def test_metrics_are_pooled() -> None:
     assert measure(net, data, range(300))["MAE"] == pytest.approx((output - truth).abs().mean().item(), rel=1e-5)
 
 
+def test_several_labels_of_which_some_are_missing_are_learned_and_measured() -> None:
+    data = graphs.generated("graph-regression", 40, nodes=(3, 5), features=5)
+    random = torch.Generator().manual_seed(0)
+    for graph in data.graphs:
+        graph.y = (torch.rand(1, 3, generator=random) > 0.5).float()
+        graph.y[torch.rand(1, 3, generator=random) > 0.7] = float("nan")
+        graph.y[0, 0] = 1.0  # no area without both
+    data = dataclasses.replace(data, task="graph-classification", outputs=3)
+    net = network("gin", data, width=8)
+    course = train(net, data, range(30), range(30, 40), Teacher(2), Training(epochs=2, checks=1))
+    with torch.no_grad():
+        output = net.eval()(Batch.from_data_list(data.graphs[30:]))
+    truth = torch.cat([graph.y for graph in data.graphs[30:]])
+    from sklearn.metrics import roc_auc_score
+
+    known = [~truth[:, c].isnan() for c in range(3)]
+    areas = [roc_auc_score(truth[known[c], c], output[known[c], c]) for c in (1, 2)]
+    assert course.final["AUC"] == pytest.approx(sum(areas) / 2)
+
+
+def test_the_nodes_of_a_graph_alone_are_examples() -> None:
+    data = graphs.generated("node-classification", 2, nodes=(60, 60), features=5)
+    data = dataclasses.replace(data, graphs=data.graphs[:1])
+    train_ids, test_ids = data.split(0.2, 0)
+    assert sorted(train_ids + test_ids) == list(range(60))
+    net = network("flexible", data, width=8)
+    teacher = Teacher(1, selector="hard", ratio=schedules.Constant(ratio=0.25))
+    course = train(net, data, train_ids, test_ids, teacher, Training(epochs=1, batch_size=5, checks=1))
+    assert (course.samples, course.steps) == ((12,), (3,))
+    assert {"AUC", "AP", "accuracy"} == course.final.keys()
+    net = network("flexible", data, width=8).eval()
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(net(data.graphs[0]), data.graphs[0].y, reduction="none")[train_ids]
+    part, read = examples_of(data, train_ids)
+    assert torch.allclose(DatasetExamples(net, loss_of(data), part, read=read).losses(), losses, atol=1e-6)
+
+
 def test_text_files_are_read(tmp_path: Path) -> None:
     file = tmp_path / "toy.txt"
     file.write_text("3\n2 0\n7 1 1\n9 1 0\n1 2\n7 0\n3 0\n9 2 1 2\n9 1 0\n9 1 0\n")
@@ -133,12 +171,20 @@ def test_text_files_are_read(tmp_path: Path) -> None:
 def test_molecules_are_read_and_bad_rows_are_named(tmp_path: Path) -> None:
     pytest.importorskip("rdkit")
     file = tmp_path / "some.csv"
-    file.write_text("smiles,name,solubility\nCCO,a,-1.5\nc1ccccc1,b,\nC,c,2\n")
+    file.write_text("smiles,toxic,solubility\nCCO,1,-1.5\nc1ccccc1,0,\nC,,2\nCC,,\n")
     data = graphs.read(file)
-    assert [graph.num_nodes for graph in data.graphs] == [3, 6, 1]
+    assert [graph.num_nodes for graph in data.graphs] == [3, 1]  # methane has no bond
     assert data.graphs[0].y.item() == -1.5
-    assert data.graphs[1].y.isnan().all()
-    assert data.task == "graph-regression"
+    assert (data.task, data.names) == ("graph-regression", ("CCO", "C"))
+    assert data.notes == ("2 of 4 graphs have no label and were left out",)
+    both = graphs.read(file, target="toxic,solubility")
+    assert [graph.num_nodes for graph in both.graphs] == [3, 6, 1]
+    assert both.outputs == 2
+    assert both.graphs[1].y.isnan().tolist() == [[False, True]]
+    labelled = graphs.read(file, target="toxic", task="graph-classification")
+    assert isinstance(loss_of(labelled), torch.nn.BCEWithLogitsLoss)
+    with pytest.raises(InputError, match="labels must be 0, 1 or missing"):
+        graphs.read(file, task="graph-classification")
     file.write_text("smiles,solubility\nCCO,1\nC(C,2\n")
     with pytest.raises(InputError, match=r"line 3: 'C\(C' is no SMILES"):
         graphs.read(file)

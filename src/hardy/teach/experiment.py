@@ -6,7 +6,8 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, get_args
 
 import torch
 
@@ -23,7 +24,7 @@ from hardy.teach.page import CURVES, FULL, RANDOM, SHOWN, made_report
 from hardy.teach.scores import SCORES
 from hardy.teach.selectors import SELECTORS
 from hardy.teach.teacher import Teacher
-from hardy.teach.training import Training, train
+from hardy.teach.training import Protocol, Training, train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,22 +67,28 @@ class Plan:
         self.schedule()
 
     @classmethod
-    def of_paper(cls, task: Task, **fields: Any) -> Plan:
-        """GraNT's configuration of its generated sets (arXiv 2505.14170, table of its code), with other `fields`.
+    def of_protocol(
+        cls, protocol: Protocol | str, task: Task | str, *, training: Mapping[str, Any] = MappingProxyType({}), **fields: Any
+    ) -> Plan:
+        """The defaults of a protocol, with other fields of `Training` and of the plan.
 
-        Regression: 250 epochs, orders 3 and 2, batches of 100; classification: 500, orders 4 and 3, batches of 200.
-        Both: flexible GCN of width 10, learning rate 2e-4, from 5 % of the graphs, one step each epoch.
+        "minibatch" has those of the classes, and 200 epochs. "paper" has GraNT's for its generated sets (arXiv
+        2505.14170, the table in its code): flexible GCN of width 10, learning rate 2e-4, one step each epoch, batches
+        and proportions. Regression: 250 epochs, orders 3 and 2, batches of 100; classification: 500, 4 and 3, 200.
+
+        Raises:
+            InputError: a name is unknown or a number out of range.
         """
-        regression = task.endswith("regression")
-        training = Training(
-            epochs=250 if regression else 500, batch_size=100 if regression else 200, learning_rate=2e-4,
-            protocol="paper",
-        )  # fmt: skip
-        orders = (3, 2) if regression else (4, 3)
-        return cls(
-            **{"model": "flexible", "selectors": ("batch", "proportional"), "width": 10, "orders": orders,
-               "training": training} | fields
-        )  # fmt: skip
+        if checks.one_of("protocol", protocol, get_args(Protocol)) == "minibatch":
+            return cls(training=Training(**{"epochs": 200} | dict(training)), **fields)
+        regression = str(task).endswith("regression")
+        steps = {"epochs": 250, "batch_size": 100} if regression else {"epochs": 500, "batch_size": 200}
+        defaults = {
+            "model": "flexible", "selectors": ("batch", "proportional"), "width": 10,
+            "orders": (3, 2) if regression else (4, 3),
+        }  # fmt: skip
+        made = Training(**{**steps, "learning_rate": 2e-4, "protocol": "paper"} | dict(training))
+        return cls(training=made, **{**defaults, **fields})
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Plan:

@@ -86,6 +86,7 @@ def made_report(
             "seconds leave out measuring the test part; CPU seconds are those of this process alone",
             "contrast is the mean score of the chosen examples over the mean of all: 1 is what random choice has",
             "at equal samples or seconds: as many as the arm with the fewest has at its end, with the same seed",
+            *data.notes,
             *results.notes(),
         ),
     )
