@@ -423,8 +423,13 @@ def teach_pixels() -> str:
     return of_columns(columns, rows("teach_pixels"))
 
 
+TOKENS = [name for name in ("teach_tokens", "teach_tokens-rubbish", "teach_tokens-smollm2") if name in committed()]
+
+
 def teach_tokens() -> str:
     columns: dict[str, Cell] = {
+        "model": "{model}",
+        "rubbish": "{rubbish:.0%} %",
         "sequences": "{condition}",
         "loss, nats": "{loss:.3f}",
         "CPU seconds": "{cpu_seconds:.1f}",
@@ -433,7 +438,7 @@ def teach_tokens() -> str:
         "below random (random: below full)": "{below_the_baseline:+.3f}",
         "the same at equal seconds": "{below_the_baseline_at_equal_seconds:+.3f}",
     }
-    return of_columns(columns, rows("teach_tokens"))
+    return of_columns(columns, rows(*TOKENS), by=("model", "rubbish", "condition"))
 
 
 def teach_cost() -> str:

@@ -1,19 +1,20 @@
 """Teaching graph networks: full, taught in four ways, and random by the same schedule; real labels and noiseless ones.
 
 MUTAG, PTC, PROTEINS, ENZYMES, ESOL, FreeSolv, lipophilicity and Cora (beside the checkout), each with its own labels
-and with those of a random GIN on the same graphs, which hold no noise; and generated graphs. GIN of three layers, AdamW,
-minibatches; the share of the examples grows from 5 % to all. The same split, start and order for every arm of a seed.
+and with those of a random GIN on the same graphs, which hold no noise; and generated graphs. GIN of three layers,
+AdamW, minibatches; the share of the examples grows from 5 % to all. The same split, start and order for every arm of a
+seed.
 
 Controls: full training, and random choice of as many examples at the same times; both are also compared at equal
-samples and at equal CPU seconds. The ceiling: an oracle that sees the labels of the test part and takes, at each time of
-the same schedule, the best of eight choices in hindsight. Its own time, which is that of many trainings, means nothing.
+samples and at equal CPU seconds. The ceiling: an oracle that sees the labels of the test part and takes, at each time
+of the same schedule, the best of eight choices in hindsight. Its own time, that of many trainings, means nothing.
 
     python -m benchmarks run teach
 """
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -181,11 +182,11 @@ def measured(data: GraphSet, plan: Plan, seeds: int, out: Path) -> tuple[list[Ro
     return rows, tuple(f"{data.name}: {sentence}" for sentence in report.summary)
 
 
-def problems(names: list[str], missing: Callable[[str], object]) -> Iterator[GraphSet]:
-    """Each set with its own labels, then with noiseless ones."""
+def problems(names: list[str], notes: list[str]) -> Iterator[GraphSet]:
+    """Each set with its own labels, then with noiseless ones; a note where its file is not there."""
     for name in names:
         if (data := read(name)) is None:
-            missing(name)
+            notes.append(f"{name} was not measured: its file is not there")
             continue
         yield data
         if not name.startswith("generated"):
@@ -196,7 +197,7 @@ def run(*, seeds: int = 5, sets: str = "", work: Path) -> Result:
     rows: list[Row] = []
     notes: list[str] = []
     names = sets.split(",") if sets else list(SETS)
-    for data in problems(names, lambda name: notes.append(f"{name} was not measured: its file is not there")):
+    for data in problems(names, notes):
         epochs, batch = SETS[data.name.partition(",")[0]]
         plan = Plan(width=64, training=Training(epochs=epochs, batch_size=batch, learning_rate=1e-3))
         found, told = measured(data, plan, seeds, work / data.name)
@@ -205,7 +206,7 @@ def run(*, seeds: int = 5, sets: str = "", work: Path) -> Result:
         print(*told, sep="\n", flush=True)
     return Result(
         rows=rows,
-        settings={"epochs and batch sizes": {name: list(SETS[name]) for name in names}, "selectors": sorted(selectors.SELECTORS)},
+        settings={"epochs and batch sizes": {name: list(SETS[name]) for name in names}},
         seeds=range(seeds),
         notes=notes,
     )

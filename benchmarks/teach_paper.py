@@ -5,8 +5,8 @@ Generated as in the paper (product graphon, uniform features, labels of a random
 one step of AdamW an epoch on all chosen graphs, GraNT's epochs, learning rate, orders, widths, schedule and intervals
 (those of its generated sets at both levels, graphs and nodes).
 
-Beside each saving stands what the schedule alone gives: 1 - mean share - choosing / full training. The paper's: 31 to 47
-% less time with batches, 30 % with proportions; no random control.
+Beside each saving stands what the schedule alone gives: 1 - mean share - choosing / full training. The paper's: 31 to
+47 % less time with batches, 30 % with proportions; no random control.
 
     python -m benchmarks run teach_paper
 """

@@ -1,12 +1,12 @@
 """Teaching pixels: INT's and NINT's choice of points for a field, beside uniform sampling and all points.
 
-Four Kodak photographs (beside the checkout), averaged to 48 x 48, a SIREN of three layers on each, one step on a fifth of
-the pixels each time. INT takes the largest errors and keeps its choice for 1 to 50 steps (each step anew for the first
-quarter), with a fifth of the pixels or with a share that grows in ten stages to all; soft draws by the same errors; NINT
-adds the kernel's score and 70 % random pixels.
+Four Kodak photographs (beside the checkout), averaged to 48 x 48, a SIREN of three layers on each, one step on a fifth
+of the pixels each time. INT takes the largest errors and keeps its choice for 1 to 50 steps (each step anew for the
+first quarter), with a fifth of the pixels or with a share that grows in ten stages to all; soft draws by the same
+errors; NINT adds the kernel's score and 70 % random pixels.
 
-Controls: fresh uniform pixels in every step, as many; random pixels by INT's schedule; all pixels in every step. Seconds
-are CPU seconds of the whole fit: choosing, scoring and, alike for all, the checks every 20 steps.
+Controls: fresh uniform pixels in every step, as many; random pixels by INT's schedule; all pixels in every step.
+Seconds are CPU seconds of the whole fit: choosing, scoring and, alike for all, the checks every 20 steps.
 
     python -m benchmarks run teach_pixels
 """

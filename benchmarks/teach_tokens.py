@@ -1,12 +1,12 @@
 """Teaching token sequences: fine-tuning a language model on prose by AtteNT's rule, beside random sequences.
 
 tiny-llama, which knows Python, or another model (a folder of Hugging Face), is fine-tuned on WikiText-2 and judged on
-other articles of it. Sequences are scored by their own loss and drawn softly (AtteNT's default) or taken by the highest;
-their share grows from 20 % to all, and they are chosen anew every epoch. A tenth of them has shuffled tokens, as text
-from the web has rubbish in it: they can never be learned and their loss stays the highest.
+other articles of it. Sequences are scored by their own loss and drawn softly (AtteNT's default) or taken by the
+highest; their share grows from 20 % to all, and they are chosen anew every epoch. With rubbish, a tenth of them has
+shuffled tokens: such can never be learned, and their loss stays the highest.
 
-Controls: all sequences in every epoch, and random ones by the same schedule; loss on held-out text at equal CPU seconds,
-choosing included.
+Controls: all sequences in every epoch, and random ones by the same schedule; loss on held-out text at equal CPU
+seconds, choosing included.
 
     python -m benchmarks run teach_tokens
 """
@@ -31,11 +31,12 @@ ARMS = {
     "soft, loss cap": ("soft", scores.LossCap(quantile=0.9, score=scores.loss)),
     "random": ("random", "loss"),
 }
-RUBBISH = 0.1
 
 
-def sequences(tokenizer: Any, part: str, count: int, length: int, seed: int) -> list[dict[str, torch.Tensor]]:
-    """Pieces of prose from random places, of `length` tokens each."""
+def sequences(
+    tokenizer: Any, part: str, count: int, length: int, seed: int, rubbish: float = 0.0
+) -> list[dict[str, torch.Tensor]]:
+    """Pieces of prose from random places, of `length` tokens each; a share of them shuffled."""
     text = text_of("prose", part)
     found = []
     for index in range(count):
@@ -43,7 +44,7 @@ def sequences(tokenizer: Any, part: str, count: int, length: int, seed: int) -> 
         begin = int(torch.randint(len(text) - 12 * length, (), generator=random))
         ids = torch.tensor(tokenizer(text[begin : begin + 12 * length], add_special_tokens=False)["input_ids"][:length])
         assert len(ids) == length
-        if part == "calibration" and index < RUBBISH * count:
+        if index < rubbish * count:
             ids = ids[torch.randperm(length, generator=random)]
         found.append({"input_ids": ids, "labels": ids.clone()})
     return found
@@ -59,12 +60,12 @@ def loss_on(model: Any, held_out: list[dict[str, torch.Tensor]]) -> float:
 
 
 def trained(
-    name: str, arm: str, seed: int, epochs: int, count: int, length: int, rate: float
+    name: str, arm: str, seed: int, epochs: int, count: int, length: int, rate: float, rubbish: float
 ) -> tuple[list[float], list[float], float]:
     """CPU seconds and held-out loss after every epoch, and the seconds of choosing."""
     selector, score = ARMS[arm]
     model, tokenizer = loaded(name)
-    data = sequences(tokenizer, "calibration", count, length, seed)
+    data = sequences(tokenizer, "calibration", count, length, seed, rubbish)
     held_out = sequences(tokenizer, "evaluation", 64, length, 1000)
     teacher = Teacher(
         epochs, selector=selector, score=score, ratio=schedules.Linear(start=0.2), interval=schedules.Every(), seed=seed
@@ -96,12 +97,13 @@ def loaded(name: str) -> tuple[Any, Any]:
 
 
 def run(
-    *, model: str = "tiny-llama", epochs: int = 10, count: int = 240, length: int = 64, rate: float = 1e-3, seeds: int = 5
-) -> Result:
+    *, model: str = "tiny-llama", epochs: int = 10, count: int = 240, length: int = 64, rate: float = 1e-3,
+    rubbish: float = 0.0, seeds: int = 5,
+) -> Result:  # fmt: skip
     curves: dict[str, list[tuple[list[float], list[float], float]]] = {arm: [] for arm in ARMS}
     for seed in range(seeds):
         for arm in ARMS:
-            curves[arm].append(trained(model, arm, seed, epochs, count, length, rate))
+            curves[arm].append(trained(model, arm, seed, epochs, count, length, rate, rubbish))
             seconds, losses, _ = curves[arm][-1]
             print(f"seed {seed}, {arm}: loss {losses[0]:.3f} to {losses[-1]:.3f} in {seconds[-1]:.1f} s", flush=True)
     ends = [min(curves[arm][seed][0][-1] for arm in ARMS) for seed in range(seeds)]
@@ -116,7 +118,7 @@ def run(
         other = [losses[-1] for _, losses, _ in curves[baseline]]
         found += rows(
             arm,
-            {"model": model},
+            {"model": model, "rubbish": rubbish},
             seeds=range(seeds),
             baseline=baseline,
             loss_before=mean_of([losses[0] for _, losses, _ in of_arm], "nats"),
@@ -129,6 +131,6 @@ def run(
             cpu_seconds=mean_of([seconds[-1] for seconds, _, _ in of_arm], "s"),
             seconds_of_choosing=mean_of([choosing for *_, choosing in of_arm], "s"),
         )
-    return Result(rows=found, settings={"rubbish": RUBBISH}, seeds=range(seeds), raw={
+    return Result(rows=found, seeds=range(seeds), raw={
         arm: [{"seconds": a, "losses": b} for a, b, _ in of_arm] for arm, of_arm in curves.items()
     })  # fmt: skip

@@ -39,8 +39,8 @@ def fit(
         loss: what is minimised: a `Loss`, or a function of the field's and the signal's values such as torch's
             `l1_loss`; the squared error by default.
         schedule: steps, learning rate, target; or give the fields of `Schedule` here (`steps=500`).
-        teacher: chooses the points of each step, by what they still teach: `hardy.teach.Teacher(steps, ...)`. By default
-            each step sees all points, or as many as the schedule draws.
+        teacher: chooses the points of each step, by what they still teach: `hardy.teach.Teacher(steps, ...)`. By
+            default each step sees all points, or as many as the schedule draws.
         checkpoint: a file that is written at checks, and from which a fit that was broken off goes on.
         progress: whether to show a progress bar.
 

@@ -63,7 +63,7 @@ def _picture(edges: torch.Tensor, nodes: int) -> Image.Image:
 
 
 def layout(edges: torch.Tensor, nodes: int, steps: int = 60) -> torch.Tensor:
-    """Places of nodes in the plane, (nodes, 2): joined ones attract and all repel each other (Fruchterman, Reingold)."""
+    """Places of nodes in the plane, (nodes, 2): joined ones attract, all repel each other (Fruchterman, Reingold)."""
     places = torch.rand(nodes, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     joined = torch.zeros(nodes, nodes, dtype=torch.float64)
     joined[edges[0], edges[1]] = 1.0

@@ -68,7 +68,12 @@ class Plan:
 
     @classmethod
     def of_protocol(
-        cls, protocol: Protocol | str, task: Task | str, *, training: Mapping[str, Any] = MappingProxyType({}), **fields: Any
+        cls,
+        protocol: Protocol | str,
+        task: Task | str,
+        *,
+        training: Mapping[str, Any] = MappingProxyType({}),
+        **fields: Any,
     ) -> Plan:
         """The defaults of a protocol, with other fields of `Training` and of the plan.
 
@@ -161,10 +166,8 @@ def standardised(data: GraphSet, train_ids: Sequence[int]) -> tuple[GraphSet, fl
     """
     if not data.task.endswith("regression"):
         return data, 1.0
-    if len(data) == 1:
-        values = data.graphs[0].y[list(train_ids)]
-    else:
-        values = torch.cat([data.graphs[i].y for i in train_ids])
+    alone = len(data) == 1
+    values = data.graphs[0].y[list(train_ids)] if alone else torch.cat([data.graphs[i].y for i in train_ids])
     known = values[~values.isnan()]
     if len(known) < 2 or not (deviation := known.std().item()) > 0:
         raise InputError(f"{data.name}: the labels of the training part are missing or all the same")
@@ -223,5 +226,3 @@ def experiment(
     if out is not None:
         report.save(Path(out))
     return report
-
-

@@ -76,7 +76,7 @@ def made_report(
         summary=_summary(rows, grid, metric),
         rows=(*rows, *results.failures()),
         figures=(
-            *(_lines(f"Metric against {name}", x_label, label, "metric", x, grid, results) for name, x_label, x in axes),
+            *(_lines(f"Metric against {to}", x_label, label, "metric", x, grid, results) for to, x_label, x in axes),
             *_saved(rows, grid),
             _overlap(grid, results),
             *_chosen(data, grid, arms),
@@ -98,9 +98,7 @@ _Arms = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
 def _by_seed(grid: Sequence[Condition], results: Results) -> _Arms:
-    return {
-        arm.name: {result.cell.seed: result.values for result in results.of(arm) if result.values} for arm in grid
-    }
+    return {arm.name: {result.cell.seed: result.values for result in results.of(arm) if result.values} for arm in grid}
 
 
 def _known(values: Mapping[str, float], name: str) -> float | None:

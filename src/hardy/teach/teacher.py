@@ -59,7 +59,7 @@ class Teacher:
 
     Attributes:
         ids: of the examples that are taught now, (chosen,), or None before the first choice.
-        scores: that the last choice was made by, (examples,); None before the first, without scores, and after a resume.
+        scores: that the last choice was made by, (examples,), or None: before it, without scores, after a resume.
         kernel: scores of NINT's kernel as they were last measured, if the selector asks for them.
         selections: what was chosen when, without the ids.
 
@@ -216,8 +216,6 @@ class Teacher:
         try:
             self.selections = [Selection(**selection) for selection in state["selections"]]
             self.time, self.due, self.size = state["time"], state["due"], state["size"]
-            self.ids, self.kernel = (
-                None if state[name] is None else state[name].clone() for name in ("ids", "kernel")
-            )
+            self.ids, self.kernel = (None if state[name] is None else state[name].clone() for name in ("ids", "kernel"))
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"the state of the teacher is damaged: {error!r}") from None
