@@ -380,11 +380,11 @@ def teach() -> str:
     columns: dict[str, Cell] = {"labels": "{set}", "metric": ("{at[arm=full].MAE.metric}", "{at[arm=full].AUC.metric}")}
     for arm in arms:
         columns[arm] = (f"{{at[arm={arm}].MAE:.3f}}", f"{{at[arm={arm}].AUC:.3f}}")
-    return of_columns(columns, [row for row in rows("teach") if row.metric in ("MAE", "AUC")], by=("set",))
+    return of_columns(columns, [row for row in rows("teach_table") if row.metric in ("MAE", "AUC")], by=("set",))
 
 
 def teach_random() -> str:
-    found = [row for row in rows("teach") if row.metric.startswith("better than random (")]
+    found = [row for row in rows("teach_table") if row.metric.startswith("better than random (")]
     metrics = dict.fromkeys(row.metric for row in found)
     columns: dict[str, Cell] = {"labels": "{set}"}
     for arm in ("soft", "hard", "mix", "soft, loss cap", "oracle"):
@@ -450,6 +450,14 @@ def teach_cost() -> str:
     return of_columns(columns, found)
 
 
+TEACH = {"table": teach, "paper": teach_paper, "pixels": teach_pixels, "tokens": teach_tokens, "cost": teach_cost}
+
+
+def where_measured(name: str, block: Callable[[], str]) -> str:
+    """A block, or the command that would measure it."""
+    return block() if name in committed() else f"Not measured yet: `python -m benchmarks run {name}`."
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "circuit-smollm2": functools.partial(circuits, "circuit_survival-smollm2-circuit"),
     "circuit-tiny": functools.partial(circuits, "circuit_survival"),
@@ -477,12 +485,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "systems": lambda: systems.overview(""),
     **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
     "binary-kernel": binary_kernel,
-    "teach": teach,
-    "teach-random": teach_random,
-    "teach-paper": teach_paper,
-    "teach-pixels": teach_pixels,
-    "teach-tokens": teach_tokens,
-    "teach-cost": teach_cost,
+    **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
+    "teach-random": functools.partial(where_measured, "teach_table", teach_random),
 }
 
 

@@ -3,7 +3,7 @@
 Four Kodak photographs (beside the checkout), averaged to 48 x 48, a SIREN of three layers on each, one step on a fifth
 of the pixels each time. INT takes the largest errors and keeps its choice for 1 to 50 steps (each step anew for the
 first quarter), with a fifth of the pixels or with a share that grows in ten stages to all; soft draws by the same
-errors; NINT adds the kernel's score and 70 % random pixels.
+errors; NINT adds the kernel's score and 70 % random pixels. Two arms choose anew in every step.
 
 Controls: fresh uniform pixels in every step, as many; random pixels by INT's schedule; all pixels in every step.
 Seconds are CPU seconds of the whole fit: choosing, scoring and, alike for all, the checks every 20 steps.
@@ -33,6 +33,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "random, INT's schedule": {"selector": "random", "ratio": FIFTH, "interval": INT},
     "INT": {"selector": "hard", "ratio": FIFTH, "interval": INT},
     "INT, growing share": {"selector": "hard", "ratio": schedules.Staircase(start=0.2, stages=10), "interval": INT},
+    "INT, each step anew": {"selector": "hard", "ratio": FIFTH, "interval": schedules.Every()},
+    "soft, each step anew": {"selector": "soft", "ratio": FIFTH, "interval": schedules.Every()},
     "INT, soft": {"selector": "soft", "ratio": FIFTH, "interval": INT},
     "NINT": {"selector": selectors.KernelGuided(), "ratio": FIFTH, "interval": INT},
 }
@@ -68,7 +70,7 @@ def course(arm: str, photo: Signal, width: int, steps: int, seed: int) -> tuple[
     return seconds, psnr, teacher.teacher.seconds / fitted.seconds
 
 
-def run(*, size: int = 48, width: int = 48, steps: int = 400, photos: int = 4, seeds: int = 3) -> Result:
+def run(*, size: int = 48, width: int = 48, steps: int = 400, photos: int = 4, seeds: int = 2) -> Result:
     signals = [shrunk(file, size) for file in photographs(photos)]
     found: dict[str, list[dict[str, float | None]]] = {arm: [] for arm in ARMS}
     for index, photo in enumerate(signals):
