@@ -14,6 +14,8 @@ from hardy.teach.graphs import GraphSet
 
 SIZE = 220
 """Pixels of a side."""
+MOST_NODES = 400
+"""That are drawn; the places of more would take their square in memory."""
 
 
 def chosen(data: GraphSet, arm: str, values: Mapping[str, float], count: int) -> Pictures:
@@ -48,15 +50,18 @@ def drawn(data: GraphSet, graph: int) -> np.ndarray:
 
 
 def _picture(edges: torch.Tensor, nodes: int) -> Image.Image:
+    from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
-    places = layout(edges, nodes).numpy()
     figure = Figure(figsize=(2.2, 2.2), dpi=SIZE / 2.2)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    for source, target in edges.T[edges[0] < edges[1]].tolist():
-        axes.plot(*places[[source, target]].T, color="#8c959f", linewidth=0.8, zorder=1)
-    axes.scatter(places[:, 0], places[:, 1], s=max(4, 240 / nodes), color="#0072b2", zorder=2)
+    if nodes > MOST_NODES:
+        axes.text(0.5, 0.5, f"{nodes} nodes\n{edges.shape[1]} edges", ha="center", va="center")
+    else:
+        places = layout(edges, nodes).numpy()
+        axes.add_collection(LineCollection(list(places[edges.T.numpy()]), colors="#8c959f", linewidths=0.8, zorder=1))
+        axes.scatter(places[:, 0], places[:, 1], s=max(4, 240 / nodes), color="#0072b2", zorder=2)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return Image.open(file)

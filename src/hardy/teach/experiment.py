@@ -22,7 +22,7 @@ from hardy.teach.graphs import GraphSet, Task
 from hardy.teach.networks import network
 from hardy.teach.page import CURVES, FULL, RANDOM, SHOWN, made_report
 from hardy.teach.scores import SCORES
-from hardy.teach.selectors import SELECTORS
+from hardy.teach.selectors import SELECTORS, Batch, Proportional, Selector
 from hardy.teach.teacher import Teacher
 from hardy.teach.training import Protocol, Training, train
 
@@ -109,11 +109,11 @@ class Plan:
     def teacher(self, selector: str, seed: int) -> Teacher:
         """The teacher of one arm."""
         kind = schedules.CatchingUp if self.training.protocol == "paper" else schedules.Growing
-        made = SELECTORS[selector]
-        sized = selector in ("batch", "proportional")
+        size = self.training.batch_size
+        sized: dict[str, Selector] = {"batch": Batch(size=size), "proportional": Proportional(size=size)}
         return Teacher(
-            self.training.epochs, selector=made(size=self.training.batch_size) if sized else made(), score=self.score,
-            ratio=self.schedule(), interval=kind(dense=self.start), seed=seed,
+            self.training.epochs, selector=sized.get(selector, selector), score=self.score, ratio=self.schedule(),
+            interval=kind(dense=self.start), seed=seed,
         )  # fmt: skip
 
 

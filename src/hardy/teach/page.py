@@ -131,7 +131,7 @@ def _row(
     numbers = list(values.values())
     mean, spread = statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None
     details: dict[str, float] = {}
-    if judged and spread and mean:
+    if judged and spread and mean and math.isfinite(mean):  # an area is NaN where a test part has one class
         details["seeds_needed"] = math.ceil((2 * spread / mean) ** 2)
     return [
         Row(metric=metric, condition=arm, value=mean, spread=spread, n=len(numbers), unit=unit, baseline=baseline,

@@ -187,7 +187,8 @@ def train(
     final: dict[str, float] = {}
     for epoch in range(training.epochs):
         begun, cpu_begun = time.perf_counter(), time.process_time()
-        teacher.update(network, loss, loader, read=read)
+        # A graph alone is one forward pass for all of its nodes.
+        teacher.update(network, loss, loader if len(data) > 1 else part, batch_size=len(part), read=read)
         network.train()
         optimizer.zero_grad()
         chosen = len(sampler)
