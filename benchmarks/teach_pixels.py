@@ -72,41 +72,33 @@ def course(arm: str, photo: Signal, width: int, steps: int, seed: int) -> tuple[
 
 def run(*, size: int = 48, width: int = 48, steps: int = 400, photos: int = 4, seeds: int = 2) -> Result:
     signals = [shrunk(file, size) for file in photographs(photos)]
-    found: dict[str, list[dict[str, float | None]]] = {arm: [] for arm in ARMS}
+    ends: dict[str, list[tuple[float, float, float, float]]] = {arm: [] for arm in ARMS}
+    reached: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for index, photo in enumerate(signals):
         for seed in range(seeds):
             curves = {arm: course(arm, photo, width, steps, seed) for arm in ARMS}
-            end = min(seconds[-1] for seconds, _, _ in curves.values())
+            least = min(seconds[-1] for seconds, _, _ in curves.values())
             goal = curves[CONTROL][1][-1]
-            for arm, (seconds, psnr, share) in curves.items():
-                reached = next((at for at, value in zip(seconds, psnr, strict=True) if value >= goal), None)
-                found[arm].append(
-                    {
-                        "psnr": psnr[-1],
-                        "psnr_at_equal_seconds": float(np.interp(end, seconds, psnr)),
-                        "seconds": seconds[-1],
-                        "seconds_to_uniform": reached,
-                        "choosing": share,
-                    }
-                )
-            print(f"photo {index}, seed {seed}: " + ", ".join(
-                f"{arm} {values[-1]['psnr']:.1f} dB in {values[-1]['seconds']:.1f} s" for arm, values in found.items()
-            ), flush=True)  # fmt: skip
+            for arm, (seconds, psnr, choosing) in curves.items():
+                reached[arm] += [at for at, value in zip(seconds, psnr, strict=True) if value >= goal][:1]
+                ends[arm].append((psnr[-1], float(np.interp(least, seconds, psnr)), seconds[-1], choosing))
+            shown = ", ".join(f"{arm} {of[-1][0]:.1f} dB in {of[-1][2]:.1f} s" for arm, of in ends.items())
+            print(f"photo {index}, seed {seed}: {shown}", flush=True)
     made = []
-    for arm, values in found.items():
-        control = found[CONTROL]
-        gain = [a["psnr_at_equal_seconds"] - b["psnr_at_equal_seconds"] for a, b in zip(values, control, strict=True)]  # pyright: ignore[reportOptionalOperand]
-        times = [value["seconds_to_uniform"] for value in values if value["seconds_to_uniform"] is not None]
+    for arm, of_runs in ends.items():
+        psnr, equal, seconds, choosing = (list(values) for values in zip(*of_runs, strict=True))
+        gain = [here - there[1] for here, there in zip(equal, ends[CONTROL], strict=True)]
+        times = reached[arm]
         made += rows(
             arm,
-            {"reached": len(times), "runs": len(values)},
+            {"reached": len(times), "runs": len(of_runs)},
             seeds=range(seeds),
             baseline=None if arm == CONTROL else CONTROL,
-            psnr=mean_of([value["psnr"] for value in values], "dB"),  # pyright: ignore[reportArgumentType]
-            psnr_at_equal_seconds=mean_of([value["psnr_at_equal_seconds"] for value in values], "dB"),  # pyright: ignore[reportArgumentType]
+            psnr=mean_of(psnr, "dB"),
+            psnr_at_equal_seconds=mean_of(equal, "dB"),
             better_than_uniform_at_equal_seconds=None if arm == CONTROL else mean_of(gain, "dB"),
-            cpu_seconds=mean_of([value["seconds"] for value in values], "s"),  # pyright: ignore[reportArgumentType]
+            cpu_seconds=mean_of(seconds, "s"),
             cpu_seconds_to_what_uniform_ends_with=Value(statistics.mean(times), "s", n=len(times)) if times else None,
-            share_of_choosing=mean_of([value["choosing"] for value in values], "share"),  # pyright: ignore[reportArgumentType]
+            share_of_choosing=mean_of(choosing, "share"),
         )
-    return Result(rows=made, settings={"check_every": CHECK, "photos": photos}, seeds=range(seeds), raw=found)
+    return Result(rows=made, settings={"check_every": CHECK, "photos": photos}, seeds=range(seeds), raw=ends)

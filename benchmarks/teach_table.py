@@ -26,6 +26,7 @@ from torch_geometric.loader import DataLoader as GraphLoader
 
 from benchmarks.harness import SHARED, Result
 from hardy.core.rng import generator
+from hardy.core.teaching import Examples
 from hardy.report import Row
 from hardy.runs.conditions import Condition
 from hardy.runs.study import Study
@@ -116,7 +117,8 @@ class Oracle:
     data: GraphSet
     ids: tuple[int, ...]
 
-    def __call__(self, examples: DatasetExamples) -> torch.Tensor:
+    def __call__(self, examples: Examples) -> torch.Tensor:
+        assert isinstance(examples, DatasetExamples)
         teacher, found = self.teacher, torch.zeros(len(examples))
         count = max(1, round(teacher.ratio(teacher.time, teacher.updates) * len(examples)))
         norms = examples.gradient_norms()

@@ -19,6 +19,9 @@ from hardy.teach.training import metric_of
 
 FULL, RANDOM = "full", "random"
 CURVES = ("seconds", "cpu_seconds", "samples", "steps", "metric")
+AXES = {"samples": "samples", "cpu_seconds": "CPU seconds"}
+_Arms = Mapping[str, Mapping[int, Mapping[str, float]]]
+"""The values of each seed of each arm."""
 SHOWN = 4
 """Examples that are drawn of those that teach the most, and of those that teach the least."""
 
@@ -90,11 +93,6 @@ def made_report(
             *results.notes(),
         ),
     )
-
-
-AXES = {"samples": "samples", "cpu_seconds": "CPU seconds"}
-_Arms = Mapping[str, Mapping[int, Mapping[str, float]]]
-"""The values of each seed of each arm."""
 
 
 def _by_seed(grid: Sequence[Condition], results: Results) -> _Arms:
