@@ -392,6 +392,89 @@ def located_budget() -> str:
     return of_columns(columns, found)
 
 
+def teach() -> str:
+    arms = ("full", "random", "soft", "hard", "mix", "soft, loss cap", "oracle")
+    columns: dict[str, Cell] = {"labels": "{set}", "metric": ("{at[arm=full].MAE.metric}", "{at[arm=full].AUC.metric}")}
+    for arm in arms:
+        columns[arm] = (f"{{at[arm={arm}].MAE:.3f}}", f"{{at[arm={arm}].AUC:.3f}}")
+    return of_columns(columns, [row for row in rows("teach_table") if row.metric in ("MAE", "AUC")], by=("set",))
+
+
+def teach_random() -> str:
+    found = [row for row in rows("teach_table") if row.metric.startswith("better than random (")]
+    metrics = dict.fromkeys(row.metric for row in found)
+    columns: dict[str, Cell] = {"labels": "{set}"}
+    for arm in ("soft", "hard", "mix", "soft, loss cap", "oracle"):
+        columns[arm] = tuple(f"{{at[arm={arm}].{metric}:+.3f}}" for metric in metrics)
+    columns["seeds for soft"] = "{at[arm=soft].seeds_needed}"
+    return of_columns(columns, found, by=("set",))
+
+
+def teach_paper() -> str:
+    columns: dict[str, Cell] = {
+        "task": "{task}",
+        "": "{arm}",
+        "metric": ("MAE {MAE:.4f}", "AUC {AUC:.4f}"),
+        "CPU seconds": "{CPU seconds:.0f}",
+        "CPU time saved": ("{CPU time saved:.0f} %", "-"),
+        "by the law": ("{saving_by_the_law.value:.0f} %", "-"),
+        "better than random": (
+            "{better than random (MAE):+.4f}", "{better than random (AUC):+.4f}", "-",
+        ),
+    }  # fmt: skip
+    return of_columns(columns, rows("teach_paper"), by=("task", "arm"))
+
+
+def teach_pixels() -> str:
+    columns: dict[str, Cell] = {
+        "each step": "{condition}",
+        "PSNR": "{psnr:.1f}",
+        "CPU seconds": "{cpu_seconds:.1f}",
+        "at equal seconds": "{psnr_at_equal_seconds:.1f}",
+        "over uniform there": ("{better_than_uniform_at_equal_seconds:+.1f}", "-"),
+        "seconds to what uniform ends with": (
+            "{cpu_seconds_to_what_uniform_ends_with.value:.1f} ({reached} of {runs})", "never",
+        ),
+        "choosing": "{share_of_choosing.value:.0%} %",
+    }  # fmt: skip
+    return of_columns(columns, rows("teach_pixels"))
+
+
+TOKENS = [name for name in ("teach_tokens", "teach_tokens-rubbish", "teach_tokens-smollm2") if name in committed()]
+
+
+def teach_tokens() -> str:
+    columns: dict[str, Cell] = {
+        "model": "{model}",
+        "rubbish": "{rubbish:.0%} %",
+        "sequences": "{condition}",
+        "loss, nats": "{loss:.3f}",
+        "CPU seconds": "{cpu_seconds:.1f}",
+        "of them choosing": "{seconds_of_choosing.value:.1f}",
+        "loss at equal seconds": "{loss_at_equal_seconds:.3f}",
+        "below random (random: below full)": "{below_the_baseline:+.3f}",
+        "the same at equal seconds": "{below_the_baseline_at_equal_seconds:+.3f}",
+    }
+    return of_columns(columns, rows(*TOKENS), by=("model", "rubbish", "condition"))
+
+
+def teach_cost() -> str:
+    found = rows("teach_cost")
+    columns: dict[str, Cell] = {"selector": "{condition}"}
+    for count in values_of("graphs", found):
+        columns[f"{count} graphs, s"] = f"{{at[graphs={count}].seconds.value:.2f}}"
+        columns[f"of an epoch, {count}"] = f"{{at[graphs={count}].share_of_an_epoch.value:.0%}} %"
+    return of_columns(columns, found)
+
+
+TEACH = {"table": teach, "paper": teach_paper, "pixels": teach_pixels, "tokens": teach_tokens, "cost": teach_cost}
+
+
+def where_measured(name: str, block: Callable[[], str]) -> str:
+    """A block, or the command that would measure it."""
+    return block() if name in committed() else f"Not measured yet: `python -m benchmarks run {name}`."
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "circuit-smollm2": functools.partial(circuits, "circuit_survival-smollm2-circuit"),
     "circuit-tiny": functools.partial(circuits, "circuit_survival"),
@@ -420,6 +503,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "systems": lambda: systems.overview(""),
     **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
     "binary-kernel": binary_kernel,
+    **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
+    "teach-random": functools.partial(where_measured, "teach_table", teach_random),
 }
 
 

@@ -30,6 +30,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "stream-growth": ("stream", {"part": "growth"}),
     "stream-quality": ("stream", {"part": "quality"}),
     "stream-speed": ("stream", {"part": "speed"}),
+    "teach_tokens": ("teach_tokens", {}),
+    "teach_tokens-rubbish": ("teach_tokens", {"rubbish": 0.1}),
+    "teach_tokens-smollm2": (
+        "teach_tokens",
+        {"model": "smollm2-135m", "epochs": 4, "count": 96, "rate": 2e-5, "seeds": 3},
+    ),
 }
 SCRIPTS = {script for script, _ in VARIANTS.values()}
 

@@ -1,32 +1,13 @@
-"""The page of `hardy teach`, and token sequences through the same teacher."""
+"""The page of `hardy teach`, and its command."""
 
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 from typer.testing import CliRunner
 
 from hardy import InputError
 from hardy.cli.main import app
-from hardy.teach import Teacher, graphs, schedules
-from hardy.teach.examples import DatasetExamples
-
-
-def test_token_sequences_are_scored_by_their_own_tokens(llama: nn.Module) -> None:
-    random = torch.Generator().manual_seed(0)
-    data = [
-        {"input_ids": (ids := torch.randint(0, 64, (7,), generator=random)), "labels": ids.clone()} for _ in range(9)
-    ]
-    data[4]["labels"][:4] = -100
-    got = DatasetExamples(llama, nn.CrossEntropyLoss(), data, batch_size=4).losses()
-    with torch.no_grad():
-        expected = [llama(each["input_ids"][None], labels=each["labels"][None]).loss.item() for each in data]
-    assert got.tolist() == pytest.approx(expected, rel=1e-4)
-    teacher = Teacher(3, selector="hard", score="loss", ratio=schedules.Constant(ratio=0.34))
-    teacher.update(llama, nn.CrossEntropyLoss(), data)
-    assert teacher.ids is not None
-    assert teacher.ids.tolist() == torch.tensor(expected).argsort(descending=True)[:3].tolist()
+from hardy.teach import graphs
 
 
 def test_the_page_has_its_controls_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -49,12 +30,29 @@ def test_the_page_has_its_controls_and_goes_on_where_it_stopped(tmp_path: Path) 
     times = [cell.stat().st_mtime_ns for cell in cells[1:]]
     again = experiment(data, plan, seeds=2, out=tmp_path)
     assert [cell.stat().st_mtime_ns for cell in cells[1:]] == times
-    assert [row.value for row in again.select("MAE")] == [row.value for row in report.select("MAE")]
+    timed = ("seconds", "time saved", "selection share")  # the same seed gives the same run but for its seconds
+    assert [row for row in again.rows if not any(word in row.metric for word in timed)] == [
+        row for row in report.rows if not any(word in row.metric for word in timed)
+    ]
+    titles = [figure.title for figure in report.figures]
+    assert titles == [
+        "Metric against time", "Metric against samples", "Metric against steps", "Time saved", "Selection overlap",
+        "What was chosen",
+    ]  # fmt: skip
+    assert report.select("better than full at equal samples (MAE)", "hard")
+    assert report.select("better than random at equal CPU seconds (MAE)", "hard")
+    assert report.value("MAE at equal samples", "hard") == report.value("MAE", "hard")
     assert (tmp_path / "report.html").is_file()
     with pytest.raises(InputError, match="teacher must be soft, hard"):
         Plan(selectors=("sotf",))
     with pytest.raises(InputError, match="start must be"):
         Plan(start=0.0)
+    paper = Plan.of_protocol("paper", "node-classification", training={"epochs": 9}, width=4)
+    assert (paper.model, paper.width, paper.orders, paper.selectors) == (
+        "flexible", 4, (4, 3), ("batch", "proportional"),
+    )  # fmt: skip
+    assert (paper.training.epochs, paper.training.batch_size, paper.training.protocol) == (9, 200, "paper")
+    assert Plan.of_protocol("minibatch", "graph-regression").training.epochs == 200
 
 
 def test_the_command_leaves_its_page(tmp_path: Path) -> None:
@@ -65,6 +63,14 @@ def test_the_command_leaves_its_page(tmp_path: Path) -> None:
     words = ["teach", str(file), "--model", "flexible", "--teacher", "hard,batch", "--epochs", "3", "--seeds", "1"]
     result = CliRunner().invoke(app, [*words, "--width", "8", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
+    for wrong, message in (
+        (["--protocol", "papers"], "protocol must be minibatch or paper"),
+        (["--orders", "2,0"], "orders must be"),
+        (["--start", "1.5"], "start must be"),
+    ):  # before anything is read
+        refused = CliRunner().invoke(app, ["teach", str(tmp_path / "nothing"), *wrong])
+        assert isinstance(refused.exception, InputError)
+        assert message in str(refused.exception)
     for arm in ("full", "hard", "batch", "random"):
         assert arm in result.output
     for name in ("report.json", "report.md", "report.html"):

@@ -1,5 +1,6 @@
 """Readers of graphs, networks, and a training that a teacher leads."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from torch_geometric.loader import DataLoader
 from hardy import InputError
 from hardy.teach import Teacher, TeacherSampler, graphs, schedules
 from hardy.teach.examples import DatasetExamples
-from hardy.teach.networks import MODELS, FlexibleConv, network, normalised
-from hardy.teach.training import Training, loss_of, measure, train
+from hardy.teach.networks import MODELS, FlexibleConv, network, normalised, propagation
+from hardy.teach.training import Training, examples_of, loss_of, measure, train
 
 
 @pytest.mark.parametrize("task", graphs.TASKS)
@@ -59,15 +60,21 @@ def test_ids_are_stable_in_a_shuffling_loader_of_pyg(model: str) -> None:
     assert sorted(seen) == sorted(residual.argsort(descending=True)[:10].tolist())
 
 
-def test_both_forms_of_the_flexible_convolution_are_equal() -> None:
-    graph = graphs.generated("graph-regression", 2, nodes=(9, 9), features=4).graphs[0]
-    conv = FlexibleConv(4, 6, 3)
+@pytest.mark.parametrize("width", [3, 6])  # a layer that narrows is computed in another order than one that widens
+def test_both_forms_of_the_flexible_convolution_are_equal(width: int) -> None:
+    edges = torch.tensor([[5, 0, 0, 1, 8, 3, 7, 2], [4, 1, 2, 0, 3, 8, 0, 6]])  # one way only, in no order
+    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    conv = FlexibleConv(4, width, 3)
     adjacency = torch.zeros(9, 9)
-    adjacency[graph.edge_index[1], graph.edge_index[0]] = normalised(graph.edge_index, 9)
-    assert torch.equal(adjacency, adjacency.T)
+    adjacency[edges[1], edges[0]] = normalised(edges, 9)
     powers = torch.cat([torch.eye(9), adjacency, adjacency @ adjacency], 1)
-    expected = powers @ torch.block_diag(graph.x, graph.x, graph.x) @ conv.weight
-    assert torch.allclose(conv(graph.x, graph.edge_index), expected, atol=1e-5)
+    expected = powers @ torch.block_diag(x, x, x) @ conv.weight
+    got = conv(x, propagation(edges, 9))
+    assert torch.allclose(got, expected, atol=1e-5)
+    slope = torch.randn(9, width, generator=torch.Generator().manual_seed(1))
+    leaves = (x, conv.weight)
+    pairs = zip(torch.autograd.grad(got, leaves, slope), torch.autograd.grad(expected, leaves, slope), strict=True)
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in pairs)
 
 
 def test_the_papers_protocol_is_full_batch_descent() -> None:
@@ -83,12 +90,15 @@ def test_the_papers_protocol_is_full_batch_descent() -> None:
 def test_metrics_are_pooled() -> None:
     data = graphs.generated("graph-classification", 300, nodes=(3, 5), features=5)
     net = network("flexible", data, width=8)
-    from sklearn.metrics import roc_auc_score
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
     with torch.no_grad():
         output = net.eval()(Batch.from_data_list(data.graphs))
     truth = torch.cat([graph.y for graph in data.graphs])
-    assert measure(net, data, range(300)) == pytest.approx(roc_auc_score(truth, output[:, 1] - output[:, 0]))
+    found = measure(net, data, range(300))
+    assert found["AUC"] == pytest.approx(roc_auc_score(truth, output[:, 1] - output[:, 0]))
+    assert found["AP"] == pytest.approx(average_precision_score(truth, output[:, 1] - output[:, 0]))
+    assert found["accuracy"] == pytest.approx((output.argmax(1) == truth).double().mean().item())
     data = graphs.generated("graph-regression", 300, nodes=(3, 5), features=5)
     with torch.no_grad():
         output = net.eval()(Batch.from_data_list(data.graphs))[:, :1]
@@ -96,7 +106,44 @@ def test_metrics_are_pooled() -> None:
     with torch.no_grad():
         output = net(Batch.from_data_list(data.graphs))
     truth = torch.cat([graph.y for graph in data.graphs])
-    assert measure(net, data, range(300)) == pytest.approx((output - truth).abs().mean().item(), rel=1e-5)
+    assert measure(net, data, range(300))["MAE"] == pytest.approx((output - truth).abs().mean().item(), rel=1e-5)
+
+
+def test_several_labels_of_which_some_are_missing_are_learned_and_measured() -> None:
+    data = graphs.generated("graph-regression", 40, nodes=(3, 5), features=5)
+    random = torch.Generator().manual_seed(0)
+    for graph in data.graphs:
+        graph.y = (torch.rand(1, 3, generator=random) > 0.5).float()
+        graph.y[torch.rand(1, 3, generator=random) > 0.7] = float("nan")
+        graph.y[0, 0] = 1.0  # no area without both
+    data = dataclasses.replace(data, task="graph-classification", outputs=3)
+    net = network("gin", data, width=8)
+    course = train(net, data, range(30), range(30, 40), Teacher(2), Training(epochs=2, checks=1))
+    with torch.no_grad():
+        output = net.eval()(Batch.from_data_list(data.graphs[30:]))
+    truth = torch.cat([graph.y for graph in data.graphs[30:]])
+    from sklearn.metrics import roc_auc_score
+
+    known = [~truth[:, c].isnan() for c in range(3)]
+    areas = [roc_auc_score(truth[known[c], c], output[known[c], c]) for c in (1, 2)]
+    assert course.final["AUC"] == pytest.approx(sum(areas) / 2)
+
+
+def test_the_nodes_of_a_graph_alone_are_examples() -> None:
+    data = graphs.generated("node-classification", 2, nodes=(60, 60), features=5)
+    data = dataclasses.replace(data, graphs=data.graphs[:1])
+    train_ids, test_ids = data.split(0.2, 0)
+    assert sorted(train_ids + test_ids) == list(range(60))
+    net = network("flexible", data, width=8)
+    teacher = Teacher(1, selector="hard", ratio=schedules.Constant(ratio=0.25))
+    course = train(net, data, train_ids, test_ids, teacher, Training(epochs=1, batch_size=5, checks=1))
+    assert (course.samples, course.steps) == ((12,), (3,))
+    assert {"AUC", "AP", "accuracy"} == course.final.keys()
+    net = network("flexible", data, width=8).eval()
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(net(data.graphs[0]), data.graphs[0].y, reduction="none")[train_ids]
+    part, read = examples_of(data, train_ids)
+    assert torch.allclose(DatasetExamples(net, loss_of(data), part, read=read).losses(), losses, atol=1e-6)
 
 
 def test_text_files_are_read(tmp_path: Path) -> None:
@@ -124,12 +171,20 @@ def test_text_files_are_read(tmp_path: Path) -> None:
 def test_molecules_are_read_and_bad_rows_are_named(tmp_path: Path) -> None:
     pytest.importorskip("rdkit")
     file = tmp_path / "some.csv"
-    file.write_text("smiles,name,solubility\nCCO,a,-1.5\nc1ccccc1,b,\nC,c,2\n")
+    file.write_text("smiles,toxic,solubility\nCCO,1,-1.5\nc1ccccc1,0,\nC,,2\nCC,,\n")
     data = graphs.read(file)
-    assert [graph.num_nodes for graph in data.graphs] == [3, 6, 1]
+    assert [graph.num_nodes for graph in data.graphs] == [3, 1]  # methane has no bond
     assert data.graphs[0].y.item() == -1.5
-    assert data.graphs[1].y.isnan().all()
-    assert data.task == "graph-regression"
+    assert (data.task, data.names) == ("graph-regression", ("CCO", "C"))
+    assert data.notes == ("2 of 4 graphs have no label and were left out",)
+    both = graphs.read(file, target="toxic,solubility")
+    assert [graph.num_nodes for graph in both.graphs] == [3, 6, 1]
+    assert both.outputs == 2
+    assert both.graphs[1].y.isnan().tolist() == [[False, True]]
+    labelled = graphs.read(file, target="toxic", task="graph-classification")
+    assert isinstance(loss_of(labelled), torch.nn.BCEWithLogitsLoss)
+    with pytest.raises(InputError, match="labels must be 0, 1 or missing"):
+        graphs.read(file, task="graph-classification")
     file.write_text("smiles,solubility\nCCO,1\nC(C,2\n")
     with pytest.raises(InputError, match=r"line 3: 'C\(C' is no SMILES"):
         graphs.read(file)

@@ -32,7 +32,14 @@ class Examples(Protocol):
 
 
 class Teaching(Protocol):
-    """Decides, step by step, which examples are trained on."""
+    """Decides, step by step, which examples are trained on.
+
+    Attributes:
+        updates: how often `choose` will be called in all.
+    """
+
+    @property
+    def updates(self) -> int: ...
 
     def choose(self, examples: Examples) -> torch.Tensor:
         """The ids to train on until the next call, (chosen,); `examples` are measured only when they need be."""

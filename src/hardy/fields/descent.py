@@ -13,10 +13,12 @@ import torch
 
 from hardy import checks
 from hardy.core.rng import generator
+from hardy.core.teaching import Teaching
 from hardy.errors import InputError
 from hardy.evaluate import psnr_of_error
 from hardy.fields.field import Parameters
 from hardy.fields.losses import Loss, SquaredError
+from hardy.fields.points import Points
 from hardy.fields.samples import PointLoss, Samples
 from hardy.fields.signals import PEAK
 from hardy.runs.checkpoint import Checkpoint, digest
@@ -119,6 +121,7 @@ def descend(
     schedule: Schedule,
     learning_rate: float,
     networks: Callable[[torch.Tensor], torch.Tensor] = separately,
+    teacher: Teaching | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
 ) -> tuple[dict[str, torch.Tensor], list[Fit]]:
@@ -132,6 +135,7 @@ def descend(
         schedule: see `Schedule`.
         learning_rate: where the schedule names none.
         networks: `separately` where row and network are one, `together` where one network has all rows.
+        teacher: chooses the points of each step, where there is one signal.
         checkpoint: a file, written at checks; a run that was broken off goes on from it.
         progress: whether to show a progress bar.
 
@@ -139,8 +143,11 @@ def descend(
         The fitted parameters, those of diverged networks as they were, and a `Fit` for each network.
 
     Raises:
-        InputError: the checkpoint is damaged or of another run.
+        InputError: the checkpoint is damaged or of another run, or the teacher is for another number of steps or does
+            not fit the schedule.
     """
+    if teacher is not None:
+        _check_teacher(teacher, schedule, samples)
     run = Run(parameters, schedule.rate(0, learning_rate))
     file = None
     if checkpoint is not None:
@@ -153,10 +160,13 @@ def descend(
             "signals": digest((samples.coordinates, samples.values)),
             "initial_weights": digest(run.final.values()),
         }
+        identity |= {} if teacher is None else {"teacher": repr(teacher)}
         file = Checkpoint(checkpoint, kind="fit", identity=identity)
         if (saved := file.load()) is not None:
             try:
                 run.load_state_dict(saved)
+                if teacher is not None:
+                    teacher.load_state_dict(saved["teacher"])
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise InputError(f"{checkpoint} is damaged: {error!r:.200}") from None
         samples = samples.rows(run.alive) if networks is separately else samples
@@ -174,12 +184,15 @@ def descend(
                         run.keep(remaining)
                         samples = samples.rows(remaining) if remaining else samples
                     if file is not None:
-                        file.save(run.state_dict())
+                        taught = {} if teacher is None else {"teacher": teacher.state_dict()}
+                        file.save(run.state_dict() | taught)
                 if not run.alive:
                     break
             drawn = samples
             if schedule.points is not None:
                 drawn = samples.drawn(schedule.points, generator(schedule.seed, "points", run.step))
+            elif teacher is not None:
+                drawn = samples.at(teacher.choose(Points(run.leaves, predict, samples, point_loss)))
 
             def reconstruction(at: Parameters, seen: Samples = drawn) -> torch.Tensor:
                 return networks(seen.error(predict(at, seen.coordinates), point_loss))
@@ -193,6 +206,15 @@ def descend(
             bar.update(run.step)
     fits = [run.fits[index] for index in range(len(run.histories))]
     return run.final, fits
+
+
+def _check_teacher(teacher: Teaching, schedule: Schedule, samples: Samples) -> None:
+    if len(samples.values) != 1:
+        raise InputError(f"a teacher chooses among the points of one signal, got {len(samples.values)}")
+    if schedule.points is not None:
+        raise InputError("points and a teacher exclude each other: the teacher says how many points a step sees")
+    if teacher.updates != schedule.steps:
+        raise InputError(f"the teacher is for {teacher.updates} updates, the fit has {schedule.steps} steps")
 
 
 class Run:

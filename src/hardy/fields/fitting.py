@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hardy.core.teaching import Teaching
 from hardy.errors import InputError
 from hardy.fields.descent import Fit, Schedule, descend, schedule_of
 from hardy.fields.field import Field, stacked, unstack
@@ -25,6 +26,7 @@ def fit(
     *,
     loss: Loss | PointLoss | None = None,
     schedule: Schedule | None = None,
+    teacher: Teaching | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
     **schedule_fields: Any,
@@ -37,6 +39,8 @@ def fit(
         loss: what is minimised: a `Loss`, or a function of the field's and the signal's values such as torch's
             `l1_loss`; the squared error by default.
         schedule: steps, learning rate, target; or give the fields of `Schedule` here (`steps=500`).
+        teacher: chooses the points of each step, by what they still teach: `hardy.teach.Teacher(steps, ...)`. By
+            default each step sees all points, or as many as the schedule draws.
         checkpoint: a file that is written at checks, and from which a fit that was broken off goes on.
         progress: whether to show a progress bar.
 
@@ -44,11 +48,11 @@ def fit(
         What came of it.
 
     Raises:
-        InputError: field and signal do not fit, the fit diverged (the field is then as it was), or the checkpoint is
-            damaged or of another fit.
+        InputError: field and signal do not fit, the fit diverged (the field is then as it was), the teacher is for
+            another number of steps, or the checkpoint is damaged or of another fit.
     """
     schedule = schedule_of(schedule, schedule_fields)
-    result = fit_many([field], [signal], loss=loss, schedule=schedule, checkpoint=checkpoint, progress=progress)[0]
+    (result,) = _fitted([field], [signal], loss, schedule, teacher, checkpoint, progress)
     if math.isnan(result.psnr):
         raise InputError(f"the fit diverged within {result.steps} steps; use a smaller learning_rate or a weaker loss")
     return result
@@ -82,6 +86,18 @@ def fit_many(
     Raises:
         InputError: fields and signals do not fit each other, or the checkpoint is damaged or of another fit.
     """
+    return _fitted(fields, signals, loss, schedule_of(schedule, schedule_fields), None, checkpoint, progress)
+
+
+def _fitted(
+    fields: Sequence[Field],
+    signals: Sequence[Signal],
+    loss: Loss | PointLoss | None,
+    schedule: Schedule,
+    teacher: Teaching | None,
+    checkpoint: str | Path | None,
+    progress: bool,
+) -> list[Fit]:
     parameters = stacked(fields)
     first = fields[0]
     samples = Samples.of(signals, parameters["layers.0.weight"].device)
@@ -91,7 +107,8 @@ def fit_many(
         first.evaluate,
         samples,
         loss=loss or SquaredError(),
-        schedule=schedule_of(schedule, schedule_fields),
+        schedule=schedule,
+        teacher=teacher,
         learning_rate=first.activation.learning_rate,
         checkpoint=checkpoint,
         progress=progress,

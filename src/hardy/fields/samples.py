@@ -71,11 +71,15 @@ class Samples:
         device = self.values.device
         chances = torch.rand(points, generator=random, dtype=torch.float64).to(device)
         if self.lengths is None:
-            places = (chances * self.values.shape[1]).long()
-            return Samples(self.coordinates[:, places], self.values[:, places])
+            return self.at((chances * self.values.shape[1]).long())
         places = (chances * self.lengths[:, None]).long()[..., None]
         coordinates = self.coordinates.gather(1, places.expand(-1, -1, self.coordinates.shape[-1]))
         return Samples(coordinates, self.values.gather(1, places.expand(-1, -1, self.values.shape[-1])))
+
+    def at(self, places: torch.Tensor) -> Samples:
+        """The points at `places`, (points,), the same in every row."""
+        places = places.to(self.values.device)
+        return Samples(self.coordinates[:, places], self.values[:, places])
 
     def rows(self, which: Sequence[int]) -> Samples:
         """Some of the rows, in the order given."""

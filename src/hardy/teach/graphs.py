@@ -34,9 +34,11 @@ class GraphSet:
         name: for titles.
         task: what is predicted.
         graphs: PyG's `Data`, with `x` (nodes, features), `edge_index` (2, edges) both ways, and `y`: (1, outputs) or
-            (nodes, outputs) real numbers, NaN where missing, or (1,) or (nodes,) classes from 0.
+            (nodes, outputs) real numbers, NaN where missing, or (1,) or (nodes,) classes from 0. Real numbers of a
+            classification are labels of 0 and 1 each, several of which may hold.
         outputs: numbers that a network must give for each label.
         names: of the graphs (SMILES), or none.
+        notes: what was left out when they were read.
     """
 
     name: str
@@ -44,6 +46,7 @@ class GraphSet:
     graphs: list[Any]
     outputs: int
     names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def features(self) -> int:
@@ -54,15 +57,17 @@ class GraphSet:
         return len(self.graphs)
 
     def split(self, test: float, seed: int) -> tuple[list[int], list[int]]:
-        """Ids of a random training and test part.
+        """Ids of a random training and test part: graphs, or the nodes of a graph that is alone, as Cora is.
 
         Raises:
-            InputError: there is but one graph, as in Cora, of which no part can be left out.
+            InputError: there is but one graph, whose label is one.
         """
-        if len(self) < 2:
+        alone = len(self) == 1
+        if alone and self.task.startswith("graph"):
             raise InputError(f"{self.name} is one graph; at least 2 are needed to train on some and test on others")
-        count = min(len(self) - 1, max(1, round(test * len(self))))
-        order = torch.randperm(len(self), generator=generator(seed, "split")).tolist()
+        size = len(self.graphs[0].y) if alone else len(self)
+        count = min(size - 1, max(1, round(test * size)))
+        order = torch.randperm(size, generator=generator(seed, "split")).tolist()
         return order[count:], order[:count]
 
 
@@ -95,7 +100,7 @@ def read(path: str | Path, *, task: Task | None = None, target: str | None = Non
         path: a text file (the number of graphs, then for each "nodes label" and a line "tag degree neighbour ..." per
             node), a .csv with a column of SMILES, or a folder of a PyG data set with processed/data.pt.
         task: what is predicted; by default classification of whole graphs for text, regression for .csv.
-        target: column of a .csv that is predicted; the last numeric one by default.
+        target: column of a .csv that is predicted, or several by commas; the last numeric one by default.
 
     Raises:
         InputError: nothing is there, or a line, row or file cannot be read; it says which.
@@ -177,30 +182,54 @@ def _read_table(path: Path, task: Task | None, target: str | None) -> GraphSet:
     numeric = [name for name in rows[0] if name != smiles and _number(rows[0][name]) is not None]
     if smiles is None or not numeric:
         raise InputError(f"{path} needs a column smiles and one of numbers; it has {', '.join(map(str, rows[0]))}")
-    column = numeric[-1] if target is None else checks.one_of("target", target, [name for name in rows[0] if name])
-    graphs = []
+    columns = [numeric[-1]]
+    if target is not None:
+        known = [name for name in rows[0] if name]
+        whole = target in known  # a name may hold a comma
+        columns = [checks.one_of("target", name, known) for name in ([target] if whole else target.split(","))]
+    data = []
     with rdBase.BlockLogs():
         for line, row in enumerate(rows, 2):
-            if Chem.MolFromSmiles(row[smiles] or "") is None or not row[smiles]:
+            if not row[smiles] or Chem.MolFromSmiles(row[smiles]) is None:
                 raise InputError(f"{path}, line {line}: {row[smiles]!r} is no SMILES")
-            value = float("nan") if not (row[column] or "").strip() else _number(row[column])
-            if value is None or math.isinf(value):
-                raise InputError(f"{path}, line {line}: {column} is {row[column]!r}, not a number")
+            values = [_value(row[column], f"{path}, line {line}: {column}") for column in columns]
             graph = from_smiles(row[smiles])
-            graphs.append((graph.x.float(), graph.edge_index, value))
-    values = torch.tensor([value for *_, value in graphs])
-    if values.isnan().all():
-        raise InputError(f"{path}: {column} has no value")
-    named = tuple(row[smiles] for row in rows)
-    data = [_data(x, edges, torch.tensor([[value]])) for x, edges, value in graphs]
-    if task in (None, "graph-regression"):
-        return GraphSet(path.stem, "graph-regression", data, 1, named)
-    if task != "graph-classification":
-        raise InputError(f"{path} has labels of molecules, not of atoms: the task cannot be {task}")
-    known = values[~values.isnan()]
+            data.append(_data(graph.x.float(), graph.edge_index, torch.tensor([values])))
+    labels = torch.cat([graph.y for graph in data])
+    for place, column in enumerate(columns):
+        if labels[:, place].isnan().all():
+            raise InputError(f"{path}: {column} has no value")
+    kind = task or "graph-regression"
+    if kind.startswith("node"):
+        raise InputError(f"{path} has labels of molecules, not of atoms: the task cannot be {kind}")
+    if kind == "graph-classification":
+        _check_binary(labels, path)
+    found = GraphSet(path.stem, kind, data, len(columns), tuple(row[smiles] for row in rows))
+    return _labelled(found, ~labels.isnan().all(1))
+
+
+def _labelled(data: GraphSet, there: torch.Tensor) -> GraphSet:
+    """Without the graphs that have no label at all, and a note of their number."""
+    if there.all():
+        return data
+    kept = there.nonzero().flatten().tolist()
+    note = f"{len(data) - len(kept)} of {len(data)} graphs have no label and were left out"
+    names = tuple(data.names[place] for place in kept) if data.names else ()
+    return dataclasses.replace(data, graphs=[data.graphs[place] for place in kept], names=names, notes=(note,))
+
+
+def _value(text: str | None, where: str) -> float:
+    """A number, NaN where there is none."""
+    value = float("nan") if not (text or "").strip() else _number(text)
+    if value is None or math.isinf(value):
+        raise InputError(f"{where} is {text!r}, not a number")
+    return value
+
+
+def _check_binary(labels: torch.Tensor, path: Path) -> None:
+    known = labels[~labels.isnan()]
     if not ((known == 0) | (known == 1)).all():
-        raise InputError(f"{path}: {column} must be 0, 1 or empty for classification")
-    return GraphSet(path.stem, task, data, 1, named)
+        raise InputError(f"{path}: labels must be 0, 1 or missing for classification")
 
 
 def _number(text: str | None) -> float | None:
@@ -234,18 +263,28 @@ def _read_folder(path: Path, task: Task | None) -> GraphSet:
     ]  # fmt: skip
     if any(graph.x is None or graph.y is None for graph in graphs):
         raise InputError(f"{file}: every graph needs x and y")
+    if (empty := next((place for place, graph in enumerate(graphs) if not len(graph.x)), None)) is not None:
+        raise InputError(f"{file}: graph {empty} has no nodes")
     if task is None:
         level = "graph" if len(graphs[0].y) == 1 else "node"
         kind = "regression" if graphs[0].y.is_floating_point() else "classification"
         task = checks.one_of("task", f"{level}-{kind}", TASKS)
-    if task.endswith("classification"):
+    several = graphs[0].y.is_floating_point() and graphs[0].y.numel() > 1 and task == "graph-classification"
+    if several:
+        _check_binary(torch.cat([graph.y.flatten() for graph in graphs]), file)
+    if task.endswith("classification") and not several:
+        if any(graph.y.is_floating_point() and not graph.y.isfinite().all() for graph in graphs):
+            raise InputError(f"{file}: a class is missing; leave such graphs out")
         places, known = consecutive(int(label) for graph in graphs for label in graph.y.flatten())
         labels = iter(places)
         data = [_data(g.x.float(), g.edge_index, torch.tensor([next(labels) for _ in g.y.flatten()])) for g in graphs]
         return GraphSet(path.name, task, data, len(known))
     rows = [g.y.reshape(1 if task == "graph-regression" else len(g.x), -1).float() for g in graphs]
     data = [_data(g.x.float(), g.edge_index, y) for g, y in zip(graphs, rows, strict=True)]
-    return GraphSet(path.name, task, data, rows[0].shape[1])
+    there = torch.stack([~y.isnan().all() for y in rows])
+    if not there.any():
+        raise InputError(f"{file}: no graph has a label")
+    return _labelled(GraphSet(path.name, task, data, rows[0].shape[1]), there)
 
 
 def _data(x: torch.Tensor, edges: Any, y: torch.Tensor) -> Any:

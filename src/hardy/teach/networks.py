@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,18 +18,65 @@ MODELS = ("flexible", "gcn", "gin")
 
 def normalised(edge_index: torch.Tensor, nodes: int) -> torch.Tensor:
     """Weights of the edges of D^(-1/2) A D^(-1/2), without self loops, (edges,)."""
-    degree = torch.zeros(nodes, device=edge_index.device).index_add(
-        0, edge_index[1], torch.ones(edge_index.shape[1], device=edge_index.device)
-    )
-    scale = degree.clamp(min=1).rsqrt()
+    degree = torch.bincount(edge_index[1], minlength=nodes)
+    scale = degree.clamp(min=1).to(torch.get_default_dtype()).rsqrt()
     return scale[edge_index[0]] * scale[edge_index[1]]
+
+
+def sparse(rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, nodes: int) -> torch.Tensor:
+    """A sparse matrix (nodes, nodes) in rows."""
+    if len(rows) > 1 and bool((rows[1:] < rows[:-1]).any()):
+        rows, order = rows.sort(stable=True)
+        columns, values = columns[order], values[order]
+    ends = torch.zeros(nodes + 1, dtype=torch.long, device=rows.device)
+    ends[1:] = torch.bincount(rows, minlength=nodes).cumsum(0)
+    with warnings.catch_warnings():  # that torch calls compressed rows a beta
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state", UserWarning)
+        return torch.sparse_csr_tensor(ends, columns, values, (nodes, nodes), check_invariants=False)
+
+
+class _Propagated(torch.autograd.Function):
+    """A x of a sparse A with its transpose at hand, which torch would otherwise make anew in every backward pass."""
+
+    @staticmethod
+    def forward(x: torch.Tensor, matrix: torch.Tensor, transposed: torch.Tensor) -> torch.Tensor:
+        return matrix @ x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        _, ctx.matrix, ctx.transposed = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return ctx.transposed @ slopes[0].contiguous(), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
+        return ctx.matrix @ tangents[0]
+
+
+Propagate = Callable[[torch.Tensor], torch.Tensor]
+
+
+def propagation(edge_index: torch.Tensor, nodes: int) -> Propagate:
+    """x -> A x, (nodes, features), with A normalised and without self loops."""
+    weights = normalised(edge_index, nodes)
+    source, target = edge_index
+    matrix, transposed = sparse(target, source, weights, nodes), sparse(source, target, weights, nodes)
+
+    def propagate(x: torch.Tensor) -> torch.Tensor:
+        found: Any = _Propagated.apply(x, matrix, transposed)
+        return found
+
+    return propagate
 
 
 class FlexibleConv(nn.Module):
     """[X, AX, ..., A^(orders - 1) X] W, with A normalised and without self loops.
 
     GraNT (arXiv 2505.14170) writes it [I, A, ..., A^(orders - 1)] blockdiag(X) W, which is the same
-    and takes `orders` times the memory.
+    and takes `orders` times the memory. Computed as X W_0 + A (X W_1 + A (X W_2 + ...)), so that A meets the narrower
+    side of a layer that narrows.
 
     Args:
         in_features, out_features: of a node.
@@ -41,13 +89,18 @@ class FlexibleConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(orders * in_features, out_features))
         nn.init.kaiming_uniform_(self.weight.T)
 
-    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, propagate: Propagate) -> torch.Tensor:
         """(nodes, out_features) of (nodes, in_features)."""
-        weights = normalised(edge_index, len(x))[:, None]
-        powers = [x]
-        for _ in range(self.orders - 1):
-            powers.append(torch.zeros_like(x).index_add(0, edge_index[1], weights * powers[-1][edge_index[0]]))
-        return torch.cat(powers, 1) @ self.weight
+        if x.shape[1] <= self.weight.shape[1]:
+            powers = [x]
+            for _ in range(self.orders - 1):
+                powers.append(propagate(powers[-1]))
+            return torch.cat(powers, 1) @ self.weight
+        parts = (x @ self.weight.view(self.orders, x.shape[1], -1).movedim(0, 1).flatten(1)).chunk(self.orders, 1)
+        found = parts[-1]
+        for part in reversed(parts[:-1]):
+            found = part + propagate(found.contiguous())
+        return found
 
 
 class FlexibleGCN(nn.Module):
@@ -68,8 +121,9 @@ class FlexibleGCN(nn.Module):
 
     def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
         """(nodes, the last width)."""
+        propagate = propagation(edge_index, len(x))
         for layer in self.layers:
-            x = torch.relu(layer(x, edge_index))
+            x = torch.relu(layer(x, propagate))
         return x
 
 

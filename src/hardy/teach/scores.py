@@ -87,4 +87,9 @@ def name_of(score: Score) -> str:
     return getattr(score, "__qualname__", None) or repr(score)
 
 
-SCORES: dict[str, Score] = {"gradient-norm": gradient_norm, "loss": loss, "kernel-norm": kernel_norm}
+SCORES: dict[str, Score] = {
+    "gradient-norm": gradient_norm,
+    "loss": loss,
+    "kernel-norm": kernel_norm,
+    "loss-cap": LossCap(),
+}

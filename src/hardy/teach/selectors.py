@@ -7,6 +7,7 @@ selector gives exactly `count` different ids; the random ones draw from the gene
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar, Protocol
 
 import torch
@@ -149,12 +150,63 @@ class Mix:
         return torch.cat([chosen, left[self.rest(scores[left], count - len(chosen), random)]])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KernelGuided:
+    """NINT's budget: a share by a kernel's score, another at random, and the rest by the teacher's own score.
+
+    The first is kernel * exp(-ceil(n / period)) after n choices, by `hardy.teach.scores.kernel_norm`, which is measured
+    anew every `period` choices and, once the share is below `least`, never again. Both take the highest scores.
+
+    Raises:
+        InputError: a share is not in [0, 1], or both together are above 1.
+    """
+
+    scored: ClassVar[bool] = True
+    kernel: float = 0.3
+    random: float = 0.7
+    period: int = 10
+    least: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("kernel", "random", "least"):
+            checks.number(name, getattr(self, name), at_least=0, at_most=1)
+        checks.number("kernel + random", self.kernel + self.random, at_most=1 + 1e-9)
+        checks.integer("period", self.period, at_least=1)
+
+    def share(self, choices: int) -> float:
+        """That is chosen by the kernel after so many choices."""
+        share = self.kernel * math.exp(-math.ceil(choices / self.period))
+        return share if share >= self.least else 0.0
+
+    def is_due(self, choices: int) -> bool:
+        """Whether the kernel is to be measured for the choice after so many."""
+        return choices % self.period == 0 and self.share(choices) > 0
+
+    def __call__(self, scores: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+        """Without a kernel: what it will be in the end."""
+        return self.guided(scores, None, 0.0, count, random)
+
+    def guided(
+        self, scores: torch.Tensor, kernel: torch.Tensor | None, share: float, count: int, random: torch.Generator
+    ) -> torch.Tensor:
+        """`count` ids, `share` of them the highest of `kernel`, (examples,)."""
+        first = torch.zeros(0, dtype=torch.long)
+        if kernel is not None:
+            first = Hard()(kernel, round(share * count), random)
+        left = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, first, False).nonzero().flatten()
+        wanted = count - len(first)
+        drawn = min(wanted, round(self.random * count))
+        rest = Mix(share=1 - drawn / wanted if wanted else 0.0)(scores[left], wanted, random)
+        return torch.cat([first, left[rest]])
+
+
 SELECTORS: dict[str, type[Selector]] = {
     "soft": Soft,
     "hard": Hard,
     "batch": Batch,
     "proportional": Proportional,
     "mix": Mix,
+    "kernel-guided": KernelGuided,
     "random": Random,
     "full": Full,
 }

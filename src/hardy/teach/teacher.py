@@ -22,8 +22,8 @@ from hardy.core.teaching import Examples
 from hardy.errors import InputError
 from hardy.teach.examples import DatasetExamples, Read, read_batch
 from hardy.teach.schedules import Growing, Interval, Ratio, Staircase
-from hardy.teach.scores import SCORES, Score, name_of
-from hardy.teach.selectors import SELECTORS, Selector, checked
+from hardy.teach.scores import SCORES, Score, kernel_norm, name_of
+from hardy.teach.selectors import SELECTORS, Full, KernelGuided, Selector, checked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Teacher:
     Args:
         updates: how often `update` will be called in all: the epochs of the training (steps, where each is an update).
         selector: one of `hardy.teach.selectors`, or "soft" (the default), "hard", "batch", "proportional", "mix",
-            "random", "full".
+            "kernel-guided", "random", "full".
         score: one of `hardy.teach.scores`, or "gradient-norm" (the default), "loss", "kernel-norm".
         ratio: one of `hardy.teach.schedules`: how large a share is taught when.
         interval: one of `hardy.teach.schedules`: when it is chosen anew.
@@ -59,6 +59,8 @@ class Teacher:
 
     Attributes:
         ids: of the examples that are taught now, (chosen,), or None before the first choice.
+        scores: that the last choice was made by, (examples,), or None: before it, without scores, after a resume.
+        kernel: scores of NINT's kernel as they were last measured, if the selector asks for them.
         selections: what was chosen when, without the ids.
 
     Raises:
@@ -85,6 +87,8 @@ class Teacher:
         self.seed = checks.integer("seed", seed)
         self.time, self.due, self.size = 0, 0, None
         self.ids: torch.Tensor | None = None
+        self.scores: torch.Tensor | None = None
+        self.kernel: torch.Tensor | None = None
         self.selections: list[Selection] = []
 
     def update(
@@ -135,12 +139,39 @@ class Teacher:
         self.time += 1
         return self.ids
 
+    def plan(self, size: int) -> list[int]:
+        """How many of `size` examples are taught at each update, by the schedule alone.
+
+        Their sum over `updates * size` is the share of the samples that is seen, and with it of the time, up to what
+        scoring costs.
+        """
+        counts: list[int] = []
+        due = 0
+        for moment in range(self.updates):
+            if moment == 0 or moment >= due:
+                counts.append(size if isinstance(self.selector, Full) else self._count(moment, size))
+                due = self.interval.following(moment, self.updates, due)
+            else:
+                counts.append(counts[-1])
+        return counts
+
+    def _count(self, moment: int, size: int) -> int:
+        share = checks.number(f"the ratio at {moment}", self.ratio(moment, self.updates), above=0, at_most=1)
+        return max(1, round(share * size))
+
     def _chosen(self, examples: Examples, size: int) -> torch.Tensor:
         begun = time.perf_counter()
-        share = checks.number(f"the ratio at {self.time}", self.ratio(self.time, self.updates), above=0, at_most=1)
-        count = max(1, round(share * size))
+        count = self._count(self.time, size)
         scores = checked(self.score(examples), size) if self.selector.scored else torch.ones(size)
-        ids = self.selector(scores, count, generator(self.seed, "selection", self.time))
+        self.scores = scores if self.selector.scored else None
+        random = generator(self.seed, "selection", self.time)
+        if isinstance(self.selector, KernelGuided):
+            choices = len(self.selections)
+            if self.selector.is_due(choices):
+                self.kernel = checked(kernel_norm(examples), size)
+            ids = self.selector.guided(scores, self.kernel, self.selector.share(choices), count, random)
+        else:
+            ids = self.selector(scores, count, random)
         mean = scores.double().mean().item()
         self.selections.append(
             Selection(
@@ -170,6 +201,7 @@ class Teacher:
             "due": self.due,
             "size": self.size,
             "ids": None if self.ids is None else self.ids.clone(),
+            "kernel": None if self.kernel is None else self.kernel.clone(),
             "selections": [dataclasses.asdict(selection) for selection in self.selections],
         }
 
@@ -184,6 +216,6 @@ class Teacher:
         try:
             self.selections = [Selection(**selection) for selection in state["selections"]]
             self.time, self.due, self.size = state["time"], state["due"], state["size"]
-            self.ids = None if state["ids"] is None else state["ids"].clone()
+            self.ids, self.kernel = (None if state[name] is None else state[name].clone() for name in ("ids", "kernel"))
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"the state of the teacher is damaged: {error!r}") from None

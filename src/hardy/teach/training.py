@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from hardy import checks
 from hardy.errors import InputError
-from hardy.teach.examples import evaluating, example_losses, read_batch, unreduced
+from hardy.teach.examples import Answer, Read, evaluating, example_losses, read_batch, unreduced
 from hardy.teach.graphs import GraphSet
 from hardy.teach.sampler import TeacherSampler
 from hardy.teach.teacher import Teacher
@@ -61,6 +61,7 @@ class Course:
         epochs, seconds, cpu_seconds, samples, steps, metric: at each check; seconds without checks, with selection,
             by the clock and of this process on all its threads.
         selection_seconds: of the whole training.
+        final: every metric of the task at the end, by name.
     """
 
     epochs: tuple[int, ...]
@@ -70,46 +71,77 @@ class Course:
     steps: tuple[int, ...]
     metric: tuple[float, ...]
     selection_seconds: float
+    final: Mapping[str, float]
 
 
 def loss_of(data: GraphSet) -> nn.Module:
-    """Squared error, binary cross entropy for one output, cross entropy for several."""
+    """Squared error for regression, cross entropy for classes, binary cross entropy for labels of 0 and 1 each."""
     if data.task.endswith("regression"):
         return nn.MSELoss()
-    return nn.BCEWithLogitsLoss() if data.outputs == 1 else nn.CrossEntropyLoss()
+    return nn.BCEWithLogitsLoss() if data.graphs[0].y.is_floating_point() else nn.CrossEntropyLoss()
 
 
 def metric_of(data: GraphSet) -> str:
-    """The name of the metric: the lower the better for "MAE", the higher for "AUC"."""
+    """The name of the first metric: the lower the better for "MAE", the higher for "AUC"."""
     return "MAE" if data.task.endswith("regression") else "AUC"
 
 
-def measure(network: nn.Module, data: GraphSet, ids: Sequence[int]) -> float:
-    """The mean absolute error over all labels, or the area under the ROC curve of all pooled (one against the rest).
+def examples_of(data: GraphSet, ids: Sequence[int]) -> tuple[Any, Read]:
+    """What a teacher chooses among, and how a model is asked about it: graphs; the nodes of a graph that is alone."""
+    if len(data) > 1:
+        return Subset(data.graphs, list(ids)), read_batch  # pyright: ignore[reportArgumentType]
+    graph = data.graphs[0]
 
-    Missing labels are left out; a metric that needs two classes is NaN where there is one.
+    def read(model: nn.Module, nodes: torch.Tensor) -> Answer:
+        return Answer(model(graph)[nodes], graph.y[nodes], None, len(nodes))
+
+    return list(ids), read
+
+
+def measure(network: nn.Module, data: GraphSet, ids: Sequence[int]) -> dict[str, float]:
+    """How good `network` is on some graphs (nodes, if there is one graph), all labels pooled and missing ones left out.
+
+    Regression: "MAE" and "RMSE". Classification: "AUC", the area under the ROC curve, and "AP", the average precision,
+    of one class against the rest, as a mean over classes (of labels, where each is 0 or 1), NaN where there is but one
+    class; and "accuracy" of classes.
     """
-    from torch_geometric.data import Batch
+    from torch_geometric.loader import DataLoader as GraphLoader
 
-    outputs, targets = [], []
+    dataset, read = examples_of(data, ids)
+    loader = GraphLoader(dataset, batch_size=256 if len(data) > 1 else len(ids))
     with evaluating(network), torch.inference_mode():
-        for part in torch.tensor(ids).split(256):
-            answer = read_batch(network, Batch.from_data_list([data.graphs[i] for i in part.tolist()]))
-            outputs.append(answer.output)
-            targets.append(answer.target)
-    output, target = torch.cat(outputs), torch.cat(targets)
+        answers = [read(network, batch) for batch in loader]
+    output = torch.cat([answer.output for answer in answers])
+    target = torch.cat([answer.target for answer in answers])
     if data.task.endswith("regression"):
-        return (output - target).abs().nanmean().item()
-    from sklearn.metrics import roc_auc_score
-
-    if data.outputs == 1:
+        error = output - target
+        return {"MAE": error.abs().nanmean().item(), "RMSE": error.square().nanmean().sqrt().item()}
+    if target.is_floating_point():
         there = ~target.isnan()
-        known, scores = target[there], output[there]
-        return float(roc_auc_score(known, scores)) if len(known.unique()) == 2 else math.nan
-    present = target.unique()
-    areas = [float(roc_auc_score(target == c, output[:, c] - output[:, [k for k in range(output.shape[1]) if k != c]]
-                                 .logsumexp(1))) for c in present.tolist()]  # fmt: skip
-    return math.nan if len(present) < 2 else (areas[1] if data.outputs == 2 else sum(areas) / len(areas))
+        columns = [(target[there[:, c], c] > 0.5, output[there[:, c], c]) for c in range(output.shape[1])]
+        return _areas(columns)
+    if data.outputs == 2:
+        columns = [(target == 1, output[:, 1] - output[:, 0])]
+    else:  # the log-odds of each class
+        columns = [(target == c, output[:, c] - _without(output, c).logsumexp(1)) for c in range(output.shape[1])]
+    return {**_areas(columns), "accuracy": (output.argmax(1) == target).double().mean().item()}
+
+
+def _without(output: torch.Tensor, column: int) -> torch.Tensor:
+    return output[:, [c for c in range(output.shape[1]) if c != column]]
+
+
+def _areas(columns: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+    """Means over the columns of (truths, scores) that have both truths."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    known = [(truth, score) for truth, score in columns if len(truth.unique()) == 2]
+    if not known:
+        return {"AUC": math.nan, "AP": math.nan}
+    return {
+        "AUC": sum(float(roc_auc_score(truth, score)) for truth, score in known) / len(known),
+        "AP": sum(float(average_precision_score(truth, score)) for truth, score in known) / len(known),
+    }
 
 
 def train(
@@ -127,7 +159,8 @@ def train(
     Args:
         network: of `hardy.teach.networks`, or any that takes PyG batches.
         data: whose real labels must be in a scale that is fit to be learned.
-        train_ids: what the teacher chooses from; its own ids are places in this list.
+        train_ids: graphs that the teacher chooses from (nodes, if there is one graph); its own ids are places in this
+            list.
         test_ids: what is measured.
         teacher: made for as many updates as there are epochs.
         training: how.
@@ -140,7 +173,7 @@ def train(
 
     if teacher.updates != training.epochs:
         raise InputError(f"the teacher is for {teacher.updates} updates, the training has {training.epochs} epochs")
-    part: Any = Subset(data.graphs, list(train_ids))  # pyright: ignore[reportArgumentType]
+    part, read = examples_of(data, train_ids)
     sampler = TeacherSampler(part, teacher)
     loader: DataLoader[Any] = GraphLoader(
         part, batch_size=training.batch_size, sampler=sampler, generator=torch.Generator()
@@ -151,14 +184,16 @@ def train(
     at = {round(k * training.epochs / training.checks) for k in range(1, training.checks + 1)}
     seconds, cpu, samples, steps = 0.0, 0.0, 0, 0
     rows: list[tuple[int, float, float, int, int, float]] = []
+    final: dict[str, float] = {}
     for epoch in range(training.epochs):
         begun, cpu_begun = time.perf_counter(), time.process_time()
-        teacher.update(network, loss, loader)
+        # A graph alone is one forward pass for all of its nodes.
+        teacher.update(network, loss, loader if len(data) > 1 else part, batch_size=len(part), read=read)
         network.train()
         optimizer.zero_grad()
         chosen = len(sampler)
         for batch in loader:
-            losses, _ = example_losses(one_by_one, read_batch(network, batch))
+            losses, _ = example_losses(one_by_one, read(network, batch))
             samples += len(losses)
             if training.protocol == "paper":
                 (losses.sum() / chosen).backward()  # so that a ragged last batch counts for what it is
@@ -173,11 +208,12 @@ def train(
         seconds += time.perf_counter() - begun
         cpu += time.process_time() - cpu_begun
         if epoch + 1 in at:
-            rows.append((epoch + 1, seconds, cpu, samples, steps, measure(network, data, test_ids)))
+            final = measure(network, data, test_ids)
+            rows.append((epoch + 1, seconds, cpu, samples, steps, final[metric_of(data)]))
             if not all(bool(p.isfinite().all()) for p in network.parameters()):
                 raise InputError(f"training diverged by epoch {epoch + 1}; use a smaller learning rate")
             if watch is not None:
                 watch(epoch + 1, rows[-1][-1])
     columns = [tuple(column) for column in zip(*rows, strict=True)]
     names = ("epochs", "seconds", "cpu_seconds", "samples", "steps", "metric")
-    return Course(**dict(zip(names, columns, strict=True)), selection_seconds=teacher.seconds)
+    return Course(**dict(zip(names, columns, strict=True)), selection_seconds=teacher.seconds, final=final)
