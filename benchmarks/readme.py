@@ -131,6 +131,33 @@ def binary_kernel() -> str:
     return of_columns(columns, rows("binary_kernel"), where={"batch": 1})
 
 
+def stream_vision() -> str:
+    rooms, real = "at[video=rooms]", "at[video=7-Scenes]"
+    columns: dict[str, Cell] = {
+        "cache": "{arm}",
+        "tokens": f"{{{rooms}.kept}}",
+        "kB": f"{{{rooms}.cache.value:.0f}}",
+        "rooms: Abs Rel": f"{{{rooms}.abs_rel:.3f}}",
+        "path, m": f"{{{rooms}.trajectory:.2f}}",
+        "off all frames": f"{{{rooms}.off_dense:.4f}}",
+        "7-Scenes: Abs Rel": f"{{{real}.abs_rel:.3f}}",
+        "7-Scenes: path, m": f"{{{real}.trajectory:.2f}}",
+        "7-Scenes: off all frames": f"{{{real}.off_dense:.4f}}",
+    }
+    return of_columns(columns, rows("stream-vision"), by=("arm",))
+
+
+def stream_vision_speed() -> str:
+    found = rows("stream-vision-speed")
+    columns: dict[str, Cell] = {"cache": "{arm}"}
+    for count in values_of("frames", found):
+        at = f"at[frames={count}]"
+        columns[f"after {count}"] = f"{{{at}.seconds.value:.2f}} s, {{{at}.cache.value:.3g}} MB"
+    columns["times faster than dense"] = "{at[frames=250].times_faster.value:.1f}"
+    columns["than keys anew"] = "{at[frames=250].times_faster_than_anew.value:.1f}"
+    return of_columns(columns, found, by=("arm",))
+
+
 def fields() -> str:
     columns = {
         "activation": "{kind}",
@@ -503,6 +530,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "systems": lambda: systems.overview(""),
     **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
     "binary-kernel": binary_kernel,
+    "stream-vision": stream_vision,
+    "stream-vision-speed": stream_vision_speed,
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     "teach-random": functools.partial(where_measured, "teach_table", teach_random),
 }

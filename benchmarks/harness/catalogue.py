@@ -30,6 +30,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "stream-growth": ("stream", {"part": "growth"}),
     "stream-quality": ("stream", {"part": "quality"}),
     "stream-speed": ("stream", {"part": "speed"}),
+    "stream-vision": ("stream_vision", {"part": "quality", "rooms": 3}),
+    "stream-vision-speed": ("stream_vision", {"part": "speed"}),
     "teach_tokens": ("teach_tokens", {}),
     "teach_tokens-rubbish": ("teach_tokens", {"rubbish": 0.1}),
     "teach_tokens-smollm2": (

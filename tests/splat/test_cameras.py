@@ -12,6 +12,7 @@ from PIL import Image, ImageSequence
 from splat.scenes import known_scene
 
 from hardy.errors import InputError
+from hardy.ffmpeg import program
 from hardy.splat import film
 from hardy.splat.cameras import camera_at, camera_of, circle_of_gaussians, circle_of_scene, render_camera
 from hardy.splat.film import save_film
@@ -113,7 +114,7 @@ def test_frames_in_a_folder(tmp_path: Path) -> None:
     assert [file.name for file in sorted((tmp_path / "shots").iterdir())] == ["0000.png", "0001.png", "0002.png"]
 
 
-@pytest.mark.skipif(film._ffmpeg() is None, reason="no ffmpeg")
+@pytest.mark.skipif(program() is None, reason="no ffmpeg")
 def test_mp4_through_ffmpeg(tmp_path: Path) -> None:
     save_film(iter(frames(5)), tmp_path / "a.mp4")
     assert (tmp_path / "a.mp4").read_bytes()[4:8] == b"ftyp"
@@ -126,6 +127,6 @@ def test_refuses_films_that_cannot_be(tmp_path: Path) -> None:
         save_film(iter([]), tmp_path / "a.gif")
     with pytest.raises(InputError, match="fps must be a finite number above 0, got 0"):
         save_film(iter(frames(1)), tmp_path / "a.gif", fps=0)
-    with patch.object(film, "_ffmpeg", return_value=None), pytest.raises(InputError, match=r"a.mp4 needs ffmpeg"):
+    with patch.object(film, "program", return_value=None), pytest.raises(InputError, match=r"a.mp4 needs ffmpeg"):
         save_film(iter(frames(1)), tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())

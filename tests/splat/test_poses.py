@@ -12,6 +12,7 @@ from hardy.errors import InputError
 from hardy.splat import load_scene
 from hardy.splat import room as module
 from hardy.splat.poses import find_poses
+from hardy.zoo.traced_room import TracedRoom
 
 
 def photograph(folder: Path, count: int, ring: int = 48, width: int = 320, height: int = 240) -> list[np.ndarray]:
@@ -21,7 +22,7 @@ def photograph(folder: Path, count: int, ring: int = 48, width: int = 320, heigh
     eyes = []
     for i in range(count):
         turn, eye = module._camera(i, ring)
-        image = module._photograph(turn, eye, width, height, focal, module.THINGS)[0]
+        image = TracedRoom().photograph(turn, eye, width, height, focal)[0]
         Image.fromarray((image * 255).round().astype(np.uint8)).save(folder / f"{i:02}.png")
         eyes.append(eye)
     return eyes

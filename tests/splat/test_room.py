@@ -5,15 +5,16 @@ import pytest
 import torch
 
 from hardy.errors import InputError
-from hardy.splat.room import HALF, THINGS, Ball, room, trace
+from hardy.splat.room import room
+from hardy.zoo.traced_room import THINGS, Ball, TracedRoom
 
 
 def test_distances_are_those_worked_out_by_hand() -> None:
     ball = Ball(center=(0.0, 0.0, 1.0), radius=0.5, colors=((1, 0, 0), (1, 0, 0)))
     directions = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, -1], [0.6, 0, -0.8]])
-    _, distances = trace(np.zeros((5, 3)), directions, (ball,))
+    _, distances = TracedRoom(things=(ball,)).trace(np.zeros((5, 3)), directions)
     assert distances == pytest.approx([2.5, 1.25, 0.5, 2.0, 2.5])
-    _, past = trace(np.array([[0.0, 0.6, 0]]), directions[2:3], (ball,))
+    _, past = TracedRoom(things=(ball,)).trace(np.array([[0.0, 0.6, 0]]), directions[2:3])
     assert past == pytest.approx([2.0])
 
 
@@ -22,9 +23,9 @@ def test_rays_end_on_a_wall_or_on_a_thing() -> None:
     directions = random.standard_normal((2000, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     eye = np.array([1.9, -0.3, 0.0])
-    colors, distances = trace(np.broadcast_to(eye, directions.shape), directions)
+    colors, distances = TracedRoom().trace(np.broadcast_to(eye, directions.shape), directions)
     places = eye + distances[:, None] * directions
-    gaps = [np.abs(np.abs(places) - HALF).min(1)]
+    gaps = [np.abs(np.abs(places) - TracedRoom().half).min(1)]
     for thing in THINGS:
         offset = np.abs(places - np.array(thing.center))
         if isinstance(thing, Ball):
@@ -34,7 +35,7 @@ def test_rays_end_on_a_wall_or_on_a_thing() -> None:
     nearest = np.stack(gaps)
     assert nearest.min(0).max() < 1e-9
     assert len(np.unique(nearest.argmin(0))) >= 5  # most things are seen from there
-    assert np.abs(places).max() <= HALF.max() + 1e-9
+    assert np.abs(places).max() <= TracedRoom().half.max() + 1e-9
     assert colors.min() >= 0
     assert colors.max() <= 1
 
@@ -47,7 +48,7 @@ def test_points_lie_where_the_views_show_their_color() -> None:
         pixels = (seen @ view.K.T)[:, :2] / seen[:, 2:]
         inside = (seen[:, 2] > 0.1) & (pixels >= 0).all(1) & (pixels[:, 0] < 96) & (pixels[:, 1] < 72)
         ahead = torch.nn.functional.normalize(scene.points - view.eye, dim=1).double().numpy()
-        depth = trace(np.broadcast_to(view.eye.double().numpy(), ahead.shape), ahead)[1]
+        depth = TracedRoom().trace(np.broadcast_to(view.eye.double().numpy(), ahead.shape), ahead)[1]
         clear = inside & ((scene.points - view.eye).norm(dim=1) - torch.from_numpy(depth).float()).abs().lt(1e-3)
         columns, rows = pixels[clear].long().T
         hits.append((view.image[rows, columns] - scene.colors[clear]).abs().amax(1))

@@ -319,7 +319,7 @@ def test_what_is_kept_is_a_matter_of_the_policy_alone() -> None:
         ({"bits": 3}, "bits must be 16, 8, 4 or 2"),
         ({"bits": (4, 4, 4)}, "two for keys and values"),
         ({"scorer": "pooled"}, "did you mean pooled-query.*there are: sink-recent, sliding"),
-        ({"protect": "frame"}, 'protect="turn"'),
+        ({"protect": "page"}, "protect must be turn or frame"),
         ({"codec": "zip"}, "codec must be affine or lloyd-max"),
         ({"interval": 65}, "from 1 to 64"),
     ):
@@ -328,8 +328,9 @@ def test_what_is_kept_is_a_matter_of_the_policy_alone() -> None:
     config = model_of("llama").config
     with pytest.raises(InputError, match="at least 21"):
         CompressedCache(config, KVPolicy(budget=20))
-    with pytest.raises(InputError, match="streams of frames"):
-        CompressedCache(config, KVPolicy(budget="2 frames"))
+    for policy in (KVPolicy(budget="2 frames"), KVPolicy(protect="frame")):
+        with pytest.raises(InputError, match="streams of frames"):
+            CompressedCache(config, policy)
     with pytest.raises(InputError, match="less than what is protected"):
         logits(model_of("llama"), tokens(5), CompressedCache(config, KVPolicy(budget="4kB")), (5,))
     with pytest.raises(InputError, match="cannot be cropped"):

@@ -1,13 +1,14 @@
-"""`hardy stream`: language models within a bounded, packed cache."""
+"""`hardy stream`: language models and videos within a bounded, packed cache."""
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-from hardy.cli.options import Device, Dtype, Kept, Model, Text, Workers, interruptible, numbers, shown
+from hardy.cli.options import Device, Dtype, Kept, Model, Text, Workers, interruptible, new_folder, numbers, shown
 
-app = typer.Typer(help="Endless text in bounded, packed memory.", no_args_is_help=True)
+app = typer.Typer(help="Endless text and endless video in bounded, packed memory.", no_args_is_help=True)
 
 SCORERS = (
     "sink-recent, sliding, random, key-norm, key-diversity, pooled-query, snapkv, accumulated-attention, "
@@ -110,6 +111,60 @@ def chat(
                     typer.echo(f"Note: {notes[0]}", err=True)
     if out is not None and session.turns:
         typer.echo(f"Report: {out}/report.html  (hardy report open {out})", err=True)
+
+
+@app.command()
+def run(
+    frames: Annotated[Path, typer.Argument(help="A folder of pictures, or a video file.")],
+    out: Annotated[Path, typer.Argument(help="Folder of what is found; the same goes on.", callback=new_folder)],
+    weights: Annotated[
+        Path | None, typer.Option(help="VGGT or StreamVGGT as .pt, .pth or .safetensors; hardy's tiny-vggt by default.")
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help="4f (frames), 2048 (tokens of each layer), 64MB (the whole cache), or all.")
+    ] = "4f",
+    policy: Annotated[str, typer.Option(help=f"What stays beside the first and the current frame: {SCORERS}")] = (
+        "sink-recent"
+    ),
+    bits: Annotated[int, typer.Option(help="Of codes; 16 packs nothing.")] = 4,
+    codec: Codec = "affine",
+    camera_cache: Annotated[
+        Literal["shared", "per-iteration"] | None,
+        typer.Option(help="shared or per-iteration; by default as the weights were trained."),
+    ] = None,
+    long_side: Annotated[
+        int | None, typer.Option(help="Of frames as the model sees them, in pixels; by default what it was made for.")
+    ] = None,
+    stride: Annotated[int, typer.Option(help="Of so many frames one is read.")] = 1,
+    limit: Annotated[int | None, typer.Option(help="At most so many are.")] = None,
+    rate: Annotated[float, typer.Option(help="Frames in a second, for the times of the trajectory.")] = 1.0,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Pose, depth and points of every frame of a video, in memory that does not grow.
+
+    OUT gets a file per frame as it comes, and at the end a trajectory (TUM), points (PLY), a COLMAP model that
+    `hardy splat train OUT` takes, and a report.
+    """
+    import torch
+
+    from hardy.stream.policy import KVPolicy
+    from hardy.stream.running import run as stream
+    from hardy.stream.vggt import load_vggt, tiny_vggt
+    from hardy.zoo.loading import device_of, dtype_of
+
+    limited = None if budget == "all" else int(budget) if budget.isdecimal() else budget
+    rule = KVPolicy(budget=limited, bits=bits, scorer=policy, codec=codec, protect="frame")
+    place, kind = device_of(device or "cpu"), dtype_of(dtype or "float32")
+    if not isinstance(kind, torch.dtype):
+        kind = torch.float32
+    with interruptible(out):
+        model, left_out = (tiny_vggt().to(kind), 0) if weights is None else load_vggt(weights, dtype=kind)
+        report = stream(
+            frames, out, model=model.to(place), policy=rule, camera_cache=camera_cache, long_side=long_side,
+            stride=stride, limit=limit, rate=rate, left_out_weights=left_out,
+        )  # fmt: skip
+    shown(report, out)
 
 
 def _names(text: str) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from PIL import Image
 
 from hardy import checks
 from hardy.errors import InputError
+from hardy.ffmpeg import program
 from hardy.files import write_atomic
 
 _PILLOW = {".gif": "GIF", ".png": "PNG", ".apng": "PNG"}
@@ -55,13 +54,13 @@ def check_film(out: Path) -> None:
     ending = out.suffix.lower()
     if ending and not out.is_dir() and ending not in (*_PILLOW, ".mp4"):
         raise InputError(f"{out} must end with .gif, .png, .apng or .mp4, or be a folder")
-    if ending == ".mp4" and _ffmpeg() is None:
+    if ending == ".mp4" and program() is None:
         raise InputError(f"{out} needs ffmpeg, on the path or by pip install imageio-ffmpeg; .gif and .png do not")
 
 
 def _mp4(frames: Iterator[np.ndarray], size: tuple[int, ...], path: Path, fps: float) -> None:
     height, width = size
-    line = [str(_ffmpeg()), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+    line = [str(program()), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
     line += ["-r", f"{fps:g}", "-i", "-", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
     line += ["-movflags", "+faststart", "-f", "mp4", str(path)]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -76,14 +75,3 @@ def _mp4(frames: Iterator[np.ndarray], size: tuple[int, ...], path: Path, fps: f
         said = process.stderr.read().decode("utf-8", "replace").strip()
     if process.returncode:
         raise InputError(f"ffmpeg could not write the film: {said.splitlines()[-1] if said else process.returncode}")
-
-
-def _ffmpeg() -> str | None:
-    """The program, where there is one."""
-    program = shutil.which("ffmpeg")
-    if program is not None:
-        return program
-    try:
-        return importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
-    except (ImportError, RuntimeError):
-        return None

@@ -9,9 +9,10 @@ import torch
 
 from hardy.errors import InputError
 from hardy.splat.masks import differing
-from hardy.splat.room import THINGS, Ball, Block, room, trace
+from hardy.splat.room import room
 from hardy.splat.scene import Scene, View
 from hardy.splat.warping import places
+from hardy.zoo.traced_room import THINGS, Ball, Block, TracedRoom
 
 _BOX = ((0.35, 0.3, 0.6), (0.95, 0.75, 0.4))
 STAGES: dict[str, tuple[Ball | Block, tuple[Ball | Block, ...]]] = {
@@ -86,5 +87,5 @@ def _depth(view: View, things: tuple[Ball | Block, ...]) -> torch.Tensor:
     eye = view.eye.double().numpy()
     rays = places(view, torch.ones(height, width)).double().numpy().reshape(-1, 3) - eye
     lengths = np.linalg.norm(rays, axis=1)
-    _, distances = trace(np.broadcast_to(eye, rays.shape), rays / lengths[:, None], things)
+    _, distances = TracedRoom(things=things).trace(np.broadcast_to(eye, rays.shape), rays / lengths[:, None])
     return torch.from_numpy(distances / lengths).float().view(height, width)

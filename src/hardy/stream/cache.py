@@ -52,6 +52,8 @@ class CompressedCache(Cache):
         limit = self.policy.limit
         if limit is not None and limit.unit == "frames":
             raise InputError(f"a budget of {limit} is for streams of frames; a language model's is in tokens or bytes")
+        if self.policy.guard.frame:
+            raise InputError('protect="frame" is for streams of frames; a language model has protect="turn"')
         if limit is not None and limit.unit == "tokens" and limit.amount < self.policy.least:
             first, recent = self.policy.first, self.policy.guard.recent
             raise InputError(

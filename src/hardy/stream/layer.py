@@ -1,9 +1,7 @@
-"""One layer of the cache: its store, what its scorer has gathered, and when it evicts and packs."""
+"""One layer of the cache of a language model, as transformers asks for it."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,9 +11,8 @@ from transformers.cache_utils import CacheLayerMixin
 
 from hardy.errors import InputError
 from hardy.stream.attention import View
-from hardy.stream.eviction import places_to_keep
-from hardy.stream.scorers import Memory, Stored
-from hardy.stream.store import PAGE, LayerStore
+from hardy.stream.bounded import BoundedLayer
+from hardy.stream.store import PAGE
 
 if TYPE_CHECKING:
     from hardy.stream.cache import CompressedCache
@@ -23,26 +20,24 @@ if TYPE_CHECKING:
 _NEEDED = {"queries": "the queries of the model", "mlp_out": "what the model's MLPs add"}
 
 
-class CompressedLayer(CacheLayerMixin):
+class CompressedLayer(BoundedLayer, CacheLayerMixin):
     """One layer of a `CompressedCache`.
 
-    Attributes:
-        store: what it holds.
-        tokens: its budget, known from the first keys on; None for all.
-        room: its budget in bytes, where the policy's is; the tokens are what that buys with full pages.
-        evicted: tokens that were dropped so far, of each row.
+    Args:
+        cache: it is of.
+        number: of the layer.
+        window: tokens that a query sees at most, itself included; None for all.
     """
 
     is_croppable = False
 
     def __init__(self, cache: CompressedCache, number: int, window: int | None = None) -> None:
-        super().__init__()
-        self.number, self.window = number, window
+        CacheLayerMixin.__init__(self)
+        self.window = window
         self.is_sliding = window is not None
         self._cache = weakref.ref(cache)
-        per_head = cache.policy.rule.per_head and window is None
-        self.store = LayerStore(cache.policy.coder, per_head=per_head)
-        self.reset()
+        self._announced = 0
+        BoundedLayer.__init__(self, cache.policy, number, per_head=cache.policy.rule.per_head and window is None)
 
     @property
     def cache(self) -> CompressedCache:
@@ -50,12 +45,13 @@ class CompressedLayer(CacheLayerMixin):
         assert cache is not None
         return cache
 
+    @property
+    def turn(self) -> int:
+        return self.cache.turn
+
     def reset(self) -> None:
-        self.store.clear()
-        self.memory = Memory()
-        self.tokens: int | None = None
-        self.room: int | None = None
-        self.evicted = self._announced = 0
+        self.clear()
+        self._announced = 0
         self.is_initialized = False
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -129,56 +125,31 @@ class CompressedLayer(CacheLayerMixin):
 
     def after_attention(self, queries: torch.Tensor, scale: float) -> None:
         """Show the scorer the queries (batch, heads, n, dim) of the last tokens, and evict what is too much."""
-        rule = self.cache.policy.rule
-        if self.tokens is not None and not self.is_sliding:
-            rule.observe_queries(self.memory, queries, self._stored(), scale)
-        if rule.needs != "mlp_out" or self.is_sliding:
+        if not self.is_sliding:
+            self.show_queries(queries, scale)
+        if self.policy.rule.needs != "mlp_out" or self.is_sliding:
             self.settle()
 
     def after_mlp(self, output: torch.Tensor) -> None:
         """Show the scorer what the MLP adds for the last tokens (batch, n, dim), and evict what is too much."""
         if self.tokens is not None and not self.is_sliding:
-            self.cache.policy.rule.observe_mlp(self.memory, output.detach(), self._stored())
+            self.show_mlp(output)
             self.settle()
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Evict what is beyond the budget, and pack what is old enough."""
-        if self.window is not None:
+        if self.window is None:
+            super().settle()
+        else:
             self._settle_window(self.window)
-            return
-        policy, store, tokens = self.cache.policy, self.store, self.tokens
-        if tokens is not None and store.length > tokens:
-            self.evict_to(tokens - policy.evicted_at_once(tokens) + 1)
-        if store.plain >= PAGE + policy.first + policy.guard.recent:
-            store.seal(policy.plain(store.positions, store.seen))
-        while self.room is not None and (over := self.nbytes - self.room) > 0:  # sparse pages take more than full ones
-            batch, heads, dim = store.shape
-            each = batch * heads * policy.coder.bytes_per_token(dim, PAGE)
-            self.evict_to(max(policy.least, store.length - math.ceil(over / each)))
 
     def evict_to(self, target: int) -> None:
-        """Drop all but the best `target` tokens.
-
-        Raises:
-            InputError: more than that is protected, or the rows of a batch may be padded and nobody would see it.
-        """
-        policy, store = self.cache.policy, self.store
-        if store.shape[0] > 1 and not self.cache.observed:
+        if self.store.shape[0] > 1 and not self.cache.observed:
             raise InputError(
-                f"a batch of {store.shape[0]} rows may be padded, which a cache on its own cannot see; evicting from "
-                'it needs hardy.stream.observe, CompressedCache.for_model or attn_implementation="hardy"'
+                f"a batch of {self.store.shape[0]} rows may be padded, which a cache on its own cannot see; evicting "
+                'from it needs hardy.stream.observe, CompressedCache.for_model or attn_implementation="hardy"'
             )
-        if store.length <= target:
-            raise InputError(
-                f"{self.nbytes} bytes of {store.length} tokens do not fit into the {self.room} of layer {self.number}"
-            )
-        positions = store.positions
-        protected = policy.protected(positions, store.seen, self.cache.turn, self.tokens)
-        scores = policy.rule.scores(self._stored())
-        self.evicted += store.length - target
-        store.evict(places_to_keep(scores, protected, positions < 0, store.packed, target))
-        policy.rule.forget(self.memory)
+        super().evict_to(target)
 
     def _settle_window(self, window: int) -> None:
         store = self.store
@@ -195,19 +166,6 @@ class CompressedLayer(CacheLayerMixin):
         """Of `stored` tokens those before this one are out of the window."""
         return 0 if self.window is None else max(0, stored - (self.window - 1))
 
-    def _stored(self) -> Stored:
-        store, rule = self.store, self.cache.policy.rule
-        if rule.keeps_extra and store.extra is None:
-            store.extra = torch.zeros(store.positions.shape, device=store.positions.device)
-        made: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-        def dense() -> tuple[torch.Tensor, torch.Tensor]:
-            if not made:
-                made.append(store.view(torch.float32))
-            return made[0]
-
-        return Stored(dense, store.positions, store.extra, self.memory, (self.number, store.seen))
-
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self.batch_select_indices(beam_idx)
 
@@ -223,24 +181,16 @@ class CompressedLayer(CacheLayerMixin):
 
     def state_dict(self) -> dict[str, Any]:
         """What this layer holds, and what it knows of itself."""
-        known = None
-        if self.is_initialized:
-            kind = str(self.dtype).removeprefix("torch.")
-            known = {"tokens": self.tokens, "room": self.room, "evicted": self.evicted, "dtype": kind}
-        return {"known": known, "store": self.store.state_dict(), "memory": dataclasses.asdict(self.memory)}
+        state = self.held()
+        if not self.is_initialized:
+            return state | {"known": None}
+        return state | {"known": state["known"] | {"dtype": str(self.dtype).removeprefix("torch.")}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave."""
         self.reset()
         if state["known"] is None:
             return
-        self.store.load_state_dict(state["store"])
-        self.memory = Memory(**state["memory"])
-        self.tokens, self.room, self.evicted = (state["known"][name] for name in ("tokens", "room", "evicted"))
+        self.take_back(state)
         self.dtype, self.device = getattr(torch, state["known"]["dtype"]), self.store.positions.device
         self.is_initialized = True
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all that this layer keeps alive."""
-        return self.store.nbytes + sum(t.untyped_storage().nbytes() for t in self.memory.tensors)

@@ -72,17 +72,20 @@ class Protect:
         first: tokens at the start of the stream, which stay in 16 bits; by default what the scorer says, 4 or none.
         recent: last tokens, which stay in 16 bits.
         turn: everything since the last `CompressedCache.begin_turn`, as far as the budget goes.
+        frame: of a stream of frames, the whole first frame and the whole current one instead; its default.
     """
 
     first: int | None = None
     recent: int = 16
     turn: bool = False
+    frame: bool = False
 
     def __post_init__(self) -> None:
         if self.first is not None:
             object.__setattr__(self, "first", checks.integer("first", self.first, at_least=0))
         object.__setattr__(self, "recent", checks.integer("recent", self.recent, at_least=1))
         checks.boolean("turn", self.turn)
+        checks.boolean("frame", self.frame)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,7 @@ class KVPolicy:
         budget: 512 or "512 tokens" of each layer of full attention, "64MB" of the whole cache, or None for all.
         bits: of codes, for keys and values alike or (keys, values); 16 packs nothing.
         scorer: a name of `hardy.stream.scorers.SCORERS`, or a scorer.
-        protect: "turn", or what is protected in detail.
+        protect: "turn" of a chat, "frame" of a video, or what is protected in detail.
         codec: "affine", or "lloyd-max" after a random rotation.
         layers: a ranking of layers or of parts of them: those that matter more get more of the budget.
         interval: tokens that are evicted at once, so that a full cache need not be sorted at every token; by default
@@ -172,6 +175,31 @@ class KVPolicy:
         width = f"{bits[0]} bits" if bits[0] == bits[1] else f"{bits[0]}/{bits[1]} bits"
         parts = [] if self.limit is None else [self.rule.name, str(self.limit)]
         return ", ".join([*parts, width, *([] if isinstance(self.coder, Affine) else ["rotated"])])
+
+    def for_frames(self, tokens: int, special: int) -> KVPolicy:
+        """This policy in tokens, for a video whose frames have `tokens` of them each, the first `special` no patches.
+
+        The first frame stays, unless the rule is one that lets the first tokens go, and the current one does.
+
+        Raises:
+            InputError: the budget is less than these frames, or turns are to be protected.
+        """
+        guard, rule = self.guard, self.rule.for_frames(tokens, special)
+        if guard.turn:
+            raise InputError('protect="turn" is for chats; a stream of frames has protect="frame"')
+        if guard.frame or guard == Protect():
+            guard = Protect(first=tokens if rule.first else 0, recent=tokens)
+        limit = self.limit
+        if limit is not None and limit.unit == "frames":
+            limit = Budget(limit.amount * tokens, "tokens")
+        made = dataclasses.replace(self, budget=limit, scorer=rule, protect=guard, interval=self.interval or 1)
+        if limit is not None and limit.unit == "tokens" and limit.amount < made.first + guard.recent:
+            raise InputError(
+                f"a budget of {self.limit} ({limit.amount} tokens) is less than what is protected, the first "
+                f"{made.first} and the last {guard.recent} tokens, where a frame has {tokens}; give at least "
+                f'"{math.ceil((made.first + guard.recent) / tokens)} frames", or protect less'
+            )
+        return made
 
     def evicted_at_once(self, tokens: int) -> int:
         """Tokens that go in one eviction of a layer whose budget is `tokens`."""
@@ -264,6 +292,5 @@ def _protection(given: str | Protect | None) -> Protect:
         return Protect()
     if isinstance(given, Protect):
         return given
-    if given == "frame":
-        raise InputError('protect="frame" is for streams of frames; a language model has protect="turn"')
-    return Protect(turn=checks.one_of("protect", given, ("turn",)) == "turn")
+    name = checks.one_of("protect", given, ("turn", "frame"))
+    return Protect(turn=name == "turn", frame=name == "frame")

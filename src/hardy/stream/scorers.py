@@ -59,6 +59,7 @@ class Stored:
         extra: (batch, heads or 1, tokens) float32: what `observe_queries` or `observe_mlp` added up.
         memory: of this layer.
         stream: names of the random stream of this layer and moment.
+        together: tokens that see each other, and all before them: one of a text, those of a frame.
     """
 
     dense: Callable[[], tuple[torch.Tensor, torch.Tensor]]
@@ -66,6 +67,7 @@ class Stored:
     extra: torch.Tensor | None
     memory: Memory
     stream: tuple[int, ...]
+    together: int = 1
 
     @property
     def keys(self) -> torch.Tensor:
@@ -102,6 +104,10 @@ class Scorer(abc.ABC):
     def memory_bytes(self, batch: int, query_heads: int, dim: int) -> int:
         """Bytes that a layer's `Memory` takes at most."""
         return 0
+
+    def for_frames(self, tokens: int, special: int) -> Scorer:
+        """This rule for frames of so many tokens, of which the first `special` are no patches."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,6 +200,9 @@ class PooledQuery(Scorer):
     def memory_bytes(self, batch: int, query_heads: int, dim: int) -> int:
         return 4 * batch * dim
 
+    def for_frames(self, tokens: int, special: int) -> PooledQuery:
+        return dataclasses.replace(self, special=self.special or special)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SnapKV(Scorer):
@@ -227,13 +236,18 @@ class SnapKV(Scorer):
     def scores(self, stored: Stored) -> torch.Tensor:
         memory = stored.memory
         assert memory.queries is not None
-        votes = attention_received(memory.queries.float(), stored.keys, stored.positions, memory.position, memory.rows)
+        queries = memory.queries.float()
+        seen = stored.positions, memory.position, memory.rows, stored.together
+        votes = attention_received(queries, stored.keys, *seen)
         order = stored.positions.expand(votes.shape).argsort(-1)
         pooled = F.max_pool1d(votes.gather(-1, order), self.kernel, stride=1, padding=self.kernel // 2)
         return torch.empty_like(votes).scatter_(-1, order, pooled)
 
     def memory_bytes(self, batch: int, query_heads: int, dim: int) -> int:
         return 2 * batch * query_heads * self.window * dim
+
+    def for_frames(self, tokens: int, special: int) -> SnapKV:
+        return dataclasses.replace(self, window=tokens)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -248,7 +262,8 @@ class AccumulatedAttention(Scorer):
     def observe_queries(self, memory: Memory, queries: torch.Tensor, stored: Stored, scale: float) -> None:
         assert stored.extra is not None
         last = int(stored.positions.max())
-        stored.extra.add_(attention_received(queries.float(), stored.keys, stored.positions, last, scale))
+        seen = stored.positions, last, scale, stored.together
+        stored.extra.add_(attention_received(queries.float(), stored.keys, *seen))
 
     def scores(self, stored: Stored) -> torch.Tensor:
         assert stored.extra is not None
@@ -319,20 +334,23 @@ def key_diversity(keys: torch.Tensor) -> torch.Tensor:
 
 
 def attention_received(
-    queries: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, last: int, scale: float
+    queries: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, last: int, scale: float, together: int = 1
 ) -> torch.Tensor:
     """How much attention each key gets, summed over the queries and the heads that share it: (batch, heads, tokens).
 
     Args:
-        queries: (batch, heads * group, n, dim), of the positions last - n + 1 to last; they see no key after them.
+        queries: (batch, heads * group, n, dim), of the positions last - n + 1 to last; they see no key after them, or
+            after the last of their frame.
         keys: (batch, heads, tokens, dim).
         positions: (batch, heads or 1, tokens), -1 for padding, which gets none.
         last: position of the last query.
         scale: of the scores.
+        together: tokens of a frame, which see each other.
     """
     grouped = queries.unflatten(1, (keys.shape[1], -1))
     logits = scale * (grouped @ keys.mT[:, :, None])
     places = torch.arange(last - queries.shape[2] + 1, last + 1, device=keys.device)
+    places = (places // together + 1) * together - 1
     hidden = (positions[:, :, None, :] > places[:, None]) | (positions[:, :, None, :] < 0)
     shares = logits.masked_fill(hidden[:, :, None], float("-inf")).softmax(-1).nan_to_num(0.0)
     return shares.sum((2, 3))

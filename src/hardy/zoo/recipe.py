@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hardy.zoo.optimizers import trapezoid
+
 
 class Data(Protocol):
     """What a model is trained on and judged by."""
@@ -77,6 +79,4 @@ class Recipe:
 
     def learning_rate(self, step: int, steps: int) -> float:
         """The factor on both learning rates at `step` of `steps`: trapezoidal, ends at zero."""
-        up = (step + 1) / max(1.0, self.warmup * steps)
-        down = (steps - step) / max(1.0, self.decay * steps)
-        return min(1.0, up, down)
+        return trapezoid(step, steps, self.warmup, self.decay)

@@ -19,6 +19,7 @@ from hardy.files import sweep, write_files, write_json, write_text
 from hardy.reading import reading
 from hardy.runs.checkpoint import Checkpoint
 from hardy.runs.progress import progress
+from hardy.zoo.optimizers import optimizers_of
 from hardy.zoo.recipe import Data, Recipe
 from hardy.zoo.tokenizer import is_stored
 
@@ -70,7 +71,13 @@ def train(
     model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     if device == "cpu":
         model.set_attn_implementation("eager")  # twice as fast to train on a CPU as the fused kernel
-    optimizers = _optimizers(model, recipe)
+    optimizers = optimizers_of(
+        model,
+        apart=(model.get_output_embeddings(),),
+        matrix_lr=recipe.matrix_lr,
+        other_lr=recipe.other_lr,
+        weight_decay=recipe.weight_decay,
+    )
     start, seconds = _resume(checkpoint, recipe, steps, model, optimizers)
 
     # A mixture of experts is also trained to spread its tokens over them.
@@ -122,28 +129,6 @@ def train(
                     f"{line['seconds'] / 60:.1f} min"
                 )
     return _finish(out, recipe, steps, model.eval(), data)
-
-
-def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of linear layers but the head, AdamW for the rest.
-
-    What else has two dimensions is no map between features that orthogonal steps would suit: embeddings, a router's
-    rows, the decay rates of a state space. Muon takes no stacks, so experts go to AdamW too.
-    """
-    if not hasattr(torch.optim, "Muon"):
-        raise InputError(f"training uses torch.optim.Muon: torch >= 2.9 is needed, this is {torch.__version__}")
-    head = model.get_output_embeddings()
-    matrices = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    muon = torch.optim.Muon(
-        matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    adamw = torch.optim.AdamW(others, lr=recipe.other_lr, betas=(0.9, 0.95), weight_decay=0.0)
-    for optimizer, rate in ((muon, recipe.matrix_lr), (adamw, recipe.other_lr)):
-        for group in optimizer.param_groups:
-            group["peak_lr"] = rate
-    return [muon, adamw]
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
