@@ -259,7 +259,7 @@ def romer() -> str:
     for condition in dict.fromkeys(row.condition for row in found):
         cells = []
         for place in places:
-            perplexity, ratio = at[*place, condition, "perplexity"], at[*place, condition, "ratio_to_noisy"]
+            perplexity, ratio = (at[(*place, condition, metric)] for metric in ("perplexity", "ratio_to_noisy"))
             spread = "" if ratio.spread in (None, 0.0) else f" ± {ratio.spread:.3f}"
             cells.append(f"{perplexity.value:.1f} ({ratio.value:.3f}{spread})")
         lines.append(f"| {condition} | {' | '.join(cells)} |")

@@ -150,7 +150,12 @@ CLAIMS: dict[str, Sequence[Claim]] = {
                 verdict=verdict,
             )
             for placement, noise, ceiling, verdict in (
-                ("experts and routers", 40, "digital experts and routers", "holds; a quarter of the experts kept digital does about as much"),
+                (
+                    "experts and routers",
+                    40,
+                    "digital experts and routers",
+                    "holds; a quarter of the experts kept digital does about as much",
+                ),
                 ("experts", 40, "digital experts", "half; noise leaves the routers nothing to calibrate"),
                 ("everything", 10, "digital experts and routers", "a third of the little there is to gain"),
             )

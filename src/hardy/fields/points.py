@@ -60,10 +60,10 @@ class Points:
         with warnings.catch_warnings():  # torch's forward mode compiles helpers in a way that it calls deprecated
             warnings.filterwarnings("ignore", "`torch.jit.*` is deprecated", DeprecationWarning)
             for block in self._blocks():
-                _, change = torch.func.jvp(
+                found = torch.func.jvp(
                     lambda at, block=block: self.predict(at, block)[0], (self.parameters,), (direction,)
                 )
-                moved.append(change.norm(dim=1))
+                moved.append(found[1].norm(dim=1))
         return torch.cat(moved)
 
     def _blocks(self) -> tuple[torch.Tensor, ...]:

@@ -85,7 +85,7 @@ class Plan:
             InputError: a name is unknown or a number out of range.
         """
         if checks.one_of("protocol", protocol, get_args(Protocol)) == "minibatch":
-            return cls(training=Training(**{"epochs": 200} | dict(training)), **fields)
+            return cls(training=Training(**{"epochs": 200, **training}), **fields)
         regression = str(task).endswith("regression")
         steps = {"epochs": 250, "batch_size": 100} if regression else {"epochs": 500, "batch_size": 200}
         defaults = {

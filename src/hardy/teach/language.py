@@ -71,7 +71,7 @@ class TeacherCallback(TrainerCallback):
             self.teacher.choose(DatasetExamples(model, self.loss, loaders[0], read=self.read))
 
         self.sampler = course = Course(dataset, self.teacher, choose)
-        trainer._get_train_sampler = lambda *_: course  # what a subclass would override
+        setattr(trainer, "_get_train_sampler", lambda *_, **__: course)  # noqa: B010 - what a subclass would override
         trainer.add_callback(self)
         return trainer
 
