@@ -77,6 +77,69 @@ def quantizers() -> str:
     return "\n\n".join(parts)
 
 
+def real_quantizers() -> str:
+    found = rows("real_quantizers")
+    columns = {
+        "method": "{condition}",
+        "embedding bits": "{embedding_bits}",
+        "calibrated on": "{calibration}",
+        "true bits": "{bits_per_weight:.2f}",
+        "MB": "{megabytes:.1f}",
+        "prose": "{perplexity_prose:.2f}",
+        "reference": "{perplexity_reference:.2f}",
+        "agreement, %": "{agreement_reference:.0%}",
+        "CPU-s/M": "{cpu_seconds_per_million:.2f}",
+    }
+    parts = []
+    for model in values_of("model", found):
+        of_model = [row for row in found if row.details["model"] == model]
+        intact = {row.metric: row.value for row in of_model if row.condition == "unmodified"}
+        of_methods = [row for row in of_model if row.condition != "unmodified"]
+        parts.append(
+            f"`{model}`, unmodified (a dequantized 4-bit file) {intact['megabytes']:.0f} MB at 16 bits, perplexity "
+            f"{intact['perplexity_prose']:.2f} on prose and {intact['perplexity_reference']:.2f} on the language "
+            f"reference:\n\n{of_columns(columns, of_methods)}"
+        )
+    return "\n\n".join(parts)
+
+
+def real_quantizers_plot() -> Plot:
+    """How many times the unmodified perplexity, on the text that nothing was calibrated on, against the file's size."""
+    found = [row for row in rows("real_quantizers") if row.details["model"] == "smollm2-135m"]
+    sizes = {
+        (row.condition, row.details.get("embedding_bits")): row.value for row in found if row.metric == "megabytes"
+    }
+    losses = {
+        (row.condition, row.details.get("embedding_bits")): row.value
+        for row in found
+        if row.metric == "perplexity_reference"
+    }
+    intact = losses["unmodified", None]
+    families = {
+        "trit-planes, plain": ("two trit-planes, plain",),
+        "trit-planes, calibrated": ("two trit-planes, calibrated",),
+        "without correction": ("two trit-planes, calibrated, no correction",),
+        "round to nearest": ("round to nearest 4 bits",),
+        "GPTQ": ("GPTQ 3 bits", "GPTQ 4 bits"),
+        "llama.cpp": ("llama.cpp IQ2_XXS", "llama.cpp Q2_K", "llama.cpp Q3_K", "llama.cpp Q4_K"),
+        "hqq": ("hqq 3 bits", "hqq 4 bits"),
+    }  # fmt: skip
+    series = []
+    for label, names in families.items():
+        points = [(sizes[name, 8], losses[name, 8] / intact) for name in names if (name, 8) in losses]
+        if not points:
+            continue
+        x, y = zip(*points, strict=True)
+        series.append(Series(label=label, x=x, y=y, style="points"))
+    return Plot(
+        title="SmolLM2-135M: perplexity against file size",
+        caption="everything in the file counted, embedding at 8 bits; text that nothing was calibrated on",
+        x_label="file [MB]",
+        y_label="perplexity, times the unmodified",
+        series=tuple(series),
+    )
+
+
 def kernels() -> str:
     cells = (
         "{condition}",
@@ -510,6 +573,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "zoo": zoo,
     "quantizers": quantizers,
     "real-decode": real_decode,
+    "real-quantizers": real_quantizers,
     "kernels": kernels,
     "decode": decode,
     "fields": fields,
@@ -606,4 +670,5 @@ def write() -> None:
     for name, figure in zip(PLOTS, record("survival").report.figures, strict=True):
         save_png(figure, IMAGES / f"{name}.png", dpi=110)
     save_png(quantizers_plot(), IMAGES / "quantizers.png", dpi=110)
+    save_png(real_quantizers_plot(), IMAGES / "real_quantizers.png", dpi=110)
     panels.save(IMAGES / "rooms.png")

@@ -182,6 +182,26 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             "{at[GPTQ(group_size=43, bits=3)].perplexity:.1f}",
             verdict="holds on a small model; behind GPTQ, which sees text",
         ),
+        *(
+            Claim(
+                what=f"two planes on {title}: perplexity on WikiText and on text of a kind not calibrated on",
+                paper="-",
+                results=("real_quantizers",),
+                where={"model": model},
+                ours="plain {at[two trit-planes, plain].perplexity_prose:.0f}, "
+                "{at[two trit-planes, plain].perplexity_reference:.0f}; calibrated "
+                "{at[two trit-planes, calibrated].perplexity_prose:.1f}, "
+                "{at[two trit-planes, calibrated].perplexity_reference:.1f}",
+                control="unmodified {at[unmodified].perplexity_prose:.1f}, {at[unmodified].perplexity_reference:.1f}; "
+                "llama.cpp's Q3_K {at[llama.cpp Q3_K].perplexity_prose:.1f}, "
+                "{at[llama.cpp Q3_K].perplexity_reference:.1f}",
+                verdict=verdict,
+            )
+            for title, model, verdict in (
+                ("SmolLM2-135M", "smollm2-135m", "plain planes collapse; calibrated ahead on one text, behind on one"),
+                ("Gemma 3 270M", "gemma3-270m", "plain planes collapse; calibrated ahead"),
+            )
+        ),
         Claim(
             what="the same, calibrated (ours)",
             paper="-",
