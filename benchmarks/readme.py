@@ -118,7 +118,6 @@ def real_quantizers_plot() -> Plot:
     families = {
         "trit-planes, plain": ("two trit-planes, plain",),
         "trit-planes, calibrated": ("two trit-planes, calibrated",),
-        "without correction": ("two trit-planes, calibrated, no correction",),
         "round to nearest": ("round to nearest 4 bits",),
         "GPTQ": ("GPTQ 3 bits", "GPTQ 4 bits"),
         "llama.cpp": ("llama.cpp IQ2_XXS", "llama.cpp Q2_K", "llama.cpp Q3_K", "llama.cpp Q4_K"),
@@ -137,6 +136,7 @@ def real_quantizers_plot() -> Plot:
         x_label="file [MB]",
         y_label="perplexity, times the unmodified",
         series=tuple(series),
+        log_y=True,
     )
 
 
