@@ -78,9 +78,7 @@ class Accelerator(Elaboratable):
     def latencies(self) -> Latencies:
         """Cycles through the pipelines."""
         units = tuple(self.units[unit_key(unit)].latency + parts(unit) - 1 for unit in self.program.units)
-        return Latencies(
-            self.first.latency, self.scale.latency, units, self.requantize.latency, self.colour.latency
-        )
+        return Latencies(self.first.latency, self.scale.latency, units, self.requantize.latency, self.colour.latency)
 
     @property
     def cycles(self) -> dict[str, int]:
@@ -122,12 +120,8 @@ class _Core:
         self.own, self.first_rows, self.rows = (
             Tape(m, *own[name], f"{name}_tape", writable=album) for name in ("own", "first", "rows")
         )
-        self.signs = {
-            key: Tape(m, words, 2 * plan.lanes, f"signs_{key[0]}") for key, words in contents.signs.items()
-        }
-        self.few = [
-            Buffer(m, signed(plan.few_bits), max(hidden), min(hidden), f"few_{n}") for n in range(2)
-        ]
+        self.signs = {key: Tape(m, words, 2 * plan.lanes, f"signs_{key[0]}") for key, words in contents.signs.items()}
+        self.few = [Buffer(m, signed(plan.few_bits), max(hidden), min(hidden), f"few_{n}") for n in range(2)]
         self.active = Buffer(m, signed(plan.y_bits), max(hidden), min(hidden), "active")
         self.i, self.i_next = Signal(range(max(*hidden, plan.lanes) + 1)), Signal(range(max(*hidden, plan.lanes) + 1))
         self.stored, self.group, self.left = (
@@ -204,7 +198,7 @@ class _Core:
         m.d.comb += port.addr.eq(self.step)
         for name, value in zip(("m", "shift", "low", "high"), taken(port.data, contents.step_shapes), strict=True):
             m.d.comb += outer.requantize.inputs[name].eq(value)
-        x_valid, x = outer.taps["x"]
+        _, x = outer.taps["x"]
         few_valid, few = outer.taps["few"]
         m.d.comb += [few_valid.eq(outer.requantize.out_valid), few.eq(outer.requantize.outputs["few"])]
         for unit in outer.units.values():
@@ -293,10 +287,7 @@ class _Core:
         for n, held in enumerate(self.sums):
             weight = job.words.data.word_select(n, bits)
             value = job.source.data
-            if job.signs:
-                term = Mux(weight[0], Mux(weight[1], -value, value), 0)
-            else:
-                term = weight.as_signed() * value
+            term = Mux(weight[0], Mux(weight[1], -value, value), 0) if job.signs else weight.as_signed() * value
             totals.append(Mux(self.i == 0, 0, held) + term)
         feeding = Signal(name="feeding")
         m.d.comb += feeding.eq(self.left != 0)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from amaranth.sim import Simulator
 
-from hardy.fields.integer_model import grid_numerators
 from hardy.rtl.accelerator_core import Accelerator
 from hardy.runs.progress import progress
 
@@ -98,18 +97,3 @@ def draw(
     simulator.run()
     taps = {name: np.array(codes, dtype=np.int64) for name, codes in seen.items()}
     return Drawn(np.array(colours, dtype=np.uint8), np.array(lasts), cycles, taps)
-
-
-def expected_taps(core: Accelerator, picture: int = 0) -> dict[str, np.ndarray]:
-    """What `Drawn.taps` has to be for all pixels of the picture, rows first: by the integer model."""
-    plan, made = core.program, {name: [] for name in core.taps}
-    passed = plan.models[picture].trace(grid_numerators(plan.grid), plan.grid)
-    for number, values in enumerate(passed):
-        order = plan.rows(number)
-        natural = np.arange(len(order))
-        turned = number < len(plan.steps) and plan.steps[number].rotated and plan.transform == "serial"
-        made["x"].append(values.x[:, order])
-        if values.y is not None and values.few is not None:
-            made["y"].append(values.y[:, order])
-            made["few"].append(values.few[:, natural if turned else order])
-    return {name: np.concatenate(codes, 1) for name, codes in made.items()}

@@ -10,8 +10,7 @@ from amaranth import Shape, signed, unsigned
 
 from hardy.rtl.contents import Contents
 from hardy.rtl.exact_units import clamped, divided
-from hardy.rtl.hdl import Module, Value
-from hardy.rtl.pipeline import Pipeline, Stage, Values
+from hardy.rtl.pipeline import Pipeline, Stage
 from hardy.rtl.program import COORDINATE_BITS
 
 
@@ -22,9 +21,7 @@ def first_layer(contents: Contents) -> Pipeline:
 
     stages: tuple[Stage, ...] = (
         lambda m, v: {axis: (2 * v[place].as_unsigned() + 1 - size) * v[axis] for axis, place, size in axes},
-        lambda m, v: {
-            axis: ((v[axis] >> contents.first_least >> v["shift"]) + size) >> 1 for axis, _, size in axes
-        },
+        lambda m, v: {axis: ((v[axis] >> contents.first_least >> v["shift"]) + size) >> 1 for axis, _, size in axes},
         lambda m, v: {axis: divided(v[axis], size) for axis, _, size in axes},
         lambda m, v: {"x": v["by_line"] + v["by_column"] + v["bias"]},
     )
