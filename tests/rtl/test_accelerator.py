@@ -47,7 +47,7 @@ def linear(rng: np.random.Generator, rows: int, columns: int, shift: int) -> Lin
 
 def random_model(unit: UnitCodes, *, rotated: bool, width: int = 6, seed: int = 0) -> IntegerModel:
     rng = np.random.default_rng(seed)
-    spread = 16 if unit.kind in ("gauss", "relu") else 24
+    spread = {"gauss": 16, "relu": 18}.get(unit.kind, 24)
     layers = (linear(rng, width, 2, spread - 2), linear(rng, width, width, spread), linear(rng, 3, width, 27))
     steps = tuple(Requantization(m=7000000 + n, shift=23, zero=3 - 5 * n, bits=8, rotated=rotated) for n in range(2))
     return IntegerModel(layers=layers, units=(unit, unit), requantizations=steps, frequencies=0, fraction_bits=FRACTION)

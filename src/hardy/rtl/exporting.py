@@ -64,7 +64,7 @@ def accelerator(
     core = Accelerator(program)
     spent, found = core.cycles, dict[str, float]()
     total = sum(spent.values())
-    checked = [_simulated(core)]
+    checked = [check_pixels(core)]
     shown: dict[int, np.ndarray] = {}
     with progress("accelerator", 3) as bar:
         if out is not None:
@@ -171,7 +171,7 @@ def _read(
     return models, grid
 
 
-def _simulated(core: Accelerator) -> str:
+def check_pixels(core: Accelerator) -> str:
     """Check some pixels of the first and the last picture in Amaranth's simulator; what was checked."""
     plan = core.program
     pixels = _some_pixels(plan.grid)

