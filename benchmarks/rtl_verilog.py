@@ -1,9 +1,9 @@
 """Whole pictures drawn by the accelerator's Verilog, for every activation: colours, every layer's codes, cycles.
 
 A field of each activation is fitted to a photograph, turned into integers with Hadamard transforms before every layer,
-written as Verilog, and run by verilator (or iverilog) with the testbench of `hardy rtl export`, which fails on one wrong
-bit of a colour or of any code before or after an activation or between layers, or on one cycle more or less than
-planned. "caught" is the same run with one bit of one code's record changed.
+written as Verilog, and run by verilator (or iverilog) with the testbench of `hardy rtl export`. It fails on one wrong
+bit of a colour, of any code before or after an activation or between layers, or on one cycle more or less than planned.
+"caught" is the same run with one bit of one code's record changed.
 
     python -m benchmarks run rtl_verilog [--sizes 16,64] [--width 16] [--steps 100]
 """
