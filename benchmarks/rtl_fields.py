@@ -29,7 +29,7 @@ BUILT: dict[str, dict[str, Any]] = {
 }
 
 
-def mac_figures(mac: macs.Mac | macs.FloatMac) -> dict[str, Value]:
+def mac_figures(mac: macs.Mac | macs.FloatMac) -> dict[str, Any]:
     """Of one multiply-accumulate unit by every tool that is here."""
     source, library = tools.rtlil(mac, "mac", mac.ports), SHARED / "hw" / "sky130hd_tt.lib.gz"
     transistors = synthesis.transistors(source, "mac")["transistors"]

@@ -2,8 +2,9 @@
 
 A field of each activation is fitted to photographs, 48 x 48 and 32 wide; then its activations are computed by the
 integer reference of a unit (which equals the hardware bit for bit), everything else in float. Four bits are before the
-point, so what FINER and ReLU would take beyond 8 saturates here, and periodic units wrap. Transistors and energy are
-those of the unit alone, without a library; a point that another beats in both is not on the front.
+point, so that what ReLU would take beyond 8 saturates, and periodic units wrap. Transistors and energy are those of the
+unit alone, without a library; a point that another beats in both is not on the front. FINER and WIRE are not there:
+their fields have arguments that these units do not take.
 
     python -m benchmarks run rtl_pareto [--photos 4] [--size 48] [--width 32] [--steps 300]
 """
@@ -27,7 +28,7 @@ PEERS = ("amaranth", "pyosys")
 FRACTIONS = (4, 6, 8, 10, 12)
 UNITS = {
     "quad-folded": "quad", "sine-table": "sine", "sine-interpolated": "sine", "sine-polynomial": "sine",
-    "cordic-turns": "sine", "gauss": "gauss", "finer": "finer", "relu": "relu",
+    "cordic-turns": "sine", "gauss": "gauss", "relu": "relu",
 }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def drawn(field: Field, signal: Signal, unit: Unit | None) -> float:
 def _by(unit: Unit, x: torch.Tensor, kind: str) -> torch.Tensor:
     """`x` through the unit: a phase in quarter periods where the activation is periodic."""
     one, half = unit.format.one, 1 << (unit.format.bits - 1)
-    quarters = x * (2 / math.pi) if kind in ("sine", "finer") else x
+    quarters = x * (2 / math.pi) if kind == "sine" else x
     codes = (quarters.double() * one).round().numpy().astype(np.int64)
     wraps = kind in ("sine", "quad")
     codes = (codes + half) % (2 * half) - half if wraps else codes.clip(-half, half - 1)

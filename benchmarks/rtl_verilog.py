@@ -3,7 +3,8 @@
 A field of each activation is fitted to a photograph, turned into integers with Hadamard transforms before every layer,
 written as Verilog, and run by verilator (or iverilog) with the testbench of `hardy rtl export`. It fails on one wrong
 bit of a colour, of any code before or after an activation or between layers, or on one cycle more or less than planned.
-"caught" is the same run with one bit of one code's record changed.
+"caught" is the same run with one bit of one code's record changed. ReLU is not there: its
+fields encode their coordinates as waves, which the accelerator refuses.
 
     python -m benchmarks run rtl_verilog [--sizes 16,64] [--width 16] [--steps 100]
 """
@@ -30,7 +31,7 @@ def run(*, sizes: str = "16,64", width: int = 16, steps: int = 100, lanes: int =
     if not tools.has_yosys() or tools.verilog_simulator() is None:
         raise NotMeasuredError("yosys or a simulator of Verilog is missing: pip install 'hardy-nn[rtl]'")
     photo, found = photographs(1)[0], []
-    for kind in KINDS:
+    for kind in (name for name in KINDS if name != "relu"):
         for size in map(int, sizes.split(",")):
             signal = shrunk(photo, size)
             field = Field(2, 3, hidden_features=width, activation=kind)

@@ -11,7 +11,7 @@ import dataclasses
 
 from amaranth import Elaboratable, Shape, signed, unsigned
 
-from hardy.fields.integer_model import parts
+from hardy.fields.integer_model import UnitCodes, parts
 from hardy.rtl import layer_stages
 from hardy.rtl.contents import Contents
 from hardy.rtl.exact_units import stages_of
@@ -60,7 +60,7 @@ class Accelerator(Elaboratable):
             for name, bits in widths.items()
         }
 
-    def _unit(self, unit) -> Pipeline:
+    def _unit(self, unit: UnitCodes) -> Pipeline:
         plan = self.program
         inputs: dict[str, Shape] = dict.fromkeys(("x", "i")[: parts(unit)], signed(plan.x_bits))
         outputs: dict[str, Shape] = dict.fromkeys(("y", "im")[: parts(unit)], signed(plan.y_bits))

@@ -19,6 +19,7 @@ from hardy.rtl.drawing_pixels import draw
 from hardy.rtl.macs import Mac
 from hardy.rtl.measuring import FEMTOJOULES, check_tools, claims, measured, rows
 from hardy.rtl.picture_testbench import accelerator_files, taps
+from hardy.rtl.pipeline import Pipeline
 from hardy.rtl.program import Program
 from hardy.runs.progress import progress
 
@@ -120,13 +121,13 @@ def energies(core: Accelerator) -> dict[str, float]:
         return {}
     plan, work = core.program, core.program.work()
 
-    def of(design, ports) -> float:
-        return synthesis.transistors(tools.rtlil(design, "part", ports), "part")["transistors"] * FEMTOJOULES
+    def of(design: Mac) -> float:
+        return synthesis.transistors(tools.rtlil(design, "part", design.ports), "part")["transistors"] * FEMTOJOULES
 
     mac = Mac(plan.weight_bits, plan.few_bits, plan.sum_bits)
     units = core.units.values()
     each = {
-        "a product": of(mac, mac.ports),
+        "a product": of(mac),
         "an activation": sum(_logic(unit) for unit in units) / len(units) * FEMTOJOULES,
     }
     made = {
@@ -135,12 +136,12 @@ def energies(core: Accelerator) -> dict[str, float]:
     }
     if plan.rotated:
         adder = Mac(2, plan.y_bits, plan.turned_bits)
-        each["an addition"] = of(adder, adder.ports)
+        each["an addition"] = of(adder)
         made["additions"] = work["additions"] * each["an addition"]
     return each | made | {"a pixel": sum(made.values())}
 
 
-def _logic(unit) -> float:
+def _logic(unit: Pipeline) -> float:
     """Transistors of an activation without its tables."""
     return synthesis.transistors(tools.rtlil(unit, "part", unit.ports), "part", synthesis.LOGIC)["transistors"]
 
