@@ -16,10 +16,7 @@ _FLIP_FLOP = 24
 """Transistors of a D flip-flop with static transmission gates and a buffered clock."""
 ALL = ("synth -flatten",)
 """A design mapped to gates, tables and other memories included."""
-LOGIC = (
-    "synth -flatten -run begin:fine", "opt -fast -full", "opt -undriven -fine", "techmap", "opt -fast", "abc -fast",
-    "opt -fast",
-)  # fmt: skip
+LOGIC = ("synth -flatten -run begin:fine", "opt -fast -full", "opt -undriven -fine", "techmap", "opt -fast")
 """A design mapped to gates but for its memories, which stay what they are."""
 _TRANSISTORS = {"$_NOT_": 2, "$_NAND_": 4, "$_NOR_": 4}
 
