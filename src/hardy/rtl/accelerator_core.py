@@ -8,6 +8,7 @@ requantized on its way to the other buffer, while they are at the next rows.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from amaranth import Elaboratable, Shape, signed, unsigned
 
@@ -353,7 +354,8 @@ class _Core:
             m.d.sync += place.eq(Mux(place == len(outer.load) - 1, 0, place + 1))
         begin = 0
         for name, (words, bits) in outer.contents.of(0).items():
-            port, end = ports[name], begin + len(words)
+            port: Any = ports[name]
+            end = begin + len(words)
             m.d.comb += [
                 port.addr.eq(place - begin),
                 port.data.eq(outer.p_data[:bits]),

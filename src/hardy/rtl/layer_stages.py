@@ -6,7 +6,7 @@ Source: `hardy.fields.integer_model`, code for code. The integer nearest to x / 
 
 from __future__ import annotations
 
-from amaranth import Shape, signed, unsigned
+from amaranth import Shape, Value, signed, unsigned
 
 from hardy.rtl.contents import Contents
 from hardy.rtl.exact_units import clamped, divided
@@ -67,6 +67,6 @@ def colour(contents: Contents) -> Pipeline:
 
     stages: tuple[Stage, ...] = (
         lambda m, v: {"shown": (clamped(v["x"], -one, one) + one)[: fraction + 2]},
-        lambda m, v: {"colour": (2 * 255 * v["shown"] + 2 * one) >> (fraction + 2)},
+        lambda m, v: {"colour": Value.cast(2 * 255 * v["shown"] + 2 * one) >> (fraction + 2)},
     )
     return Pipeline(stages, {"x": signed(contents.program.x_bits)}, {"colour": unsigned(8)})

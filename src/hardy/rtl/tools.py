@@ -180,7 +180,9 @@ def cells(source: str, name: str, commands: Sequence[str], statistics: str = "st
         script = [f"read_rtlil {folder}/in.il", f"hierarchy -top {name}", "setattr -unset init w:*", *commands]
         yosys([*script, f"tee -q -o {folder}/stat.json {statistics}"])
         text = (Path(folder) / "stat.json").read_text(encoding="utf-8")
-    return json.loads(text[text.index("{") :])["design"]
+    design = json.loads(text[text.index("{") :])["design"]
+    design["num_cells_by_type"].pop("$scopeinfo", None)  # where a module was before it was flattened: no hardware
+    return design
 
 
 @functools.cache

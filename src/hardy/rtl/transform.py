@@ -78,5 +78,5 @@ class ParallelTransform(Elaboratable):
             block = [held[places[n]] for n in range(begin, begin + self.base)]
             for n, row in enumerate(matrix):
                 terms = [value if sign > 0 else -value for sign, value in zip(row, block, strict=True)]
-                made[places[begin + n]] = sum(terms[1:], terms[0])
+                made[places[begin + n]] = Value.cast(sum(terms[1:], terms[0]))
         return made
