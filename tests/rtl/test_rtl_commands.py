@@ -12,8 +12,13 @@ pytest.importorskip("amaranth", reason="the extra rtl is not installed")
 from hardy.cli.main import app
 from hardy.cli.rtl import widths_of
 from hardy.errors import InputError
+from hardy.fields.container import Contents, save_fields
+from hardy.fields.integer_model import IntegerModel, LinearCodes, Requantization, UnitCodes
 from hardy.report import Report
-from hardy.rtl import Format, accelerator, compare, design, tools
+from hardy.rtl import Format, accelerator, compare, design, synthesis, tools
+from hardy.rtl.accelerator_core import Accelerator
+from hardy.rtl.picture_testbench import accelerator_files
+from hardy.rtl.program import Program
 from hardy.rtl.testbench import hexadecimal, unit_files
 
 needs_yosys = pytest.mark.skipif(not tools.has_yosys(), reason="yosys is not here")
@@ -55,6 +60,84 @@ def test_a_single_wrong_bit_fails_the_testbench(tmp_path: Path) -> None:
     (tmp_path / "golden.hex").write_text("\n".join(words) + "\n")
     with pytest.raises(InputError, match="the testbench failed"):
         tools.run_testbench(tmp_path, ["relu.v", "relu_tb.v"], "relu_tb")
+
+
+def small_field(seed: int) -> IntegerModel:
+    """Of four units, turned by a Hadamard transform before its last layer."""
+    rng = np.random.default_rng(seed)
+
+    def layer(rows: int, columns: int, shift: int) -> LinearCodes:
+        shifts, factors = np.full(rows, shift), rng.integers(1 << 22, 1 << 23, rows)
+        codes = rng.integers(-128, 128, (rows, columns))
+        return LinearCodes(codes=codes, factors=factors, shifts=shifts, bias=rng.integers(-50, 50, rows), bits=8)
+
+    step = Requantization(m=7000000, shift=23, zero=3, bits=8, rotated=True)
+    return IntegerModel(
+        layers=(layer(4, 2, 22), layer(3, 4, 27)), units=(UnitCodes(kind="quad"),), requantizations=(step,),
+        frequencies=0, fraction_bits=6,
+    )  # fmt: skip
+
+
+@needs_simulator
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_the_verilog_draws_every_pixel_and_one_wrong_bit_fails(tmp_path: Path, pictures: int) -> None:
+    core = Accelerator(Program([small_field(seed) for seed in range(pictures)], (3, 5), 2))
+    files = accelerator_files(core, "field") | {"field.v": tools.verilog(tools.rtlil(core, "field", core.ports))}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    told = tools.run_testbench(tmp_path, ["field.v", "field_tb.v"], "field_tb")
+    assert f"PASS {15 * pictures}" in told
+    if pictures == 2:
+        return
+    for file in ("codes.hex", "golden.hex"):
+        lines = files[file].split()
+        lines[8] = f"{int(lines[8], 16) ^ 1:0{len(lines[8])}x}"
+        (tmp_path / file).write_text("\n".join(lines) + "\n")
+        with pytest.raises(InputError, match="the testbench failed"):
+            tools.run_testbench(tmp_path, ["field.v", "field_tb.v"], "field_tb")
+        (tmp_path / file).write_text(files[file])
+
+
+def test_an_album_and_what_its_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "has_yosys", lambda: False)  # whose counts take long; they have tests of their own
+    models = [small_field(0), small_field(1)]
+    save_fields(models, tmp_path / "album.hardy", Contents(kind="image", grids=((3, 5), (3, 5))))
+    arguments = ["rtl", "export", str(tmp_path / "album.hardy"), str(tmp_path / "out"), "--lanes", "3"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    report = Report.load(tmp_path / "out")
+    spent = [row.value for row in report.rows if row.metric == "cycles of a pixel" and row.condition != "all"]
+    assert report.value("cycles of a pixel", "all") == sum(spent)
+    assert any("codes at 15 pixels of the first and the last picture" in line for line in report.summary)
+    assert any("words with" in note and "are written before each picture" in note for note in report.notes)
+    words = (tmp_path / "out" / "contents.hex").read_text().split()
+    core = Accelerator(Program(models, (3, 5), 3))
+    core._MustUse__used = True  # it is only looked at
+    assert len(words) == 2 * len(core.load)
+    save_fields(models, tmp_path / "album.hardy", Contents(kind="image", grids=((3, 5), (3, 4))))
+    with pytest.raises(InputError, match=r"several sizes \(3 x 4, 3 x 5\): give one grid"):
+        accelerator(tmp_path / "album.hardy")
+    assert accelerator(tmp_path / "album.hardy", grid=(2, 2)).value("cycles of a pixel", "all") > 0
+
+
+@needs_yosys
+def test_gates_are_proven_and_others_refuted() -> None:
+    source = {}
+    for name in ("quad-folded", "quad-generic", "sine-table"):
+        pipeline = design(name, Format(6, 3)).pipeline()
+        source[name] = tools.rtlil(pipeline, "wave", pipeline.ports)
+    assert synthesis.equivalent(source["quad-folded"], "wave", 3)
+    assert synthesis.equivalent(source["quad-folded"], "wave", 3, gates_of=source["quad-generic"])
+    with pytest.raises(InputError, match="the gates of wave differ"):
+        synthesis.equivalent(source["quad-folded"], "wave", 3, gates_of=source["sine-table"])
+
+
+def test_tools_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "program", lambda name: None)
+    with pytest.raises(InputError, match="nextpnr-ice40 is missing; pip install"):
+        compare([8], devices=("up5k",))
+    with pytest.raises(InputError, match="device must be .*'up6k'; did you mean up5k"):
+        compare([8], devices=("up6k",))
 
 
 @needs_yosys

@@ -1,13 +1,20 @@
 """Units equal their integer references for all codes of a format, and these the field's."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 pytest.importorskip("amaranth", reason="the extra rtl is not installed")
 
+from amaranth import Cat
+from amaranth.sim import Simulator
+
 from hardy.errors import InputError
-from hardy.fields.integer_model import _wave
+from hardy.fields.integer_model import UnitCodes, _activated, _wave
 from hardy.rtl import UNITS, Format, design
+from hardy.rtl.exact_units import divided, stages_of
+from hardy.rtl.macs import FloatMac
 from hardy.rtl.pipeline import Pipeline, grouped
 from hardy.rtl.simulation import simulate
 from hardy.rtl.waves import folded_square
@@ -109,6 +116,48 @@ def test_the_folded_square_is_the_square() -> None:
 def test_formats_that_cannot_be(bits: int, fraction: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Format(bits, fraction)
+
+
+@pytest.mark.parametrize("by", [1, 3, 8, 255])
+def test_division_by_a_constant_is_exact(by: int) -> None:
+    from amaranth import signed
+
+    pipeline = Pipeline([lambda m, v: {"y": divided(v["x"], by)}], {"x": signed(10)}, {"y": signed(12)})
+    codes = np.arange(-512, 512)
+    np.testing.assert_array_equal(simulate(pipeline, codes)["y"], codes // by)
+
+
+@pytest.mark.parametrize("kind", ["relu", "gauss"])
+def test_units_that_saturate_are_those_of_the_integer_model(kind: str) -> None:
+    from amaranth import signed
+
+    ends = [-(1 << 17), -32769, -32768, -32767, 32766, 32767, 32768, (1 << 17) - 1]
+    codes, unit = np.concatenate([np.arange(-33000, 33000, 401), ends]), UnitCodes(kind=kind)
+    pipeline = Pipeline(stages_of(unit, 12), {"x": signed(18)}, {"y": signed(16)})
+    np.testing.assert_array_equal(simulate(pipeline, codes)["y"], _activated(unit, codes, 12))
+
+
+def test_a_multiplier_of_binary32_rounds_as_numpy_does() -> None:
+    rng = np.random.default_rng(0)
+    a, b = ((rng.standard_normal(600) * 2.0 ** rng.integers(-12, 12, 600)).astype(np.float32) for _ in "ab")
+    a[::17], a[1::40], b[1::40] = 0, -a[::40], b[::40]  # zeros, and sums that cancel
+    clear = rng.random(600) < 0.2
+    mac, found, wanted, total = FloatMac(), [], [], np.float32(0)
+
+    async def drive(context: Any) -> None:
+        for x, y, first in zip(a.view(np.uint32).tolist(), b.view(np.uint32).tolist(), clear.tolist(), strict=True):
+            context.set(Cat(mac.a, mac.b, mac.clear), x | y << 32 | first << 64)
+            await context.tick()
+            found.append(context.get(mac.sum))
+
+    simulator = Simulator(mac)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(drive)
+    simulator.run()
+    for x, y, first in zip(a, b, clear, strict=True):
+        total = np.float32((np.float32(0) if first else total) + np.float32(x * y))
+        wanted.append(total)
+    np.testing.assert_array_equal(np.array(found, dtype=np.uint32).view(np.float32), np.array(wanted))
 
 
 def test_unknown_units_are_named() -> None:

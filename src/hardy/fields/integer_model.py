@@ -16,7 +16,8 @@ transform of the width's blocks where the layer is turned, and absent elsewhere.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,6 +88,14 @@ class Requantization:
     rotated: bool
 
 
+class LayerValues(NamedTuple):
+    """Codes (points, features) int64 of a layer: x before its unit, y after it, and `few` that the next layer takes."""
+
+    x: np.ndarray
+    y: np.ndarray | None
+    few: np.ndarray | None
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class IntegerModel:
     """A field as integers; `codes` and `pixels` are its documented meaning.
@@ -130,6 +139,13 @@ class IntegerModel:
         Returns:
             (points, channels) int64.
         """
+        x = np.empty(0)
+        for values in self.trace(numerators, denominators):
+            x = values.x
+        return x
+
+    def trace(self, numerators: np.ndarray, denominators: Sequence[int]) -> Iterator[LayerValues]:
+        """Everything that is computed on the way to `codes`, layer by layer; the arguments are those of `codes`."""
         first = self.layers[0]
         if self.frequencies:
             x = _linear(first, _encoded(numerators, denominators, self.frequencies, self.fraction_bits))
@@ -140,11 +156,12 @@ class IntegerModel:
                 x = x + nearest(product, denominator << first.shifts)
         for unit, step, layer in zip(self.units, self.requantizations, self.layers[1:], strict=True):
             y = _activated(unit, x, self.fraction_bits)
-            y = y @ _hadamard(y.shape[1], _parts(unit)) if step.rotated else y
+            turned = y @ hadamard_matrix(y.shape[1], parts(unit)).T if step.rotated else y
             largest = 1 << (step.bits - 1)
-            few = (nearest(y * step.m, 1 << step.shift) - step.zero).clip(-largest, largest - 1) + step.zero
+            few = (nearest(turned * step.m, 1 << step.shift) - step.zero).clip(-largest, largest - 1) + step.zero
+            yield LayerValues(x, y, few)
             x = _linear(layer, few)
-        return x
+        yield LayerValues(x, None, None)
 
     def pixels(self, grid: Sequence[int], bits: int = 8) -> np.ndarray:
         """The values on a grid, (*grid, channels): -1 is 0 and 1 is 2^bits - 1; uint8, or uint16 beyond 8 bits."""
@@ -218,15 +235,15 @@ def _activated(unit: UnitCodes, x: np.ndarray, bits: int) -> np.ndarray:
     return table[x.clip(-TABLE_REACH, TABLE_REACH - 1) + TABLE_REACH]
 
 
-def _parts(unit: UnitCodes) -> int:
+def parts(unit: UnitCodes) -> int:
     """Real and imaginary features are transformed apart, so that a complex matrix stays one."""
     return 2 if unit.kind == "wavelet" else 1
 
 
-def _hadamard(width: int, parts: int) -> np.ndarray:
-    """H transposed, (width, width) int64: 1, -1 and, between blocks, 0."""
+def hadamard_matrix(width: int, parts: int) -> np.ndarray:
+    """H (width, width) int64: 1, -1 and, between blocks, 0; `y @ H.T` transforms rows y."""
     blocks, doublings, base = factors(width // parts)
     matrix = paley(base).numpy() if base > 1 else np.ones((1, 1), dtype=np.int64)
     for _ in range(doublings):
         matrix = np.kron(np.array([[1, 1], [1, -1]]), matrix)
-    return np.kron(np.eye(blocks * parts, dtype=np.int64), matrix).T
+    return np.kron(np.eye(blocks * parts, dtype=np.int64), matrix)

@@ -8,8 +8,9 @@ from typing import Any
 
 from hardy import checks
 from hardy.report import Lines, Report, Row, Series
-from hardy.rtl import tools
-from hardy.rtl.single_unit import check, claims, measured, rows
+from hardy.rtl import synthesis, tools
+from hardy.rtl.measuring import check_tools, claims, measured, rows
+from hardy.rtl.single_unit import check
 from hardy.rtl.unit_design import Format
 from hardy.rtl.units import UNITS, design
 from hardy.runs.conditions import Condition
@@ -19,6 +20,8 @@ POINT = 4
 """Bits before the point: a width of 16 has 12 behind it."""
 BASELINE = "cordic-radians"
 SIMULATED = 500
+PROVEN, PROVING = 8, 60
+"""Up to so many bits gates are proven equal to their description, in so many seconds each."""
 
 
 def compare(
@@ -27,6 +30,7 @@ def compare(
     *,
     units: Sequence[str] = tuple(UNITS),
     liberty: str | Path | None = None,
+    devices: Sequence[str] = (),
     workers: int | None = 1,
 ) -> Report:
     """Synthesize every unit at every width, each checked against its integer reference first.
@@ -36,6 +40,7 @@ def compare(
         out: folder that keeps what is finished, so that the same call goes on, and the report.
         units: which, by name.
         liberty: cell library for the area, .lib or .lib.gz; without one areas are transistors.
+        devices: of `hardy.rtl.routing.DEVICES` that every unit is routed for.
         workers: processes at once.
 
     Raises:
@@ -45,20 +50,20 @@ def compare(
         Format(width, checks.integer("a width", width, at_least=POINT + 1) - POINT)
     for name in units:
         checks.one_of("unit", name, UNITS)
+    check_tools(liberty, devices)
     path = None if liberty is None else str(liberty)
-    if path is not None and tools.has_yosys():
-        tools.cell_library(path)
     conditions = [
         Condition.of(f"{name}, {width} bits", {"unit": name, "bits": width}, details={"bits": width})
         for width in widths
         for name in units
     ]
     library = None if path is None else Path(path).name
-    settings = {"widths": list(widths), "units": list(units), "liberty": library, "versions": tools.versions()}
+    settings = {"widths": list(widths), "units": list(units), "liberty": library, "devices": list(devices)}
+    settings |= {"versions": tools.versions()}
     study = Study(
         name="rtl-compare",
         run=_measure,
-        settings={"liberty": path, "versions": tools.versions()},
+        settings={"liberty": path, "devices": list(devices), "versions": tools.versions()},
         out=None if out is None else Path(out),
     )
     results = study.results(conditions, workers=workers, title="synthesize")
@@ -84,7 +89,12 @@ def _measure(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: in
     format = Format(arguments["bits"], arguments["bits"] - POINT)
     made = design(arguments["unit"], format)
     check(made, format.codes(SIMULATED, seed))
-    return measured(made, None, settings["liberty"])
+    pipeline, module = made.pipeline(), made.name.replace("-", "_")
+    found = {"latency": float(pipeline.latency), "error": made.error(format.codes(1 << 16))}
+    if tools.has_yosys() and format.bits <= PROVEN:
+        source = tools.rtlil(pipeline, module, pipeline.ports)
+        found["gates proven equal"] = float(synthesis.equivalent(source, module, pipeline.latency, seconds=PROVING))
+    return found | measured(pipeline, module, pipeline.ports, liberty=settings["liberty"], devices=settings["devices"])
 
 
 def _rows(found: Mapping[tuple[str, int], Mapping[str, float]]) -> list[Row]:
@@ -104,7 +114,7 @@ def _sentences(found: Mapping[tuple[str, int], Mapping[str, float]], widths: Seq
             quad = found.get((f"quad-{squarer}", bits), {})
             ratios = [
                 f"{name} {quad[name] / other[name]:.3f}"
-                for name in ("area", "transistors", "luts", "luts without DSP blocks", "latency")
+                for name in ("area", "transistors", "luts", "luts without DSP blocks", "latency", "power")
                 if name in quad and other.get(name)
             ]
             if ratios:
@@ -119,7 +129,9 @@ def _sentences(found: Mapping[tuple[str, int], Mapping[str, float]], widths: Seq
 
 def _figures(found: Mapping[tuple[str, int], Mapping[str, float]], units: Sequence[str]) -> list[Lines]:
     figures = []
-    for metric in ("area", "transistors", "luts", "latency", "energy (model)", "error"):
+    routed = sorted({metric for values in found.values() for metric in values if metric.startswith("fmax")})
+    costs = ("area", "transistors", "luts", "latency", "critical path", "energy (model)", "energy (OpenSTA)", "error")
+    for metric in (*costs, *routed):
         lines = []
         for name in units:
             points = sorted((bits, v[metric]) for (unit, bits), v in found.items() if unit == name and metric in v)
@@ -130,7 +142,7 @@ def _figures(found: Mapping[tuple[str, int], Mapping[str, float]], units: Sequen
             figures.append(
                 Lines(
                     title=f"{metric} against width",
-                    caption="Of each unit; lower is better.",
+                    caption=f"Of each unit; {'higher' if metric in routed else 'lower'} is better.",
                     x_label="bits",
                     y_label=metric,
                     series=tuple(lines),

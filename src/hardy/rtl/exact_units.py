@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth import signed, unsigned
 
 from hardy.fields.integer_model import LARGEST_TURN, UnitCodes
-from hardy.fields.tables import TABLE_REACH, gauss_table, relu_table, wavelet_tables
+from hardy.fields.tables import TABLE_REACH, gauss_table, wavelet_tables
 from hardy.rtl.hdl import Module, Mux, Value
 from hardy.rtl.pipeline import Stage, Values, lookup
 from hardy.rtl.unit_design import Format
@@ -24,10 +24,12 @@ def stages_of(unit: UnitCodes, fraction: int) -> tuple[Stage, ...]:
         return (*_finer(unit, fraction), *_sine(fraction))
     if unit.kind == "wavelet":
         return _wavelet(unit, fraction)
-    made = {"gauss": gauss_table, "relu": relu_table}
-    table = made[unit.kind](fraction) if unit.kind in made else unit.table
-    assert table is not None
-    values = table.tolist()
+    if unit.kind == "relu":
+        return _relu(fraction)
+    if unit.kind == "gauss":
+        return _gauss(fraction)
+    assert unit.table is not None
+    values = unit.table.tolist()
     width = max(abs(value) for value in values).bit_length() + 1
     return (
         lambda m, v: {"place": (clamped(v["x"], -TABLE_REACH, TABLE_REACH - 1) + TABLE_REACH)[:16]},
@@ -38,6 +40,38 @@ def stages_of(unit: UnitCodes, fraction: int) -> tuple[Stage, ...]:
 def clamped(value: Value, low: int, high: int) -> Value:
     """`value`, but not below `low` nor above `high`."""
     return Mux(value < low, low, Mux(value > high, high, value))
+
+
+def divided(value: Value, by: int) -> Value:
+    """floor(value / by) for a constant above zero, by one product: exact for every code of the value's width."""
+    if by & (by - 1) == 0:
+        return value >> (by.bit_length() - 1)
+    k, extra = len(value), (by - 1).bit_length()
+    bits = k + extra + 1
+    magic = -(-(1 << (bits + extra)) // by)
+    return (((value + (by << k)).as_unsigned()[:bits] * magic) >> (bits + extra)) - (1 << k)
+
+
+def _relu(fraction: int) -> tuple[Stage, ...]:
+    """The table's own formula: the nearest integer to 2^(F+1) i / (2^15 - 1) for i from 0 up."""
+    last = TABLE_REACH - 1
+    return (
+        lambda m, v: {"i": clamped(v["x"], 0, last)[:15]},
+        lambda m, v: {"y": divided((v["i"] << (fraction + 2)) + last, 2 * last)},
+    )
+
+
+def _gauss(fraction: int) -> tuple[Stage, ...]:
+    """Half of the table, up to its first zero."""
+    half = gauss_table(fraction)[TABLE_REACH:]
+    values = half[: int((half > 0).sum()) + 1].tolist()
+    last, width = len(values) - 1, values[0].bit_length()
+
+    def place(m: Module, v: Values) -> dict[str, Value]:
+        size = Mux(v["x"] < 0, -v["x"], v["x"])
+        return {"place": Mux(size > last, last, size)[: last.bit_length()]}
+
+    return place, lambda m, v: {"y": lookup(m, values, unsigned(width), v["place"])}
 
 
 def _sine(fraction: int) -> tuple[Stage, ...]:

@@ -3,122 +3,186 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
 from hardy import checks
 from hardy.errors import InputError
-from hardy.fields.integer_model import IntegerModel, _hadamard, _parts
+from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, UnitCodes, hadamard_matrix, parts
 from hardy.fields.tables import gauss_table, relu_table, wavelet_tables
+from hardy.ops.hadamard import factors
 
 WIDEST = 48
 """Bits of an accumulator, as DSP blocks have them."""
 COORDINATE_BITS = 16
+TRANSFORMS = ("serial", "parallel", "none")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Matrix:
-    """Integers (out, in) that the lanes multiply; `layer` is the layer's number, and that of H's requantization."""
+@dataclasses.dataclass(frozen=True)
+class Latencies:
+    """Cycles through the pipelines; `units` has one of each hidden layer, with the wait of an imaginary part."""
 
-    codes: np.ndarray
-    layer: int
-    turns: bool
-
-    def groups(self, lanes: int) -> int:
-        """Rounds of `lanes` rows each; the last is padded."""
-        return -(-len(self.codes) // lanes)
+    first: int
+    scale: int
+    units: tuple[int, ...]
+    requantize: int
+    colour: int
 
 
 class Program:
-    """The plan of an accelerator for one picture.
+    """The plan of an accelerator for one picture, or for an album of pictures that share layers.
 
     Args:
-        model: a field of two coordinates.
-        grid: height and width.
+        models: fields of two coordinates; of several, what differs is written before each picture.
+        grid: height and width of every picture.
         lanes: multipliers side by side; rows are padded to a multiple.
+        transform: how fields with Hadamard transforms get them: "serial", on the lanes as adders; "parallel", by
+            butterflies of a whole layer at once; "none" refuses such fields.
 
     Attributes:
-        operand_bits, sum_bits, x_bits: of what lanes multiply, of accumulators and of pre-activations, from bounds that
-            no input exceeds.
+        y_bits, few_bits, turned_bits, sum_bits, x_bits: of activations, of what lanes multiply, of transformed
+            activations, of accumulators and of pre-activations, from bounds that no input exceeds.
+        shared: of each layer, whether all models have the same weights.
 
     Raises:
-        InputError: the field is no picture, encodes its coordinates, or an accumulator could pass 48 bits.
+        InputError: a field is no picture or encodes its coordinates, those of an album differ in more than weights and
+            scales, an accumulator could pass 48 bits, or the field needs a transform and there is none.
     """
 
-    def __init__(self, model: IntegerModel, grid: tuple[int, int], lanes: int) -> None:
-        checks.integer("lanes", lanes, at_least=1)
-        if model.in_features != 2 or len(grid) != 2:
-            raise InputError(f"the accelerator draws pictures; this field has {model.in_features} coordinates")
-        if model.frequencies:
+    def __init__(
+        self, models: Sequence[IntegerModel], grid: tuple[int, int], lanes: int, transform: str = "serial"
+    ) -> None:
+        self.lanes = checks.integer("lanes", lanes, at_least=1)
+        self.transform = checks.one_of("fwht", transform, TRANSFORMS)
+        self.models, self.grid, model = tuple(models), grid, models[0]
+        self._check()
+        self.layers, self.units, self.steps = model.layers, model.units, model.requantizations
+        self.fraction_bits = model.fraction_bits
+        self.widths = [len(layer.codes) for layer in model.layers]
+        self.shared = [
+            all(np.array_equal(layer.codes, other.layers[number].codes) for other in models)
+            for number, layer in enumerate(model.layers)
+        ]
+        y, few, turned, sums, x = (list(bounds) for bounds in zip(*map(self._bounds, models), strict=True))
+        self.y_bits, self.few_bits, self.turned_bits, self.sum_bits, self.x_bits = (
+            max(bounds).bit_length() + 1 for bounds in (y, few, turned, sums, x)
+        )
+        codes = [layer.codes for each in models for layer in each.layers[1:]]
+        self.weight_bits = max(_signed_bits(matrix) for matrix in codes)
+
+    @property
+    def rotated(self) -> bool:
+        """Whether any layer is transformed."""
+        return any(step.rotated for step in self.steps)
+
+    @property
+    def is_album(self) -> bool:
+        """Whether there are several pictures, so that some memories can be written."""
+        return len(self.models) > 1
+
+    def rows(self, number: int) -> np.ndarray:
+        """The order in which rows of a layer are computed: real and imaginary arguments of a wavelet by turns."""
+        width = self.widths[number]
+        if number < len(self.units) and parts(self.units[number]) == 2:
+            return np.arange(width).reshape(2, -1).T.reshape(-1)
+        return np.arange(width)
+
+    def cycles(self, latencies: Latencies) -> dict[str, int]:
+        """Cycles of a pixel by what they are spent on: exact."""
+        count = {"handshake": 2, "first layer": self.widths[0], "products": 0, "transform": 0}
+        waits = latencies.first
+        for number, (step, width) in enumerate(zip(self.steps, self.widths[:-1], strict=True)):
+            waits += latencies.units[number] + latencies.requantize + latencies.scale
+            if step.rotated and self.transform == "parallel":
+                _, doublings, base = factors(width // parts(self.units[number]))
+                count["transform"] += width + doublings + (base > 1)
+            elif step.rotated:
+                count["transform"] += self._rounds(width, width)
+            count["products"] += self._rounds(width, self.widths[number + 1])
+        return count | {"latencies": waits + latencies.colour}
+
+    def work(self) -> dict[str, int]:
+        """Of a pixel: products of weights, additions of transforms, activations."""
+        products = sum(before * after for before, after in itertools.pairwise(self.widths))
+        additions = 0
+        for unit, step, width in zip(self.units, self.steps, self.widths[:-1], strict=True):
+            _, doublings, base = factors(width // parts(unit))
+            each = doublings + (base if base > 1 else 0) if self.transform == "parallel" else width
+            additions += width * each if step.rotated else 0
+        activations = sum(width // parts(unit) for unit, width in zip(self.units, self.widths[:-1], strict=True))
+        return {"products": products, "additions": additions, "activations": activations}
+
+    def _rounds(self, width: int, rows: int) -> int:
+        """From the first product of a matrix (rows, width) to the last row that leaves the lanes."""
+        groups = -(-rows // self.lanes)
+        return (groups - 1) * max(width, self.lanes) + width + rows - (groups - 1) * self.lanes
+
+    def _check(self) -> None:
+        first = self.models[0]
+        if len(self.grid) != 2 or any(model.in_features != 2 for model in self.models):
+            raise InputError(f"the accelerator draws pictures; this field has {first.in_features} coordinates")
+        for name, size in zip(("height", "width"), self.grid, strict=True):
+            checks.integer(f"the grid's {name}", size, at_least=1, at_most=LARGEST_GRID)
+        if any(model.frequencies for model in self.models):
             raise InputError("the accelerator takes coordinates as they are; this field encodes them as waves")
-        self.model, self.grid, self.lanes = model, grid, lanes
-        self.matrices: list[Matrix] = []
-        operands, sums, inputs = [], [], [self._first_bound()]
+        if self.transform == "none" and any(step.rotated for model in self.models for step in model.requantizations):
+            raise InputError("this field was quantized with Hadamard transforms, so without them it is another picture")
+        for number, model in enumerate(self.models[1:], 2):
+            for what, of in (
+                ("widths", lambda x: [layer.codes.shape for layer in x.layers]),
+                ("activations", lambda x: [unit_key(unit) for unit in x.units]),
+                ("transforms and bits", lambda x: [(step.rotated, step.bits) for step in x.requantizations]),
+                ("fraction bits", lambda x: x.fraction_bits),
+            ):
+                if of(model) != of(first):
+                    raise InputError(f"picture {number} of the album differs from the first in its {what}")
+
+    def _bounds(self, model: IntegerModel) -> tuple[int, int, int, int, int]:
+        """The largest activation, code, transformed activation, accumulator and pre-activation."""
+        first = model.layers[0]
+        scaled = np.abs(first.codes * first.factors[:, None]).sum(1) >> first.shifts
+        y, few, turned, sums, x = 0, 0, 0, 0, int((scaled + np.abs(first.bias)).max()) + 4
         for number, (unit, step, layer) in enumerate(
             zip(model.units, model.requantizations, model.layers[1:], strict=True), 1
         ):
-            y = self._unit_bound(number - 1)
-            operands.append(y)
+            value = _unit_bound(unit, model.fraction_bits)
+            code = (1 << (step.bits - 1)) + 2 * abs(step.zero)
+            y, few = max(y, value), max(few, code)
             if step.rotated:
-                turn = _hadamard(layer.codes.shape[1], _parts(unit)).T
-                self.matrices.append(Matrix(turn, number, True))
-                sums.append(self._sum_bound(turn, y, f"the transform before layer {number}"))
-            few = (1 << (step.bits - 1)) + abs(step.zero) * 2
-            operands.append(few)
-            total = self._sum_bound(layer.codes, few, f"layer {number}")
-            self.matrices.append(Matrix(layer.codes, number, False))
-            sums.append(total)
-            scaled = max(
-                int(np.abs(row).sum()) * few * int(f) // (1 << int(s)) + abs(int(b)) + 2
-                for row, f, s, b in zip(layer.codes, layer.factors, layer.shifts, layer.bias, strict=True)
-            )
-            inputs.append(scaled)
-        self.operand_bits = max(operands).bit_length() + 1
-        self.sum_bits = max(sums).bit_length() + 1
-        self.x_bits = max(inputs).bit_length() + 1
-        self.weight_bits = max(int(np.abs(m.codes).max()) for m in self.matrices).bit_length() + 1
+                matrix = hadamard_matrix(layer.codes.shape[1], parts(unit))
+                turned = max(turned, _sum_bound(matrix, value, f"the transform before layer {number}"))
+            sums = max(sums, _sum_bound(layer.codes, code, f"layer {number}"))
+            for row, factor, shift, bias in zip(layer.codes, layer.factors, layer.shifts, layer.bias, strict=True):
+                x = max(x, (int(np.abs(row).sum()) * code * int(factor) >> int(shift)) + abs(int(bias)) + 2)
+        return y, few, turned, sums, x
 
-    def cycles(self, latencies: list[int]) -> dict[str, int]:
-        """Cycles of a pixel by what they are spent on, the units' latencies by layer given: exact."""
-        widths = [layer.codes.shape[0] for layer in self.model.layers]
-        count = {"handshake": 2, "first layer": widths[0], "activation": 0, "requantization": 0}
-        for unit, step, width, latency in zip(
-            self.model.units, self.model.requantizations, widths[:-1], latencies, strict=True
-        ):
-            count["activation"] += width // _parts(unit) + latency
-            count["requantization"] += 0 if step.rotated else width
-        for kind, turns in (("products", False), ("transform", True)):
-            matrices = [m for m in self.matrices if m.turns is turns]
-            count[kind] = sum(m.groups(self.lanes) * (m.codes.shape[1] + self.lanes) for m in matrices)
-        return count
 
-    def memory_bits(self) -> int:
-        """Of weights and rows as they are stored, padding included; tables of activations are apart."""
-        rows = sum(m.groups(self.lanes) * self.lanes for m in self.matrices)
-        words = sum(m.groups(self.lanes) * self.lanes * m.codes.shape[1] for m in self.matrices)
-        return words * self.weight_bits + rows * (24 + 6 + 32)
+def unit_key(unit: UnitCodes) -> tuple:
+    """Equal for units that compute the same."""
+    return unit.kind, unit.numbers, None if unit.table is None else unit.table.tobytes()
 
-    def _first_bound(self) -> int:
-        first = self.model.layers[0]
-        total = 2 + np.abs(first.bias)
-        for axis in range(2):
-            total = total + np.abs(first.codes[:, axis] * first.factors) // (1 << first.shifts) + 1
-        return int(total.max())
 
-    def _sum_bound(self, codes: np.ndarray, operand: int, where: str) -> int:
-        bound = int(np.abs(codes).sum(1).max()) * operand
-        if bound.bit_length() + 1 > WIDEST:
-            raise InputError(f"the accumulator of {where} could need {bound.bit_length() + 1} bits, {WIDEST} are there")
-        return bound
+def _signed_bits(codes: np.ndarray) -> int:
+    """Of two's complement that holds all `codes`."""
+    return max(int(codes.max()), -int(codes.min()) - 1, 0).bit_length() + 1
 
-    def _unit_bound(self, number: int) -> int:
-        unit, fraction = self.model.units[number], self.model.fraction_bits
-        if unit.kind in ("gauss", "relu", "table"):
-            made = {"gauss": gauss_table, "relu": relu_table}
-            table = made[unit.kind](fraction) if unit.kind in made else unit.table
-            assert table is not None
-            return int(np.abs(table).max())
-        if unit.kind == "wavelet":
-            bump, lopsided = wavelet_tables(unit.numbers[0], fraction)
-            return (int(bump.max()) * int(lopsided.max()) >> fraction) + 1
-        return 1 << fraction
+
+def _sum_bound(codes: np.ndarray, operand: int, where: str) -> int:
+    bound = int(np.abs(codes).sum(1).max()) * operand
+    if bound.bit_length() + 1 > WIDEST:
+        raise InputError(f"the accumulator of {where} could need {bound.bit_length() + 1} bits, {WIDEST} are there")
+    return bound
+
+
+def _unit_bound(unit: UnitCodes, fraction: int) -> int:
+    if unit.kind in ("gauss", "relu", "table"):
+        made = {"gauss": gauss_table, "relu": relu_table}
+        table = made[unit.kind](fraction) if unit.kind in made else unit.table
+        assert table is not None
+        return int(np.abs(table).max())
+    if unit.kind == "wavelet":
+        bump, lopsided = wavelet_tables(unit.numbers[0], fraction)
+        return (int(bump.max()) * int(lopsided.max()) >> fraction) + 1
+    return 1 << fraction

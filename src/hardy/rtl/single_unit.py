@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from hardy.files import write_text
-from hardy.report import Lines, Report, Row, Series
+from hardy.report import Lines, Report, Series
 from hardy.rtl import synthesis, tools
+from hardy.rtl.measuring import check_tools, claims, measured, rows
 from hardy.rtl.simulation import simulate
 from hardy.rtl.testbench import unit_files
 from hardy.rtl.unit_design import Format, Unit
 from hardy.rtl.units import design
 from hardy.runs.progress import progress
 
-SIMULATED, TESTED = 2000, 20000
-FEMTOJOULES = 0.5 * 0.2 * 0.2 * 0.9**2
-"""Of a transistor per result: half of 0.2 toggles a cycle, 0.2 fF, 0.9 V squared."""
-UNITS_OF = {
-    "area": "library units", "cells": "", "transistors": "", "luts": "", "luts without DSP blocks": "", "dsps": "",
-    "flip-flops": "", "latency": "cycles", "error": "LSB", "energy (model)": "fJ", "synthesis": "s",
-}  # fmt: skip
+SIMULATED, TESTED, PROVING = 2000, 20000, 60
 
 
 def unit(
@@ -35,11 +29,12 @@ def unit(
     squarer: str = "folded",
     ranks: int | None = None,
     liberty: str | Path | None = None,
+    devices: Sequence[str] = (),
 ) -> Report:
     """Make an activation unit, check it, and measure it.
 
     The unit is simulated against its integer reference here, and its Verilog, where yosys and a simulator are, against
-    the testbench that is written beside it.
+    the testbench that is written beside it; and its gates are proven to compute what was described, within a minute.
 
     Args:
         name: of `hardy.rtl.UNITS`, or "quad".
@@ -48,33 +43,44 @@ def unit(
         squarer: of quad: "folded", or "generic" for DSP blocks.
         ranks: ranks of registers, which is the latency; by default one per stage.
         liberty: cell library for the area, .lib or .lib.gz; transistors are counted without one.
+        devices: of `hardy.rtl.routing.DEVICES` that it is routed for.
 
     Raises:
-        InputError: the format cannot hold a period, there is no such unit, or a tool failed.
+        InputError: the format cannot hold a period, there is no such unit or device, or a tool is missing or failed.
     """
+    check_tools(liberty, devices)
     made = design(name, Format(bits, fraction), squarer)
     module = made.name.replace("-", "_")
     pipeline = made.pipeline(ranks)
     notes = tools.missing()
-    with progress(made.name, 4) as bar:
+    with progress(made.name, 5) as bar:
         codes = made.format.codes(SIMULATED)
         check(made, codes, ranks)
         checked = [f"Amaranth's simulator gave the reference's bits for {len(codes)} codes."]
         bar.advance()
         source = tools.rtlil(pipeline, module, pipeline.ports)
         files = unit_files(made, module, made.format.codes(TESTED), pipeline.latency)
-        if tools.has_yosys():
+        if tools.has_verilog():
             files[f"{module}.v"] = tools.verilog(source)
         if out is not None:
             for file, text in files.items():
                 write_text(Path(out) / file, text)
         bar.advance()
-        if out is not None and tools.has_yosys() and tools.verilog_simulator():
+        if out is not None and tools.has_verilog() and tools.verilog_simulator():
             told = tools.run_testbench(Path(out), [f"{module}.v", f"{module}_tb.v"], f"{module}_tb")
             count = told.partition("PASS ")[2].split()[0]
             checked.append(f"{tools.verilog_simulator()} passed the testbench on the Verilog: {count} vectors.")
         bar.advance()
-        found = measured(made, ranks, liberty)
+        if tools.has_yosys():
+            proven = synthesis.equivalent(source, module, pipeline.latency, seconds=PROVING)
+            checked.append(
+                "Its gates are proven equal to its description for all inputs."
+                if proven
+                else f"Its gates were not proven equal to its description within {PROVING} s, nor found to differ."
+            )
+        bar.advance()
+        found = {"latency": float(pipeline.latency), "error": made.error(made.format.codes(1 << 16))}
+        found |= measured(pipeline, module, pipeline.ports, liberty=liberty, devices=devices)
         bar.advance()
     report = Report(
         title=f"{made.name}, {bits} bits with {fraction} behind the point",
@@ -85,7 +91,14 @@ def unit(
         ),
         rows=tuple(rows(made.name, found)),
         figures=(_curve(made),),
-        settings={"unit": made.name, "bits": bits, "fraction": fraction, "versions": tools.versions()},
+        settings={
+            "unit": made.name,
+            "bits": bits,
+            "fraction": fraction,
+            "liberty": None if liberty is None else Path(liberty).name,
+            "devices": list(devices),
+            "versions": tools.versions(),
+        },
         notes=(*notes, *claims(found)),
     )
     if out is not None:
@@ -101,45 +114,6 @@ def check(made: Unit, codes: np.ndarray, ranks: int | None = None) -> None:
         assert not len(wrong), (
             f"{made.name}: {port} at {codes[wrong[0]]} is {got[port][wrong[0]]}, not {wanted[port][wrong[0]]}"
         )
-
-
-def measured(made: Unit, ranks: int | None, liberty: str | Path | None) -> dict[str, float]:
-    """Latency, error, and what the tools that are here count."""
-    pipeline = made.pipeline(ranks)
-    found = {"latency": float(pipeline.latency), "error": made.error(made.format.codes(1 << 16))}
-    if not tools.has_yosys():
-        return found
-    module, begun = made.name.replace("-", "_"), time.perf_counter()
-    source = tools.rtlil(pipeline, module, pipeline.ports)
-    found["transistors"] = synthesis.transistors(source, module)["transistors"]
-    found["energy (model)"] = found["transistors"] * FEMTOJOULES
-    if liberty is not None:
-        found |= synthesis.standard_cells(source, module, liberty)
-    with_blocks = synthesis.fpga_cells(source, module)
-    found |= {"luts": with_blocks["luts"], "dsps": with_blocks["dsps"], "flip-flops": with_blocks["flip_flops"]}
-    found["luts without DSP blocks"] = found["luts"]
-    if found["dsps"]:
-        found["luts without DSP blocks"] = synthesis.fpga_cells(source, module, dsp=False)["luts"]
-    return found | {"synthesis": time.perf_counter() - begun}
-
-
-def rows(condition: str, found: Mapping[str, float], baseline: str | None = None, **details: float) -> list[Row]:
-    """A row for each figure."""
-    return [
-        Row(metric=metric, condition=condition, value=value, unit=UNITS_OF[metric], baseline=baseline, details=details)
-        for metric, value in found.items()
-    ]
-
-
-def claims(found: Mapping[str, float]) -> tuple[str, ...]:
-    """What the figures are and are not."""
-    if "transistors" not in found:
-        return ()
-    return (
-        "LUTs, flip-flops and DSP blocks are yosys' counts for an UltraScale+ before placement, not the vendor's.",
-        "Area is of mapped cells before layout; transistors are of NAND, NOR and NOT gates and 24 per flip-flop.",
-        "Energy is a model: 0.2 toggles of 0.2 fF at 0.9 V per transistor and result. It ranks; it is no measurement.",
-    )
 
 
 def _curve(made: Unit) -> Lines:

