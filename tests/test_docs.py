@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.main import get_command
 
+import hardy.studies.locating  # noqa: F401 - the rooms register their locators
 from benchmarks import readme
 from benchmarks.harness import catalogue
 from benchmarks.harness.record import Record
