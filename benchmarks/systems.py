@@ -157,7 +157,7 @@ CLAIMS: dict[str, Sequence[Claim]] = {
                     "holds; a quarter of the experts kept digital does about as much",
                 ),
                 ("experts", 40, "digital experts", "half; noise leaves the routers nothing to calibrate"),
-                ("everything", 10, "digital experts and routers", "a third of the little there is to gain"),
+                ("everything", 10, "digital experts and routers", "less than half of the little there is to gain"),
             )
         ),
         Claim(

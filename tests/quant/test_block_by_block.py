@@ -171,18 +171,19 @@ def watch():
         time.sleep(0.005)
 
 threading.Thread(target=watch, daemon=True).start()
-quantize(sys.argv[1], sys.argv[2], bits=(4,), calibration='held-out', tokens=64, window=64, calibration_tokens=64)
+sizes = {'tokens': 64, 'window': 64, 'calibration_tokens': 64, 'group_size': 512}  # few groups take less time
+quantize(sys.argv[1], sys.argv[2], bits=(4,), calibration='held-out', **sizes)
 print(most[0] - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read off /proc")
 def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_path: Path) -> None:
-    """Six times as many layers take hardly more."""
+    """Four times as many layers take hardly more."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     sizes, peaks = [], []
-    for layers in (2, 12):
+    for layers in (4, 20):
         config = LlamaConfig(
             vocab_size=270, hidden_size=512, intermediate_size=1024, num_hidden_layers=layers, num_attention_heads=8,
             num_key_value_heads=8, bos_token_id=0, eos_token_id=0, max_position_embeddings=64,
@@ -196,6 +197,6 @@ def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_p
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
         peaks.append(float(ended.stdout.splitlines()[-1]))
-    # 105 MB more in float32; 13 MB more of what is stored, which is written at once.
-    assert sizes[1] - sizes[0] > 100
+    # 168 MB more in float32; 21 MB more of what is stored, which is written at once.
+    assert sizes[1] - sizes[0] > 160
     assert peaks[1] - peaks[0] < 0.3 * (sizes[1] - sizes[0])

@@ -43,11 +43,12 @@ class CalibratedQuantizer(Quantizer):
         order: "activation" visits the groups and in them the inputs of the largest power first, so that the errors
             which count most have the most inputs left to make up for them; "given" visits inputs as they are stored.
         correction: share, 0 to 1, of the way from a weight to the one whose outputs, on the inputs that it now gets,
-            are nearest to the unmodified model's. All of the way fits the calibration text and hurts on any other.
+            are nearest to the unmodified model's. All of the way would fit the calibration text alone.
 
     `apply(model, data)` needs batches, as `hardy.evaluate.batches` cuts from a text: each a tensor, a tuple of
     positional or a mapping of keyword arguments of the model. Block after block is run on them, each twice: to see its
-    inputs, and to make the next one's; a model whose blocks hand over more than hidden states runs from its start for
+    inputs, and to make the next one's; with a correction also once as it was, keeping what its layers are given, and
+    once for each of its parts. A model whose blocks hand over more than hidden states runs from its start for
     every layer. All batches count alike, padding too, so give unpadded text. The model is run in its current mode: call
     `model.eval()` first, if it has dropout.
 

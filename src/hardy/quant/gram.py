@@ -66,7 +66,8 @@ def count_calls(model: nn.Module, batch: Any, sites: Sequence[Site]) -> dict[str
 def stages(model: nn.Module, batch: Any, sites: Sequence[Site], calls: dict[str, int]) -> list[list[Site]]:
     """`sites` in the order in which the model reaches them, those that are given the same tensor together."""
     order: list[tuple[str, torch.Tensor]] = []
-    points = {_input(name): functools.partial(_note, order, name) for name in dict.fromkeys(s.module for s in sites)}
+    names = dict.fromkeys(site.module for site in sites)
+    points = {_input(name): lambda features, name=name: order.append((name, features)) for name in names}
     with watch(model, points, strict=False, stop={point: max(1, calls[point.module]) for point in points}):
         run(model, batch)
     found: list[list[Site]] = []
@@ -82,10 +83,6 @@ def stages(model: nn.Module, batch: Any, sites: Sequence[Site], calls: dict[str,
             found.append(here)
     rest = [site for site in sites if site.module not in seen]
     return [*found, rest] if rest else found
-
-
-def _note(order: list[tuple[str, torch.Tensor]], name: str, features: torch.Tensor) -> None:
-    order.append((name, features))
 
 
 Inputs = Mapping[Place, Sequence[torch.Tensor]]
