@@ -1,6 +1,7 @@
 """Block by block with everything else left in its file: the same bytes as in memory, little of it, and it goes on."""
 
 import copy
+import os
 import signal
 import subprocess
 import sys
@@ -168,7 +169,7 @@ before, most = anonymous(), [0.0]
 def watch():
     while True:
         most[0] = max(most[0], anonymous())
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 threading.Thread(target=watch, daemon=True).start()
 sizes = {'tokens': 64, 'window': 64, 'calibration_tokens': 64, 'group_size': 512}  # few groups take less time
@@ -179,11 +180,11 @@ print(most[0] - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read off /proc")
 def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_path: Path) -> None:
-    """Four times as many layers take hardly more."""
+    """Three times as many layers take hardly more."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     sizes, peaks = [], []
-    for layers in (4, 20):
+    for layers in (2, 6):
         config = LlamaConfig(
             vocab_size=270, hidden_size=512, intermediate_size=1024, num_hidden_layers=layers, num_attention_heads=8,
             num_key_value_heads=8, bos_token_id=0, eos_token_id=0, max_position_embeddings=64,
@@ -194,9 +195,13 @@ def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_p
         model.save_pretrained(source)
         AutoTokenizer.from_pretrained(micro_llama).save_pretrained(source)
         command = [sys.executable, "-c", MEASURED, source, out]
-        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+        environment = os.environ | {
+            "MALLOC_ARENA_MAX": "1",
+            "MALLOC_MMAP_THRESHOLD_": "1000000",
+        }  # what is freed is gone
+        ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
         assert ended.returncode == 0, ended.stderr
         peaks.append(float(ended.stdout.splitlines()[-1]))
-    # 168 MB more in float32; 21 MB more of what is stored, which is written at once.
-    assert sizes[1] - sizes[0] > 160
+    # 40 MB more in float32; 5 MB more of what is stored, which is written at once.
+    assert sizes[1] - sizes[0] > 38
     assert peaks[1] - peaks[0] < 0.3 * (sizes[1] - sizes[0])

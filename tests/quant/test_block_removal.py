@@ -65,6 +65,16 @@ def test_every_architecture_gets_its_blocks_ranked_and_is_left_as_it_was(archite
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_blocks_before_the_one_removed_run_once(text: torch.Tensor) -> None:
+    model = build("llama")
+    calls = [0, 0]
+    for number in (0, 1):
+        module = model.get_submodule(f"model.layers.{number}.mlp")
+        module.register_forward_hook(lambda *_, number=number: calls.__setitem__(number, calls[number] + 1))
+    perplexity_drop(model, [text] * 10)
+    assert calls[0] < calls[1]
+
+
 def test_only_the_blocks_that_hold_the_selection(text: torch.Tensor) -> None:
     assert list(perplexity_drop(build("llama"), [text], select="model.layers.1.mlp.*").scores) == ["model.layers.1.*"]
 

@@ -1,6 +1,7 @@
 """Effective rank and energy gain: against singular values of outputs that are formed, and what must be refused."""
 
 import math
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -12,9 +13,11 @@ from reference.spectra import compactness, singular_values, top_share
 from torch import nn
 
 from hardy.core import InputError, generator, select
-from hardy.quant import effective_rank, energy_gain
+from hardy.quant import effective_rank, energy_gain, spectral
 from hardy.quant.importance import layer_importance
-from hardy.quant.spectral import Inputs, effective_rank_of, top_energy
+from hardy.hooks.statistics import SecondMoment, observe
+from hardy.ops import plane_layout
+from hardy.quant.spectral import Inputs, effective_rank_of, moments, top_energy
 
 ENERGIES = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30)
 
@@ -32,7 +35,7 @@ def text() -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5), (1, 6)])
 def test_energies_are_squared_singular_values_of_the_outputs(shape: tuple[int, int]) -> None:
     weight, inputs = random(*shape), random(9, shape[1], seed=1)
-    energies = Inputs((inputs.T @ inputs).double()).energies(weight).flip(0).tolist()
+    energies = Inputs((inputs.T @ inputs).double()).energies([weight], shape[0]).flip(0).tolist()
     values = singular_values(inputs, weight)
     assert energies == pytest.approx([value**2 for value in values], rel=1e-4, abs=1e-4)
     assert effective_rank_of(torch.tensor(energies)) == pytest.approx(compactness(values), rel=1e-4)
@@ -216,3 +219,32 @@ def test_bfloat16_ranks_like_float32(text: torch.Tensor) -> None:
     exact = effective_rank(build("llama"), [text]).scores
     rounded = effective_rank(build("llama", dtype=torch.bfloat16), [text]).scores
     assert dict(rounded) == pytest.approx(dict(exact), abs=0.05)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba"])
+def test_the_moments_of_one_block_at_a_time_are_those_of_a_run_of_the_whole(
+    architecture: str, text: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(architecture)
+    sites = [site for site in select(model, "linear") if site.role != "ssm.dt"]
+    whole = observe(model, [text[:1], text[1:]], [site.name for site in sites], [SecondMoment])
+    alive: weakref.WeakSet[SecondMoment] = weakref.WeakSet()
+
+    class Counted(SecondMoment):
+        def __init__(self) -> None:
+            super().__init__()
+            alive.add(self)
+
+    monkeypatch.setattr(spectral, "SecondMoment", Counted)
+    counts = []
+    for site, moment in moments(model, [text[:1], text[1:]], sites):
+        counts.append(len(alive))
+        assert torch.equal(moment.value, whole[site.name][0].value), site.name
+    assert len(counts) == len(sites)
+    assert max(counts) <= len(sites) // 2 + 1, "two blocks at once"
+
+
+def test_a_tall_weight_scores_alike_in_pieces(text: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = effective_rank(build("llama"), [text], unit="projection").scores
+    monkeypatch.setattr(plane_layout, "AT_A_TIME", 64)
+    assert effective_rank(build("llama"), [text], unit="projection").scores == pytest.approx(whole, abs=1e-12)

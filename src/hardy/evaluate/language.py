@@ -3,10 +3,10 @@
 import math
 
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy.errors import InputError
+from hardy.evaluate.loss import next_token_losses
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
@@ -81,6 +81,10 @@ def batches(
     return list(rows.split(batch_size))
 
 
+LOGITS = 2**26
+"""At most so many of several windows at once."""
+
+
 @torch.inference_mode()
 def token_losses(
     model: PreTrainedModel, ids: torch.Tensor, *, window: int, stride: int | None = None, batch_tokens: int = 4096
@@ -93,7 +97,8 @@ def token_losses(
         window: tokens the model sees at once.
         stride: tokens predicted per window; the rest of the window is context. Default: `window - 1`, every
             window on its own (its last token is the next one's first).
-        batch_tokens: windows of equal length are run together up to this many tokens.
+        batch_tokens: windows of equal length are run together up to this many tokens, fewer of a large vocabulary:
+            one window's logits, or 2^26 numbers of several.
 
     Raises:
         InputError: fewer than two tokens, or a window or stride out of range.
@@ -103,14 +108,14 @@ def token_losses(
     cuts = windows(len(ids), window, window - 1 if stride is None else stride)
     device = next(model.parameters()).device
     losses = torch.empty(len(ids) - 1)
-    at_once = max(1, batch_tokens // window)
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
+    at_once = max(1, min(batch_tokens, LOGITS // vocabulary) // window)
     position = 0
     while position < len(cuts):
         begin, end, _ = cuts[position]
         group = [cut for cut in cuts[position : position + at_once] if cut[1] - cut[0] == end - begin]
         inputs = torch.stack([ids[b:e] for b, e, _ in group]).to(device)
-        logits = model(input_ids=inputs, use_cache=False).logits[:, :-1].float()
-        nats = cross_entropy(logits.transpose(1, 2), inputs[:, 1:], reduction="none").cpu()
+        nats = next_token_losses(model(input_ids=inputs, use_cache=False).logits, inputs).cpu()
         for row, (b, e, first) in zip(nats, group, strict=True):
             losses[first - 1 : e - 1] = row[first - 1 - b :]
         position += len(group)

@@ -10,6 +10,27 @@ from hardy.errors import InputError
 from hardy.hooks import arguments
 
 
+AT_A_TIME = 2**22
+"""Scores that are put into float32 at once: they outnumber all else that a small model computes."""
+
+
+def next_token_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy in nats of every token but the first of each row, (batch, tokens - 1) float32.
+
+    Args:
+        logits: (batch, tokens, vocabulary), of any floating-point type.
+        ids: (batch, tokens).
+    """
+    batch, tokens, vocabulary = logits.shape
+    step = max(1, AT_A_TIME // (batch * vocabulary))
+    parts = [
+        cross_entropy(logits[:, begin:end].float().transpose(1, 2), ids[:, begin + 1 : end + 1], reduction="none")
+        for begin in range(0, tokens - 1, step)
+        for end in [min(begin + step, tokens - 1)]
+    ]
+    return torch.cat(parts, 1)
+
+
 def mean_loss(model: Any, batches: Iterable[Any]) -> torch.Tensor:
     """Mean cross-entropy in nats of every token but each text's first, a float64 number.
 
@@ -36,7 +57,7 @@ def mean_loss(model: Any, batches: Iterable[Any]) -> torch.Tensor:
         logits = getattr(model(*positional, **keywords), "logits", None)
         if not isinstance(logits, torch.Tensor):
             raise InputError(f"{type(model).__name__} gives no logits; the loss needs a causal language model")
-        losses = cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+        losses = next_token_losses(logits, ids)
         nats, tokens = nats + losses.double().sum().cpu(), tokens + losses.numel()
     if not tokens:
         raise InputError("the loss needs at least one batch of text, got none")

@@ -36,8 +36,8 @@ class SecondMoment(Statistic):
         self.tokens = 0
 
     def update(self, features: torch.Tensor) -> None:
-        gram = (features.T @ features).double()
-        self.value = gram if self.tokens == 0 else self.value + gram
+        gram = features.T @ features
+        self.value = gram.double() if self.tokens == 0 else self.value.add_(gram)
         self.tokens += len(features)
 
 

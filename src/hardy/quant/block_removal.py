@@ -4,6 +4,7 @@ Source: the functional saliency of LieQ (arXiv 2508.03332). Where we differ: the
 token, is the default measure: perplexity grows exponentially with it, so that one early block would drown all others.
 """
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,7 @@ from hardy.core.units import block_of
 from hardy.errors import InputError, near_misses
 from hardy.evaluate.loss import mean_loss
 from hardy.hooks import patch, watch
+from hardy.hooks.block_inputs import block_inputs
 
 Measure = Literal["loss", "perplexity"]
 
@@ -29,7 +31,8 @@ def perplexity_drop(
 
     A block is replaced by the identity: its output is its input, so that its residual branches are skipped and the
     stream goes on. This works for every model whose blocks map a stream to one of the same shape, attention, experts
-    or state space alike. It takes one evaluation per block and one of the whole model.
+    or state space alike. It takes one evaluation of the whole model and one per block, which begins there where the
+    blocks make a chain.
 
     Args:
         model: a causal language model: its output has `logits` (batch, tokens, vocabulary). Run it in eval mode.
@@ -55,11 +58,17 @@ def perplexity_drop(
     if not blocks:
         raise InputError(f"{type(model).__name__} has no numbered blocks that hold {select!r}")
     intact = mean_loss(model, batches)
+    inputs = block_inputs(model, batches, blocks)
     increases = {}
     for block in blocks:
         skipped = _Skipped(block, type(model.get_submodule(block)).__name__)
-        with watch(model, {(block, "input"): skipped.enter}), patch(model, {(block, "output"): skipped.leave}):
-            increases[f"{block}.*"] = mean_loss(model, batches) - intact
+        begin = inputs.before(inputs.blocks.index(block)) if inputs else contextlib.nullcontext(batches)
+        with (
+            begin as reaching,
+            watch(model, {(block, "input"): skipped.enter}),
+            patch(model, {(block, "output"): skipped.leave}),
+        ):
+            increases[f"{block}.*"] = mean_loss(model, reaching) - intact
     if measure == "perplexity":
         whole = intact.exp()
         scores = {name: (whole * increase.expm1()).item() for name, increase in increases.items()}

@@ -3,13 +3,14 @@
 Source: LieQ (arXiv 2508.03332): its representational compactness, which the paper's second version gives bits by, and
 its top-k energy. Outputs Z = W h are compared with W~ h, W~ random, on the same inputs h. Where we differ: Z is never
 formed. The squared singular values of Z are the eigenvalues of W C W^T with the inputs' Gram matrix C = sum of h h^T,
-so one pass over the text gives everything, whatever its length.
+so one pass over the text gives everything, whatever its length; and block after block, so that the Gram matrices of
+one block are all that is held.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ from hardy.core.selection import LINEAR, Selector, Site
 from hardy.core.surgery import weight_of
 from hardy.core.units import Unit, exactly, units
 from hardy.errors import InputError
+from hardy.hooks.block_inputs import block_inputs, block_of
 from hardy.hooks.statistics import SecondMoment, observe
+from hardy.ops.plane_layout import row_ranges
 
 
 def effective_rank_of(energies: torch.Tensor) -> float:
@@ -85,15 +88,45 @@ class Inputs:
         values, vectors = torch.linalg.eigh(self.gram)
         return vectors * values.clamp(min=0).sqrt()
 
-    def energies(self, weight: torch.Tensor) -> torch.Tensor:
-        """Squared singular values of the outputs of `weight` (out, in) on these inputs, (min(out, in),) float64."""
-        weight = weight.double()
-        if weight.shape[0] <= weight.shape[1]:
+    def energies(self, rows: Iterable[torch.Tensor], outputs: int) -> torch.Tensor:
+        """Squared singular values of the outputs of a weight on these inputs, (min(outputs, in),) float64.
+
+        Args:
+            rows: the weight (outputs, in), in one or more pieces of its rows; of a tall one, one piece is held at once.
+            outputs: how many rows it has.
+        """
+        if outputs <= len(self.gram):
+            weight = torch.cat(list(rows)).double()
             product = weight @ self.gram @ weight.T
         else:  # the same eigenvalues but for zeros, from the smaller matrix
-            half = weight @ self.root
-            product = half.T @ half
+            product = torch.zeros_like(self.gram)
+            for piece in rows:
+                half = piece.double() @ self.root
+                product.addmm_(half.T, half)
         return torch.linalg.eigvalsh(product).clamp(min=0)
+
+
+def moments(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site]) -> Iterator[tuple[Site, SecondMoment]]:
+    """The second moment of the inputs of each of `sites`, those of one block at a time where blocks make a chain."""
+    inputs = block_inputs(model, batches, [site.module for site in sites]) if batches else None
+    if inputs is None:
+        yield from _moments(model, batches, sites)
+        return
+    inside = {name: [site for site in sites if block_of(site.module) == name] for name in inputs.blocks}
+    outside = [site for site in sites if block_of(site.module) not in inside]
+    for index, name in enumerate(inputs.blocks):
+        if inside[name]:
+            with inputs.before(index, stop=True) as reaching:
+                yield from _moments(model, reaching, inside[name])
+    if outside:
+        with inputs.before(len(inputs.blocks) - 1) as reaching:
+            yield from _moments(model, reaching, outside)
+
+
+def _moments(model: nn.Module, batches: Sequence[Any], sites: Sequence[Site]) -> Iterator[tuple[Site, SecondMoment]]:
+    seen = observe(model, batches, [exactly(site) for site in sites], [SecondMoment])
+    for site in sites:
+        yield site, seen.pop(site.name)[0]
 
 
 def rankings(
@@ -123,23 +156,9 @@ def rankings(
     if batches and all(isinstance(batch, torch.Tensor) and not batch.is_floating_point() for batch in batches):
         for site in sites:  # a text that is too short is refused before it is read
             _check_tokens(site, weight_of(model, site), sum(batch.numel() for batch in batches))
-    seen = observe(model, batches, [exactly(site) for site in sites], [SecondMoment])
     scores: dict[str, list[float]] = {}
-    for site in sites:
-        weight = weight_of(model, site)
-        moment = seen[site.name][0]
-        _check_tokens(site, weight, moment.tokens)
-        inputs = Inputs(moment.value)
-        blocks = _heads(model, site, weight)
-        trained = [_energies(site, inputs, block) for block in blocks]
-        totals = [0.0] * len(contrasts)
-        for seed in seeds:
-            # Whatever its standard deviation: both measures are of shares of the energy.
-            random = torch.randn(weight.shape, generator=generator(seed, "random-reference", site.name))
-            for energies, block in zip(trained, _heads(model, site, random.to(moment.value.device)), strict=True):
-                reference = inputs.energies(block)
-                totals = [total + c.of(energies, reference) for total, c in zip(totals, contrasts, strict=True)]
-        scores[site.name] = [total / len(seeds) / len(blocks) for total in totals]
+    for site, moment in moments(model, batches, sites):
+        scores[site.name] = _scores(model, site, moment, contrasts, seeds)
     means = [
         {name: sum(scores[site.name][i] for site in members) / len(members) for name, members in groups.items()}
         for i in range(len(contrasts))
@@ -148,6 +167,33 @@ def rankings(
         Ranking(scores=mean, meaning=contrast.meaning, unit=contrast.unit, by=contrast.by)
         for mean, contrast in zip(means, contrasts, strict=True)
     ]
+
+
+def _scores(
+    model: nn.Module, site: Site, moment: SecondMoment, contrasts: Sequence[Contrast], seeds: Sequence[int]
+) -> list[float]:
+    """Of each contrast, the mean over seeds and heads."""
+    weight = weight_of(model, site)
+    _check_tokens(site, weight, moment.tokens)
+    inputs = Inputs(moment.value)
+    heads = _heads(model, site, weight)
+    trained = [_energies(site, inputs, head) for head in heads]
+    totals = [0.0] * len(contrasts)
+    for seed in seeds:
+        drawn = _random(weight, generator(seed, "random-reference", site.name))
+        if len(heads) == 1:
+            references = [inputs.energies(drawn, len(weight))]
+        else:
+            references = [inputs.energies([head], len(head)) for head in _heads(model, site, torch.cat(list(drawn)))]
+        for energies, reference in zip(trained, references, strict=True):
+            totals = [total + c.of(energies, reference) for total, c in zip(totals, contrasts, strict=True)]
+    return [total / len(seeds) / len(heads) for total in totals]
+
+
+def _random(like: torch.Tensor, draws: torch.Generator) -> Iterator[torch.Tensor]:
+    """Normal weights of the shape (out, in) of `like`, in pieces of rows; both measures are of shares of the energy."""
+    for begin, end in row_ranges(*like.shape):
+        yield torch.randn(end - begin, like.shape[1], generator=draws).to(like.device)
 
 
 def effective_rank(
@@ -165,8 +211,8 @@ def effective_rank(
     projections, that of a projection the mean over its heads.
 
     Routed experts are left out (each sees its own few tokens), and so are the step-size projection of a state-space
-    layer and its scan. Memory: in^2 float64 numbers for every linear layer at once; rank a part with `select`
-    if that is too much.
+    layer and its scan. Memory: in^2 float64 numbers for every linear layer of one block, or of the whole model where
+    its blocks do not hand over hidden states alone; rank a part with `select` if that is too much.
 
     Args:
         model: any module; its linear layers are compared.
@@ -212,7 +258,7 @@ def _check_tokens(site: Site, weight: torch.Tensor, tokens: int) -> None:
 
 
 def _energies(site: Site, inputs: Inputs, weight: torch.Tensor) -> torch.Tensor:
-    energies = inputs.energies(weight)
+    energies = inputs.energies((weight[begin:end] for begin, end in row_ranges(*weight.shape)), len(weight))
     if not energies.sum() > 0:
         raise InputError(f"the outputs of {site.name} are all zero on this text, so they have no rank")
     return energies

@@ -133,9 +133,9 @@ class Subject:
 
     @property
     def activations(self) -> int:
-        """Bytes that reading one window takes, about: the logits in their own and in full precision, and once more."""
+        """Bytes that reading one window takes, about: the logits, at most in full precision, and as much beside."""
         vocabulary = self.model.config.get_text_config().vocab_size
-        return 3 * 4 * self.window * vocabulary
+        return 2 * 4 * self.window * vocabulary
 
     @property
     def windows(self) -> dict[str, list[torch.Tensor]]:
