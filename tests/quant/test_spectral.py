@@ -13,10 +13,10 @@ from reference.spectra import compactness, singular_values, top_share
 from torch import nn
 
 from hardy.core import InputError, generator, select
-from hardy.quant import effective_rank, energy_gain, spectral
-from hardy.quant.importance import layer_importance
 from hardy.hooks.statistics import SecondMoment, observe
 from hardy.ops import plane_layout
+from hardy.quant import effective_rank, energy_gain, spectral
+from hardy.quant.importance import layer_importance
 from hardy.quant.spectral import Inputs, effective_rank_of, moments, top_energy
 
 ENERGIES = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30)

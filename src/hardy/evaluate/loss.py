@@ -9,7 +9,6 @@ from torch.nn.functional import cross_entropy
 from hardy.errors import InputError
 from hardy.hooks import arguments
 
-
 AT_A_TIME = 2**22
 """Scores that are put into float32 at once: they outnumber all else that a small model computes."""
 
