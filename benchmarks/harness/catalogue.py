@@ -18,6 +18,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise_aware-language": ("noise_aware", {"part": "language"}),
     "noise_aware-vision": ("noise_aware", {"part": "vision"}),
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
+    "real_quantizers": ("real_quantizers", {}),
+    "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b"}),
     "splat-fox-135": ("splat", {}),
     "splat-fox-135-long": (
         "splat",
