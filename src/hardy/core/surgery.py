@@ -16,6 +16,10 @@ from hardy.errors import InputError
 from hardy.mapping import release
 
 
+AT_A_TIME = 2**22
+"""Weights that are summed at once."""
+
+
 def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
     """The weight at `site` as (..., out, in), detached; convolutions are (out, in * kernel).
 
@@ -31,8 +35,11 @@ def weight_of(model: nn.Module, site: Site) -> torch.Tensor:
     weight = as_matrix(module, weight)
     if site.rows is not None:
         weight = weight[site.rows[0] : site.rows[1]]
-    # One sum is a tenth of the cost of looking at every weight; where it overflows, every weight is looked at.
-    if not torch.isfinite(weight.sum(dtype=torch.promote_types(weight.dtype, torch.float32))) and (
+    # A sum is a tenth of the cost of looking at every weight, and takes a copy in float32, so it is of some rows at a
+    # time; where one overflows, every weight is looked at.
+    precision = torch.promote_types(weight.dtype, torch.float32)
+    rows = max(1, AT_A_TIME * len(weight) // max(1, weight.numel()))
+    if not all(torch.isfinite(part.sum(dtype=precision)) for part in weight.split(rows)) and (
         bad := int((~torch.isfinite(weight)).sum())
     ):
         raise InputError(f"{site.name} holds {bad} NaN or infinite weights of {weight.numel()}")

@@ -37,7 +37,11 @@ class SecondMoment(Statistic):
 
     def update(self, features: torch.Tensor) -> None:
         gram = features.T @ features
-        self.value = gram.double() if self.tokens == 0 else self.value.add_(gram)
+        if self.tokens == 0:
+            self.value = gram.double()
+        else:
+            for rows, more in zip(self.value.split(512), gram.split(512), strict=True):
+                rows += more  # adding float32 to float64 takes a copy of it
         self.tokens += len(features)
 
 
