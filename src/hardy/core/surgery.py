@@ -15,7 +15,6 @@ from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.mapping import release
 
-
 AT_A_TIME = 2**22
 """Weights that are summed at once."""
 
