@@ -13,8 +13,8 @@ from scipy.io import wavfile
 from hardy.cli import main as command_line
 from hardy.core import InputError
 from hardy.evaluate import psnr
-from hardy.fields import Signal, entropy, image
-from hardy.fields.codec import Encoded, decode, encode, encode_album, scaled
+from hardy.fields import Signal, audio, entropy, image
+from hardy.fields.codec import Encoded, decode, encode, encode_album, first_omega, scaled
 from hardy.fields.container import Contents, unpacked
 from hardy.fields.media import load_media, save_media
 
@@ -162,7 +162,6 @@ def test_the_commands_do_all_that(
         (["encode", "a.png", "--target", "many"], "--target takes a PSNR such as 35dB, got 'many'"),
         (["encode", "a.png", "--target", "-3"], "target must be a finite number above 0"),
         (["encode", "a.png", "--bpp", "nan"], "bits per pixel must be a finite number above 0, got nan"),
-        (["encode", "a.png", "--bpp", "0.01", "--steps", "1"], "the smallest field takes .* bits per point"),
         (["encode", "a.png", "--steps", "0"], "steps must be an integer of at least 1, got 0"),
         (["decode", "a.png", "b.png"], "a.png: this is no file of hardy's fields"),
         (["decode", "empty.png", "b.png"], "empty.png: the file is empty"),
@@ -230,3 +229,23 @@ def test_without_constriction_says_what_to_install(monkeypatch: pytest.MonkeyPat
             entropy.Writer()
     finally:
         entropy._stream.cache_clear()
+
+
+def test_a_budget_below_the_smallest_field_gives_that_one_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    PICTURE.crop((0, 0, 30, 1)).save("line.png")
+    assert hardy(monkeypatch, "field", "encode", "line.png", "--bpp", "0.01", "--steps", "1") == 0
+    captured = capsys.readouterr()
+    size = Path("line.png.hardy").stat().st_size
+    assert re.search(rf"no field fits into 0\.01 bits per point, 0 bytes here: .* {size} bytes", captured.err)
+    assert f"{size} bytes" in captured.out
+    with pytest.warns(UserWarning, match="no field fits into 0.01 bits per point"):
+        encode(image(PICTURE), Contents(kind="image", grids=((21, 30),)), bits_per_point=0.01, steps=1)
+
+
+def test_the_first_frequency_of_a_sound_grows_with_its_length() -> None:
+    assert first_omega(image(PICTURE)) == 30
+    lengths = [first_omega(audio(torch.zeros(samples).numpy())) for samples in (100, 640, 64000)]
+    assert lengths == [30, 30, 300]

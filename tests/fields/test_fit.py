@@ -266,3 +266,18 @@ def test_padding_is_not_counted() -> None:
 def test_refusals(call, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_field_worse_than_a_constant_is_warned_of() -> None:
+    signal = Signal.on_grid(torch.linspace(-0.2, 0.2, 64).reshape(8, 8, 1))
+    field = Field(2, 1, hidden_features=8, hidden_layers=2)
+    with pytest.warns(UserWarning, match=r"after 300 steps the field has .* dB, where the signal's mean has"):
+        fit(field, signal, steps=300, learning_rate=1e5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_field_of_another_precision_fits_and_renders(dtype: torch.dtype) -> None:
+    signal = Signal.on_grid(torch.linspace(-0.5, 0.5, 64).reshape(8, 8, 1))
+    field = Field(2, 1, hidden_features=8, hidden_layers=2).to(dtype)
+    fit(field, signal, steps=5)
+    assert field.render((8, 8)).dtype == dtype

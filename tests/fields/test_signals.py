@@ -1,5 +1,6 @@
 """Signals: where their points are, what loads, what is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,18 @@ def test_a_damaged_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     with pytest.raises(InputError, match="cannot read the picture"):
         image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Signal.on_grid(torch.zeros(3, 8, 9)), r"shape \(3, 8, 9\); channels come last: permute\(1, 2, 0\)"),
+        (lambda: image(torch.zeros(3, 8, 9)), r"got \(3, 8, 9\); channels come last: permute\(1, 2, 0\)"),
+        (lambda: Signal.on_grid(torch.full((8, 9, 3), 255.0)), "pixels of 0 to 255 are x / 127.5 - 1"),
+        (lambda: image(torch.full((8, 9, 3), 255.0)), "got 255 to 255; divide by 255"),
+        (lambda: image(torch.full((8, 9, 3), -2.0)), "got -2 to -2$"),
+    ],
+)
+def test_pixels_in_another_form_are_refused_with_the_remedy(make: Callable[[], Signal], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()

@@ -7,6 +7,7 @@ papers compared here very likely share.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from hardy.fields.field import Field, stacked, unstack
 from hardy.fields.losses import Loss, SquaredError
 from hardy.fields.samples import PointLoss, Samples
 from hardy.fields.signals import Signal
+
+_LONG_ENOUGH = 300
+"""Steps after which a field should be better than a constant."""
 
 
 def fit(
@@ -45,7 +49,7 @@ def fit(
         progress: whether to show a progress bar.
 
     Returns:
-        What came of it.
+        What came of it. A field that is worse than a constant after 300 steps or more is warned of.
 
     Raises:
         InputError: field and signal do not fit, the fit diverged (the field is then as it was), the teacher is for
@@ -55,6 +59,13 @@ def fit(
     (result,) = _fitted([field], [signal], loss, schedule, teacher, checkpoint, progress)
     if math.isnan(result.psnr):
         raise InputError(f"the fit diverged within {result.steps} steps; use a smaller learning_rate or a weaker loss")
+    constant = signal.psnr(signal.values.mean(0, keepdim=True).expand_as(signal.values))
+    if result.steps >= _LONG_ENOUGH and result.psnr < constant - 0.5:
+        warnings.warn(
+            f"after {result.steps} steps the field has {result.psnr:.2f} dB, where the signal's mean has "
+            f"{constant:.2f}: the learning rate or the activation's frequency is too high for it",
+            stacklevel=2,
+        )
     return result
 
 

@@ -67,7 +67,8 @@ class Signal:
                 raise InputError(f"{name} of a signal must be finite floating-point numbers ({tensor.dtype} given)")
             if tensor.abs().max() > 1:
                 raise InputError(
-                    f"{name} of a signal must be in [-1, 1], got {tensor.min().item():.4g} to {tensor.max().item():.4g}"
+                    f"{name} of a signal must be in [-1, 1], got {tensor.min().item():.4g} to "
+                    f"{tensor.max().item():.4g}{_remedy(tensor)}"
                 )
         if len(self.coordinates) != len(self.values):
             raise InputError(f"{len(self.coordinates)} coordinates for {len(self.values)} values of a signal")
@@ -76,9 +77,15 @@ class Signal:
 
     @classmethod
     def on_grid(cls, values: torch.Tensor) -> Signal:
-        """The signal with `values` (*grid, channels) in [-1, 1] at the centres of the grid's cells."""
+        """The signal with `values` (*grid, channels) in [-1, 1] at the centres of the grid's cells.
+
+        Raises:
+            InputError: there is no grid, the channels come first, or as `Signal`.
+        """
         if values.ndim < 2:
             raise InputError(f"values on a grid are (*grid, channels), got shape {tuple(values.shape)}")
+        if values.ndim == 3 and _channels_first(values.shape):
+            raise InputError(f"values on a grid are (*grid, channels), got shape {tuple(values.shape)}{_PERMUTE}")
         grid = tuple(values.shape[:-1])
         return cls(grid_coordinates(grid), values.float().reshape(-1, values.shape[-1]), grid)
 
@@ -209,7 +216,10 @@ def _pixels(source: Any) -> np.ndarray:
     pixels = pixels.astype(pixels.dtype.newbyteorder("=")) if pixels.dtype.kind == "u" else pixels
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or not pixels.size or pixels.shape[-1] > 4:
-        raise InputError(f"a picture is (height, width) or (height, width, 1 to 4 channels), got {pixels.shape}")
+        remedy = _PERMUTE if pixels.ndim == 3 and _channels_first(pixels.shape) else ""
+        raise InputError(
+            f"a picture is (height, width) or (height, width, 1 to 4 channels), got {pixels.shape}{remedy}"
+        )
     if pixels.dtype in (np.uint8, np.uint16):
         return (pixels / np.iinfo(pixels.dtype).max).astype(np.float32)
     if pixels.dtype == np.bool_:
@@ -217,8 +227,24 @@ def _pixels(source: Any) -> np.ndarray:
     if not np.issubdtype(pixels.dtype, np.floating):
         raise InputError(f"pixels must be uint8, uint16 or floats in [0, 1], got {pixels.dtype}")
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-        raise InputError(f"floating-point pixels must be in [0, 1], got {pixels.min():.4g} to {pixels.max():.4g}")
+        raise InputError(
+            f"floating-point pixels must be in [0, 1], got {pixels.min():.4g} to {pixels.max():.4g}"
+            f"{'; divide by 255' if pixels.min() >= 0 and 1 < pixels.max() <= 255 else ''}"
+        )
     return pixels.astype(np.float32)
+
+
+_PERMUTE = "; channels come last: permute(1, 2, 0)"
+
+
+def _channels_first(shape: Sequence[int]) -> bool:
+    """Whether it is the shape of a picture as networks take it, (channels, height, width)."""
+    return shape[0] in (1, 3, 4) and min(shape[1:]) > 4
+
+
+def _remedy(values: torch.Tensor) -> str:
+    low, high = values.min(), values.max()
+    return "; pixels of 0 to 255 are x / 127.5 - 1, or hardy.fields.image(x)" if low >= 0 and 1 < high <= 255 else ""
 
 
 def _plain(picture: Any) -> Any:
