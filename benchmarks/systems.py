@@ -186,7 +186,7 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             Claim(
                 what=f"two planes on {title}: perplexity on WikiText and on text of a kind not calibrated on",
                 paper="-",
-                results=("real_quantizers",),
+                results=(record,),
                 where={"model": model},
                 ours="plain {at[two trit-planes, plain].perplexity_prose:.0f}, "
                 "{at[two trit-planes, plain].perplexity_reference:.0f}; calibrated "
@@ -197,9 +197,12 @@ CLAIMS: dict[str, Sequence[Claim]] = {
                 "{at[llama.cpp Q3_K].perplexity_reference:.1f}",
                 verdict=verdict,
             )
-            for title, model, verdict in (
-                ("SmolLM2-135M", "smollm2-135m", "plain planes collapse; calibrated ahead on one text, behind on one"),
-                ("Gemma 3 270M", "gemma3-270m", "plain planes collapse; calibrated ahead"),
+            for title, model, record, verdict in (
+                (
+                    "SmolLM2-135M", "smollm2-135m", "real_quantizers",
+                    "plain planes collapse; calibrated ahead on one text, behind on one",
+                ),
+                ("Gemma 3 270M", "gemma3-270m", "real_quantizers", "plain planes collapse; calibrated ahead"),
             )
         ),
         Claim(
