@@ -139,6 +139,9 @@ CONVOLUTIONS = {
     "valid": (lambda: nn.Conv2d(4, 6, 3, padding="valid"), (7, 6)),
     "circular": (lambda: nn.Conv2d(4, 6, 3, padding=(2, 1), padding_mode="circular"), (7, 6)),
     "reflect": (lambda: nn.Conv1d(4, 6, 3, padding=2, padding_mode="reflect"), (7,)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=2, padding=1, output_padding=1), (7, 6)),
+    "transposed groups": (lambda: nn.ConvTranspose1d(4, 6, 3, dilation=2, groups=2), (7,)),
+    "transposed 3d": (lambda: nn.ConvTranspose3d(4, 3, 2, bias=False), (3, 4, 3)),
     "replicate": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="replicate", groups=2), (7, 6)),
 }
 
@@ -406,8 +409,8 @@ def test_with_other_methods(llama: nn.Module) -> None:
 
 def test_what_no_chip_takes() -> None:
     model = build("mamba")
-    with pytest.raises(InputError, match="is a ConvTranspose1d; a chip takes"):
-        Deploy(chip=PCM, select="conv").apply(nn.Sequential(nn.ConvTranspose1d(2, 2, 3)))
+    with pytest.raises(InputError, match="is a Bilinear; a chip takes"):
+        Deploy(chip=PCM, select="0").apply(nn.Sequential(nn.Bilinear(2, 2, 3)))
     with pytest.raises(InputError, match="is a Embedding; a chip takes|is an Embedding; a chip takes"):
         Deploy(chip=PCM, select="embedding").apply(model)
     model.backbone.layers[0].mixer.in_proj.weight.data[0, 0] = float("nan")

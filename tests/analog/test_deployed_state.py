@@ -37,6 +37,17 @@ class Attention(nn.Module):
         return self.attention(x, x, x)[0]
 
 
+class States(nn.Module):
+    """What a recurrent module gives at each step."""
+
+    def __init__(self, recurrent: nn.Module) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.recurrent(x)[0]
+
+
 class Reader(nn.Module):
     """Multiplies with the weight of a layer that it does not call."""
 
@@ -72,7 +83,11 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "linear": (lambda: nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 8)), "linear"),
     "convolution": (conv2d, "conv"),
     "groups": (lambda: nn.Sequential(nn.Conv1d(5, 10, 3, groups=5, padding="same", padding_mode="reflect")), "conv"),
+    "transposed": (lambda: nn.Sequential(nn.ConvTranspose1d(5, 6, 3, stride=2)), "conv"),
+    "lstm": (lambda: States(nn.LSTM(16, 8, num_layers=2, bidirectional=True)), "recurrent"),
+    "gru": (lambda: States(nn.GRU(16, 8)), "recurrent"),
     "attention": (Attention, "linear"),
+    "whole attention": (Attention, "attention,linear"),
     "encoder": (
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True), 2),
         "linear",
@@ -287,19 +302,19 @@ def test_what_stays_digital_is_said() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.embedding, self.conv = nn.Embedding(10, 16), nn.Conv2d(1, 4, 3)
-            self.back, self.lstm, self.final = nn.ConvTranspose1d(4, 4, 3), nn.LSTM(16, 16), nn.Linear(16, 4)
+            self.back, self.lstm, self.final = nn.ConvTranspose1d(4, 4, 3), nn.GRU(16, 16), nn.Linear(16, 4)
+            self.cell = nn.LSTMCell(16, 16)
             self.grouped, self.attention = nn.Conv2d(32, 32, 3, groups=32), nn.MultiheadAttention(16, 2)
 
     model = Mixed()
-    with pytest.warns(UserWarning, match="weights that are multiplied stay digital beside 356 on the chip: back"):
+    with pytest.warns(UserWarning, match="weights that are multiplied stay digital beside 2,708 on the chip: cell"):
         change = Deploy(chip="pcm").apply(model)
     reasons = {row.condition: row.details["reason"] for row in change.report.select("digital_weights")}
     assert reasons["embedding.weight"] == "an embedding is looked up, not multiplied"
-    assert reasons["back.weight"] == "a chip takes no ConvTranspose1d"
-    assert reasons["lstm.weight_ih_l0"] == "a chip takes no LSTM"
-    assert reasons["attention.in_proj_weight"] == "a chip takes no MultiheadAttention"
+    assert reasons["cell.weight_ih"] == "a chip takes no LSTMCell"
     assert "its 32 groups would take as many arrays" in reasons["grouped.weight"]
-    on_chip = {"conv.weight", "final.weight", "attention.out_proj.weight"}
+    on_chip = {"conv.weight", "back.weight", "final.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"}
+    on_chip |= {"attention.in_proj_weight", "attention.out_proj.weight"}
     matrices = {name: p.numel() for name, p in model.named_parameters() if p.ndim > 1}
     assert set(matrices) - set(reasons) == on_chip
     share = sum(matrices[name] for name in on_chip) / sum(matrices.values())
@@ -316,5 +331,5 @@ def test_convolutions_go_on_the_chip_unless_something_else_is_asked_for() -> Non
         images = torch.rand(2, 3, 5, 5)
         model(images)
         assert model[0](images[0]).shape == (8, 3, 3), "an image without a batch"
-    with pytest.raises(InputError, match="nothing in this Sequential goes on a chip: a chip takes no ConvTranspose1d"):
-        Deploy(chip="pcm").apply(nn.Sequential(nn.ConvTranspose1d(1, 1, 3)))
+    with pytest.raises(InputError, match="nothing in this Sequential goes on a chip: its 32 groups would"):
+        Deploy(chip="pcm").apply(nn.Sequential(nn.Conv1d(32, 32, 3, groups=32)))

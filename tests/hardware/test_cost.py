@@ -121,6 +121,12 @@ def test_groups_of_a_convolution_are_counted_one_by_one() -> None:
     assert of_all.value("energy", "digital") == pytest.approx(4 * of_one.value("energy", "digital"))
 
 
+def test_a_transposed_convolution_takes_a_position_and_gives_a_patch() -> None:
+    report = model_cost(nn.Sequential(nn.ConvTranspose2d(8, 12, 3, groups=4)), CHIP, select="conv")
+    assert report.value("energy", "0") == pytest.approx(4 * matrix_cost(2, 3 * 9, CHIP).energy)
+    assert report.value("energy", "digital") == pytest.approx(1.5 * 4 * 2 * 3 * 9)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -29,7 +29,7 @@ class Array:
     Attributes:
         site: where it is.
         name: of the site, or of one expert of it: decides which cells it meets.
-        place: rows of the parameter, or the index of an expert in a stack.
+        place: rows of the parameter, or the index of a matrix in a stack: an expert, or a group of channels.
         chip: what kind of chip.
         periphery: the converters, with the ranges of this matrix as far as they are known.
         state: what the chip instance holds.
@@ -51,12 +51,12 @@ class Array:
 
     @staticmethod
     def program(
-        site: Site, chip: Chip, clean: torch.Tensor, seed: int, seconds: float, *, part: int | None = None,
+        site: Site, chip: Chip, clean: torch.Tensor, seed: int, seconds: float, *, part: int | str | None = None,
         place: slice | int | None = None,
     ) -> Array:  # fmt: skip
         """`clean` (out, in) float32 on the chip instance `seed`, `seconds` after programming.
 
-        Where it is not the whole site: `part` is its number, and `place` where it is in the parameter.
+        Where it is not the whole site: `part` is its name, and `place` where it is in the parameter.
         """
         name = site.name if part is None else f"{site.name}.{part}"
         if place is None:
@@ -104,10 +104,11 @@ class StoredWeight:
     Args:
         arrays: its parts; what is in none of them is digital.
         transposed: whether the parameter is stored as (..., in, out).
+        groups: of a transposed convolution, whose parameter is (in, out / groups, *kernel); None for all else.
     """
 
-    def __init__(self, arrays: list[Array], transposed: bool = False) -> None:
-        self.arrays, self.transposed = arrays, transposed
+    def __init__(self, arrays: list[Array], transposed: bool = False, groups: int | None = None) -> None:
+        self.arrays, self.transposed, self.groups = arrays, transposed, groups
         self._values: torch.Tensor | None = None
         self._programmed: tuple[Any, ...] = ()
 
@@ -122,7 +123,9 @@ class StoredWeight:
         return all(array.periphery.known for array in self.arrays)
 
     def matrices(self, values: torch.Tensor) -> torch.Tensor:
-        """A parameter as (out, in), (out, in * kernel) or (experts, out, in)."""
+        """A parameter as (out, in), (out, in * kernel), (experts, out, in) or (groups, out * kernel, in)."""
+        if self.groups is not None:
+            return values.reshape(self.groups, len(values) // self.groups, -1).mT
         if self.transposed:
             return values.mT
         return values.flatten(1) if isinstance(self.arrays[0].place, slice) else values
@@ -164,20 +167,23 @@ class StoredWeight:
             return straight_through(parameter, stored)
         return stored
 
-    def product(self, x: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-        """(..., in) to (..., out), for a parameter that is one matrix."""
+    def product(self, x: torch.Tensor, parameter: torch.Tensor, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        """(..., in) to (..., out), for a parameter that is one matrix, or for some rows of it that are whole arrays."""
         matrix = self.matrices(self.values(parameter))
+        done, last = rows or (0, len(matrix))
         if self.reads_exactly:
-            return x @ matrix.mT
-        parts, done = [], 0
+            return x @ matrix[done:last].mT
+        parts = []
         for array in self.arrays:
             begin, end, _ = array.place.indices(len(matrix))  # pyright: ignore[reportAttributeAccessIssue]
+            if begin < done or end > last:
+                continue
             if begin > done:
                 parts.append(x @ matrix[done:begin].mT)
             parts.append(array.product(x, matrix[begin:end]))
             done = end
-        if done < len(matrix):
-            parts.append(x @ matrix[done:].mT)
+        if done < last:
+            parts.append(x @ matrix[done:last].mT)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def expert_product(self, x: torch.Tensor, parameter: torch.Tensor, expert: int) -> torch.Tensor:

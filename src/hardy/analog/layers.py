@@ -44,8 +44,8 @@ def on_chip(module: nn.Module, name: str, arrays: list[Array], passes: Passes | 
     if is_linear(module):
         return AnalogConv1D(module, arrays, passes)
     raise InputError(
-        f"{name} is a {type(module).__name__}; a chip takes nn.Linear, nn.Conv1d to Conv3d, GPT-2's Conv1D and "
-        "stacks of experts"
+        f"{name} is a {type(module).__name__}; a chip takes nn.Linear, nn.Conv1d to Conv3d and ConvTranspose1d to 3d, "
+        "GPT-2's Conv1D, nn.LSTM, GRU and RNN, nn.MultiheadAttention and stacks of experts"
     )
 
 

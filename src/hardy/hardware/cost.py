@@ -249,8 +249,10 @@ def model_cost(
     costs: list[tuple[Cost, int, int]] = []
     products = digital_products
     for site in sites:
-        shape = weight_of(model, site).shape
-        groups = getattr(model.get_submodule(site.module), "groups", 1) if len(shape) == 2 else 1
+        shape, module = weight_of(model, site).shape, model.get_submodule(site.module)
+        groups = getattr(module, "groups", 1) if len(shape) == 2 else 1
+        if isinstance(module, nn.modules.conv._ConvTransposeNd):  # (in, out / groups * kernel): a patch of outputs
+            shape = (shape[1] * groups, shape[0] // groups)
         cost = matrix_cost(shape[-1], shape[-2] // groups, chip, parts=parts, copies=copies.get(site.name, 1))
         stored, used = (1, 1) if len(shape) == 2 else (shape[0], _experts_used(model, site))
         if groups > 1:  # each on arrays of its own
