@@ -23,6 +23,10 @@ from hardy.hardware import AdditiveNoise, Chip
 
 CELLS = Chip.preset("pcm").without_periphery()
 READ_NOISE = dataclasses.replace(Chip.preset("reram-wan"), dac_bits=None, adc_bits=None)
+SLICED = dataclasses.replace(
+    Chip.preset("pcm"), cell_levels=16, weight_slices=2, input_slice_bits=1, adc="ramp", adc_mismatch=0.05,
+    nonlinearity=1.0,
+)  # fmt: skip
 COARSE = dataclasses.replace(Chip.preset("ideal"), dac_bits=3, adc_bits=3, tile_rows=16)
 
 
@@ -184,6 +188,29 @@ def test_whatever_happens_the_arrays_hold_the_weights_of_now(
         assert torch.equal(fresh(x), seen)
 
 
+@pytest.mark.parametrize("slices", [1, 3])
+def test_slices_follow_what_becomes_of_the_weights(x: torch.Tensor, slices: int) -> None:
+    chip = dataclasses.replace(SLICED.without_periphery(), weight_slices=slices, dac_bits=8, input_slice_bits=2)
+    model = KINDS["linear"][0]()
+    change = Deploy(chip=chip, seed=1, select="linear").apply(model, [x])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model.load_state_dict({name: tensor + 0.1 for name, tensor in model.state_dict().items()})
+    model(x).square().sum().backward()
+    optimizer.step()
+    program(model, 7)
+    drift(model, 3600)
+    seen, weights = model(x).detach(), copy.deepcopy(model.state_dict())
+    change.undo()
+    fresh = KINDS["linear"][0]()
+    fresh.load_state_dict(weights)
+    with Deploy(chip=chip, seed=7, seconds=3600, select="linear").apply(fresh, [x]):
+        torch.testing.assert_close(fresh(x), seen, rtol=0, atol=0)
+        torch.testing.assert_close(fresh.double()(x.double()).float(), seen, rtol=1e-4, atol=1e-5)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            assert not torch.equal(layer.weight, chip.program(layer.weight, seed=7, site="0"))
+
+
 def test_all_parameters_train(kind: tuple[nn.Module, str], x: torch.Tensor) -> None:
     model, where = kind
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -265,7 +292,7 @@ def test_mamba_reads_the_weight_of_its_time_step(ids: torch.Tensor) -> None:
         torch.testing.assert_close(model(ids).logits, clean, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("chip", ["pcm-foundation", "reram-wan", COARSE, CELLS], ids=str)
+@pytest.mark.parametrize("chip", ["pcm-foundation", "reram-wan", COARSE, CELLS, SLICED], ids=str)
 def test_a_stored_model_comes_back_on_its_chip(chip: Any, ids: torch.Tensor, tmp_path: Path) -> None:
     model = build("llama")
     AdditiveNoise(strength=0.02, select="mlp.down").apply(model)

@@ -63,7 +63,7 @@ def test_presets_through_json_and_back(name: str, tmp_path: Path) -> None:
         ({"tile_rows": 0}, "tile_rows must be an integer of at least 1, got 0"),
         ({"tile_columns": 2.5}, "tile_columns must be an integer of at least 1, got 2.5"),
         ({"dac_bits": 1}, "dac_bits \\(or None\\) must be an integer from 2 to 16, got 1"),
-        ({"adc_bits": True}, "adc_bits \\(or None\\) must be an integer from 2 to 16, got True"),
+        ({"adc_bits": True}, "adc_bits \\(or None\\) must be an integer from 1 to 16, got True"),
         ({"weight_range": "row"}, "weight_range must be tensor, channel or tile, got 'row'"),
         ({"compensation": "all"}, "compensation must be none, tensor or channel, got 'all'"),
         ({"wires": "fast"}, "wires must be first-order or exact, got 'fast'"),

@@ -8,6 +8,7 @@ them has changed, so that nothing that was loaded or trained is ever missing fro
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,13 +89,17 @@ class Array:
         flat, weight, state = x.reshape(-1, x.shape[-1]).float(), weight.float(), self.state
         if not self.periphery.known:
             self.calibrate(flat)
-        y = analog_product(flat, weight, state.scale, state.read_variance, self.periphery, self.random, self.clips)
+        y = analog_product(
+            flat, weight, state.scale, state.read_variance, self.periphery, self.random, self.clips,
+            converters=state.converters, slices=state.slices,
+        )  # fmt: skip
         return y.reshape(*x.shape[:-1], len(weight)).to(x.dtype)
 
     @torch.no_grad()
     def calibrate(self, x: torch.Tensor, input_range: float | None = None) -> None:
         """Set the converters' calibrated ranges from inputs (vectors, in) and, if not from these, their largest."""
-        ranges = calibrated(x, self.state.weight.float(), self.state.scale, self.chip, input_range)
+        state = self.state
+        ranges = calibrated(x, state.weight.float(), state.scale, self.chip, input_range, state.slices)
         self.periphery = Periphery.of(self.chip, input_range=ranges[0], output_range=ranges[1])
 
 
@@ -201,10 +206,7 @@ class StoredWeight:
         stored, before = self._values, self._programmed
         assert stored is not None
         for array in self.arrays:
-            variance = array.state.read_variance
-            array.state = dataclasses.replace(
-                array.state, scale=to(array.state.scale), read_variance=None if variance is None else to(variance)
-            )
+            array.state = _moved(array.state, to)
             array.clips.outputs, array.clips.inputs = to(array.clips.outputs), to(array.clips.inputs)
         exact = torch.promote_types(stored.dtype, parameter.dtype) == parameter.dtype
         self._values = stored.to(parameter)
@@ -228,6 +230,21 @@ class StoredWeight:
         matrices = self.matrices(self._values)
         for array in self.arrays:
             array.state = dataclasses.replace(array.state, weight=matrices[array.place])
+
+
+def _moved(state: ArrayState, to: Callable[[torch.Tensor], torch.Tensor]) -> ArrayState:
+    """All of it but the weight of the whole, which is a view of what is moved with the parameter."""
+
+    def each(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else to(values)
+
+    return dataclasses.replace(
+        state,
+        scale=to(state.scale),
+        read_variance=each(state.read_variance),
+        converters=each(state.converters),
+        slices=tuple(dataclasses.replace(_moved(part, to), weight=to(part.weight)) for part in state.slices),
+    )
 
 
 def _stamp(parameter: torch.Tensor) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from torch import nn
 from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.arrays import Array, Passes, PassHooks, StoredWeight
-from hardy.analog.layers import as_chip, calibrate, on_chip, stored_weights
+from hardy.analog.layers import as_chip, calibrate, layer_on_chip, on_chip, stored_weights
 from hardy.analog.modules import CONVOLUTIONS, AnalogConvTranspose, AnalogLayer
 from hardy.analog.reading import STORED, reading_class
 from hardy.analog.recurrent import RECURRENT, recurrent_class
@@ -77,7 +77,7 @@ class Deploy(Method):
     seconds: float = 0.0
     select: Selector | None = None
     layers: Layers | None = None
-    ranges: tuple[tuple[str, float | None, float | None], ...] | None = None
+    ranges: tuple[tuple[str, float | None, float | tuple[float, ...] | None], ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chip", as_chip(self.chip))
@@ -142,6 +142,7 @@ class Deploy(Method):
                 read[name] = {str(site.parameter): self._stack(model, module, site) for site in group}
                 here = list(read[name].values())
             else:
+                layer_on_chip(module, name)  # refused before anything is programmed
                 arrays = [array for site in group for array in self._arrays(model, module, site)]
                 layers[name] = passes.unused[name] = on_chip(module, name, arrays, passes)
                 here = [layers[name].stored]
@@ -153,7 +154,7 @@ class Deploy(Method):
             for site in group:
                 release(module._parameters[site.parameter or "weight"])  # pyright: ignore[reportArgumentType]
             stored += here
-        known = {name: ranges for name, *ranges in self.ranges or ()}
+        known = {name: (of_inputs, of_outputs) for name, of_inputs, of_outputs in self.ranges or ()}
         for array in (array for weight in stored for array in weight.arrays):
             if array.name in known:
                 of_inputs, of_outputs = known[array.name]
@@ -301,7 +302,8 @@ _MOST_GROUPS = 16
 def _is_ranges(entry: Any) -> bool:
     if not (isinstance(entry, tuple) and len(entry) == 3 and isinstance(entry[0], str)):
         return False
-    return all(value is None or (isinstance(value, float) and 0 < value < math.inf) for value in entry[1:])
+    outputs = entry[2] if isinstance(entry[2], tuple) and entry[2] else (entry[2],)  # one for each slice of a weight
+    return all(value is None or (isinstance(value, float) and 0 < value < math.inf) for value in (entry[1], *outputs))
 
 
 _NO_ARRAYS = (nn.RNNCellBase, nn.Bilinear)
