@@ -116,6 +116,7 @@ class StoredWeight:
         self.arrays, self.transposed, self.groups = arrays, transposed, groups
         self._values: torch.Tensor | None = None
         self._programmed: tuple[Any, ...] = ()
+        self._of: torch.Tensor | None = None  # the parameter
 
     @property
     def reads_exactly(self) -> bool:
@@ -163,7 +164,13 @@ class StoredWeight:
         self._write(parameter, states)
 
     def values(self, parameter: torch.Tensor) -> torch.Tensor:
-        """What is stored, in shape and dtype of `parameter`, to which its gradient goes straight."""
+        """What is stored, in shape and dtype of `parameter`, to which its gradient goes straight.
+
+        Raises:
+            InputError: the model is being exported, to ONNX or otherwise, and has converters or read noise here.
+        """
+        if _is_exporting():
+            return self._exported()
         if self._programmed != _stamp(parameter):
             self.become(parameter, self.reprogrammed(parameter, None, None), None, None)
         stored = self._values
@@ -171,6 +178,22 @@ class StoredWeight:
         if torch.is_grad_enabled() and parameter.requires_grad:
             return straight_through(parameter, stored)
         return stored
+
+    def _exported(self) -> torch.Tensor:
+        """What is stored, as a constant of the exported graph, which is given a stand-in of the parameter."""
+        if not self.reads_exactly:
+            raise InputError(
+                f"{self.arrays[0].name} is on a chip whose converters and read noise act at every use, which no exported "
+                "graph does: export with Deploy(chip=chip.without_periphery()), whose weights are what the cells hold, "
+                "or undo the change and export the digital model"
+            )
+        if self._of is None or self._programmed != _stamp(self._of):
+            raise InputError(
+                f"the weight of {self.arrays[0].name} was changed since it was programmed: run the model, or call "
+                "program, before exporting it"
+            )
+        assert self._values is not None
+        return self._values
 
     def product(self, x: torch.Tensor, parameter: torch.Tensor, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """(..., in) to (..., out), for a parameter that is one matrix, or for some rows of it that are whole arrays."""
@@ -212,7 +235,7 @@ class StoredWeight:
         self._values = stored.to(parameter)
         self._view()
         # A narrower dtype rounds the weights, and others are then to be programmed.
-        self._programmed = _stamp(parameter) if exact and before else ()
+        self._programmed, self._of = (_stamp(parameter) if exact and before else ()), parameter
 
     def _write(self, parameter: torch.Tensor, states: list[ArrayState]) -> None:
         # Contiguous, so that the matrix is a view of it, which a channels-last image weight would not give.
@@ -221,7 +244,7 @@ class StoredWeight:
         for array, state in zip(self.arrays, states, strict=True):
             matrices[array.place].copy_(state.weight)
             array.state = state
-        self._values, self._programmed = stored, _stamp(parameter)
+        self._values, self._programmed, self._of = stored, _stamp(parameter), parameter
         self._view()
 
     def _view(self) -> None:
@@ -230,6 +253,12 @@ class StoredWeight:
         matrices = self.matrices(self._values)
         for array in self.arrays:
             array.state = dataclasses.replace(array.state, weight=matrices[array.place])
+
+
+def _is_exporting() -> bool:
+    """Whether a model is run for its graph: by torch.export, torch.onnx.export or torch.jit.trace."""
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
 
 
 def _moved(state: ArrayState, to: Callable[[torch.Tensor], torch.Tensor]) -> ArrayState:

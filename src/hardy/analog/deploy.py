@@ -19,7 +19,7 @@ from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.arrays import Array, Passes, PassHooks, StoredWeight
 from hardy.analog.layers import as_chip, calibrate, layer_on_chip, on_chip, stored_weights
 from hardy.analog.modules import CONVOLUTIONS, AnalogConvTranspose, AnalogLayer
-from hardy.analog.reading import STORED, reading_class
+from hardy.analog.reading import STORED, ReadWeights, reading_class
 from hardy.analog.recurrent import RECURRENT, recurrent_class
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Chain, Method, changes, squared_norm
@@ -250,7 +250,7 @@ class Deploy(Method):
             if hasattr(module, STORED):
                 raise InputError(f"{name} is on a chip already; undo that change first")
             entries = {key: (f"{name}.{key}", stored) for key, stored in parameters.items()}
-            edits.swap(module, STORED, (entries, passes))
+            edits.swap(module, STORED, ReadWeights(entries, passes))
             reading = recurrent_class if isinstance(module, RECURRENT) else reading_class
             edits.swap(module, "__class__", reading(type(module), tuple(parameters)))
             above |= {name}  # which may be called by itself

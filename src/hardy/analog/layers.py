@@ -122,8 +122,8 @@ def stored_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, StoredWeigh
     for module in model.modules():
         if isinstance(module, AnalogLayer):
             yield module.parameter, module.stored
-        elif (entries := vars(module).get(STORED)) is not None:
-            for name, (_, stored) in entries[0].items():
+        elif (found := vars(module).get(STORED)) is not None:
+            for name, (_, stored) in found.entries.items():
                 parameter = module._parameters[name]
                 assert parameter is not None
                 yield parameter, stored

@@ -8,6 +8,7 @@ any other use of it is an error that names the layer.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -17,7 +18,20 @@ from hardy.analog.arrays import Passes, StoredWeight
 from hardy.errors import InputError
 
 STORED = "_hardy_stored"
-"""Attribute of a module that reads its weights itself: parameter name -> `StoredWeight`, and its `Passes`."""
+"""Attribute of a module that reads its weights itself: its `ReadWeights`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadWeights:
+    """What a module finds where it reads its weights.
+
+    Attributes:
+        entries: parameter name -> the name of the site, and what the arrays hold.
+        passes: of the model.
+    """
+
+    entries: dict[str, tuple[str, StoredWeight]]
+    passes: Passes
 
 
 class WeightOnChip:
@@ -162,14 +176,15 @@ def reading_class(kind: type[nn.Module], names: tuple[str, ...]) -> type[nn.Modu
 
     def read(parameter: str) -> property:
         def get(self: Any) -> Any:
-            name, stored = vars(self)[STORED][0][parameter]
-            return weight_in_use(name, stored, self._parameters[parameter], vars(self)[STORED][1])
+            found: ReadWeights = vars(self)[STORED]
+            name, stored = found.entries[parameter]
+            return weight_in_use(name, stored, self._parameters[parameter], found.passes)
 
         return property(get)
 
     def apply(self: Any, fn: Any, recurse: bool = True) -> Any:
         kind._apply(self, fn, recurse)
-        for parameter, (_, stored) in vars(self)[STORED][0].items():
+        for parameter, (_, stored) in vars(self)[STORED].entries.items():
             stored.moved(fn, self._parameters[parameter])
         return self
 

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from hardy.analog.arrays import Passes, StoredWeight
 from hardy.analog.reading import STORED, reading_class
 
 RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
@@ -30,7 +29,7 @@ def recurrent_class(kind: type[nn.Module], names: tuple[str, ...]) -> type[nn.Mo
         vars(self)["_flat_weights"] = weights  # what it is again when the class is put back
 
     def forward(self: Any, input: Any, hx: Any = None) -> Any:
-        if all(stored.reads_exactly for _, stored in vars(self)[STORED][0].values()):
+        if all(stored.reads_exactly for _, stored in vars(self)[STORED].entries.values()):
             return kind.forward(self, input, hx)
         return _Unrolled(self)(input, hx)
 
@@ -43,9 +42,7 @@ class _Unrolled:
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        self.entries: dict[str, tuple[str, StoredWeight]]
-        self.passes: Passes
-        self.entries, self.passes = vars(module)[STORED]
+        self.entries = vars(module)[STORED].entries
         self.lstm, self.gru = isinstance(module, nn.LSTM), isinstance(module, nn.GRU)
 
     def __call__(self, input: Any, hx: Any) -> Any:
