@@ -184,8 +184,8 @@ class StoredWeight:
         if not self.reads_exactly:
             raise InputError(
                 f"{self.arrays[0].name} is on a chip whose converters and read noise act at every use, which no "
-                "exported graph does: export with Deploy(chip=chip.without_periphery()), whose weights are what the cells hold, "
-                "or undo the change and export the digital model"
+                "exported graph does: export with Deploy(chip=chip.without_periphery()), whose weights are what the "
+                "cells hold, or undo the change and export the digital model"
             )
         if self._of is None or self._programmed != _stamp(self._of):
             raise InputError(
