@@ -316,6 +316,22 @@ def test_a_stored_model_comes_back_on_its_chip(chip: Any, ids: torch.Tensor, tmp
     torch.testing.assert_close(twins[0](ids).logits, digital(ids).logits)
 
 
+def test_every_kind_comes_back_on_its_chip(kind: tuple[nn.Module, str], x: torch.Tensor, tmp_path: Path) -> None:
+    model, where = kind
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    Deploy(chip=SLICED, seed=3, select=where).apply(model, [x])
+    model(x)
+    hardy.save(model, tmp_path / "model")
+    assert hardy.load(tmp_path / "model", into=twin) is twin
+    assert same(on_arrays(model), on_arrays(twin))
+    for (_, ours), (_, theirs) in zip(stored_weights(model), stored_weights(twin), strict=True):
+        assert [array.periphery for array in ours.arrays] == [array.periphery for array in theirs.arrays]
+    assert twin(x).shape == model(x).shape
+
+
 def test_what_is_stored_as_a_plain_weight_is_not_stored_on_a_chip(tmp_path: Path) -> None:
     for method in (Redundancy(copies=2, select="mlp.up"), HybridProjection(select="mlp.up", layers=None)):
         model = build("llama")

@@ -258,7 +258,8 @@ class StoredWeight:
 def _is_exporting() -> bool:
     """Whether a model is run for its graph: by torch.export, torch.onnx.export or torch.jit.trace."""
     exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-    return exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return exporting() or torch.onnx.is_in_onnx_export() or tracing
 
 
 def _moved(state: ArrayState, to: Callable[[torch.Tensor], torch.Tensor]) -> ArrayState:
