@@ -11,7 +11,7 @@ from hardy.core import InputError
 from hardy.core.rng import generator
 from hardy.hardware import PCM, AdditiveDevice, Chip, Device, Periphery, ReramWan, analog_product, program_matrix
 from hardy.hardware.converters import convert, draw_converters
-from hardy.hardware.crossbar import ArrayState
+from hardy.hardware.crossbar import ArrayState, cell_targets
 from hardy.hardware.product import Clips, calibrated
 
 IDEAL = Chip.preset("ideal")
@@ -64,6 +64,22 @@ def test_programming_against_a_loop_over_cells(device: Device, levels: int, slic
                 assert part.weight[o, i].item() == pytest.approx(expected, rel=1e-4, abs=2e-5)
     if slices > 1:
         torch.testing.assert_close(held.weight, torch.stack([part.weight for part in held.slices]).sum(0))
+
+
+@pytest.mark.parametrize(("levels", "slices"), [(None, 1), (4, 1), (4, 3)])
+def test_what_cells_are_told_is_what_perfect_ones_hold(levels: int | None, slices: int) -> None:
+    weight = matrix()
+    chip = Chip(device=AdditiveDevice(g_min=2.0), cell_levels=levels, weight_slices=slices, tile_rows=4, tile_columns=3)
+    told = cell_targets(weight, chip)
+    held = program_matrix(weight, chip, seed=0, site="x")
+    assert len(told) == slices
+    for cells, part in zip(told, held.slices or (held,), strict=True):
+        full = part.scale.repeat_interleave(4, 1)[:, :10]
+        torch.testing.assert_close((cells[0] - cells[1]) / 23 * full, part.weight)
+        assert cells.min() == 2
+        if levels:
+            numbers = (cells - 2) / 23 * (levels - 1)
+            assert (numbers - numbers.round()).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(("levels", "slices"), [(2, 1), (2, 8), (4, 4), (16, 1), (256, 3)])

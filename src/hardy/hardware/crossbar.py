@@ -159,6 +159,25 @@ def _program(weight: torch.Tensor, scale: torch.Tensor, chip: Chip, seed: int, s
     )
 
 
+def cell_targets(weight: torch.Tensor, chip: Chip) -> list[torch.Tensor]:
+    """What the cells of `weight` (out, in) are told to conduct, (2, out, in) uS, for each slice of a weight."""
+    scale, span = full_scale(weight, chip), chip.device.g_max - chip.device.g_min
+    digits = [(weight, 1.0)] if chip.weight_slices == 1 else _digits(weight, scale, chip)
+    unit = scale.repeat_interleave(chip.tile_rows, dim=1)[:, : weight.shape[1]] / span
+    return [_told(digit, unit * share, chip) for digit, share in digits]
+
+
+def _told(weight: torch.Tensor, unit: torch.Tensor, chip: Chip) -> torch.Tensor:
+    """Conductances of pairs of cells, (2, out, in) uS; `unit` is a weight for each uS."""
+    device = chip.device
+    target = device.g_min + torch.stack([weight, -weight]).clamp(min=0) / unit
+    target = target.clamp(max=device.g_max)  # the largest weight, a rounding error above
+    if chip.cell_levels is None:
+        return target
+    step = (device.g_max - device.g_min) / (chip.cell_levels - 1)
+    return device.g_min + ((target - device.g_min) / step).round() * step
+
+
 class _Tile:
     """One tile: its target, its draws, and what it holds at any time."""
 
@@ -168,11 +187,8 @@ class _Tile:
         self.clean, self.unit, self.chip = weight, unit, chip
         self.drop = 0.0
         device = chip.device
-        self.target = device.g_min + torch.stack([weight, -weight]).clamp(min=0) / unit
-        self.target = self.target.clamp(max=device.g_max)  # the largest weight, a rounding error above
+        self.target = _told(weight, unit, chip)
         if chip.cell_levels is not None:
-            step = (device.g_max - device.g_min) / (chip.cell_levels - 1)
-            self.target = device.g_min + ((self.target - device.g_min) / step).round() * step
             self.clean = (self.target[0] - self.target[1]) * unit
         # Drawn on the CPU, so that a chip instance is the same whatever device the model is on.
         random = generator(seed, "chip", site, i, j, "cells")
