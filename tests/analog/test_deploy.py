@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import hardy
 from hardy.analog import AnalogConv1D, AnalogConv2d, AnalogLinear, Deploy, clipping, drift, program
 from hardy.analog.layers import stored_weights
 from hardy.core import InputError, Site, chain, changes, select, weight_of
-from hardy.hardware import AdditiveDevice, AdditiveNoise, Chip, program_matrix
+from hardy.hardware import AdditiveDevice, AdditiveNoise, Chip, TableDevice, program_matrix
 
 IDEAL = Chip.preset("ideal")
 PCM = Chip.preset("pcm")
@@ -139,6 +140,9 @@ CONVOLUTIONS = {
     "valid": (lambda: nn.Conv2d(4, 6, 3, padding="valid"), (7, 6)),
     "circular": (lambda: nn.Conv2d(4, 6, 3, padding=(2, 1), padding_mode="circular"), (7, 6)),
     "reflect": (lambda: nn.Conv1d(4, 6, 3, padding=2, padding_mode="reflect"), (7,)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=2, padding=1, output_padding=1), (7, 6)),
+    "transposed groups": (lambda: nn.ConvTranspose1d(4, 6, 3, dilation=2, groups=2), (7,)),
+    "transposed 3d": (lambda: nn.ConvTranspose3d(4, 3, 2, bias=False), (3, 4, 3)),
     "replicate": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="replicate", groups=2), (7, 6)),
 }
 
@@ -406,8 +410,8 @@ def test_with_other_methods(llama: nn.Module) -> None:
 
 def test_what_no_chip_takes() -> None:
     model = build("mamba")
-    with pytest.raises(InputError, match="is a ConvTranspose1d; a chip takes"):
-        Deploy(chip=PCM, select="conv").apply(nn.Sequential(nn.ConvTranspose1d(2, 2, 3)))
+    with pytest.raises(InputError, match="is a Bilinear; a chip takes"):
+        Deploy(chip=PCM, select="0").apply(nn.Sequential(nn.Bilinear(2, 2, 3)))
     with pytest.raises(InputError, match="is a Embedding; a chip takes|is an Embedding; a chip takes"):
         Deploy(chip=PCM, select="embedding").apply(model)
     model.backbone.layers[0].mixer.in_proj.weight.data[0, 0] = float("nan")
@@ -415,9 +419,16 @@ def test_what_no_chip_takes() -> None:
         Deploy(chip=PCM).apply(model)
 
 
-def test_a_chip_by_name_object_or_record() -> None:
-    for chip in ("pcm", PCM, PCM.to_dict()):
+def test_a_chip_by_name_file_object_or_record(tmp_path: Path) -> None:
+    PCM.save(tmp_path / "chip.json")
+    for chip in ("pcm", PCM, PCM.to_dict(), str(tmp_path / "chip.json")):
         assert Deploy(chip=chip) == Deploy(chip=PCM)
+    (tmp_path / "cells.csv").write_text("level,mean,std\n0,0.2,0.1\n20,20,0.4\n")
+    measured = Deploy(chip=str(tmp_path / "cells.csv")).chip
+    assert measured.device == TableDevice.from_csv(tmp_path / "cells.csv")
+    assert dataclasses.replace(measured, device=Chip.preset("reram-wan").device) == Chip.preset("reram-wan")
+    with pytest.raises(InputError, match="cannot be read"):
+        Deploy(chip=str(tmp_path / "nowhere.csv"))
 
 
 def test_moved_and_cast_models_go_on(llama: nn.Module, ids: torch.Tensor) -> None:

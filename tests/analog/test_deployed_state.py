@@ -23,6 +23,10 @@ from hardy.hardware import AdditiveNoise, Chip
 
 CELLS = Chip.preset("pcm").without_periphery()
 READ_NOISE = dataclasses.replace(Chip.preset("reram-wan"), dac_bits=None, adc_bits=None)
+SLICED = dataclasses.replace(
+    Chip.preset("pcm"), cell_levels=16, weight_slices=2, input_slice_bits=1, adc="ramp", adc_mismatch=0.05,
+    nonlinearity=1.0,
+)  # fmt: skip
 COARSE = dataclasses.replace(Chip.preset("ideal"), dac_bits=3, adc_bits=3, tile_rows=16)
 
 
@@ -35,6 +39,17 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.attention(x, x, x)[0]
+
+
+class States(nn.Module):
+    """What a recurrent module gives at each step."""
+
+    def __init__(self, recurrent: nn.Module) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.recurrent(x)[0]
 
 
 class Reader(nn.Module):
@@ -72,7 +87,11 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "linear": (lambda: nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 8)), "linear"),
     "convolution": (conv2d, "conv"),
     "groups": (lambda: nn.Sequential(nn.Conv1d(5, 10, 3, groups=5, padding="same", padding_mode="reflect")), "conv"),
+    "transposed": (lambda: nn.Sequential(nn.ConvTranspose1d(5, 6, 3, stride=2)), "conv"),
+    "lstm": (lambda: States(nn.LSTM(16, 8, num_layers=2, bidirectional=True)), "recurrent"),
+    "gru": (lambda: States(nn.GRU(16, 8)), "recurrent"),
     "attention": (Attention, "linear"),
+    "whole attention": (Attention, "attention,linear"),
     "encoder": (
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True), 2),
         "linear",
@@ -169,6 +188,29 @@ def test_whatever_happens_the_arrays_hold_the_weights_of_now(
         assert torch.equal(fresh(x), seen)
 
 
+@pytest.mark.parametrize("slices", [1, 3])
+def test_slices_follow_what_becomes_of_the_weights(x: torch.Tensor, slices: int) -> None:
+    chip = dataclasses.replace(SLICED.without_periphery(), weight_slices=slices, dac_bits=8, input_slice_bits=2)
+    model = KINDS["linear"][0]()
+    change = Deploy(chip=chip, seed=1, select="linear").apply(model, [x])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model.load_state_dict({name: tensor + 0.1 for name, tensor in model.state_dict().items()})
+    model(x).square().sum().backward()
+    optimizer.step()
+    program(model, 7)
+    drift(model, 3600)
+    seen, weights = model(x).detach(), copy.deepcopy(model.state_dict())
+    change.undo()
+    fresh = KINDS["linear"][0]()
+    fresh.load_state_dict(weights)
+    with Deploy(chip=chip, seed=7, seconds=3600, select="linear").apply(fresh, [x]):
+        torch.testing.assert_close(fresh(x), seen, rtol=0, atol=0)
+        torch.testing.assert_close(fresh.double()(x.double()).float(), seen, rtol=1e-4, atol=1e-5)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            assert not torch.equal(layer.weight, chip.program(layer.weight, seed=7, site="0"))
+
+
 def test_all_parameters_train(kind: tuple[nn.Module, str], x: torch.Tensor) -> None:
     model, where = kind
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -250,7 +292,7 @@ def test_mamba_reads_the_weight_of_its_time_step(ids: torch.Tensor) -> None:
         torch.testing.assert_close(model(ids).logits, clean, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("chip", ["pcm-foundation", "reram-wan", COARSE, CELLS], ids=str)
+@pytest.mark.parametrize("chip", ["pcm-foundation", "reram-wan", COARSE, CELLS, SLICED], ids=str)
 def test_a_stored_model_comes_back_on_its_chip(chip: Any, ids: torch.Tensor, tmp_path: Path) -> None:
     model = build("llama")
     AdditiveNoise(strength=0.02, select="mlp.down").apply(model)
@@ -274,6 +316,22 @@ def test_a_stored_model_comes_back_on_its_chip(chip: Any, ids: torch.Tensor, tmp
     torch.testing.assert_close(twins[0](ids).logits, digital(ids).logits)
 
 
+def test_every_kind_comes_back_on_its_chip(kind: tuple[nn.Module, str], x: torch.Tensor, tmp_path: Path) -> None:
+    model, where = kind
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    Deploy(chip=SLICED, seed=3, select=where).apply(model, [x])
+    model(x)
+    hardy.save(model, tmp_path / "model")
+    assert hardy.load(tmp_path / "model", into=twin) is twin
+    assert same(on_arrays(model), on_arrays(twin))
+    for (_, ours), (_, theirs) in zip(stored_weights(model), stored_weights(twin), strict=True):
+        assert [array.periphery for array in ours.arrays] == [array.periphery for array in theirs.arrays]
+    assert twin(x).shape == model(x).shape
+
+
 def test_what_is_stored_as_a_plain_weight_is_not_stored_on_a_chip(tmp_path: Path) -> None:
     for method in (Redundancy(copies=2, select="mlp.up"), HybridProjection(select="mlp.up", layers=None)):
         model = build("llama")
@@ -287,19 +345,19 @@ def test_what_stays_digital_is_said() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.embedding, self.conv = nn.Embedding(10, 16), nn.Conv2d(1, 4, 3)
-            self.back, self.lstm, self.final = nn.ConvTranspose1d(4, 4, 3), nn.LSTM(16, 16), nn.Linear(16, 4)
+            self.back, self.lstm, self.final = nn.ConvTranspose1d(4, 4, 3), nn.GRU(16, 16), nn.Linear(16, 4)
+            self.cell = nn.LSTMCell(16, 16)
             self.grouped, self.attention = nn.Conv2d(32, 32, 3, groups=32), nn.MultiheadAttention(16, 2)
 
     model = Mixed()
-    with pytest.warns(UserWarning, match="weights that are multiplied stay digital beside 356 on the chip: back"):
+    with pytest.warns(UserWarning, match="weights that are multiplied stay digital beside 2,708 on the chip: cell"):
         change = Deploy(chip="pcm").apply(model)
     reasons = {row.condition: row.details["reason"] for row in change.report.select("digital_weights")}
     assert reasons["embedding.weight"] == "an embedding is looked up, not multiplied"
-    assert reasons["back.weight"] == "a chip takes no ConvTranspose1d"
-    assert reasons["lstm.weight_ih_l0"] == "a chip takes no LSTM"
-    assert reasons["attention.in_proj_weight"] == "a chip takes no MultiheadAttention"
+    assert reasons["cell.weight_ih"] == "a chip takes no LSTMCell"
     assert "its 32 groups would take as many arrays" in reasons["grouped.weight"]
-    on_chip = {"conv.weight", "final.weight", "attention.out_proj.weight"}
+    on_chip = {"conv.weight", "back.weight", "final.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"}
+    on_chip |= {"attention.in_proj_weight", "attention.out_proj.weight"}
     matrices = {name: p.numel() for name, p in model.named_parameters() if p.ndim > 1}
     assert set(matrices) - set(reasons) == on_chip
     share = sum(matrices[name] for name in on_chip) / sum(matrices.values())
@@ -316,5 +374,5 @@ def test_convolutions_go_on_the_chip_unless_something_else_is_asked_for() -> Non
         images = torch.rand(2, 3, 5, 5)
         model(images)
         assert model[0](images[0]).shape == (8, 3, 3), "an image without a batch"
-    with pytest.raises(InputError, match="nothing in this Sequential goes on a chip: a chip takes no ConvTranspose1d"):
-        Deploy(chip="pcm").apply(nn.Sequential(nn.ConvTranspose1d(1, 1, 3)))
+    with pytest.raises(InputError, match="nothing in this Sequential goes on a chip: its 32 groups would"):
+        Deploy(chip="pcm").apply(nn.Sequential(nn.Conv1d(32, 32, 3, groups=32)))

@@ -113,12 +113,59 @@ def test_a_chip_without_adc_costs_no_conversions_and_says_so() -> None:
     assert not any("no ADC" in note for note in model_cost(nn.Sequential(nn.Linear(4, 4)), CHIP, select="0").notes)
 
 
+def test_slices_of_weights_and_of_inputs_counted_by_hand() -> None:
+    plain = dataclasses.replace(CHIP, dac_bits=8)
+    serial = dataclasses.replace(plain, input_slice_bits=2, cell_levels=4, weight_slices=3)
+    one, cost = matrix_cost(600, 200, plain), matrix_cost(600, 200, serial)
+    assert cost.arrays == 3 * one.arrays == 18
+    assert cost.utilisation == pytest.approx(one.utilisation)
+    assert cost.cycles == 4 * 128, "seven bits of magnitude, two at once"
+    assert cost.adc == pytest.approx(3 * 4 * 3 * 200 * 1.6)
+    assert cost.cell == pytest.approx(3 * 4 * 600 * 200 * 2 * 1.12e-3)
+    assert cost.digital == pytest.approx(3 * 4 * 3 * 200 * 0.02 + (3 * 3 - 1) * 200 * 0.1)
+    assert matrix_cost(600, 200, serial, input_bits=1).cycles == 128, "a sign takes a step too"
+
+
+def test_a_ramp_takes_a_step_for_each_code_and_all_outputs_at_once() -> None:
+    ramp = dataclasses.replace(CHIP, adc="ramp")
+    cost = matrix_cost(600, 200, ramp, parts=Parts(ramp_step=0.01))
+    assert cost.cycles == 4
+    assert cost.nanoseconds == pytest.approx(4 * (3.16 + 256))
+    assert cost.adc == pytest.approx(4 * 3 * 200 * 256 * 0.01)
+    assert matrix_cost(600, 200, ramp).adc == 0
+    model = nn.Sequential(nn.Linear(4, 4))
+    assert any("step of a ramp" in note for note in model_cost(model, ramp, select="0").notes)
+    assert not any("ramp" in n for n in model_cost(model, ramp, select="0", parts=Parts(ramp_step=0.01)).notes)
+
+
+@pytest.mark.parametrize("bits", [*range(1, 13), None])
+def test_every_resolution_has_a_cost(bits: int | None) -> None:
+    cost = matrix_cost(600, 200, dataclasses.replace(CHIP, adc_bits=bits))
+    assert cost.nanoseconds > 0
+    assert cost.adc == pytest.approx(4 * 3 * 200 * adc_energy(bits) if bits else 0)
+
+
+def test_buffers_are_a_range_beside_the_sum() -> None:
+    model = nn.Sequential(nn.Linear(600, 200))
+    report = model_cost(model, CHIP, select="0")
+    assert report.value("buffer_energy", "8 KB") == pytest.approx(800 * 0.5 * 1.25)
+    assert report.value("buffer_energy", "1 MB") == pytest.approx(800 * 0.5 * 12.5)
+    assert report.value("energy", "all selected weights") == pytest.approx(matrix_cost(600, 200, CHIP).energy)
+    assert "500 pJ/token more in memories of 8 KB, 5e+03 in ones of 1 MB" in report.notes[0]
+
+
 def test_groups_of_a_convolution_are_counted_one_by_one() -> None:
     grouped, one = nn.Sequential(nn.Conv2d(8, 12, 3, groups=4)), nn.Sequential(nn.Conv2d(2, 3, 3))
     of_all, of_one = (model_cost(model, CHIP, select="conv") for model in (grouped, one))
     for metric in ("arrays", "energy"):
         assert of_all.value(metric, "0") == pytest.approx(4 * of_one.value(metric, "0"))
     assert of_all.value("energy", "digital") == pytest.approx(4 * of_one.value("energy", "digital"))
+
+
+def test_a_transposed_convolution_takes_a_position_and_gives_a_patch() -> None:
+    report = model_cost(nn.Sequential(nn.ConvTranspose2d(8, 12, 3, groups=4)), CHIP, select="conv")
+    assert report.value("energy", "0") == pytest.approx(4 * matrix_cost(2, 3 * 9, CHIP).energy)
+    assert report.value("energy", "digital") == pytest.approx(1.5 * 4 * 2 * 3 * 9)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +176,7 @@ def test_groups_of_a_convolution_are_counted_one_by_one() -> None:
         (lambda: matrix_cost(1, 1, CHIP, copies=0), "copies must be an integer of at least 1, got 0"),
         (lambda: matrix_cost(1, 1, dataclasses.replace(CHIP, adc_bits=13)), "known from 1 to 12 bits, got 13"),
         (lambda: Parts(driver_bits=0), "driver_bits must be an integer of at least 1, got 0"),
+        (lambda: Parts(ramp_step=-1), "ramp_step must be a finite number of at least 0, got -1"),
         (lambda: Parts(cell=-1), "cell must be a finite number of at least 0, got -1"),
         (lambda: lossless_adc_bits(0, 1, 1), "rows must be an integer of at least 1, got 0"),
         (lambda: lossless_adc_bits(8, 1, 1, "twos"), "coding must be pair or offset, got 'twos'"),

@@ -63,7 +63,7 @@ def test_presets_through_json_and_back(name: str, tmp_path: Path) -> None:
         ({"tile_rows": 0}, "tile_rows must be an integer of at least 1, got 0"),
         ({"tile_columns": 2.5}, "tile_columns must be an integer of at least 1, got 2.5"),
         ({"dac_bits": 1}, "dac_bits \\(or None\\) must be an integer from 2 to 16, got 1"),
-        ({"adc_bits": True}, "adc_bits \\(or None\\) must be an integer from 2 to 16, got True"),
+        ({"adc_bits": True}, "adc_bits \\(or None\\) must be an integer from 1 to 16, got True"),
         ({"weight_range": "row"}, "weight_range must be tensor, channel or tile, got 'row'"),
         ({"compensation": "all"}, "compensation must be none, tensor or channel, got 'all'"),
         ({"wires": "fast"}, "wires must be first-order or exact, got 'fast'"),
@@ -178,22 +178,28 @@ def test_a_chip_is_seed_site_and_tile() -> None:
     assert torch.equal(alone, first[:8, :8]), "what other tiles there are changes nothing"
 
 
-def test_the_same_chip_in_other_processes() -> None:
+def test_the_same_chip_in_another_process() -> None:
     lines = (
-        "import sys, torch; from hardy.hardware import Chip, program_matrix",
+        "import json, sys, torch; from hardy.hardware import Chip, program_matrix",
         "torch.manual_seed(99); torch.rand(5)",
-        "weight, chip = torch.arange(64.0).reshape(4, 16), Chip.preset(sys.argv[1])",
-        "held = program_matrix(weight, chip, seed=3, site='x', seconds=60)",
-        "print([x.hex() for x in held.weight.flatten().tolist()])",
+        "for record in json.loads(sys.argv[1]):",
+        "    weight, chip = torch.arange(64.0).reshape(4, 16), Chip.from_dict(record)",
+        "    held = program_matrix(weight, chip, seed=3, site='x', seconds=60)",
+        "    parts = [] if held.converters is None else held.converters.flatten().tolist()",
+        "    print([x.hex() for x in held.weight.flatten().tolist() + parts])",
     )
-    source = str(Path(__file__).parents[2] / "src")
-    for name in ("pcm", "reram-cmo"):
-        held = program_matrix(torch.arange(64.0).reshape(4, 16), Chip.preset(name), seed=3, site="x", seconds=60)
-        out = subprocess.run(
-            [sys.executable, "-c", "\n".join(lines), name],
-            env={"PYTHONPATH": source, "PYTHONHASHSEED": "5"}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert out.stdout.strip() == str([x.hex() for x in held.weight.flatten().tolist()])
+    pcm = Chip.preset("pcm")
+    chips = [pcm, Chip.preset("reram-cmo"), dataclasses.replace(pcm, adc="ramp", adc_mismatch=0.1)]
+    chips.append(dataclasses.replace(pcm, cell_levels=4, weight_slices=3))
+    out = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), json.dumps([chip.to_dict() for chip in chips])],
+        env={"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "PYTHONHASHSEED": "5"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for chip, line in zip(chips, out.stdout.splitlines(), strict=True):
+        held = program_matrix(torch.arange(64.0).reshape(4, 16), chip, seed=3, site="x", seconds=60)
+        parts = [] if held.converters is None else held.converters.flatten().tolist()
+        assert line == str([x.hex() for x in held.weight.flatten().tolist() + parts])
 
 
 def test_additive_cells_make_additive_noise_of_the_range_that_is_named() -> None:

@@ -294,6 +294,8 @@ def test_a_table_in_another_unit(unit: str, factor: float, tmp_path: Path) -> No
         "# cells of wafer 3\nlevel;mean;std\n0;0,5;0,1 // first\n\n20;21;2\n10;10;0,5\n",
         "Target conductance [uS]\tG_mean [uS]\tSigma [uS]\n0\t0.5\t0.1\n10\t10\t0.5\n20\t21\t2\n% end\n",
         "n,device,G target,mu,std_dev\n1,a,0,.5,.1\n2,a,10,10,.5\n3,b,20,21,2\n",
+        "States (uS),Mean (uS),Std (uS)\n0,0.5,0.1\n10,10,0.5\n20,21,2\n",
+        "index,level,mean,std\n0,0,0.5,0.1\n1,10,10,0.5\n2,20,21,2\n",
     ],
 )
 def test_a_table_as_laboratories_write_it(text: str, tmp_path: Path) -> None:
@@ -301,6 +303,23 @@ def test_a_table_as_laboratories_write_it(text: str, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text(text)
     plain, other = (TableDevice.from_csv(tmp_path / f"{name}.csv") for name in ("plain", "other"))
     assert plain == other
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbered_states_are_at_their_means(first: int, tmp_path: Path) -> None:
+    path = tmp_path / "chip.csv"
+    rows = [(0.5, 0.1, 0), (10, 0.5, 0), (21, 2, 0), (0.4, 0.2, 60), (9, 1, 60), (18, 3, 60)]
+    lines = [f"{first + i % 3},{mean},{std},{time}" for i, (mean, std, time) in enumerate(rows)]
+    path.write_text("states,mean [uS],std [uS],time [s]\n" + "\n".join(lines[::-1]))
+    device = TableDevice.from_csv(path)
+    assert device.levels == device.means == (0.5, 10, 21)
+    assert (device.g_min, device.g_max, device.stds) == (0.5, 21, (0.1, 0.5, 2))
+    assert device.aged == ((60.0, (0.4, 9, 18), (0.2, 1, 3)),)
+    path.write_text("state;mean [S];std [S]\n0;1e-6;1e-8\n1;2e-5;1e-7\n")
+    assert TableDevice.from_csv(path).levels == pytest.approx((1, 20))
+    path.write_text("state,mean,std\n0,1e-6,1e-8\n1,2e-5,1e-7\n")
+    with pytest.raises(InputError, match="levels up to 2e-05, which is no conductance in uS"):
+        TableDevice.from_csv(path)
 
 
 def test_a_table_with_times_ages(tmp_path: Path) -> None:

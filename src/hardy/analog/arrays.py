@@ -8,6 +8,7 @@ them has changed, so that nothing that was loaded or trained is ever missing fro
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class Array:
     Attributes:
         site: where it is.
         name: of the site, or of one expert of it: decides which cells it meets.
-        place: rows of the parameter, or the index of an expert in a stack.
+        place: rows of the parameter, or the index of a matrix in a stack: an expert, or a group of channels.
         chip: what kind of chip.
         periphery: the converters, with the ranges of this matrix as far as they are known.
         state: what the chip instance holds.
@@ -51,12 +52,12 @@ class Array:
 
     @staticmethod
     def program(
-        site: Site, chip: Chip, clean: torch.Tensor, seed: int, seconds: float, *, part: int | None = None,
+        site: Site, chip: Chip, clean: torch.Tensor, seed: int, seconds: float, *, part: int | str | None = None,
         place: slice | int | None = None,
     ) -> Array:  # fmt: skip
         """`clean` (out, in) float32 on the chip instance `seed`, `seconds` after programming.
 
-        Where it is not the whole site: `part` is its number, and `place` where it is in the parameter.
+        Where it is not the whole site: `part` is its name, and `place` where it is in the parameter.
         """
         name = site.name if part is None else f"{site.name}.{part}"
         if place is None:
@@ -88,13 +89,17 @@ class Array:
         flat, weight, state = x.reshape(-1, x.shape[-1]).float(), weight.float(), self.state
         if not self.periphery.known:
             self.calibrate(flat)
-        y = analog_product(flat, weight, state.scale, state.read_variance, self.periphery, self.random, self.clips)
+        y = analog_product(
+            flat, weight, state.scale, state.read_variance, self.periphery, self.random, self.clips,
+            converters=state.converters, slices=state.slices,
+        )  # fmt: skip
         return y.reshape(*x.shape[:-1], len(weight)).to(x.dtype)
 
     @torch.no_grad()
     def calibrate(self, x: torch.Tensor, input_range: float | None = None) -> None:
         """Set the converters' calibrated ranges from inputs (vectors, in) and, if not from these, their largest."""
-        ranges = calibrated(x, self.state.weight.float(), self.state.scale, self.chip, input_range)
+        state = self.state
+        ranges = calibrated(x, state.weight.float(), state.scale, self.chip, input_range, state.slices)
         self.periphery = Periphery.of(self.chip, input_range=ranges[0], output_range=ranges[1])
 
 
@@ -104,12 +109,14 @@ class StoredWeight:
     Args:
         arrays: its parts; what is in none of them is digital.
         transposed: whether the parameter is stored as (..., in, out).
+        groups: of a transposed convolution, whose parameter is (in, out / groups, *kernel); None for all else.
     """
 
-    def __init__(self, arrays: list[Array], transposed: bool = False) -> None:
-        self.arrays, self.transposed = arrays, transposed
+    def __init__(self, arrays: list[Array], transposed: bool = False, groups: int | None = None) -> None:
+        self.arrays, self.transposed, self.groups = arrays, transposed, groups
         self._values: torch.Tensor | None = None
         self._programmed: tuple[Any, ...] = ()
+        self._of: torch.Tensor | None = None  # the parameter
 
     @property
     def reads_exactly(self) -> bool:
@@ -122,7 +129,9 @@ class StoredWeight:
         return all(array.periphery.known for array in self.arrays)
 
     def matrices(self, values: torch.Tensor) -> torch.Tensor:
-        """A parameter as (out, in), (out, in * kernel) or (experts, out, in)."""
+        """A parameter as (out, in), (out, in * kernel), (experts, out, in) or (groups, out * kernel, in)."""
+        if self.groups is not None:
+            return values.reshape(self.groups, len(values) // self.groups, -1).mT
         if self.transposed:
             return values.mT
         return values.flatten(1) if isinstance(self.arrays[0].place, slice) else values
@@ -155,7 +164,13 @@ class StoredWeight:
         self._write(parameter, states)
 
     def values(self, parameter: torch.Tensor) -> torch.Tensor:
-        """What is stored, in shape and dtype of `parameter`, to which its gradient goes straight."""
+        """What is stored, in shape and dtype of `parameter`, to which its gradient goes straight.
+
+        Raises:
+            InputError: the model is being exported, to ONNX or otherwise, and has converters or read noise here.
+        """
+        if _is_exporting():
+            return self._exported()
         if self._programmed != _stamp(parameter):
             self.become(parameter, self.reprogrammed(parameter, None, None), None, None)
         stored = self._values
@@ -164,20 +179,39 @@ class StoredWeight:
             return straight_through(parameter, stored)
         return stored
 
-    def product(self, x: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-        """(..., in) to (..., out), for a parameter that is one matrix."""
+    def _exported(self) -> torch.Tensor:
+        """What is stored, as a constant of the exported graph, which is given a stand-in of the parameter."""
+        if not self.reads_exactly:
+            raise InputError(
+                f"{self.arrays[0].name} is on a chip whose converters and read noise act at every use, which no "
+                "exported graph does: export with Deploy(chip=chip.without_periphery()), whose weights are what the "
+                "cells hold, or undo the change and export the digital model"
+            )
+        if self._of is None or self._programmed != _stamp(self._of):
+            raise InputError(
+                f"the weight of {self.arrays[0].name} was changed since it was programmed: run the model, or call "
+                "program, before exporting it"
+            )
+        assert self._values is not None
+        return self._values
+
+    def product(self, x: torch.Tensor, parameter: torch.Tensor, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        """(..., in) to (..., out), for a parameter that is one matrix, or for some rows of it that are whole arrays."""
         matrix = self.matrices(self.values(parameter))
+        done, last = rows or (0, len(matrix))
         if self.reads_exactly:
-            return x @ matrix.mT
-        parts, done = [], 0
+            return x @ matrix[done:last].mT
+        parts = []
         for array in self.arrays:
             begin, end, _ = array.place.indices(len(matrix))  # pyright: ignore[reportAttributeAccessIssue]
+            if begin < done or end > last:
+                continue
             if begin > done:
                 parts.append(x @ matrix[done:begin].mT)
             parts.append(array.product(x, matrix[begin:end]))
             done = end
-        if done < len(matrix):
-            parts.append(x @ matrix[done:].mT)
+        if done < last:
+            parts.append(x @ matrix[done:last].mT)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def expert_product(self, x: torch.Tensor, parameter: torch.Tensor, expert: int) -> torch.Tensor:
@@ -195,16 +229,13 @@ class StoredWeight:
         stored, before = self._values, self._programmed
         assert stored is not None
         for array in self.arrays:
-            variance = array.state.read_variance
-            array.state = dataclasses.replace(
-                array.state, scale=to(array.state.scale), read_variance=None if variance is None else to(variance)
-            )
+            array.state = _moved(array.state, to)
             array.clips.outputs, array.clips.inputs = to(array.clips.outputs), to(array.clips.inputs)
         exact = torch.promote_types(stored.dtype, parameter.dtype) == parameter.dtype
         self._values = stored.to(parameter)
         self._view()
         # A narrower dtype rounds the weights, and others are then to be programmed.
-        self._programmed = _stamp(parameter) if exact and before else ()
+        self._programmed, self._of = (_stamp(parameter) if exact and before else ()), parameter
 
     def _write(self, parameter: torch.Tensor, states: list[ArrayState]) -> None:
         # Contiguous, so that the matrix is a view of it, which a channels-last image weight would not give.
@@ -213,7 +244,7 @@ class StoredWeight:
         for array, state in zip(self.arrays, states, strict=True):
             matrices[array.place].copy_(state.weight)
             array.state = state
-        self._values, self._programmed = stored, _stamp(parameter)
+        self._values, self._programmed, self._of = stored, _stamp(parameter), parameter
         self._view()
 
     def _view(self) -> None:
@@ -222,6 +253,28 @@ class StoredWeight:
         matrices = self.matrices(self._values)
         for array in self.arrays:
             array.state = dataclasses.replace(array.state, weight=matrices[array.place])
+
+
+def _is_exporting() -> bool:
+    """Whether a model is run for its graph: by torch.export, torch.onnx.export or torch.jit.trace."""
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return exporting() or torch.onnx.is_in_onnx_export() or tracing
+
+
+def _moved(state: ArrayState, to: Callable[[torch.Tensor], torch.Tensor]) -> ArrayState:
+    """All of it but the weight of the whole, which is a view of what is moved with the parameter."""
+
+    def each(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else to(values)
+
+    return dataclasses.replace(
+        state,
+        scale=to(state.scale),
+        read_variance=each(state.read_variance),
+        converters=each(state.converters),
+        slices=tuple(dataclasses.replace(_moved(part, to), weight=to(part.weight)) for part in state.slices),
+    )
 
 
 def _stamp(parameter: torch.Tensor) -> tuple[Any, ...]:

@@ -17,9 +17,10 @@ from torch import nn
 from hardy import checks
 from hardy.analog.adapters import keep_adapters_digital
 from hardy.analog.arrays import Array, Passes, PassHooks, StoredWeight
-from hardy.analog.layers import as_chip, calibrate, on_chip, stored_weights
-from hardy.analog.modules import CONVOLUTIONS, AnalogLayer
-from hardy.analog.reading import STORED, reading_class
+from hardy.analog.layers import as_chip, calibrate, layer_on_chip, on_chip, stored_weights
+from hardy.analog.modules import CONVOLUTIONS, AnalogConvTranspose, AnalogLayer
+from hardy.analog.reading import STORED, ReadWeights, reading_class
+from hardy.analog.recurrent import RECURRENT, recurrent_class
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Chain, Method, changes, squared_norm
 from hardy.core.selection import LINEAR, Selector, Site, select
@@ -37,10 +38,11 @@ from hardy.report import Row
 class Deploy(Method):
     """Replace each selected layer by one that computes on a chip.
 
-    Linear layers, GPT-2's Conv1D and convolutions become `AnalogLinear`, `AnalogConv1D` and `AnalogConv1d` to `3d`.
-    Stacks of experts and routers, whose products the model computes itself, stay where they are, and their products are
-    computed on arrays all the same; so are those of a layer whose parent reads its weight instead of calling it. Where
-    that cannot be followed, the forward pass is an error that names the layer.
+    Linear layers, GPT-2's Conv1D and convolutions become `AnalogLinear`, `AnalogConv1D`, `AnalogConv1d` to `3d` and
+    `AnalogConvTranspose1d` to `3d`. Stacks of experts and routers, nn.LSTM, GRU and RNN, and nn.MultiheadAttention,
+    which multiply with weights of their own, stay where they are, and their products are computed on arrays all the
+    same; so are those of a layer whose parent reads its weight instead of calling it. Where that cannot be followed,
+    the forward pass is an error that names the layer.
 
     The weights of the model stay its parameters: what is loaded or trained is programmed, whenever it changes, and an
     optimizer may be made before or after. The gradient of a weight goes straight through programming, converters and
@@ -55,7 +57,8 @@ class Deploy(Method):
         chip: a `Chip`, the name of a preset, or a `.json` or `.csv` file, as `Chip.named` takes them.
         seed: which instance of the chip.
         seconds: since programming.
-        select: which weights, as in `hardy.core.selection.select`; None for all linear layers but head and router, and
+        select: which weights, as in `hardy.core.selection.select`, recurrent and attention modules by their own name
+            or class; None for all linear layers but head and router, all recurrent and attention modules, and
             all convolutions that a chip takes. The report lists what stays digital, and why; with None a warning says
             so where it is more than 5 % of what could be multiplied on arrays.
         layers: in which layers; all by default.
@@ -74,7 +77,7 @@ class Deploy(Method):
     seconds: float = 0.0
     select: Selector | None = None
     layers: Layers | None = None
-    ranges: tuple[tuple[str, float | None, float | None], ...] | None = None
+    ranges: tuple[tuple[str, float | None, float | tuple[float, ...] | None], ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chip", as_chip(self.chip))
@@ -139,15 +142,19 @@ class Deploy(Method):
                 read[name] = {str(site.parameter): self._stack(model, module, site) for site in group}
                 here = list(read[name].values())
             else:
+                layer_on_chip(module, name)  # refused before anything is programmed
                 arrays = [array for site in group for array in self._arrays(model, module, site)]
                 layers[name] = passes.unused[name] = on_chip(module, name, arrays, passes)
                 here = [layers[name].stored]
-            for array in (array for weight in here for array in weight.arrays):
-                errors[array.name] = (*_error(weight_of(model, array.site), array), array.state.weight.numel())
+            for weight in here:
+                for array in weight.arrays:
+                    parameter = module._parameters[array.site.parameter or "weight"]
+                    clean = weight.matrices(cast(torch.Tensor, parameter).detach())[array.place]
+                    errors[array.name] = (*_error(clean, array), array.state.weight.numel())
             for site in group:
                 release(module._parameters[site.parameter or "weight"])  # pyright: ignore[reportArgumentType]
             stored += here
-        known = {name: ranges for name, *ranges in self.ranges or ()}
+        known = {name: (of_inputs, of_outputs) for name, of_inputs, of_outputs in self.ranges or ()}
         for array in (array for weight in stored for array in weight.arrays):
             if array.name in known:
                 of_inputs, of_outputs = known[array.name]
@@ -165,23 +172,20 @@ class Deploy(Method):
     def _sites(self, model: nn.Module) -> tuple[list[Site], dict[str, str]]:
         """What goes on the chip; and, if nobody chose, what could not, with the reason."""
         if self.select is not None:
-            return select(model, self.select, layers=self.layers), {}
+            return _with_own_weights(model, select(model, self.select, layers=self.layers)), {}
         found, sites, unfit = [], [], {}
-        for pattern in ("conv", LINEAR):  # a model may have one kind or both
+        for pattern in (_multiplies_itself, "conv", LINEAR):  # a model may have one kind or all
             try:
-                found += select(model, pattern, layers=self.layers)
+                found += _with_own_weights(model, select(model, pattern, layers=self.layers))
             except InputError:
                 if pattern == LINEAR and not found:
                     raise
         for site in found:
             module = model.get_submodule(site.module)
-            if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module, AnalogLayer):
-                if not isinstance(module, tuple(CONVOLUTIONS)):
-                    unfit[site.name] = f"a chip takes no {type(module).__name__}"
-                    continue
-                if module.groups > _MOST_GROUPS:
-                    unfit[site.name] = f"its {module.groups} groups would take as many arrays of one small matrix each"
-                    continue
+            groups = 1 if isinstance(module, AnalogLayer) else getattr(module, "groups", 1)
+            if isinstance(module, tuple(CONVOLUTIONS)) and groups > _MOST_GROUPS:
+                unfit[site.name] = f"its {groups} groups would take as many arrays of one small matrix each"
+                continue
             sites.append(site)
         if not sites:
             raise InputError(f"nothing in this {type(model).__name__} goes on a chip: {next(iter(unfit.values()))}")
@@ -190,19 +194,34 @@ class Deploy(Method):
     def _arrays(self, model: nn.Module, module: Any, site: Site) -> list[Array]:
         """A matrix, or one for each group of channels of a convolution."""
         clean, groups = weight_of(model, site).float(), getattr(module, "groups", 1)
-        if groups == 1 or not isinstance(module, tuple(CONVOLUTIONS)):
-            return [Array.program(site, self.chip, clean, self.seed, self.seconds)]
-        size = len(clean) // groups
-        places = [slice(group * size, (group + 1) * size) for group in range(groups)]
+        places: list[Any] = [None]
+        if isinstance(module, _TRANSPOSED):
+            clean = StoredWeight([], groups=groups).matrices(clean)
+            places = list(range(groups))
+        elif groups > 1 and isinstance(module, tuple(CONVOLUTIONS)):
+            size = len(clean) // groups
+            places = [slice(group * size, (group + 1) * size) for group in range(groups)]
         return [
-            Array.program(site, self.chip, clean[place], self.seed, self.seconds, part=group, place=place)
+            Array.program(
+                site, self.chip, clean if place is None else clean[place], self.seed, self.seconds,
+                part=group if groups > 1 and place is not None else None, place=place,
+            )
             for group, place in enumerate(places)
-        ]
+        ]  # fmt: skip
 
     def _stack(self, model: nn.Module, module: nn.Module, site: Site) -> StoredWeight:
-        """A router, or each expert of a stack on arrays of its own."""
+        """A router, a matrix of a recurrent layer, or each expert of a stack on arrays of its own."""
         clean, parameter = weight_of(model, site).float(), module._parameters[str(site.parameter)]
         assert parameter is not None
+        if site.parameter == "in_proj_weight":  # three projections on arrays of their own
+            size = len(clean) // 3
+            parts = {part: slice(third * size, (third + 1) * size) for third, part in enumerate("qkv")}
+            return StoredWeight(
+                [
+                    Array.program(site, self.chip, clean[place], self.seed, self.seconds, part=part, place=place)
+                    for part, place in parts.items()
+                ]
+            ).take(parameter)
         experts = [None] if clean.ndim == 2 else range(len(clean))
         matrices = clean.reshape(-1, *clean.shape[-2:])
         arrays = [
@@ -231,8 +250,10 @@ class Deploy(Method):
             if hasattr(module, STORED):
                 raise InputError(f"{name} is on a chip already; undo that change first")
             entries = {key: (f"{name}.{key}", stored) for key, stored in parameters.items()}
-            edits.swap(module, STORED, (entries, passes))
-            edits.swap(module, "__class__", reading_class(type(module), tuple(parameters)))
+            edits.swap(module, STORED, ReadWeights(entries, passes))
+            reading = recurrent_class if isinstance(module, RECURRENT) else reading_class
+            edits.swap(module, "__class__", reading(type(module), tuple(parameters)))
+            above |= {name}  # which may be called by itself
             config = getattr(module, "config", None)
             exactly = all(stored.reads_exactly for stored in parameters.values())
             if not exactly and getattr(config, "_experts_implementation_internal", None) not in {None, "eager"}:
@@ -251,7 +272,7 @@ class Deploy(Method):
                 continue
             owner, size = name.rpartition(".")[0], parameter.numel()
             module, total = modules[owner], total + size
-            if owner in placed or name in placed:
+            if name in placed or (owner in placed and name == f"{owner}.weight"):
                 continue
             reason = unfit.get(owner, "not selected")
             if isinstance(module, nn.Embedding):
@@ -281,11 +302,33 @@ _MOST_GROUPS = 16
 def _is_ranges(entry: Any) -> bool:
     if not (isinstance(entry, tuple) and len(entry) == 3 and isinstance(entry[0], str)):
         return False
-    return all(value is None or (isinstance(value, float) and 0 < value < math.inf) for value in entry[1:])
+    outputs = entry[2] if isinstance(entry[2], tuple) and entry[2] else (entry[2],)  # one for each slice of a weight
+    return all(value is None or (isinstance(value, float) and 0 < value < math.inf) for value in (entry[1], *outputs))
 
 
-_NO_ARRAYS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)
+_NO_ARRAYS = (nn.RNNCellBase, nn.Bilinear)
 """Modules that multiply with weights of their own, which stay digital."""
+
+_TRANSPOSED = tuple(kind for kind, analog in CONVOLUTIONS.items() if issubclass(analog, AnalogConvTranspose))
+_OWN_WEIGHTS = (*RECURRENT, nn.MultiheadAttention)
+
+
+def _multiplies_itself(name: str, module: nn.Module) -> bool:
+    return isinstance(module, _OWN_WEIGHTS)
+
+
+def _with_own_weights(model: nn.Module, sites: list[Site]) -> list[Site]:
+    """`sites`, with those of recurrent and attention modules as one for each matrix that they hold themselves."""
+    found = []
+    for site in sites:
+        module = model.get_submodule(site.module)
+        if site.parameter is not None or not isinstance(module, _OWN_WEIGHTS):
+            found.append(site)
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 2 and name.rpartition("_")[2] != "bias":
+                found.append(dataclasses.replace(site, name=f"{site.name}.{name}", parameter=name))
+    return found
 
 
 def _is_read_by_its_model(module: nn.Module, site: Site) -> bool:
@@ -334,8 +377,7 @@ def _replaced(method: Method, change: Mapping[str, Any]) -> Method:
 
 
 def _error(clean: torch.Tensor, array: Array) -> tuple[float, float]:
-    """Squared error and squared norm of the matrix on `array`; `clean` is that of its site."""
-    clean = clean[array.place] if array.site.rows is None else clean
+    """Squared error and squared norm of the matrix on `array`, which was to hold `clean`."""
     return squared_norm(array.state.weight, minus=clean), squared_norm(clean)
 
 

@@ -1,7 +1,7 @@
 """Which layer takes the place of which on a chip, the ranges of their converters, and all of them in a model."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,18 +34,23 @@ def on_chip(module: nn.Module, name: str, arrays: list[Array], passes: Passes | 
     Raises:
         InputError: there is none for this kind of layer, or it is on a chip already.
     """
+    return layer_on_chip(module, name)(module, arrays, passes)
+
+
+def layer_on_chip(module: nn.Module, name: str) -> Callable[[Any, list[Array], Passes | None], AnalogLayer]:
+    """The class of that layer, refused as `on_chip` does."""
     if isinstance(module, AnalogLayer):
         raise InputError(f"{name} is on a chip already; undo that change first")
     if isinstance(module, nn.Linear):
-        return AnalogLinear(module, arrays, passes)
+        return AnalogLinear
     for kind, on_arrays in CONVOLUTIONS.items():
         if isinstance(module, kind):
-            return on_arrays(module, arrays, passes)
+            return on_arrays
     if is_linear(module):
-        return AnalogConv1D(module, arrays, passes)
+        return AnalogConv1D
     raise InputError(
-        f"{name} is a {type(module).__name__}; a chip takes nn.Linear, nn.Conv1d to Conv3d, GPT-2's Conv1D and "
-        "stacks of experts"
+        f"{name} is a {type(module).__name__}; a chip takes nn.Linear, nn.Conv1d to Conv3d and ConvTranspose1d to 3d, "
+        "GPT-2's Conv1D, nn.LSTM, GRU and RNN, nn.MultiheadAttention and stacks of experts"
     )
 
 
@@ -117,8 +122,8 @@ def stored_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, StoredWeigh
     for module in model.modules():
         if isinstance(module, AnalogLayer):
             yield module.parameter, module.stored
-        elif (entries := vars(module).get(STORED)) is not None:
-            for name, (_, stored) in entries[0].items():
+        elif (found := vars(module).get(STORED)) is not None:
+            for name, (_, stored) in found.entries.items():
                 parameter = module._parameters[name]
                 assert parameter is not None
                 yield parameter, stored

@@ -1,4 +1,4 @@
-"""Layers that compute on a chip: drop-in for nn.Linear, nn.Conv1d to 3d, GPT-2's Conv1D; the same state-dict keys.
+"""Layers that compute on a chip: drop-in for nn.Linear, convolutions, GPT-2's Conv1D; the same state-dict keys.
 
 Their parameters are those of the layer that they stand for, the very objects: what an optimizer that was made before
 trains, and what is loaded and saved, is the digital weight that is programmed. `stored_weight` is what the arrays hold
@@ -7,6 +7,7 @@ of it.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,7 +33,11 @@ class AnalogLayer(nn.Module):
                 setattr(self, key, value)
         self._parameters.update(original._parameters)
         self.name, self.passes = arrays[0].site.module, passes or Passes()
-        self.stored = StoredWeight(arrays, self.is_transposed).take(self.parameter)
+        self.stored = self.storing(arrays).take(self.parameter)
+
+    def storing(self, arrays: list[Array]) -> StoredWeight:
+        """What `arrays` are to hold of the weight."""
+        return StoredWeight(arrays, self.is_transposed)
 
     @property
     def parameter(self) -> torch.Tensor:
@@ -177,9 +182,77 @@ class AnalogConv3d(AnalogConv, nn.Conv3d):  # pyright: ignore[reportIncompatible
     """An nn.Conv3d on a chip."""
 
 
-CONVOLUTIONS: dict[type[nn.Module], type[AnalogConv]] = {
+class AnalogConvTranspose(AnalogLayer):
+    """A transposed convolution on a chip: each position is one input vector, its whole patch of outputs the product.
+
+    Where patches overlap they are added digitally. Each group of channels is on arrays of its own.
+    """
+
+    # What every nn.ConvTranspose1d to 3d has.
+    out_channels: int
+    groups: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    bias: torch.Tensor | None
+
+    def __init__(self, original: nn.Module, arrays: list[Array], passes: Passes | None = None) -> None:
+        nn.Module.__init__(self)
+        self.attach(original, arrays, passes)
+
+    def storing(self, arrays: list[Array]) -> StoredWeight:
+        return StoredWeight(arrays, groups=self.groups)
+
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        sizes: Any = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
+        more = self._output_padding(input, output_size, *sizes)  # pyright: ignore[reportCallIssue]
+        if self.reads_exactly:
+            return self._scattered(input, self.stored_weight(), self.bias, more, self.groups)
+        if unbatched := input.ndim == len(self.kernel_size) + 1:
+            input = input[None]
+        positions = input.movedim(1, -1)
+        matrices = self.stored.matrices(self.stored_weight())  # (groups, out / groups * kernel, in / groups)
+        parts = [a.product(self.inputs_of(a, positions), matrices[a.place]) for a in self.arrays]
+        patches = torch.cat(parts, dim=-1).movedim(-1, 1)  # (batch, out * kernel, *positions)
+        entries = math.prod(self.kernel_size)  # each of which has one place in the patch, alone
+        places = torch.eye(entries, dtype=patches.dtype, device=patches.device).reshape(entries, 1, *self.kernel_size)
+        places = places.repeat(self.out_channels, *[1] * (places.ndim - 1))
+        y = self._scattered(patches, places, self.bias, more, self.out_channels)
+        return y[0] if unbatched else y
+
+    def _scattered(self, x: torch.Tensor, weight: torch.Tensor, bias: Any, more: Any, groups: int) -> torch.Tensor:
+        transposed = getattr(nn.functional, f"conv_transpose{len(self.kernel_size)}d")
+        return transposed(x, weight, bias, self.stride, self.padding, more, groups, self.dilation)
+
+    def vectors(self, x: torch.Tensor) -> torch.Tensor:
+        channels = -len(self.kernel_size) - 1
+        return x.movedim(channels, -1).flatten(0, -2)
+
+    def inputs_of(self, array: Array, vectors: torch.Tensor) -> torch.Tensor:
+        size = vectors.shape[-1] // self.groups
+        assert isinstance(array.place, int)
+        return vectors[..., array.place * size : (array.place + 1) * size]
+
+
+class AnalogConvTranspose1d(AnalogConvTranspose, nn.ConvTranspose1d):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """An nn.ConvTranspose1d on a chip."""
+
+
+class AnalogConvTranspose2d(AnalogConvTranspose, nn.ConvTranspose2d):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """An nn.ConvTranspose2d on a chip."""
+
+
+class AnalogConvTranspose3d(AnalogConvTranspose, nn.ConvTranspose3d):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """An nn.ConvTranspose3d on a chip."""
+
+
+CONVOLUTIONS: dict[type[nn.Module], type[AnalogConv | AnalogConvTranspose]] = {
     nn.Conv1d: AnalogConv1d,
     nn.Conv2d: AnalogConv2d,
     nn.Conv3d: AnalogConv3d,
+    nn.ConvTranspose1d: AnalogConvTranspose1d,
+    nn.ConvTranspose2d: AnalogConvTranspose2d,
+    nn.ConvTranspose3d: AnalogConvTranspose3d,
 }
 """Which layer takes the place of which."""

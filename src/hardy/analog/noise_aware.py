@@ -116,6 +116,11 @@ class NoiseAware(Method):
         checks.number("seconds", self.seconds, at_least=0)
         if self.seconds and not isinstance(noise, Chip):
             raise InputError(f"seconds is for a Chip, whose cells drift; got seconds={self.seconds:g} with {noise!s}")
+        if isinstance(noise, Chip) and noise.weight_slices > 1:
+            raise InputError(
+                f"NoiseAware takes one pair of cells for a weight, got weight_slices={noise.weight_slices}; "
+                "train with weight_slices=1 and deploy with more"
+            )
         if self.gradient == "full" and isinstance(noise, Chip):
             _require_differentiable(noise)
 
@@ -246,8 +251,12 @@ def _require_differentiable(chip: Chip) -> None:
     if chip.has_range:
         raise InputError(
             "gradient='full' needs a chip without converters, which have no derivative: got "
-            f"chip with dac_bits={chip.dac_bits}, adc_bits={chip.adc_bits}, output_noise={chip.output_noise:g}; "
-            "use gradient='straight-through' or chip.without_periphery()"
+            f"chip with dac_bits={chip.dac_bits}, adc_bits={chip.adc_bits}, output_noise={chip.output_noise:g}, "
+            f"nonlinearity={chip.nonlinearity:g}; use gradient='straight-through' or chip.without_periphery()"
+        )
+    if chip.cell_levels is not None:
+        raise InputError(
+            f"gradient='full' cannot go through cells of cell_levels={chip.cell_levels}; use 'straight-through'"
         )
     if chip.wire_resistance and chip.wires == "exact":
         raise InputError("gradient='full' cannot go through chip with wires='exact'; use wires='first-order'")

@@ -72,7 +72,7 @@ def scaled(held: ArrayState, clean: torch.Tensor, strength: float) -> ArrayState
     if strength == 1:
         return held
     variance = None if held.read_variance is None else held.read_variance * strength**2
-    return ArrayState(weight=clean + strength * (held.weight - clean), scale=held.scale, read_variance=variance)
+    return dataclasses.replace(held, weight=clean + strength * (held.weight - clean), read_variance=variance)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -196,7 +196,7 @@ class NoisyForward:
         clean = [self.part(weight, site) for site in self.sites]
         if self.kept is not None and self.kept[0] == index:
             held = [
-                ArrayState(weight=matrix + kept.weight, scale=kept.scale, read_variance=kept.read_variance)
+                dataclasses.replace(kept, weight=matrix + kept.weight)
                 for matrix, kept in zip(clean, self.kept[1], strict=True)
             ]
         else:

@@ -1,13 +1,14 @@
 """Products with weights on a chip that a model computes itself, by reading the weight instead of calling its layer.
 
 Stacks of experts and their routers are read so, and so are layers that their parent does not call: Mamba's dt_proj in
-transformers, the output projection of nn.MultiheadAttention. Where arrays are read exactly the model gets the stored
+transformers, the projections of nn.MultiheadAttention. Where arrays are read exactly the model gets the stored
 values. Where there are converters or read noise it gets a `WeightOnChip`, whose products are computed on the arrays;
 any other use of it is an error that names the layer.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -17,7 +18,20 @@ from hardy.analog.arrays import Passes, StoredWeight
 from hardy.errors import InputError
 
 STORED = "_hardy_stored"
-"""Attribute of a module that reads its weights itself: parameter name -> `StoredWeight`, and its `Passes`."""
+"""Attribute of a module that reads its weights itself: its `ReadWeights`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadWeights:
+    """What a module finds where it reads its weights.
+
+    Attributes:
+        entries: parameter name -> the name of the site, and what the arrays hold.
+        passes: of the model.
+    """
+
+    entries: dict[str, tuple[str, StoredWeight]]
+    passes: Passes
 
 
 class WeightOnChip:
@@ -92,6 +106,15 @@ class WeightOnChip:
             raise self._refusal("multiplying with all experts at once")
         return self._stored.product(x, self._parameter)
 
+    def _thirds(self, inputs: list[torch.Tensor], bias: torch.Tensor | None) -> list[torch.Tensor]:
+        """The products of three inputs with a third of the rows each, bias added."""
+        size, products = self.shape[0] // 3, []
+        for third, x in enumerate(inputs):
+            rows = (third * size, (third + 1) * size)
+            y = self._stored.product(x, self._parameter, rows)
+            products.append(y if bias is None else y + bias[rows[0] : rows[1]])
+        return products
+
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -121,15 +144,21 @@ def _linear(input: torch.Tensor, weight: Any, bias: torch.Tensor | None = None) 
 
 
 def _attention(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """nn.MultiheadAttention with its output projection on arrays: all before it with one that changes nothing."""
+    """nn.MultiheadAttention with projections on arrays: what is between them, with ones that change nothing.
+
+    Where query, key and value have weights of their own torch multiplies with each, and the arrays follow.
+    """
     values = list(args)
-    place = 11  # of out_proj_weight among the arguments
-    weight, bias = values[place], values[place + 1]
-    if not isinstance(weight, WeightOnChip):
-        other = next(a for a in (*args, *kwargs.values()) if isinstance(a, WeightOnChip))
-        raise other._refusal("attention")
-    values[place] = torch.eye(weight.shape[0], dtype=values[0].dtype, device=values[0].device)
-    values[place + 1] = None
+    into, out = 5, 11  # in_proj_weight and out_proj_weight among the arguments, each before its bias
+    like = {"dtype": values[0].dtype, "device": values[0].device}
+    if isinstance(values[into], WeightOnChip):
+        inputs = values[:3]
+        values[:3] = values[into]._thirds(inputs, values[into + 1])
+        values[into], values[into + 1] = torch.eye(inputs[0].shape[-1], **like).repeat(3, 1), None
+    if not isinstance(weight := values[out], WeightOnChip):
+        return func(*values, **kwargs)
+    bias = values[out + 1]
+    values[out], values[out + 1] = torch.eye(weight.shape[0], **like), None
     heads, scores = func(*values, **kwargs)
     return _linear(heads, weight, bias), scores
 
@@ -147,14 +176,15 @@ def reading_class(kind: type[nn.Module], names: tuple[str, ...]) -> type[nn.Modu
 
     def read(parameter: str) -> property:
         def get(self: Any) -> Any:
-            name, stored = vars(self)[STORED][0][parameter]
-            return weight_in_use(name, stored, self._parameters[parameter], vars(self)[STORED][1])
+            found: ReadWeights = vars(self)[STORED]
+            name, stored = found.entries[parameter]
+            return weight_in_use(name, stored, self._parameters[parameter], found.passes)
 
         return property(get)
 
     def apply(self: Any, fn: Any, recurse: bool = True) -> Any:
         kind._apply(self, fn, recurse)
-        for parameter, (_, stored) in vars(self)[STORED][0].items():
+        for parameter, (_, stored) in vars(self)[STORED].entries.items():
             stored.moved(fn, self._parameters[parameter])
         return self
 

@@ -15,6 +15,7 @@ from hardy import checks
 from hardy.deprecation import warn_renamed
 from hardy.errors import InputError, near_misses
 from hardy.files import read_json, write_json
+from hardy.hardware.converters import Architecture
 from hardy.hardware.crossbar import program_matrix
 from hardy.hardware.device import (
     AdditiveDevice,
@@ -51,38 +52,55 @@ class Chip:
         device: the cells.
         tile_rows: inputs of a tile.
         tile_columns: outputs of a tile.
+        cell_levels: how many conductances, equally spaced from g_min to g_max, a cell can be told to hold; None for
+            any. The cells' errors come on top.
+        weight_slices: how many pairs of cells share a weight. Each holds one digit of it, in base `cell_levels` and
+            from the most significant, on arrays of their own, whose converted outputs are added digitally.
         weight_range: the largest magnitude of what becomes g_max: of the whole "tensor", of each output "channel", or
             of each output channel within each "tile".
         dac_bits: of the input converters, symmetric around zero (8 bits are 255 values); None for exact inputs.
         dac_range: the input that is full scale: a number in the units of the activations, "vector" for the largest
             magnitude of each input vector, or "calibrated" for the largest one of each layer in calibration data.
-        adc_bits: of the output converters, likewise; None for exact outputs.
+        input_slice_bits: of the magnitude of a converted input, from the least significant, that are on the rows at
+            once (1: bit-serial); the outputs of each step are converted and added digitally. None for all at once.
+        adc_bits: of the output converters, likewise; 1 bit is a sign, and counts as full scale. None for exact outputs.
         adc_range: the sum that is full scale, where 1 is one cell pair at full range times an input at full scale:
             a number, or "calibrated" for a percentile of each layer's sums in calibration data.
         adc_percentile: which: so many per cent of the sums of calibration data are within the range.
+        adc: what converts: "sar", successive approximation, or "ramp". They differ in what a conversion takes
+            (`hardy.hardware.cost`), and in what a mismatch of their parts does.
+        adc_mismatch: standard deviation of a unit capacitor, or of a step of the ramp, as a share of it.
         output_noise: standard deviation of each output before it is converted, in the units of `adc_range`.
         read_noise: factor on the cells' read noise; 0 turns it off.
         stuck_low: probability that a cell is stuck at g_min.
         stuck_high: probability that a cell is stuck at g_max.
+        nonlinearity: b of cells whose current over voltage is `sinh(b v) / sinh(b)`, v in units of the full scale; 0
+            for ohmic cells. Inputs at full scale and at zero, as bit-serial ones are, do not meet it.
         wire_resistance: ohm of each segment of row and column wires between cells, and to driver and converter.
         wires: how the drop along the wires is found: "first-order", or "exact" by solving the network of every tile.
         compensation: drift is undone by one digital factor per "tensor" or per output "channel": the sum of
-            magnitudes right after programming over the sum now. "none" leaves it.
+            magnitudes right after programming over the sum now; each slice has its own. "none" leaves it.
     """
 
     device: Device
     tile_rows: int = 512
     tile_columns: int = 512
+    cell_levels: int | None = None
+    weight_slices: int = 1
     weight_range: WeightRange = "channel"
     dac_bits: int | None = None
     dac_range: float | Literal["vector", "calibrated"] = "vector"
+    input_slice_bits: int | None = None
     adc_bits: int | None = None
     adc_range: float | Literal["calibrated"] = "calibrated"
     adc_percentile: float = 99.999
+    adc: Architecture = "sar"
+    adc_mismatch: float = 0.0
     output_noise: float = 0.0
     read_noise: float = 1.0
     stuck_low: float = 0.0
     stuck_high: float = 0.0
+    nonlinearity: float = 0.0
     wire_resistance: float = 0.0
     wires: Wires = "first-order"
     compensation: Compensation = "none"
@@ -95,10 +113,12 @@ class Chip:
             check_size(field.name, getattr(self, field.name))
         for name in ("tile_rows", "tile_columns"):
             checks.integer(name, getattr(self, name), at_least=1)
-        for name in ("dac_bits", "adc_bits"):
+        for name, least in (("dac_bits", 2), ("adc_bits", 1)):
             if getattr(self, name) is not None:
-                checks.integer(f"{name} (or None)", getattr(self, name), at_least=2, at_most=16)
-        for name, kind in (("weight_range", WeightRange), ("compensation", Compensation), ("wires", Wires)):
+                checks.integer(f"{name} (or None)", getattr(self, name), at_least=least, at_most=16)
+        for name, kind in (
+            ("weight_range", WeightRange), ("compensation", Compensation), ("wires", Wires), ("adc", Architecture),
+        ):  # fmt: skip
             checks.one_of(name, getattr(self, name), get_args(kind))
         for name, words in (("dac_range", ("vector", "calibrated")), ("adc_range", ("calibrated",))):
             value = getattr(self, name)
@@ -107,12 +127,35 @@ class Chip:
             if not isinstance(value, str):
                 checks.number(name, value, above=0)
         checks.number("adc_percentile", self.adc_percentile, above=50, at_most=100)
+        self._check_slices()
+        checks.number("adc_mismatch", self.adc_mismatch, at_least=0, at_most=0.5)
+        checks.number("nonlinearity", self.nonlinearity, at_least=0, at_most=20)
+        if self.nonlinearity and self.wire_resistance:
+            raise InputError(
+                "the drop along wires is that of ohmic cells: a chip has nonlinearity or wire_resistance, got "
+                f"{self.nonlinearity:g} and {self.wire_resistance:g}"
+            )
         for name in ("output_noise", "read_noise", "wire_resistance", "stuck_low", "stuck_high"):
             checks.number(name, getattr(self, name), at_least=0)
         if self.stuck_low + self.stuck_high > 1:
             raise InputError(
                 f"stuck_low and stuck_high must add up to at most 1, got {self.stuck_low:g} and {self.stuck_high:g}"
             )
+
+    def _check_slices(self) -> None:
+        if self.cell_levels is not None:
+            checks.integer("cell_levels (or None)", self.cell_levels, at_least=2, at_most=65536)
+        checks.integer("weight_slices", self.weight_slices, at_least=1, at_most=16)
+        if self.weight_slices > 1 and self.cell_levels is None:
+            raise InputError(f"weight_slices={self.weight_slices} needs cell_levels, the base of their digits")
+        if self.cell_levels is not None and self.cell_levels**self.weight_slices > 2**24:
+            raise InputError(
+                f"{self.weight_slices} cells of {self.cell_levels} levels hold more than 24 bits, which no weight has"
+            )
+        if self.input_slice_bits is not None:
+            if self.dac_bits is None:
+                raise InputError("input_slice_bits needs dac_bits: exact inputs have no bits")
+            checks.integer("input_slice_bits (or None)", self.input_slice_bits, at_least=1, at_most=self.dac_bits - 1)
 
     @property
     def needs_data(self) -> bool:
@@ -123,8 +166,8 @@ class Chip:
 
     @property
     def has_range(self) -> bool:
-        """Whether the input's full scale matters: to a converter, or to the noise at the output."""
-        return self.dac_bits is not None or self.adc_bits is not None or self.output_noise > 0
+        """Whether the input's full scale matters: to a converter, to the cells, or to the noise at the output."""
+        return self.dac_bits is not None or self.adc_bits is not None or self.output_noise > 0 or self.nonlinearity > 0
 
     @property
     def has_periphery(self) -> bool:
@@ -132,8 +175,11 @@ class Chip:
         return self.has_range or self.read_noise > 0
 
     def without_periphery(self) -> "Chip":
-        """The same arrays read exactly: no converters, no output noise, no read noise."""
-        return dataclasses.replace(self, dac_bits=None, adc_bits=None, output_noise=0.0, read_noise=0.0)
+        """The same arrays read exactly: no converters, no output noise, no read noise, ohmic cells."""
+        return dataclasses.replace(
+            self, dac_bits=None, input_slice_bits=None, adc_bits=None, output_noise=0.0, read_noise=0.0,
+            nonlinearity=0.0,
+        )  # fmt: skip
 
     def program(self, weight: torch.Tensor, *, seed: int, site: str, seconds: float = 0.0) -> torch.Tensor:
         """`weight` as this chip stores it: programmed, and read back without converters and read noise.

@@ -5,7 +5,9 @@ shift-and-add are ISAAC's (Shafiee et al., ISCA 2016, table of one in-situ unit:
 cycles of 100 ns, four shift-and-add units 0.2 mW for eight ADCs); digital additions and multiplications are Horowitz,
 ISSCC 2014 (45 nm, 32-bit integer addition, 16-bit floating-point multiplication and addition). These are figures of
 different technologies put together: they order designs and show what dominates, and are no forecast for a product.
-Buffers, interconnect and memory are not counted, on either side.
+A ramp converter takes a step for each of its codes, at 1 GHz as in the accelerators of Xiao et al. (IEEE Circuits and
+Systems Magazine, 2022), for all outputs of a tile at once. Buffers and interconnect are not in the sums: `model_cost`
+gives a range of them beside, from Horowitz's table of memories. Control, clocks and memory outside are left out.
 """
 
 import dataclasses
@@ -23,6 +25,9 @@ from hardy.core.surgery import weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.report import Report, Row
+
+# Energy in pJ of a byte read from or written to a memory of 8 KB, and of 1 MB, whose wires are most of it (Horowitz).
+_BUFFERS = (1.25, 12.5)
 
 # Bits -> (energy of a conversion in pJ, rate in conversions per ns, area in um^2 or None where the table has none).
 _ADC = {4: (0.70, 1.0, 500.0), 6: (1.26, 1.0, 580.0), 8: (1.6, 1.28, 1200.0), 10: (4.6, 1.5, None)}
@@ -42,14 +47,17 @@ class Parts:
     """Energies in pJ and times in ns of the parts of a chip; the defaults are those of the sources above.
 
     Args:
-        driver_bits: bits of the input that are on the rows at once; the rest follows, bit by bit.
-        columns_per_adc: outputs that take turns at one ADC.
+        driver_bits: bits of the input that are on the rows at once, where the chip's `input_slice_bits` do not say; the
+            rest follows, bit by bit.
+        columns_per_adc: outputs that take turns at one ADC; a ramp converts all outputs of a tile at once.
         cell: energy of reading one cell once.
         driver: energy of one row driver for one cycle.
         shift_add: energy of taking one conversion into the running sum.
         add: energy of one digital addition of partial sums.
         multiply_add: energy of one digital multiplication and addition, for what stays digital.
         read_time: of the cells, before the ADC begins.
+        ramp_step: energy of one output for one step of a ramp; None where it is not known, and is left out.
+        ramp_time: of one step.
     """
 
     driver_bits: int = 1
@@ -60,12 +68,15 @@ class Parts:
     add: float = 0.1
     multiply_add: float = 1.5
     read_time: float = 3.16
+    ramp_step: float | None = None
+    ramp_time: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("driver_bits", "columns_per_adc"):
             checks.integer(name, getattr(self, name), at_least=1)
-        for name in ("cell", "driver", "shift_add", "add", "multiply_add", "read_time"):
-            checks.number(name, getattr(self, name), at_least=0)
+        for name in ("cell", "driver", "shift_add", "add", "multiply_add", "read_time", "ramp_time", "ramp_step"):
+            if name != "ramp_step" or self.ramp_step is not None:
+                checks.number(name, getattr(self, name), at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,9 +176,10 @@ def matrix_cost(
 ) -> Cost:
     """What one product of an (outputs, inputs) matrix with a vector costs on `chip`.
 
-    With a = `input_bits`, else `chip.dac_bits` (8 where inputs are exact), in steps of `parts.driver_bits`:
-    arrays = ceil(inputs / tile_rows) * ceil(outputs / tile_columns); every step reads all cells, drives all rows of
-    every tile, and converts every output of every tile along the inputs.
+    With a = `input_bits`, else `chip.dac_bits` (8 where inputs are exact), in steps of `parts.driver_bits`, or its
+    a - 1 bits of magnitude in steps of `chip.input_slice_bits`:
+    arrays = ceil(inputs / tile_rows) * ceil(outputs / tile_columns) * weight_slices; every step reads all cells, drives
+    all rows of every tile, and converts every output of every tile along the inputs, each slice of a weight included.
 
     Args:
         inputs, outputs: size of the matrix.
@@ -180,29 +192,36 @@ def matrix_cost(
         InputError: a size below 1, or an ADC whose cost is not known.
 
     A chip without an ADC (`adc_bits` None) has sums of unlimited precision: its conversions are counted in time as
-    those of 10 bits, and cost no energy, so what is given is a lower bound.
+    those of 10 bits, and cost no energy, so what is given is a lower bound. So it is for a ramp whose `ramp_step` is
+    not known.
     """
     parts = parts or Parts()
     for name, value in (("inputs", inputs), ("outputs", outputs), ("copies", copies)):
         checks.integer(name, value, at_least=1)
     energy, time = _adc(chip.adc_bits or 10)
     energy = energy if chip.adc_bits else 0.0
+    if (ramp := chip.adc == "ramp") and chip.adc_bits is not None:
+        energy, time = 2**chip.adc_bits * (parts.ramp_step or 0.0), 2**chip.adc_bits * parts.ramp_time
     tall, wide = -(-inputs // chip.tile_rows), -(-outputs // chip.tile_columns)
     if input_bits is not None:
         checks.integer("input_bits", input_bits, at_least=1)
-    steps = -(-(input_bits or chip.dac_bits or 8) // parts.driver_bits)
-    turns = min(outputs, chip.tile_columns, parts.columns_per_adc)
-    conversions = copies * steps * tall * outputs
-    arrays = copies * tall * wide
+    bits = input_bits or chip.dac_bits or 8
+    steps = -(-bits // parts.driver_bits)
+    if chip.input_slice_bits is not None:  # the sign is on the rows with each of them
+        steps = max(1, -(-(bits - 1) // chip.input_slice_bits))
+    turns = 1 if ramp else min(outputs, chip.tile_columns, parts.columns_per_adc)
+    sets = copies * chip.weight_slices
+    conversions = sets * steps * tall * outputs
+    arrays = sets * tall * wide
     return Cost(
         arrays=arrays,
-        utilisation=copies * inputs * outputs / (arrays * chip.tile_rows * chip.tile_columns),
+        utilisation=sets * inputs * outputs / (arrays * chip.tile_rows * chip.tile_columns),
         cycles=steps * turns,
         nanoseconds=steps * (parts.read_time + turns * time),
-        cell=copies * steps * 2 * inputs * outputs * parts.cell,
-        driver=copies * steps * wide * inputs * parts.driver,
+        cell=sets * steps * 2 * inputs * outputs * parts.cell,
+        driver=sets * steps * wide * inputs * parts.driver,
         adc=conversions * energy,
-        digital=conversions * parts.shift_add + (copies * tall - 1) * outputs * parts.add,
+        digital=conversions * parts.shift_add + (sets * tall - 1) * outputs * parts.add,
     )
 
 
@@ -232,7 +251,9 @@ def model_cost(
     Returns:
         Rows "arrays", "energy" (pJ), "adc_share", "time" (ns) and "cycles" for "all selected weights" and each site,
         for all of them the parts of the energy in `ENERGIES` too;
-        "energy" also for the condition "digital", the control: as many multiplications and additions done digitally.
+        "energy" also for the condition "digital", the control: as many multiplications and additions done digitally;
+        "buffer_energy" for "8 KB" and "1 MB", not part of the energy: each input read once and each output written
+        once, in as many bits as inputs have, in memories of these sizes.
         Time and cycles of all are sums: layers work one after the other.
 
     Raises:
@@ -247,16 +268,19 @@ def model_cost(
     checks.integer("digital_products", digital_products, at_least=0)
     rows: list[Row] = []
     costs: list[tuple[Cost, int, int]] = []
-    products = digital_products
+    products, moved = digital_products, 0.0
     for site in sites:
-        shape = weight_of(model, site).shape
-        groups = getattr(model.get_submodule(site.module), "groups", 1) if len(shape) == 2 else 1
+        shape, module = weight_of(model, site).shape, model.get_submodule(site.module)
+        groups = getattr(module, "groups", 1) if len(shape) == 2 else 1
+        if isinstance(module, nn.modules.conv._ConvTransposeNd):  # (in, out / groups * kernel): a patch of outputs
+            shape = (shape[1] * groups, shape[0] // groups)
         cost = matrix_cost(shape[-1], shape[-2] // groups, chip, parts=parts, copies=copies.get(site.name, 1))
         stored, used = (1, 1) if len(shape) == 2 else (shape[0], _experts_used(model, site))
         if groups > 1:  # each on arrays of its own
             stored = used = groups
         costs.append((cost, stored, used))
         products += used * shape[-1] * shape[-2] // groups
+        moved += used * (shape[-1] + shape[-2] // groups) * (chip.dac_bits or 8) / 8
         rows += _rows(site.name, cost.arrays * stored, cost.energy * used, cost.adc * used, cost)
     energy = sum(cost.energy * used for cost, _, used in costs) + digital_products * parts.multiply_add
     total = _rows(
@@ -271,13 +295,21 @@ def model_cost(
         value += digital_products * parts.multiply_add if part == "digital" else 0.0
         total.append(Row(metric=metric, condition="all selected weights", value=value, unit="pJ/token"))
     digital = Row(metric="energy", condition="digital", value=products * parts.multiply_add, unit="pJ/token")
+    buffers = [
+        Row(metric="buffer_energy", condition=size, value=moved * energy_of_byte, unit="pJ/token")
+        for size, energy_of_byte in zip(("8 KB", "1 MB"), _BUFFERS, strict=True)
+    ]
+    unknown_ramp = chip.adc == "ramp" and chip.adc_bits is not None and parts.ramp_step is None
     return Report(
         title=f"Cost on {type(chip.device).__name__} in tiles of {chip.tile_rows} x {chip.tile_columns}",
-        rows=(*total, digital, *rows),
+        rows=(*total, digital, *buffers, *rows),
         settings={"chip": chip.to_dict(), "parts": dataclasses.asdict(parts), "digital_products": digital_products},
         notes=(
-            "Closed-form figures of published parts; buffers, interconnect and memory are not counted.",
+            "Closed-form figures of published parts; buffers and interconnect are not counted: they take "
+            f"{buffers[0].value:.3g} pJ/token more in memories of 8 KB, {buffers[1].value:.3g} in ones of 1 MB. "
+            "Control, clocks and memory outside are left out.",
             *(() if chip.adc_bits else ("The chip has no ADC: the energy of conversions is left out.",)),
+            *(("What a step of a ramp takes is not known: the energy of conversions is left out.",) * unknown_ramp),
         ),
     )
 

@@ -15,6 +15,7 @@ import torch
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.hardware import wires
+from hardy.hardware.converters import draw_converters
 
 if TYPE_CHECKING:
     from hardy.hardware.chip import Chip
@@ -30,11 +31,16 @@ class ArrayState:
             the inputs, (out, tiles); after compensation.
         read_variance: of one read of each weight, (out, in); (out, 1) where it is the same for all weights of an
             output; None without read noise.
+        converters: the parts of its output converters, as `draw_converters` gives them, where they are not alike.
+        slices: where several cells share a weight, what each of their arrays holds, from the most significant digit;
+            `weight` and `read_variance` are then their sums, and `scale` is of all of them.
     """
 
     weight: torch.Tensor
     scale: torch.Tensor
     read_variance: torch.Tensor | None
+    converters: torch.Tensor | None = None
+    slices: tuple[ArrayState, ...] = ()
 
 
 LARGE_DROP = 0.2
@@ -78,6 +84,41 @@ def program_matrix(weight: torch.Tensor, chip: Chip, *, seed: int, site: str, se
             f"(at most {wires.LARGEST_EXACT} cells); use smaller tiles or wires='first-order'"
         )
     scale = full_scale(weight, chip)
+    if chip.weight_slices == 1:
+        return _program(weight, scale, chip, seed, site, seconds)
+    slices = tuple(
+        _program(digit, scale * share, chip, seed, f"{site}.slice{number}", seconds)
+        for number, (digit, share) in enumerate(_digits(weight, scale, chip))
+    )
+    variances = [part.read_variance for part in slices if part.read_variance is not None]
+    return ArrayState(
+        weight=torch.stack([part.weight for part in slices]).sum(0),
+        scale=scale,
+        read_variance=_compact(torch.stack([v.expand_as(weight) for v in variances]).sum(0)) if variances else None,
+        slices=slices,
+    )
+
+
+def _digits(weight: torch.Tensor, scale: torch.Tensor, chip: Chip) -> list[tuple[torch.Tensor, float]]:
+    """The digits of weights in base `cell_levels`, from the most significant, in units of the weight, and the share of
+    the full scale `scale` that a cell at full range counts in each.
+    """
+    base, number = chip.cell_levels or 2, chip.weight_slices
+    full = scale.repeat_interleave(chip.tile_rows, dim=1)[:, : weight.shape[1]].double()
+    most = base**number - 1
+    rest = (weight.double().abs() / full * most).round().clamp(max=most)
+    digits = []
+    for place in reversed(range(number)):
+        digit = (rest / base**place).floor()
+        rest = rest - digit * base**place
+        share = (base - 1) * base**place / most
+        digits.append(((digit / (base - 1) * share * full * weight.sign()).float(), share))
+    return digits
+
+
+def _program(weight: torch.Tensor, scale: torch.Tensor, chip: Chip, seed: int, site: str, seconds: float) -> ArrayState:
+    """One cell pair for each weight; `scale` (out, tiles along the inputs) is what becomes g_max."""
+    rows, columns = min(chip.tile_rows, weight.shape[1]), min(chip.tile_columns, weight.shape[0])
     held, fresh = torch.empty_like(weight), torch.empty_like(weight)
     variance = torch.zeros_like(weight) if chip.read_noise else None
     compensated = chip.compensation != "none" and seconds > 0
@@ -109,7 +150,32 @@ def program_matrix(weight: torch.Tensor, chip: Chip, *, seed: int, site: str, se
         factor = torch.where(now > 0, before / now, torch.ones_like(now))
         held, scale = held * factor, scale * factor
         variance = None if variance is None else variance * factor.square()
-    return ArrayState(weight=held, scale=scale, read_variance=_compact(variance))
+    converters = draw_converters(chip, weight.shape, seed, site)
+    return ArrayState(
+        weight=held,
+        scale=scale,
+        read_variance=_compact(variance),
+        converters=None if converters is None else converters.to(weight.device),
+    )
+
+
+def cell_targets(weight: torch.Tensor, chip: Chip) -> list[torch.Tensor]:
+    """What the cells of `weight` (out, in) are told to conduct, (2, out, in) uS, for each slice of a weight."""
+    scale, span = full_scale(weight, chip), chip.device.g_max - chip.device.g_min
+    digits = [(weight, 1.0)] if chip.weight_slices == 1 else _digits(weight, scale, chip)
+    unit = scale.repeat_interleave(chip.tile_rows, dim=1)[:, : weight.shape[1]] / span
+    return [_told(digit, unit * share, chip) for digit, share in digits]
+
+
+def _told(weight: torch.Tensor, unit: torch.Tensor, chip: Chip) -> torch.Tensor:
+    """Conductances of pairs of cells, (2, out, in) uS; `unit` is a weight for each uS."""
+    device = chip.device
+    target = device.g_min + torch.stack([weight, -weight]).clamp(min=0) / unit
+    target = target.clamp(max=device.g_max)  # the largest weight, a rounding error above
+    if chip.cell_levels is None:
+        return target
+    step = (device.g_max - device.g_min) / (chip.cell_levels - 1)
+    return device.g_min + ((target - device.g_min) / step).round() * step
 
 
 class _Tile:
@@ -121,8 +187,9 @@ class _Tile:
         self.clean, self.unit, self.chip = weight, unit, chip
         self.drop = 0.0
         device = chip.device
-        self.target = device.g_min + torch.stack([weight, -weight]).clamp(min=0) / unit
-        self.target = self.target.clamp(max=device.g_max)  # the largest weight, a rounding error above
+        self.target = _told(weight, unit, chip)
+        if chip.cell_levels is not None:
+            self.clean = (self.target[0] - self.target[1]) * unit
         # Drawn on the CPU, so that a chip instance is the same whatever device the model is on.
         random = generator(seed, "chip", site, i, j, "cells")
         self.normals = torch.randn(device.normals, *self.target.shape, generator=random).to(weight.device)

@@ -6,12 +6,15 @@ The gradient is that of the plain product with the weights as held: straight thr
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from hardy.hardware.chip import Chip
+from hardy.hardware.converters import Architecture, convert
+from hardy.hardware.crossbar import ArrayState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,22 +26,33 @@ class Periphery:
         dac_levels: largest code of the input converter (127 for 8 bits), or None.
         dac_range: input at full scale, or "vector" for the largest magnitude of each vector; None as long as a
             calibrated one is not known.
-        adc_levels: largest code of the output converter, or None.
-        adc_range: output at full scale, in cells; None likewise.
+        adc_levels: largest code of the output converter, 0 for one that gives a sign, or None.
+        adc_range: output at full scale, in cells; None likewise. One for each where several cells share a weight.
         output_noise: standard deviation before conversion, in cells.
+        input_slice_bits, nonlinearity, adc, tile_columns: as in `Chip`.
     """
 
     tile_rows: int
     dac_levels: int | None
     dac_range: float | Literal["vector"] | None
     adc_levels: int | None
-    adc_range: float | None
+    adc_range: float | tuple[float, ...] | None
     output_noise: float
+    input_slice_bits: int | None = None
+    nonlinearity: float = 0.0
+    adc: Architecture = "sar"
+    tile_columns: int = 512
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the input's full scale matters."""
+        converts = self.dac_levels is not None or self.adc_levels is not None
+        return converts or self.output_noise > 0 or self.nonlinearity > 0
 
     @property
     def converts(self) -> bool:
         """Whether something happens to inputs or outputs beside the product."""
-        return self.dac_levels is not None or self.adc_levels is not None or self.output_noise > 0
+        return self.has_range
 
     @property
     def known(self) -> bool:
@@ -47,7 +61,9 @@ class Periphery:
         return not self.converts or (self.dac_range is not None and output)
 
     @staticmethod
-    def of(chip: Chip, *, input_range: float | None = None, output_range: float | None = None) -> "Periphery":
+    def of(
+        chip: Chip, *, input_range: float | None = None, output_range: float | tuple[float, ...] | None = None
+    ) -> "Periphery":
         """That of `chip`, with the calibrated ranges of the layer where the chip has none of its own."""
         dac_range = input_range if chip.dac_range == "calibrated" else chip.dac_range
         adc_range = output_range if chip.adc_range == "calibrated" else chip.adc_range
@@ -58,6 +74,10 @@ class Periphery:
             adc_levels=None if chip.adc_bits is None else 2 ** (chip.adc_bits - 1) - 1,
             adc_range=None if adc_range == "calibrated" else adc_range,
             output_noise=chip.output_noise,
+            input_slice_bits=chip.input_slice_bits,
+            nonlinearity=chip.nonlinearity,
+            adc=chip.adc,
+            tile_columns=chip.tile_columns,
         )
 
 
@@ -84,12 +104,16 @@ def analog_product(
     periphery: Periphery,
     random: torch.Generator,
     clips: Clips | None = None,
+    *,
+    converters: torch.Tensor | None = None,
+    slices: tuple[ArrayState, ...] = (),
 ) -> torch.Tensor:
     """`x @ weight.T` as the chip computes it.
 
     Args:
         x: (vectors, in) float32.
-        weight, scale, read_variance: as in `ArrayState`, float32.
+        weight, scale, read_variance, converters, slices: as in `ArrayState`, float32. With `slices` they are what is
+            read, and `weight` is what the gradient goes through.
         periphery: the converters. A range that is not known yet is that of these inputs: their largest, and 12 cells.
         random: of the read noise, on the device of `x`; it moves on with each use.
         clips: where conversions beyond the ranges are counted.
@@ -97,7 +121,8 @@ def analog_product(
     Returns:
         (vectors, out) float32.
     """
-    product: torch.Tensor = _Straight.apply(x, weight, scale, read_variance, periphery, random, clips)  # pyright: ignore[reportAssignmentType]
+    read = slices or (ArrayState(weight=weight, scale=scale, read_variance=read_variance, converters=converters),)
+    product: torch.Tensor = _Straight.apply(x, weight, read, periphery, random, clips)  # pyright: ignore[reportAssignmentType]
     return product
 
 
@@ -107,14 +132,13 @@ class _Straight(torch.autograd.Function):
         ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,
-        scale: torch.Tensor,
-        read_variance: torch.Tensor | None,
+        read: tuple[ArrayState, ...],
         periphery: Periphery,
         random: torch.Generator,
         clips: Clips | None,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        return _forward(x, weight, scale, read_variance, periphery, random, clips)
+        return _forward(x, read, periphery, random, clips)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -122,22 +146,18 @@ class _Straight(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         for_x = gradient @ weight if ctx.needs_input_grad[0] else None
         for_weight = gradient.mT @ x if ctx.needs_input_grad[1] else None
-        return for_x, for_weight, None, None, None, None, None
+        return for_x, for_weight, None, None, None, None
 
 
 def _forward(
     x: torch.Tensor,
-    weight: torch.Tensor,
-    scale: torch.Tensor,
-    read_variance: torch.Tensor | None,
+    read: tuple[ArrayState, ...],
     periphery: Periphery,
     random: torch.Generator,
     clips: Clips | None,
 ) -> torch.Tensor:
     # u: what is on the rows, in units of `step_in`; `full_u` is the full scale in the same units.
-    full: torch.Tensor | float = 1.0
-    if periphery.dac_levels or periphery.adc_levels or periphery.output_noise:
-        full = _full_input(x, periphery.dac_range)
+    full: torch.Tensor | float = _full_input(x, periphery.dac_range) if periphery.has_range else 1.0
     if periphery.dac_levels is not None:
         u, step_in, full_u = quantize(x, periphery.dac_levels, full), full / periphery.dac_levels, periphery.dac_levels
         if clips is not None:
@@ -146,13 +166,50 @@ def _forward(
                 clips.inputs = clips.inputs.to(x.device) + (x.abs() > full).sum()
     else:
         u, step_in, full_u = x, 1.0, full
+    total: torch.Tensor | None = None
+    for worth, on_rows, full_rows in _steps(u, full_u, periphery):
+        for number, state in enumerate(read):
+            y = _read(on_rows, full_rows, state, number, periphery, random, clips)
+            y = y if worth == 1 else y.mul_(worth)
+            total = y if total is None else total.add_(y)
+    assert total is not None
+    return total.mul_(step_in)
+
+
+def _steps(
+    u: torch.Tensor, full: torch.Tensor | float, periphery: Periphery
+) -> list[tuple[int, torch.Tensor, torch.Tensor | float]]:
+    """What is on the rows at each step: what it counts, the voltages, and their full scale in the same units."""
+    bits, steps = periphery.input_slice_bits, [(1, u, full)]
+    if bits is not None and periphery.dac_levels is not None:
+        base, size, sign, steps = 2**bits, u.abs(), u.sign(), []
+        worth = 1
+        while worth <= periphery.dac_levels:
+            steps.append((worth, size.remainder(base).mul_(sign), base - 1))
+            size, worth = (size / base).floor_(), worth * base
+    if b := periphery.nonlinearity:
+        steps = [(worth, (u / full * b).sinh() * full / math.sinh(b), full) for worth, u, full in steps]
+    return steps
+
+
+def _read(
+    u: torch.Tensor,
+    full_u: torch.Tensor | float,
+    state: ArrayState,
+    number: int,
+    periphery: Periphery,
+    random: torch.Generator,
+    clips: Clips | None,
+) -> torch.Tensor:
+    """One use of one set of arrays, (vectors, out) in the units of `u`; `number` of the slices."""
+    weight, scale, read_variance = state.weight, state.scale, state.read_variance
     if periphery.adc_levels is None:
         y = u @ weight.mT
         if read_variance is not None:
             y.add_(_read_noise(u, read_variance.mT, random))
         if periphery.output_noise:  # of all tiles together
             y.add_(_normal(y, random).mul_(periphery.output_noise * scale.square().sum(1).sqrt() * full_u))
-        return y.mul_(step_in)
+        return y
     u = _input_tiles(u, periphery.tile_rows)
     y = torch.bmm(u, _weight_tiles(weight, periphery.tile_rows))  # (tiles, vectors, out)
     if read_variance is not None:
@@ -164,23 +221,35 @@ def _forward(
     one = per_tile * full_u  # one cell, in the units of y
     if periphery.output_noise:
         y.add_(_normal(y, random).mul_(periphery.output_noise * one))
-    step_out = one * ((periphery.adc_range or 12.0) / periphery.adc_levels)
-    codes = y.mul_(1 / step_out).round_()
+    adc_range = periphery.adc_range[number] if isinstance(periphery.adc_range, tuple) else periphery.adc_range
+    step_out = one * ((adc_range or 12.0) / (periphery.adc_levels or 1))
+    y.mul_(1 / step_out)
+    if periphery.adc_levels == 0:
+        y = torch.where(y >= 0, 1.0, -1.0)
+    exact = y if state.converters is None else y.clone()
+    codes = exact.round_()
     if clips is not None:
         clips.of_outputs += codes.numel()
-        clips.outputs = clips.outputs.to(x.device) + (codes.abs() > periphery.adc_levels).sum()
-    codes.clamp_(-periphery.adc_levels, periphery.adc_levels)
-    total = codes.sum(0).mul_(step_out[0]) if shared else codes.mul_(step_out).sum(0)
-    return total.mul_(step_in)
+        clips.outputs = clips.outputs.to(u.device) + (codes.abs() > (periphery.adc_levels or 1)).sum()
+    if state.converters is not None:
+        codes = convert(y, state.converters, periphery.adc, periphery.tile_columns)
+    codes.clamp_(-(periphery.adc_levels or 1), periphery.adc_levels or 1)
+    return codes.sum(0).mul_(step_out[0]) if shared else codes.mul_(step_out).sum(0)
 
 
 def calibrated(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, chip: Chip, input_range: float | None = None
-) -> tuple[float | None, float | None]:
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    chip: Chip,
+    input_range: float | None = None,
+    slices: tuple[ArrayState, ...] = (),
+) -> tuple[float | None, float | tuple[float, ...] | None]:
     """The ranges that `chip` leaves to calibration, from inputs `x` (vectors, in): of inputs, and of a tile's sums.
 
     The first is the largest magnitude, `input_range` if that is known from more inputs; the second, in cells, is the
-    `chip.adc_percentile` of the magnitudes. None where nothing but zeros was seen.
+    `chip.adc_percentile` of the magnitudes, one for each of `slices` where there are some (`ArrayState`). None where
+    nothing but zeros was seen.
     """
     if chip.dac_range == "calibrated":
         input_range = (input_range if input_range is not None else x.abs().max().item()) or None
@@ -188,11 +257,23 @@ def calibrated(
     if chip.adc_bits is None or chip.adc_range != "calibrated" or periphery.dac_range is None:
         return input_range, None
     x = x[:: max(1, len(x) // _SAMPLE)]
-    u = _input_tiles(x / _full_input(x, periphery.dac_range), periphery.tile_rows).clamp(-1, 1)
-    sums = (torch.bmm(u, _weight_tiles(weight, periphery.tile_rows)) / scale.mT[:, None, :]).abs().flatten()
-    beyond = int(len(sums) * (1 - chip.adc_percentile / 100))
-    output_range = sums.topk(beyond + 1).values[-1].item()
-    return input_range, output_range or sums.max().item() or None
+    full = _full_input(x, periphery.dac_range)
+    if periphery.input_slice_bits is not None and periphery.dac_levels is not None:
+        steps = _steps(quantize(x, periphery.dac_levels, full), periphery.dac_levels, periphery)
+    else:
+        steps = _steps((x / full).clamp(-1, 1), 1.0, periphery)
+    on_rows = [_input_tiles(u / full_u, periphery.tile_rows) for _, u, full_u in steps]
+    ranges = []
+    for matrix, of_cell in [(part.weight, part.scale) for part in slices] or [(weight, scale)]:
+        tiles = _weight_tiles(matrix, periphery.tile_rows)
+        sums = torch.cat([(torch.bmm(u, tiles) / of_cell.mT[:, None, :]).abs().flatten() for u in on_rows])
+        beyond = int(len(sums) * (1 - chip.adc_percentile / 100))
+        ranges.append(sums.topk(beyond + 1).values[-1].item() or sums.max().item())
+    if not any(ranges):
+        return input_range, None
+    if not slices:
+        return input_range, ranges[0]
+    return input_range, tuple(value or 1.0 for value in ranges)  # a slice that holds zeros alone has one cell's
 
 
 _SAMPLE = 1024  # vectors that a range of outputs is found on

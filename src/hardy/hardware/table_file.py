@@ -1,7 +1,8 @@
 """Read measured cells from a text table, as laboratories and simulators write them.
 
 A header names the columns; before and between the rows there may be comments. Columns are divided by commas,
-semicolons or tabs; what stands in other columns than those below is left out, and the log says so.
+semicolons or tabs; what stands in other columns than those below is left out, and the log says so. Where states are
+numbered instead of given as conductances, as in NeuroSim's tables, the level of a state is its mean.
 """
 
 import csv
@@ -16,9 +17,10 @@ from hardy.hardware.device import LARGEST
 
 _log = logging.getLogger(__name__)
 _NAMES = {
-    "level": {"level", "target", "conductance", "g", "gtarget", "targetconductance", "state"},
-    "mean": {"mean", "mu", "average", "avg", "gmean", "meanconductance"},
-    "std": {"std", "sigma", "sd", "stddev", "stdev", "gstd", "standarddeviation"},
+    "level": {"level", "levels", "target", "targets", "conductance", "g", "gtarget", "targetconductance"},
+    "state": {"state", "states", "stateindex", "index"},
+    "mean": {"mean", "means", "mu", "average", "avg", "gmean", "meanconductance"},
+    "std": {"std", "stds", "sigma", "sd", "stddev", "stdev", "gstd", "standarddeviation"},
     "sample": {"sample", "measured", "measurement", "value", "gmeasured", "read"},
     "time": {"time", "t", "seconds", "timeafterprogramming"},
 }
@@ -45,6 +47,9 @@ def read_table(path: Path) -> tuple[tuple[str, ...], list[tuple[float, ...]]]:
     divider = next((mark for mark in ";\t" if kept and mark in kept[0][1]), ",")
     rows = [(number, next(csv.reader([line], delimiter=divider))) for number, line in kept]
     names, units = _header(path, rows[0][1] if rows else [])
+    numbered = "state" in names and "level" not in names and "mean" in names
+    if "level" not in names:
+        names = ["level" if name == "state" else name for name in names]
     wanted = [name for name in ("level", "mean", "std", "time", "sample") if name in names]
     if ",".join(wanted) not in _COLUMNS:
         shown = ",".join(rows[0][1]) if rows else ""
@@ -55,6 +60,13 @@ def read_table(path: Path) -> tuple[tuple[str, ...], list[tuple[float, ...]]]:
     places = [names.index(name) for name in wanted]
     values = [_numbers(path, number, row, len(names), places, divider) for number, row in rows[1:]]
     unit = units.get("conductance")
+    states = sorted({row[0] for row in values})
+    if numbered and states in ([*range(len(states))], [*range(1, len(states) + 1)]):
+        means: dict[float, float] = {}
+        for row in sorted(values, key=lambda row: row[3:]):  # of the first time
+            means.setdefault(row[0], row[1])
+        values = [(means[row[0]], *row[1:]) for row in values]
+        _log.info("table %s: states are numbered; the level of a state is its mean", path)
     if unit is None and values and max(row[0] for row in values) < 0.01:
         raise InputError(
             f"table {path} has levels up to {max(row[0] for row in values):g}, which is no conductance in uS: if they "
@@ -76,11 +88,13 @@ def _header(path: Path, row: list[str]) -> tuple[list[str], dict[str, str]]:
         match = re.fullmatch(r"([^\[(]*)(?:[\[(]\s*([A-Za-zµμ]+)\s*[\])])?", entry.strip().lower())
         word = re.sub(r"[\s_.-]", "", match[1] if match else entry.lower())
         name = next((name for name, words in _NAMES.items() if word in words), entry.strip())
+        unit = match[2].replace("µ", "u").replace("μ", "u") if match and match[2] else None
+        if name == "state" and unit is not None:
+            name = "level"
         if name in names:
             raise InputError(f"table {path} has two columns for {name}: {','.join(row)}")
         names.append(name)
-        if name in _NAMES:
-            unit = match[2].replace("µ", "u").replace("μ", "u") if match and match[2] else None
+        if name in _NAMES and name != "state":
             units["time" if name == "time" else "conductance"].add(unit)
     found = units["conductance"]
     if len(found) > 1 or (found and found != {None} and not found <= set(_CONDUCTANCES)):

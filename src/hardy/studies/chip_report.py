@@ -14,7 +14,7 @@ from hardy.core.selection import select as sites_of
 from hardy.core.surgery import weight_of
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import ENERGIES
-from hardy.hardware.crossbar import full_scale
+from hardy.hardware.crossbar import cell_targets
 from hardy.report import Bars, BarSeries, HeatMap, Lines, Report, Row, Series
 from hardy.runs.conditions import Result
 from hardy.studies.survival_report import heat_map
@@ -74,14 +74,12 @@ def conductances(model: Any, chip: Chip, select: str, times: dict[str, float]) -
 
 
 def _targets(model: Any, chip: Chip, sites: Sequence[Any], each: int) -> Iterator[torch.Tensor]:
-    device = chip.device
     for site in sites:
         weight = weight_of(model, site)
         matrix = weight.reshape(-1, weight.shape[-1])
         rows = matrix[:: max(1, len(matrix) * matrix.shape[1] // each)].float()
-        scale = full_scale(rows, chip).repeat_interleave(chip.tile_rows, 1)[:, : rows.shape[1]]
-        units = (rows / scale * (device.g_max - device.g_min)).flatten()[:each]
-        yield device.g_min + torch.stack([units, -units]).clamp(0, device.g_max - device.g_min)
+        for told in cell_targets(rows, chip):
+            yield told.flatten(1)[:, : max(1, each // chip.weight_slices)]
 
 
 def energy_parts(cost: Report) -> Bars:

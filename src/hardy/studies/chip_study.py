@@ -125,10 +125,11 @@ def simulate(
             *errors,
             *(() if cost is None else cost.select(condition="all selected weights")),
             *(() if cost is None else cost.select(condition="digital")),
+            *(() if cost is None else cost.select("buffer_energy")),
         ),
         figures=tuple(figure for figure in (*_figures(rows, methods), error_map, cells, bars) if figure is not None),
         settings=dict(study.settings),
-        notes=(*subject.notes, *results.notes()),
+        notes=(*subject.notes, *results.notes(), *(() if cost is None else cost.notes[1:])),  # what is left out
     )
     if out is not None:
         report.save(out)
