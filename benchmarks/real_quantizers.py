@@ -140,7 +140,7 @@ CORE = (
 )  # fmt: skip
 
 
-def run(models: str = "", tokens: int = 2048, only: str = "", whole: str = "", work: Path | None = None) -> Result:
+def run(*, models: str = "", tokens: int = 2048, only: str = "", whole: str = "", work: Path | None = None) -> Result:
     """
     Args:
         models: folders, as HARDY_REAL_MODELS.

@@ -199,7 +199,9 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             )
             for title, model, record, verdict in (
                 (
-                    "SmolLM2-135M", "smollm2-135m", "real_quantizers",
+                    "SmolLM2-135M",
+                    "smollm2-135m",
+                    "real_quantizers",
                     "plain planes collapse; calibrated ahead on one text, behind on one",
                 ),
                 ("Gemma 3 270M", "gemma3-270m", "real_quantizers", "plain planes collapse; calibrated ahead"),
