@@ -85,6 +85,14 @@ def test_a_whole_picture_of_a_grid_that_is_no_power_of_two() -> None:
     check(core, pixels, draw(core, pixels))
 
 
+@pytest.mark.parametrize("grid", [(5, 11), (8, 8)])
+def test_a_first_layer_that_counts_up_gives_the_same_codes(grid: tuple[int, int]) -> None:
+    core = Accelerator(Program([random_model(UNITS["sine"], rotated=False, width=4, seed=2)], grid, 3, order="raster"))
+    pixels = [(x, y) for y in range(grid[0]) for x in range(grid[1] if y % 2 else 2)]  # lines may end early
+    pixels += [(0, 0), (1, 0), (0, 1)]  # and pictures
+    check(core, pixels, draw(core, pixels, stalls=True))
+
+
 def album(*, rotated: bool = False) -> list[IntegerModel]:
     """Two pictures whose second layers have the same weights."""
     one, two = (random_model(UNITS["wavelet"], rotated=rotated, width=8, seed=seed) for seed in (0, 1))

@@ -97,6 +97,7 @@ def export(
     fwht: Annotated[str, typer.Option(help="serial, on the lanes; parallel, a layer at once; none refuses it.")] = (
         "serial"
     ),
+    order: Annotated[str, typer.Option(help="Of pixels: any; raster, for which the first layer adds up.")] = "any",
     grid: Annotated[str, typer.Option(help="Height and width, such as 16,16; by default the file's.")] = "",
     liberty: Liberty = None,
     devices: Devices = "",
@@ -114,6 +115,7 @@ def export(
             grid=(size[0], size[1]) if size else None,
             lanes=lanes,
             fwht=fwht,
+            order=order,
             liberty=liberty,
             devices=names_of(devices),
         )

@@ -27,7 +27,8 @@ class Accelerator(Elaboratable):
     """A field, or an album of fields that share layers, as hardware.
 
     Ports: `s_axis_tdata` holds x in its low 16 bits and y in the next, `m_axis_tdata` a byte per channel from the
-    lowest up (R, G, B); `m_axis_tlast` marks the last pixel of the picture. A pixel at a time, in any order. An album
+    lowest up (R, G, B); `m_axis_tlast` marks the last pixel of the picture. A pixel at a time, in the program's order;
+    `hardy.rtl.program.Program`. An album
     has `p_axis` too, which takes the words of a picture, all of them, before its pixels; it holds the first at reset.
 
     Attributes:
@@ -185,9 +186,11 @@ class _Core:
         scaled, shown = outer.scale.inputs, outer.first.inputs
         m.d.sync += self.i.eq(self.i_next)
         m.d.comb += [self.i_next.eq(self.i), shown["line"].eq(self.line), shown["column"].eq(self.column)]
-        for name, value in zip(("by_line", "by_column", "shift", "bias"),
-                               taken(self.first_rows.data, contents.first_shapes), strict=True):  # fmt: skip
+        shapes = contents.first_shapes
+        for name, value in zip(shapes, taken(self.first_rows.data, list(shapes.values())), strict=True):
             m.d.comb += shown[name].eq(value)
+        if plan.order == "raster":
+            self._counts()
         m.d.comb += scaled["total"].eq(self.held[0])
         for name, value in zip(("factor", "shift", "bias"), taken(self.rows.data, contents.row_shapes), strict=True):
             m.d.comb += scaled[name].eq(value)
@@ -214,6 +217,16 @@ class _Core:
             outer.m_data.eq(Cat(*self.colours)),
             outer.m_last.eq((self.column == plan.grid[1] - 1) & (self.line == plan.grid[0] - 1)),
         ]
+
+    def _counts(self) -> None:
+        """The sums of a first layer that counts up, kept for each row from pixel to pixel."""
+        m, first = self.m, self.outer.first
+        inputs, outputs = (
+            [ports[name] for name in self.outer.contents.counts] for ports in (first.inputs, first.outputs)
+        )
+        state = Buffer(m, unsigned(sum(map(len, inputs))), self.plan.widths[0], self.plan.widths[0], "counts")
+        state.write(m, first.outputs["row"], Cat(*outputs), first.out_valid)
+        m.d.comb += [Cat(*inputs).eq(state.data), state.next.eq(self.i_next), first.inputs["row"].eq(self.i)]
 
     def _flow(self, number: int, source: Pipeline, after: str) -> None:
         """From the scaled rows of a layer to its activations, in whatever form the next one takes them."""

@@ -11,6 +11,14 @@ from hardy.fields.integer_model import IntegerModel, hadamard_matrix, parts
 from hardy.rtl.memories import packed
 from hardy.rtl.program import Program
 
+MULTIPLIED = ("by_line", "by_column", "shift", "bias")
+"""Fields of a row of the first layer: a product for each axis, and how it is scaled."""
+COUNTED = (
+    "line_start", "line_start_rest", "line_step", "line_step_rest",
+    "column_start", "column_start_rest", "column_step", "column_step_rest", "bias",
+)  # fmt: skip
+"""The same of one that counts up: quotients and remainders."""
+
 
 class Contents:
     """Words of every memory of a program.
@@ -20,9 +28,11 @@ class Contents:
     Attributes:
         weight_shape, trunk: words of `lanes` weights, the first row lowest, of the layers that all pictures share.
         signs: words of `lanes` entries of H, two bits each, by width and parts.
-        row_shapes, first_shapes, step_shapes: fields of a word: factor, shift, bias; both products of the first layer,
-            shift, bias; m, shift, lowest and highest code.
+        row_shapes, first_shapes, step_shapes: fields of a word: factor, shift, bias; those of the first layer by name;
+            m, shift, lowest and highest code.
         first_least, row_least, step_least: see above.
+        divisors: of an axis, what the sums of a first layer that counts up are divided by, for all of its rows.
+        counts: quotients and remainders that such a layer keeps for each row from pixel to pixel.
     """
 
     def __init__(self, program: Program) -> None:
@@ -35,9 +45,15 @@ class Contents:
         self.step_least = min(step.shift for step in steps) - 1
         columns = zip(*(fields for model in models for fields in self._rows(model)), strict=True)
         self.row_shapes = [_shape(column) for column in columns]
-        self.first_shapes = [
-            _shape(c) for c in zip(*(fields for model in models for fields in self._first(model)), strict=True)
-        ]
+        most = max(int(model.layers[0].shifts.max()) for model in models)
+        self.divisors = [size << (most + 1) for size in program.grid]
+        self._first = self._counted if program.order == "raster" else self._multiplied
+        rests = [unsigned((by - 1).bit_length()) for by in self.divisors]
+        sums = signed(program.x_bits)
+        self.counts = {"line_sum": sums, "line_rest": rests[0], "column_sum": sums, "column_rest": rests[1]}
+        names = COUNTED if program.order == "raster" else MULTIPLIED
+        columns = zip(*(fields for model in models for fields in self._first(model)), strict=True)
+        self.first_shapes = {name: _shape(column) for name, column in zip(names, columns, strict=True)}
         self.step_shapes = [
             _shape(c) for c in zip(*(fields for model in models for fields in self._steps(model)), strict=True)
         ]
@@ -54,7 +70,7 @@ class Contents:
         model = self.program.models[picture]
         return {
             "own": (self._weights(model, shared=False), self.weight_shape.width),
-            "first": _words(self._first(model), self.first_shapes),
+            "first": _words(self._first(model), list(self.first_shapes.values())),
             "rows": _words(self._rows(model), self.row_shapes),
             "steps": _words(self._steps(model), self.step_shapes),
         }
@@ -62,6 +78,8 @@ class Contents:
     def bits(self) -> dict[str, int]:
         """Of the memories, but for tables of activations and the buffers between layers."""
         sizes = {name: len(words) * bits for name, (words, bits) in self.of(0).items()}
+        if self.program.order == "raster":
+            sizes["counts"] = self.program.widths[0] * sum(shape.width for shape in self.counts.values())
         signs = sum(len(words) * 2 * self.program.lanes for words in self.signs.values())
         return {"trunk": len(self.trunk) * self.weight_shape.width, "signs": signs} | sizes
 
@@ -86,12 +104,25 @@ class Contents:
             for row in self.program.rows(number):
                 yield int(layer.factors[row]), int(layer.shifts[row]) - 1 - self.row_least, int(layer.bias[row])
 
-    def _first(self, model: IntegerModel) -> Iterable[tuple[int, ...]]:
+    def _multiplied(self, model: IntegerModel) -> Iterable[tuple[int, ...]]:
         layer = model.layers[0]
         for row in self.program.rows(0):
             factor = int(layer.factors[row])
             shift = int(layer.shifts[row]) - 1 - self.first_least
             yield int(layer.codes[row, 0]) * factor, int(layer.codes[row, 1]) * factor, shift, int(layer.bias[row])
+
+    def _counted(self, model: IntegerModel) -> Iterable[tuple[int, ...]]:
+        """Quotient and remainder of the first pixel's sum over the divisor, and of what a pixel more adds to it."""
+        layer = model.layers[0]
+        for row in self.program.rows(0):
+            fields: tuple[int, ...] = ()
+            for axis, (size, by) in enumerate(zip(self.program.grid, self.divisors, strict=True)):
+                half = by // 2
+                product = (
+                    int(layer.codes[row, axis]) * int(layer.factors[row]) * (half // size >> int(layer.shifts[row]))
+                )
+                fields += (*divmod(2 * (1 - size) * product + half, by), *divmod(4 * product, by))
+            yield *fields, int(layer.bias[row])
 
     def _steps(self, model: IntegerModel) -> Iterable[tuple[int, ...]]:
         for step in model.requantizations:

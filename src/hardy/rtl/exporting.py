@@ -37,6 +37,7 @@ def accelerator(
     grid: tuple[int, int] | None = None,
     lanes: int = 4,
     fwht: str = "serial",
+    order: str = "any",
     liberty: str | Path | None = None,
     devices: Sequence[str] = (),
 ) -> Report:
@@ -52,6 +53,7 @@ def accelerator(
         lanes: multipliers side by side; a width that they do not divide is padded.
         fwht: of Hadamard transforms, "serial", with the lanes as adders; "parallel", a layer at once; "none" refuses a
             field that needs them.
+        order: of pixels: "any"; or "raster", line by line, for which the first layer adds instead of multiplying.
         liberty: cell library for the area of everything but memories.
         devices: of `hardy.rtl.routing.DEVICES` that it is routed for.
 
@@ -60,7 +62,7 @@ def accelerator(
     """
     check_tools(liberty, devices)
     models, grid = _read(source, grid)
-    program = Program(models, grid, lanes, fwht)
+    program = Program(models, grid, lanes, fwht, order)
     begun = time.perf_counter()
     core = Accelerator(program)
     spent, found = core.cycles, dict[str, float]()
@@ -102,8 +104,9 @@ def accelerator(
         ),
         figures=tuple(_pictures(core, shown)),
         settings={
-            "grid": list(grid), "lanes": lanes, "fwht": fwht, "pictures": len(models), "devices": list(devices),
-            "liberty": None if liberty is None else Path(liberty).name, "versions": tools.versions(),
+            "grid": list(grid), "lanes": lanes, "fwht": fwht, "order": order, "pictures": len(models),
+            "devices": list(devices), "liberty": None if liberty is None else Path(liberty).name,
+            "versions": tools.versions(),
         },
         notes=(*tools.missing(), *claims(found), *_notes(core)),
     )  # fmt: skip
@@ -175,7 +178,7 @@ def _read(
 def check_pixels(core: Accelerator) -> str:
     """Check some pixels of the first and the last picture in Amaranth's simulator; what was checked."""
     plan = core.program
-    pixels = _some_pixels(plan.grid)
+    pixels = _first_pixels(plan.grid) if plan.order == "raster" else _some_pixels(plan.grid)
     places = [y * plan.grid[1] + x for x, y in pixels]
     for picture in sorted({0, len(plan.models) - 1}):
         drawn = draw(core, pixels, picture=picture if plan.is_album else None, show=True)
@@ -251,6 +254,13 @@ def _notes(core: Accelerator) -> list[str]:
         told.append("Real and imaginary parts of a wavelet are computed by turns.")
     told.append("Area and transistors of the accelerator are without its memories, whose bits have rows of their own.")
     return told
+
+
+def _first_pixels(grid: tuple[int, int]) -> list[tuple[int, int]]:
+    """In the order of a raster, the beginnings of the first lines."""
+    height, width = grid
+    each = min(width, max(8, SIMULATED // height))
+    return [(x, y) for y in range(height) for x in range(each)][:SIMULATED]
 
 
 def _some_pixels(grid: tuple[int, int]) -> list[tuple[int, int]]:

@@ -6,18 +6,23 @@ Source: `hardy.fields.integer_model`, code for code. The integer nearest to x / 
 
 from __future__ import annotations
 
-from amaranth import Shape, Value, signed, unsigned
+from amaranth import Shape, signed, unsigned
 
 from hardy.rtl.contents import Contents
 from hardy.rtl.exact_units import clamped, divided
-from hardy.rtl.pipeline import Pipeline, Stage
+from hardy.rtl.hdl import Module, Mux, Value
+from hardy.rtl.pipeline import Pipeline, Stage, Values
 from hardy.rtl.program import COORDINATE_BITS
 
 
 def first_layer(contents: Contents) -> Pipeline:
-    """A row at the pixel `line`, `column`: a product for each axis, and an exact division by the grid's size."""
+    """A row at the pixel `line`, `column`."""
+    return _counted(contents) if contents.program.order == "raster" else _multiplied(contents)
+
+
+def _multiplied(contents: Contents) -> Pipeline:
+    """For each axis a product, and an exact division by the grid's size."""
     axes = tuple(zip(("by_line", "by_column"), ("line", "column"), contents.program.grid, strict=True))
-    by_line, by_column, shift, bias = contents.first_shapes
 
     stages: tuple[Stage, ...] = (
         lambda m, v: {axis: (2 * v[place].as_unsigned() + 1 - size) * v[axis] for axis, place, size in axes},
@@ -26,9 +31,42 @@ def first_layer(contents: Contents) -> Pipeline:
         lambda m, v: {"x": v["by_line"] + v["by_column"] + v["bias"]},
     )
     inputs: dict[str, Shape] = dict.fromkeys(("line", "column"), unsigned(COORDINATE_BITS))
-    inputs |= {"by_line": by_line, "by_column": by_column, "shift": shift, "bias": bias}
+    inputs |= contents.first_shapes
     powers = all(size & (size - 1) == 0 for size in contents.program.grid)
     return Pipeline(stages, inputs, {"x": signed(contents.program.x_bits)}, ranks=3 if powers else 4)
+
+
+def _counted(contents: Contents) -> Pipeline:
+    """For each axis a running quotient and remainder, as they were at the pixel before, to which a step is added.
+
+    `line_sum`, `line_rest`, `column_sum` and `column_rest` are those of the row `row`; what comes out replaces them.
+    """
+    x, line_by, column_by = signed(contents.program.x_bits), *contents.divisors
+
+    def counted(m: Module, v: Values) -> dict[str, Value]:
+        new_line = v["column"] == 0
+        line, line_rest = _next(v, "line", line_by)
+        column, column_rest = _next(v, "column", column_by)
+        top = v["line"] == 0
+        return {
+            "line_sum": Mux(top, v["line_start"], Mux(new_line, line, v["line_sum"])),
+            "line_rest": Mux(top, v["line_start_rest"], Mux(new_line, line_rest, v["line_rest"])),
+            "column_sum": Mux(new_line, v["column_start"], column),
+            "column_rest": Mux(new_line, v["column_start_rest"], column_rest),
+        }
+
+    stages: tuple[Stage, ...] = (counted, lambda m, v: {"x": v["line_sum"] + v["column_sum"] + v["bias"]})
+    row = unsigned(max((contents.program.widths[0] - 1).bit_length(), 1))
+    inputs: dict[str, Shape] = dict.fromkeys(("line", "column"), unsigned(COORDINATE_BITS))
+    kept = {**contents.counts, "row": row}
+    return Pipeline(stages, {**inputs, **contents.first_shapes, **kept}, {"x": x, **kept})
+
+
+def _next(v: Values, axis: str, by: int) -> tuple[Value, Value]:
+    """Quotient and remainder over `by` a step on."""
+    rest = v[f"{axis}_rest"] + v[f"{axis}_step_rest"]
+    over = rest >= by
+    return v[f"{axis}_sum"] + v[f"{axis}_step"] + over, Mux(over, rest - by, rest)
 
 
 def scale(contents: Contents) -> Pipeline:

@@ -21,7 +21,7 @@ _AT_ONCE = 4096
 _TOP = """`timescale 1ns/1ps
 // {pictures} of {height} x {width} pixels, with pauses on both sides: colours against golden.hex, the codes before and
 // after activations and between layers against codes.hex, and the cycles of each pixel. What was drawn is in drawn.hex.
-// +stride=N draws every N-th pixel only, and the last.
+// {sparse}
 module {name}_tb;
   localparam PICTURES = {count}, PIXELS = {pixels}, WORDS = {words};
   reg clk = 0, rst = 1, s_valid = 0, m_ready = 0;
@@ -83,7 +83,7 @@ module {name}_tb;
         @(negedge clk);
         m_ready = 0;
         drawn = drawn + 1;
-        n = (n + stride < PIXELS || n == PIXELS - 1) ? n + stride : PIXELS - 1;
+        {advance}
       end
     end
     $fclose(file);
@@ -96,6 +96,15 @@ module {name}_tb;
   end
 endmodule
 """
+
+_SPARSE = {
+    "any": "+stride=N draws every N-th pixel only, and the last.",
+    "raster": "+stride=N draws the first N-th part of every line only, and all of the last.",
+}
+_ADVANCE = {
+    "any": "n = (n + stride < PIXELS || n == PIXELS - 1) ? n + stride : PIXELS - 1;",
+    "raster": "n = (n % {width} + 1) * stride < {width} || n >= PIXELS - {width} ? n + 1 : n - n % {width} + {width};",
+}
 
 _ALBUM_SIGNALS = """
   reg [{high}:0] p_data = 0, contents [0:PICTURES*WORDS-1];
@@ -200,6 +209,8 @@ def accelerator_files(core: Accelerator, name: str) -> dict[str, str]:
         album_signals=_ALBUM_SIGNALS.format(high=core.load_bits - 1) if words else "",
         album_ports=_ALBUM_PORTS if words else "",
         loading=_LOADING if words else "",
+        sparse=_SPARSE[plan.order],
+        advance=_ADVANCE[plan.order].format(**numbers),
     )
     weights = 1 << (8 * np.arange(channels, dtype=np.int64))
     golden = [model.pixels(plan.grid).reshape(pixels, channels).astype(np.int64) @ weights for model in plan.models]

