@@ -33,7 +33,7 @@ BUILT: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "W16A16 fixed point": ({"rotate": "never", "weight_bits": 16, "activation_bits": 16}, {}),
 }
 CELLS = {"LUTs": "luts", "flip-flops": "flip_flops", "DSP blocks": "dsps", "block memories": "memories"}
-Figures = dict[str, Value]
+Figures = dict[str, Any]
 
 
 def of_lanes(mac: macs.Mac | macs.FloatMac, lanes: int, cycles: int, products: int) -> Figures:

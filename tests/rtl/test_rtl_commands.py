@@ -53,13 +53,15 @@ def test_a_single_wrong_bit_fails_the_testbench(tmp_path: Path) -> None:
     files = unit_files(unit, "relu", np.arange(-32, 32), pipeline.latency)
     files["relu.v"] = tools.verilog(tools.rtlil(pipeline, "relu", pipeline.ports))
     words = files["golden.hex"].split()
-    words[40] = f"{int(words[40], 16) ^ 1:02x}"
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert "PASS 64" in tools.run_testbench(tmp_path, ["relu.v", "relu_tb.v"], "relu_tb")
-    (tmp_path / "golden.hex").write_text("\n".join(words) + "\n")
-    with pytest.raises(InputError, match="the testbench failed"):
-        tools.run_testbench(tmp_path, ["relu.v", "relu_tb.v"], "relu_tb")
+    with tools.testbench(tmp_path, ["relu.v", "relu_tb.v"], "relu_tb", None) as run:
+        assert "PASS 64" in run([])
+        for bit in range(6):
+            broken = [*words[:40], f"{int(words[40], 16) ^ 1 << bit:02x}", *words[41:]]
+            (tmp_path / "golden.hex").write_text("\n".join(broken) + "\n")
+            with pytest.raises(InputError, match="the testbench failed: .*FAIL 1 wrong of 64"):
+                run([])
 
 
 def small_field(seed: int) -> IntegerModel:
@@ -85,17 +87,19 @@ def test_the_verilog_draws_every_pixel_and_one_wrong_bit_fails(tmp_path: Path, p
     files = accelerator_files(core, "field") | {"field.v": tools.verilog(tools.rtlil(core, "field", core.ports))}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    told = tools.run_testbench(tmp_path, ["field.v", "field_tb.v"], "field_tb")
-    assert f"PASS {15 * pictures}" in told
-    if pictures == 2:
-        return
-    for file in ("codes.hex", "golden.hex"):
-        lines = files[file].split()
-        lines[8] = f"{int(lines[8], 16) ^ 1:0{len(lines[8])}x}"
-        (tmp_path / file).write_text("\n".join(lines) + "\n")
-        with pytest.raises(InputError, match="the testbench failed"):
-            tools.run_testbench(tmp_path, ["field.v", "field_tb.v"], "field_tb")
-        (tmp_path / file).write_text(files[file])
+    with tools.testbench(tmp_path, ["field.v", "field_tb.v"], "field_tb", None) as run:
+        assert f"PASS {15 * pictures}" in run([])
+        assert len((tmp_path / "drawn.hex").read_text().split("\n")) == 15 * pictures + 1
+        for file in ("codes.hex", "golden.hex", *(["contents.hex"] if pictures > 1 else [])):
+            lines = files[file].split()
+            places = ((0, 0), (8, 1), (len(lines) - 1, 4 * len(lines[0]) - 7))
+            for line, bit in places[:1] if file == "contents.hex" else places:  # of a weight, which no rounding hides
+                broken = list(lines)
+                broken[line] = f"{int(lines[line], 16) ^ 1 << bit:0{len(lines[line])}x}"
+                (tmp_path / file).write_text("\n".join(broken) + "\n")
+                with pytest.raises(InputError, match="the testbench failed: .*FAIL [1-9]"):
+                    run([])
+            (tmp_path / file).write_text(files[file])
 
 
 def test_an_album_and_what_its_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

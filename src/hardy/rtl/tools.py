@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -15,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def run(
     )
     if done.returncode:
         lines = [line for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
-        told = [line for line in lines if re.search(r"error", line, re.IGNORECASE)] or lines[-3:]
+        told = [line for line in lines if re.search(r"error|^FAIL ", line, re.IGNORECASE)] or lines[-3:]
         raise InputError(f"{name} failed: {' '.join(told)[:400] or f'exit status {done.returncode}'}")
     return done.stdout
 
@@ -217,10 +218,14 @@ def _own_folder() -> Path:
 
 
 def verilog_simulator() -> str | None:
-    """ "verilator" or "iverilog", whichever is here, with what it needs."""
-    if _verilator() is not None and shutil.which("g++") and shutil.which("make"):
-        return "verilator"
-    return "iverilog" if shutil.which("iverilog") else None
+    """The first of `verilog_simulators`, None without one."""
+    return next(iter(verilog_simulators()), None)
+
+
+def verilog_simulators() -> list[str]:
+    """Which of "verilator", which compiles long and runs fast, and "iverilog" are here, with what they need."""
+    found = ["verilator"] if _verilator() is not None and shutil.which("g++") and shutil.which("make") else []
+    return [*found, "iverilog"] if shutil.which("iverilog") else found
 
 
 def _verilator() -> list[str] | None:
@@ -237,18 +242,31 @@ def run_testbench(folder: Path, files: Sequence[str], top: str, arguments: Seque
         MissingToolError: there is no simulator of Verilog.
         InputError: it does not compile, or the testbench failed.
     """
-    simulator = verilog_simulator()
+    with testbench(folder, files, top, None) as compiled:
+        return compiled(arguments)
+
+
+@contextlib.contextmanager
+def testbench(
+    folder: Path, files: Sequence[str], top: str, simulator: str | None
+) -> Iterator[Callable[[Sequence[str]], str]]:
+    """The same, compiled once: each call runs it with some arguments, on the vectors that are in `folder` then.
+
+    `simulator` is one of `verilog_simulators`, None the first.
+    """
+    simulator = simulator or verilog_simulator()
     if simulator is None:
         raise MissingToolError(f"neither verilator nor iverilog is here; {_ADVICE}")
     with tempfile.TemporaryDirectory() as build:
         if simulator == "verilator":
             command = [*(_verilator() or []), "--binary", "--timing", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
             command += ["-CFLAGS", "-O1", "-MAKEFLAGS", _PRECOMPILED, "--Mdir", build]
-            command += ["--top-module", top, "-o", "bench", *files]
-            run("verilator", command, folder)
-            return run("the testbench", [f"{build}/bench", *arguments], folder)
-        run("iverilog", ["iverilog", "-g2005-sv", "-s", top, "-o", f"{build}/bench", *files], folder)
-        return run("the testbench", ["vvp", "-n", f"{build}/bench", *arguments], folder)
+            run("verilator", [*command, "--top-module", top, "-o", "bench", *files], folder)
+            start = [f"{build}/bench"]
+        else:
+            run("iverilog", ["iverilog", "-g2005-sv", "-s", top, "-o", f"{build}/bench", *files], folder)
+            start = ["vvp", "-n", f"{build}/bench"]
+        yield lambda arguments: run("the testbench", [*start, *arguments], folder)
 
 
 _COCOTB = """import json, sys
