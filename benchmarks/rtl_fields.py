@@ -6,16 +6,22 @@ yosys counts its LUTs, flip-flops, DSP blocks and memories for an UltraScale+, a
 bits and in binary32 the same plan has wider lanes: its cycles are the same, area and energy are those of the lanes, and
 the PSNR is the float field's. What is "of the transform" is what there is more of than in the accelerator of 8 bits
 without one. Energy of a pixel is the model's: products, additions of the transform and activations, without memories
-and control; of the products it is also OpenSTA's power, where that is, times a cycle of 10 ns.
+and control; of the products it is also OpenSTA's power, where that is, times a cycle of 10 ns. What is finished is
+kept, so that the same command goes on.
 
     python -m benchmarks run rtl_fields [--photos 4] [--size 64] [--width 32] [--steps 300] [--lanes 4]
 """
 
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks.fields import photographs, shrunk
 from benchmarks.harness import SHARED, NotMeasuredError, Result, Value, mean_of, rows
 from hardy.fields import Field, HadamardQuant, IntegerField, Schedule, fit_many
+from hardy.files import read_json, write_json
 from hardy.rtl import macs, synthesis, timing, tools
 from hardy.rtl.accelerator_core import Accelerator
 from hardy.rtl.exporting import check_pixels, energies
@@ -60,7 +66,8 @@ def of_lanes(mac: macs.Mac | macs.FloatMac, lanes: int, cycles: int, products: i
 
 
 def of_all(core: Accelerator) -> Figures:
-    """Of an accelerator: cells, area (transistors without a library) without memories, memory, energy."""
+    """Of an accelerator that draws as it has to: cells, memory, energy, and without memories area or transistors."""
+    check_pixels(core)
     source = tools.rtlil(core, "accelerator", core.ports)
     cells, energy = synthesis.fpga_cells(source, "accelerator"), energies(core)
     if LIBRARY.is_file():
@@ -77,7 +84,14 @@ def of_all(core: Accelerator) -> Figures:
     }
 
 
-def run(*, photos: int = 4, size: int = 64, width: int = 32, steps: int = 300, lanes: int = 4) -> Result:
+def kept(file: Path, make: Callable[[], Figures]) -> Figures:
+    """What `make` gives, which goes into `file`; what an earlier run left there is taken from it."""
+    if not file.is_file():
+        write_json(file, {what: dataclasses.asdict(value) for what, value in make().items()})
+    return {what: Value(**value) for what, value in read_json(file).items()}
+
+
+def run(*, work: Path, photos: int = 4, size: int = 64, width: int = 32, steps: int = 300, lanes: int = 4) -> Result:
     if not tools.has_yosys():
         raise NotMeasuredError("yosys is missing: pip install 'hardy-nn[rtl]'")
     signals = [shrunk(file, size) for file in photographs(photos)]
@@ -86,25 +100,28 @@ def run(*, photos: int = 4, size: int = 64, width: int = 32, steps: int = 300, l
     exact = mean_of([field.psnr(signal) for field, signal in zip(fields, signals, strict=True)], "dB")
     found, plain = [], Figures()
     cycles = products = 0
-    for name, (precision, plan) in BUILT.items():
+    for number, (name, (precision, plan)) in enumerate(BUILT.items()):
         method = HadamardQuant(**precision)
         made: list[IntegerField] = [method.quantize(f, s) for f, s in zip(fields, signals, strict=True)]
         psnr = mean_of([field.psnr(signal) for field, signal in zip(made, signals, strict=True)], "dB")
         core = Accelerator(Program([made[0].model], (size, size), lanes, **plan))
-        check_pixels(core)
-        program, cycles, figures = core.program, sum(core.cycles.values()), of_all(core)
+        program, cycles = core.program, sum(core.cycles.values())
         products = program.work()["products"]
         mac = macs.Mac(program.weight_bits, program.few_bits, program.sum_bits)
+        figures = kept(work / f"{number}.json", partial(of_all, core)) | kept(
+            work / f"{number}-lanes.json", partial(of_lanes, mac, lanes, cycles, products)
+        )
         if name == PLAIN:
             plain = figures
         if program.rotated:
             for what in ("area without memories", "memory", "LUTs", "DSP blocks"):
                 more = figures[what].value - plain[what].value
                 figures[f"{what.partition(' without')[0]} of the transform"] = Value(more, figures[what].unit)
-        found += rows(name, psnr=psnr, **figures, **of_lanes(mac, lanes, cycles, products))
+        found += rows(name, psnr=psnr, **figures)
         print(f"{name}: {psnr.value:.2f} dB, {cycles} cycles, {figures['area without memories'].value:.0f}", flush=True)
     for name, mac in (("32-bit fixed point", macs.Mac(32, 32, 72)), ("binary32", macs.FloatMac())):
-        figures = of_lanes(mac, lanes, cycles, products)  # those of 16 bits, which has no transform
+        # The cycles are those of 16 bits, which has no transform.
+        figures = kept(work / f"{name}.json", partial(of_lanes, mac, lanes, cycles, products))
         found += rows(name, psnr=exact, **figures)
         print(f"{name}: {exact.value:.2f} dB, {figures['transistors of the lanes'].value:.0f}", flush=True)
     settings = {"lanes": lanes, "width": width, "products": products, "versions": tools.versions()}

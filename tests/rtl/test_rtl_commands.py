@@ -116,7 +116,6 @@ def test_an_album_and_what_its_page_says(tmp_path: Path, monkeypatch: pytest.Mon
     assert any("words with" in note and "are written before each picture" in note for note in report.notes)
     words = (tmp_path / "out" / "contents.hex").read_text().split()
     core = Accelerator(Program(models, (3, 5), 3))
-    core._MustUse__used = True  # it is only looked at
     assert len(words) == 2 * len(core.load)
     save_fields(models, tmp_path / "album.hardy", Contents(kind="image", grids=((3, 5), (3, 4))))
     with pytest.raises(InputError, match=r"several sizes \(3 x 4, 3 x 5\): give one grid"):

@@ -36,6 +36,8 @@ class Accelerator(Elaboratable):
             the order in which they are computed; see `hardy.fields.integer_model.LayerValues`.
     """
 
+    _MustUse__silence = True  # one that is made only to be asked its cycles is no mistake
+
     def __init__(self, program: Program) -> None:
         self.program, self.contents = program, Contents(program)
         self.channels = program.widths[-1]
