@@ -1,6 +1,6 @@
 """`hardy rtl`: what it writes, what it refuses, and testbenches that fail on one wrong bit."""
 
-import gzip
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,12 @@ from typer.testing import CliRunner
 
 pytest.importorskip("amaranth", reason="the extra rtl is not installed")
 
+from integer_fields import small_field
+
 from hardy.cli.main import app
 from hardy.cli.rtl import widths_of
 from hardy.errors import InputError
 from hardy.fields.container import Contents, save_fields
-from hardy.fields.integer_model import IntegerModel, LinearCodes, Requantization, UnitCodes
 from hardy.report import Report
 from hardy.rtl import Format, accelerator, compare, design, synthesis, tools
 from hardy.rtl.accelerator_core import Accelerator
@@ -62,22 +63,6 @@ def test_a_single_wrong_bit_fails_the_testbench(tmp_path: Path) -> None:
             (tmp_path / "golden.hex").write_text("\n".join(broken) + "\n")
             with pytest.raises(InputError, match="the testbench failed: .*FAIL 1 wrong of 64"):
                 run([])
-
-
-def small_field(seed: int) -> IntegerModel:
-    """Of four units, turned by a Hadamard transform before its last layer."""
-    rng = np.random.default_rng(seed)
-
-    def layer(rows: int, columns: int, shift: int) -> LinearCodes:
-        shifts, factors = np.full(rows, shift), rng.integers(1 << 22, 1 << 23, rows)
-        codes = rng.integers(-128, 128, (rows, columns))
-        return LinearCodes(codes=codes, factors=factors, shifts=shifts, bias=rng.integers(-50, 50, rows), bits=8)
-
-    step = Requantization(m=7000000, shift=23, zero=3, bits=8, rotated=True)
-    return IntegerModel(
-        layers=(layer(4, 2, 22), layer(3, 4, 27)), units=(UnitCodes(kind="quad"),), requantizations=(step,),
-        frequencies=0, fraction_bits=6,
-    )  # fmt: skip
 
 
 @needs_simulator
@@ -135,20 +120,6 @@ def test_gates_are_proven_and_others_refuted() -> None:
         synthesis.equivalent(source["quad-folded"], "wave", 3, gates_of=source["sine-table"])
 
 
-def test_tools_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tools, "program", lambda name: None)
-    with pytest.raises(InputError, match="nextpnr-ice40 is missing; pip install"):
-        compare([8], devices=("up5k",))
-    with pytest.raises(InputError, match="device must be .*'up6k'; did you mean up5k"):
-        compare([8], devices=("up6k",))
-
-
-@needs_yosys
-def test_what_yosys_says_reaches_the_user() -> None:
-    with pytest.raises(InputError, match="yosys failed.*No such command: nonsense"):
-        tools.yosys(["nonsense"])
-
-
 def test_a_comparison_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "has_yosys", lambda: False)
     report = compare([6], tmp_path, units=["relu", "quad-folded"])
@@ -167,37 +138,15 @@ def test_widths(text: str, widths: tuple[int, ...]) -> None:
     assert widths_of(text) == widths
 
 
-@pytest.mark.parametrize("text", ["", "a..b", "32..8", "8..", "x"])
-def test_widths_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="--widths takes"):
-        widths_of(text)
-
-
-def test_damaged_files_and_libraries_are_said(tmp_path: Path) -> None:
-    (tmp_path / "photo.hardy").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="no file of hardy's fields"):
-        accelerator(tmp_path / "photo.hardy")
-    (tmp_path / "cells.lib").write_text("nothing")
-    with pytest.raises(InputError, match="is no Liberty cell library"):
-        tools.cell_library(str(tmp_path / "cells.lib"))
-    with pytest.raises(InputError, match="cannot read the cell library"):
-        tools.cell_library(str(tmp_path / "absent.lib"))
-
-
-def test_a_packed_library_is_unpacked_where_only_this_process_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    packed = gzip.compress(b"library (cells) { }" + b" " * 1000)
-    (tmp_path / "cells.lib.gz").write_bytes(packed)
-    place = Path(tools.cell_library(str(tmp_path / "cells.lib.gz")))
-    assert place.read_bytes() == gzip.decompress(packed)
-    assert place.parent.stat().st_mode & 0o077 == 0
-    assert tools.cell_library(str(tmp_path / "cells.lib.gz")) == str(place)
-    for number, data in enumerate((packed[:-9], packed[:5], b"nothing")):
-        (tmp_path / f"cut{number}.lib.gz").write_bytes(data)
-        with pytest.raises(InputError, match=r"cell library .*cut\d.lib.gz"):
-            tools.cell_library(str(tmp_path / f"cut{number}.lib.gz"))
-    monkeypatch.setattr(tools, "_LARGEST_LIBRARY", 100)
-    (tmp_path / "large.lib.gz").write_bytes(packed)
-    with pytest.raises(InputError, match="unpacks to more than"):
-        tools.cell_library(str(tmp_path / "large.lib.gz"))
+@needs_simulator
+@pytest.mark.skipif(importlib.util.find_spec("cocotb") is None, reason="cocotb is not here")
+def test_an_exported_folder_passes_its_cocotb_test_and_a_wrong_one_does_not(tmp_path: Path) -> None:
+    core = Accelerator(Program([small_field(0)], (16, 16), 2))
+    files = accelerator_files(core, "field") | {"field.v": tools.verilog(tools.rtlil(core, "field", core.ports))}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    tools.run_cocotb(tmp_path, ["field.v"], "field", "test_field")
+    words = files["golden.hex"].split()
+    (tmp_path / "golden.hex").write_text("\n".join([*words[:-1], f"{int(words[-1], 16) ^ 1:06x}"]) + "\n")
+    with pytest.raises(InputError, match="the cocotb test failed: .*1 of 1 tests failed|picture 0, pixel 255"):
+        tools.run_cocotb(tmp_path, ["field.v"], "field", "test_field", tools.verilog_simulators()[-1])

