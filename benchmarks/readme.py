@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import panels, systems
+from benchmarks import panels, rtl_tables, systems
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.tables import Cell, Lines, table, values_of
@@ -597,6 +597,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "stream-vision": stream_vision,
     "stream-vision-speed": stream_vision_speed,
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
+    **{name: functools.partial(where_measured, needed, block) for name, (needed, block) in rtl_tables.BLOCKS.items()},
     "teach-random": functools.partial(where_measured, "teach_table", teach_random),
 }
 
@@ -671,4 +672,6 @@ def write() -> None:
         save_png(figure, IMAGES / f"{name}.png", dpi=110)
     save_png(quantizers_plot(), IMAGES / "quantizers.png", dpi=110)
     save_png(real_quantizers_plot(), IMAGES / "real_quantizers.png", dpi=110)
+    for name, figure in rtl_tables.plots().items():
+        save_png(figure, IMAGES / f"{name}.png", dpi=110)
     panels.save(IMAGES / "rooms.png")

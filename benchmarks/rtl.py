@@ -18,7 +18,7 @@ PEERS = ("amaranth", "pyosys")
 ROUTED = 16
 
 
-def run(*, work: Path, widths: str = "16,32,8,24,12,20,28", units: str = ",".join(UNITS)) -> Result:
+def run(*, work: Path, widths: str = "16,32,8", units: str = ",".join(UNITS)) -> Result:
     if not tools.has_yosys():
         raise NotMeasuredError("yosys is missing: pip install 'hardy-nn[rtl]'")
     library = SHARED / "hw" / "sky130hd_tt.lib.gz"

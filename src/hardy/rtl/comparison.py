@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 from hardy import checks
 from hardy.report import Lines, Report, Row, Series
 from hardy.rtl import synthesis, tools
-from hardy.rtl.measuring import check_tools, claims, measured, rows
+from hardy.rtl.measuring import check_tools, claims, measured, rows, timed
 from hardy.rtl.single_unit import check
 from hardy.rtl.unit_design import Format
 from hardy.rtl.units import UNITS, design
-from hardy.runs.conditions import Condition
+from hardy.runs.conditions import Condition, Results
 from hardy.runs.study import Study
 
 POINT = 4
@@ -67,18 +68,21 @@ def compare(
         out=None if out is None else Path(out),
     )
     results = study.results(conditions, workers=workers, title="synthesize")
-    found: dict[tuple[str, int], Mapping[str, float]] = {}
-    for condition in conditions:
-        result = results.of(condition)[0]
-        if result.values is not None:
-            found[result.cell.arguments["unit"], result.cell.arguments["bits"]] = result.values
+    found, failures, notes = _by_unit(results, conditions), results.failures(), results.notes()
+    if path is not None and tools.has_yosys() and tools.program("sta"):
+        place = None if out is None else Path(out) / "timing"
+        study = dataclasses.replace(study, name="rtl-timing", run=_time, out=place)
+        results = study.results(conditions, workers=workers, title="time")
+        timed_units = _by_unit(results, conditions)
+        found = {key: {**values, **timed_units.get(key, {})} for key, values in found.items()}
+        failures, notes = [*failures, *results.failures()], [*notes, *results.notes()]
     report = Report(
         title="Activation units in hardware",
         summary=tuple(_sentences(found, widths)),
-        rows=(*_rows(found), *results.failures()),
+        rows=(*_rows(found), *failures),
         figures=tuple(_figures(found, units)),
         settings=settings,
-        notes=(*tools.missing(), *claims(next(iter(found.values()), {})), *results.notes()),
+        notes=(*tools.missing(), *claims(next(iter(found.values()), {})), *notes),
     )
     if out is not None:
         report.save(out)
@@ -97,12 +101,28 @@ def _measure(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: in
     return found | measured(pipeline, module, pipeline.ports, liberty=settings["liberty"], devices=settings["devices"])
 
 
+def _time(settings: Mapping[str, Any], arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
+    made = design(arguments["unit"], Format(arguments["bits"], arguments["bits"] - POINT))
+    pipeline, module = made.pipeline(), made.name.replace("-", "_")
+    return timed(pipeline, module, pipeline.ports, settings["liberty"])
+
+
+def _by_unit(results: Results, conditions: Sequence[Condition]) -> dict[tuple[str, int], Mapping[str, float]]:
+    """The finished values by unit and bits."""
+    found = {}
+    for condition in conditions:
+        result = results.of(condition)[0]
+        if result.values is not None:
+            found[result.cell.arguments["unit"], result.cell.arguments["bits"]] = result.values
+    return found
+
+
 def _rows(found: Mapping[tuple[str, int], Mapping[str, float]]) -> list[Row]:
     made = []
     for (name, bits), values in found.items():
         has_baseline = name != BASELINE and (BASELINE, bits) in found
         baseline = f"{BASELINE}, {bits} bits" if has_baseline else None
-        made += rows(f"{name}, {bits} bits", values, baseline, bits=bits)
+        made += rows(f"{name}, {bits} bits", values, baseline, unit=name, bits=bits)
     return made
 
 

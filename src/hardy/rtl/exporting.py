@@ -17,7 +17,7 @@ from hardy.rtl import synthesis, tools
 from hardy.rtl.accelerator_core import Accelerator
 from hardy.rtl.drawing_pixels import draw
 from hardy.rtl.macs import Mac
-from hardy.rtl.measuring import FEMTOJOULES, check_tools, claims, measured, rows
+from hardy.rtl.measuring import FEMTOJOULES, check_tools, claims, measured, rows, timed
 from hardy.rtl.picture_testbench import accelerator_files, taps
 from hardy.rtl.pipeline import Pipeline
 from hardy.rtl.program import Program
@@ -89,10 +89,11 @@ def accelerator(
             )
         bar.advance()
         found |= measured(core, NAME, core.ports, liberty=liberty, devices=devices, front=synthesis.LOGIC)
+        found |= timed(core, NAME, core.ports, liberty, synthesis.LOGIC)
         bar.advance()
     report = Report(
         title=f"{_named(models)} of {models[0].bits} bits as hardware, {grid[0]} x {grid[1]}, {lanes} lanes",
-        summary=(f"{total} cycles a pixel.", *checked),
+        summary=(f"{total} cycles a pixel, and from one pixel to the next.", *checked),
         rows=(
             Row(metric="cycles of a pixel", condition="all", value=total, unit="cycles"),
             *(Row(metric="cycles of a pixel", condition=k, value=v, unit="cycles") for k, v in spent.items()),

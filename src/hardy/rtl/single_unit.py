@@ -10,7 +10,7 @@ import numpy as np
 from hardy.files import write_text
 from hardy.report import Lines, Report, Series
 from hardy.rtl import synthesis, tools
-from hardy.rtl.measuring import check_tools, claims, measured, rows
+from hardy.rtl.measuring import check_tools, claims, measured, rows, timed
 from hardy.rtl.simulation import simulate
 from hardy.rtl.testbench import unit_files
 from hardy.rtl.unit_design import Format, Unit
@@ -81,6 +81,7 @@ def unit(
         bar.advance()
         found = {"latency": float(pipeline.latency), "error": made.error(made.format.codes(1 << 16))}
         found |= measured(pipeline, module, pipeline.ports, liberty=liberty, devices=devices)
+        found |= timed(pipeline, module, pipeline.ports, liberty)
         bar.advance()
     report = Report(
         title=f"{made.name}, {bits} bits with {fraction} behind the point",

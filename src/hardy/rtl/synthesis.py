@@ -33,14 +33,18 @@ def standard_cells(source: str, name: str, liberty: str | Path, front: Sequence[
     return {"area": float(found["area"]), "cells": float(found["num_cells"])}
 
 
-def netlist(source: str, name: str, liberty: str | Path) -> str:
-    """Verilog of the design in cells of a library, every connection a name or a bit."""
+def netlist(source: str, name: str, liberty: str | Path, front: Sequence[str] = ALL) -> str:
+    """Verilog of the design in cells of a library, every connection a name or a bit; `front` is ALL or LOGIC.
+
+    What LOGIC leaves of memories becomes ports: what they give comes in, and what they take goes out.
+    """
     path = tools.cell_library(str(liberty))
     return tools.written(
         source,
         name,
         [
-            "synth -flatten", f"dfflibmap -liberty {path}", f"abc -liberty {path}",
+            *front, f"dfflibmap -liberty {path}", f"abc -liberty {path}",
+            "expose -evert t:$mem*", "delete s:0",  # of a port of no bits
             "setundef -zero", "splitnets -ports", "opt_clean -purge",
         ],
         "write_verilog -noattr -noexpr",

@@ -296,9 +296,7 @@ sys.exit(f"error: {failures} of {tests} tests failed" if failures or not tests e
 """
 
 
-def run_cocotb(
-    folder: Path, sources: Sequence[str], top: str, module: str, simulator: str | None = None
-) -> None:
+def run_cocotb(folder: Path, sources: Sequence[str], top: str, module: str, simulator: str | None = None) -> None:
     """Run the cocotb test `module` in `folder` on the Verilog `sources` there; see `testbench` for the simulator.
 
     Raises:
