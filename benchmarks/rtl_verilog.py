@@ -4,14 +4,11 @@ A field of each activation is fitted to a photograph, turned into integers with 
 written as Verilog, and run with the testbench of `hardy rtl export`, the small pictures by iverilog and the large ones
 by verilator where both are. It fails on one wrong bit of a colour, of any code before or after an activation or between
 layers, or on one cycle more or less than planned. "bits caught" are those of as many runs of the large picture in which
-it failed, each with one bit of the recorded colours or codes changed. A field of ReLU encodes its coordinates as waves,
-which the accelerator refuses, so that ReLU stands in the place of quad's activations; that picture is none, and has no
-PSNR.
+it failed, each with one bit of the recorded colours or codes changed.
 
     python -m benchmarks run rtl_verilog [--small 16] [--large 64] [--width 16] [--steps 100] [--lanes 4]
 """
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +19,8 @@ import numpy as np
 from benchmarks.fields import photographs, shrunk
 from benchmarks.harness import NotMeasuredError, Result, Value, rows
 from hardy.errors import InputError
-from hardy.fields import Field, HadamardQuant, Signal, fit
+from hardy.fields import Field, HadamardQuant, IntegerField, Signal, fit
 from hardy.fields.activations import KINDS
-from hardy.fields.integer_model import IntegerModel, UnitCodes
 from hardy.rtl import tools
 from hardy.rtl.accelerator_core import Accelerator
 from hardy.rtl.picture_testbench import accelerator_files
@@ -35,14 +31,11 @@ NAME = "accelerator"
 FLIPS = 8
 
 
-def fitted(kind: str, signal: Signal, width: int, steps: int) -> tuple[IntegerModel, float | None]:
-    """Integers of a field of this activation, and their PSNR in dB."""
-    field = Field(2, 3, hidden_features=width, activation="quad" if kind == "relu" else kind)
+def fitted(kind: str, signal: Signal, width: int, steps: int) -> IntegerField:
+    """A field of this activation in integers."""
+    field = Field(2, 3, hidden_features=width, activation=kind)
     fit(field, signal, steps=steps)
-    made = HadamardQuant(rotate="always").quantize(field, signal)
-    if kind != "relu":
-        return made.model, made.psnr(signal)
-    return dataclasses.replace(made.model, units=tuple(UnitCodes(kind="relu") for _ in made.model.units)), None
+    return HadamardQuant(rotate="always").quantize(field, signal)
 
 
 def caught(run: Callable[[Sequence[str]], str], folder: Path) -> int:
@@ -71,12 +64,11 @@ def run(*, small: int = 16, large: int = 64, width: int = 16, steps: int = 100, 
         (small, "serial", "any"), (small, "parallel", "any"), (large, "serial", "any"),
     )]  # fmt: skip
     plans += [("sine", small, "serial", "raster"), ("sine", large, "serial", "raster")]
-    models = {
-        (kind, size): fitted(kind, shrunk(photo, size), width, steps) for kind in KINDS for size in (small, large)
-    }
+    signals = {size: shrunk(photo, size) for size in (small, large)}
+    fields = {(kind, size): fitted(kind, signals[size], width, steps) for kind in KINDS for size in signals}
     for kind, size, transform, order in plans:
-        model, psnr = models[kind, size]
-        core = Accelerator(Program([model], (size, size), lanes, transform, order))
+        made = fields[kind, size]
+        core = Accelerator(Program([made.model], (size, size), lanes, transform, order))
         begun = time.perf_counter()
         source = tools.verilog(tools.rtlil(core, NAME, core.ports))
         generated = time.perf_counter() - begun
@@ -99,7 +91,7 @@ def run(*, small: int = 16, large: int = 64, width: int = 16, steps: int = 100, 
             pixels_equal=Value(equal),
             cycles_of_a_pixel=Value(sum(core.cycles.values()), "cycles"),
             bits_caught=None if stopped is None else Value(stopped, n=FLIPS),
-            psnr=None if psnr is None else Value(psnr, "dB"),
+            psnr=Value(made.psnr(signals[size]), "dB"),
             time_to_generate=Value(generated, "s"),
             time_to_compile=Value(compiled, "s"),
             time_to_draw=Value(drawn, "s"),

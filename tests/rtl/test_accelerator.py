@@ -85,6 +85,16 @@ def test_a_whole_picture_of_a_grid_that_is_no_power_of_two() -> None:
     check(core, pixels, draw(core, pixels))
 
 
+@pytest.mark.parametrize(("grid", "lanes"), [((8, 8), 4), ((5, 12), 3)])
+def test_coordinates_are_encoded_as_waves(grid: tuple[int, int], lanes: int) -> None:
+    plain = random_model(UNITS["relu"], rotated=True, width=6)
+    first = linear(np.random.default_rng(3), 6, 2 * (1 + 2 * 3), 27)
+    model = dataclasses.replace(plain, layers=(first, *plain.layers[1:]), frequencies=3)
+    core = Accelerator(Program([model], grid, lanes))
+    pixels = [(0, 0), (3, 4), (5, 1), (grid[1] - 1, grid[0] - 1)]
+    check(core, pixels, draw(core, pixels, stalls=True))
+
+
 @pytest.mark.parametrize("grid", [(5, 11), (8, 8)])
 def test_a_first_layer_that_counts_up_gives_the_same_codes(grid: tuple[int, int]) -> None:
     core = Accelerator(Program([random_model(UNITS["sine"], rotated=False, width=4, seed=2)], grid, 3, order="raster"))

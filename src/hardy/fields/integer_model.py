@@ -148,7 +148,7 @@ class IntegerModel:
         """Everything that is computed on the way to `codes`, layer by layer; the arguments are those of `codes`."""
         first = self.layers[0]
         if self.frequencies:
-            x = _linear(first, _encoded(numerators, denominators, self.frequencies, self.fraction_bits))
+            x = _linear(first, encoded(numerators, denominators, self.frequencies, self.fraction_bits))
         else:
             x = np.broadcast_to(first.bias, (len(numerators), len(first.bias)))
             for axis, denominator in enumerate(denominators):
@@ -192,7 +192,8 @@ def _linear(layer: LinearCodes, x: np.ndarray) -> np.ndarray:
     return nearest((x @ layer.codes.T) * layer.factors, 1 << layer.shifts) + layer.bias
 
 
-def _encoded(numerators: np.ndarray, denominators: Sequence[int], frequencies: int, bits: int) -> np.ndarray:
+def encoded(numerators: np.ndarray, denominators: Sequence[int], frequencies: int, bits: int) -> np.ndarray:
+    """Coordinates (points, d) as codes (points, d (1 + 2 frequencies)): themselves, sines, cosines; F is `bits`."""
     one, by = 1 << bits, np.array(denominators)
     # Half a period, pi, is two quarters, and a quarter is `one` codes of phase.
     phases = nearest(numerators[:, :, None] * (1 << np.arange(frequencies)) * (2 * one), by[:, None])

@@ -125,12 +125,13 @@ class _Core:
             Tape(m, *own[name], f"{name}_tape", writable=album) for name in ("own", "first", "rows")
         )
         self.signs = {key: Tape(m, words, 2 * plan.lanes, f"signs_{key[0]}") for key, words in contents.signs.items()}
-        self.few = [Buffer(m, signed(plan.few_bits), max(hidden), min(hidden), f"few_{n}") for n in range(2)]
+        deep = max(*hidden, plan.encoded)
+        self.few = [Buffer(m, signed(plan.few_bits), deep, min(hidden), f"few_{n}") for n in range(2)]
         self.active = Buffer(m, signed(plan.y_bits), max(hidden), min(hidden), "active")
-        self.i, self.i_next = Signal(range(max(*hidden, plan.lanes) + 1)), Signal(range(max(*hidden, plan.lanes) + 1))
+        self.i, self.i_next = (Signal(range(max(deep, plan.lanes) + 1)) for _ in range(2))
         self.stored, self.group, self.left = (
             Signal(range(top + 1), name=name)
-            for top, name in ((max(plan.widths), "stored"), (max(plan.widths), "group"), (plan.lanes, "left"))
+            for top, name in ((max(deep, *plan.widths), "stored"), (max(plan.widths), "group"), (plan.lanes, "left"))
         )
         self.column, self.line = (Signal(COORDINATE_BITS, name=name) for name in ("column", "line"))
         self.sums, self.held = (
@@ -149,7 +150,7 @@ class _Core:
         self._wires()
         if plan.is_album:
             self._loading()
-        names = ["first"]
+        names = ["first", "layer_0"] if plan.encoded else ["first"]
         for number in range(1, len(plan.widths)):
             names += [f"turn_{number}"] if plan.steps[number - 1].rotated else []
             names.append(f"layer_{number}")
@@ -162,18 +163,24 @@ class _Core:
                     m.d.sync += self.step.eq(0)
                     m.next = "first"
             with m.State("first"):
-                feeding = self.i < plan.widths[0]
+                feeding = self.i < (plan.encoded or plan.widths[0])
                 m.d.comb += [
                     outer.first.in_valid.eq(feeding),
                     self.first_rows.advance.eq(feeding),
                     self.i_next.eq(self.i + feeding),
                 ]
-                self._flow(0, outer.first, after["first"])
-            for number in range(1, len(plan.widths)):
-                if plan.steps[number - 1].rotated:
+                if plan.encoded:
+                    few_valid, few = outer.taps["few"]
+                    self.few[-1].write(m, self.stored, few, few_valid)
+                    self._count(few_valid, plan.encoded, after["first"])
+                else:
+                    self._flow(0, outer.first, after["first"])
+            for number in plan.on_lanes:
+                if number and plan.steps[number - 1].rotated:
                     self._transform(number, after[f"turn_{number}"])
                 words = self.trunk if plan.shared[number] else self.own
-                job = _Job(self.few[(number - 1) % 2], words, plan.widths[number], plan.widths[number - 1], False)
+                width = plan.widths[number - 1] if number else plan.encoded
+                job = _Job(self.few[(number - 1) % 2], words, plan.widths[number], width, False)
                 with m.State(f"layer_{number}"):
                     feeding = self._multiply(job)
                     m.d.comb += [outer.scale.in_valid.eq(feeding), self.rows.advance.eq(feeding)]
@@ -206,7 +213,11 @@ class _Core:
             m.d.comb += outer.requantize.inputs[name].eq(value)
         _, x = outer.taps["x"]
         few_valid, few = outer.taps["few"]
-        m.d.comb += [few_valid.eq(outer.requantize.out_valid), few.eq(outer.requantize.outputs["few"])]
+        sources = [outer.requantize, *([outer.first] if plan.encoded else [])]  # never two at once
+        m.d.comb += few_valid.eq(Cat(source.out_valid for source in sources).any())
+        for source in sources:
+            with m.If(source.out_valid):
+                m.d.comb += few.eq(source.outputs["few"])
         for unit in outer.units.values():
             paired = "i" in unit.inputs
             m.d.comb += [unit.inputs["x"].eq(self.real if paired else x)]

@@ -19,6 +19,9 @@ COUNTED = (
 )  # fmt: skip
 """The same of one that counts up: quotients and remainders."""
 
+ENCODED = ("of_line", "octave", "is_wave", "quarter")
+"""Of a value that a coordinate is encoded as."""
+
 
 class Contents:
     """Words of every memory of a program.
@@ -38,7 +41,7 @@ class Contents:
     def __init__(self, program: Program) -> None:
         self.program = program
         models = program.models
-        later = [layer for model in models for layer in model.layers[1:]]
+        later = [model.layers[number] for model in models for number in program.on_lanes]
         self.row_least = min(int(layer.shifts.min()) for layer in later) - 1
         self.first_least = min(int(model.layers[0].shifts.min()) for model in models) - 1
         steps = [step for model in models for step in model.requantizations]
@@ -48,10 +51,11 @@ class Contents:
         most = max(int(model.layers[0].shifts.max()) for model in models)
         self.divisors = [size << (most + 1) for size in program.grid]
         self._first = self._counted if program.order == "raster" else self._multiplied
+        self._first = self._encoded if program.encoded else self._first
         rests = [unsigned((by - 1).bit_length()) for by in self.divisors]
         sums = signed(program.x_bits)
         self.counts = {"line_sum": sums, "line_rest": rests[0], "column_sum": sums, "column_rest": rests[1]}
-        names = COUNTED if program.order == "raster" else MULTIPLIED
+        names = ENCODED if program.encoded else COUNTED if program.order == "raster" else MULTIPLIED
         columns = zip(*(fields for model in models for fields in self._first(model)), strict=True)
         self.first_shapes = {name: _shape(column) for name, column in zip(names, columns, strict=True)}
         self.step_shapes = [
@@ -85,7 +89,7 @@ class Contents:
 
     def _weights(self, model: IntegerModel, *, shared: bool) -> list[int]:
         plan, words = self.program, []
-        for number in range(1, len(model.layers)):
+        for number in plan.on_lanes:
             if plan.shared[number] is shared:
                 words += self._words(model.layers[number].codes[plan.rows(number)], plan.weight_bits)
         return words
@@ -100,7 +104,8 @@ class Contents:
         ]
 
     def _rows(self, model: IntegerModel) -> Iterable[tuple[int, ...]]:
-        for number, layer in enumerate(model.layers[1:], 1):
+        for number in self.program.on_lanes:
+            layer = model.layers[number]
             for row in self.program.rows(number):
                 yield int(layer.factors[row]), int(layer.shifts[row]) - 1 - self.row_least, int(layer.bias[row])
 
@@ -110,6 +115,13 @@ class Contents:
             factor = int(layer.factors[row])
             shift = int(layer.shifts[row]) - 1 - self.first_least
             yield int(layer.codes[row, 0]) * factor, int(layer.codes[row, 1]) * factor, shift, int(layer.bias[row])
+
+    def _encoded(self, model: IntegerModel) -> Iterable[tuple[int, ...]]:
+        """Of each value: whether it is the line's, the power of two of its phase, whether a wave, and its quarter."""
+        octaves = range(model.frequencies)
+        yield from ((1 - axis, 0, 0, 0) for axis in range(2))
+        for quarter in range(2):
+            yield from ((1 - axis, octave + 1, 1, quarter) for axis in range(2) for octave in octaves)
 
     def _counted(self, model: IntegerModel) -> Iterable[tuple[int, ...]]:
         """Quotient and remainder of the first pixel's sum over the divisor, and of what a pixel more adds to it."""

@@ -17,11 +17,11 @@ def stages_of(unit: UnitCodes, fraction: int) -> tuple[Stage, ...]:
     if unit.kind == "quad":
         return quad(Format(fraction + 2, fraction), "generic").stages
     if unit.kind == "sine":
-        return _sine(fraction)
+        return sine(fraction)
     if unit.kind == "triangle":
         return (fold_to_top(fraction), lambda m, v: {"y": signed_wave((1 << fraction) - v["t"], v["negative"])})
     if unit.kind == "finer":
-        return (*_finer(unit, fraction), *_sine(fraction))
+        return (*_finer(unit, fraction), *sine(fraction))
     if unit.kind == "wavelet":
         return _wavelet(unit, fraction)
     if unit.kind == "relu":
@@ -74,7 +74,7 @@ def _gauss(fraction: int) -> tuple[Stage, ...]:
     return place, lambda m, v: {"y": lookup(m, values, unsigned(width), v["place"])}
 
 
-def _sine(fraction: int) -> tuple[Stage, ...]:
+def sine(fraction: int) -> tuple[Stage, ...]:
     table = full_sine(fraction)
     return (
         fold_to_top(fraction),

@@ -9,14 +9,16 @@ from __future__ import annotations
 from amaranth import Shape, signed, unsigned
 
 from hardy.rtl.contents import Contents
-from hardy.rtl.exact_units import clamped, divided
+from hardy.rtl.exact_units import clamped, divided, sine
 from hardy.rtl.hdl import Module, Mux, Value
 from hardy.rtl.pipeline import Pipeline, Stage, Values
 from hardy.rtl.program import COORDINATE_BITS
 
 
 def first_layer(contents: Contents) -> Pipeline:
-    """A row at the pixel `line`, `column`."""
+    """A row at the pixel `line`, `column`, or a value that it is encoded as."""
+    if contents.program.encoded:
+        return _encoder(contents)
     return _counted(contents) if contents.program.order == "raster" else _multiplied(contents)
 
 
@@ -67,6 +69,31 @@ def _next(v: Values, axis: str, by: int) -> tuple[Value, Value]:
     rest = v[f"{axis}_rest"] + v[f"{axis}_step_rest"]
     over = rest >= by
     return v[f"{axis}_sum"] + v[f"{axis}_step"] + over, Mux(over, rest - by, rest)
+
+
+def _encoder(contents: Contents) -> Pipeline:
+    """A coordinate, or the sine or cosine of it in phases that double with the octave."""
+    plan = contents.program
+    (lines, columns), fraction = plan.grid, plan.fraction_bits
+
+    def doubled(m: Module, v: Values) -> dict[str, Value]:
+        place, size = Mux(v["of_line"], v["line"], v["column"]), Mux(v["of_line"], lines, columns)
+        return {"double": (((2 * place + 1 - size) << (fraction + 1)) << v["octave"]) + size}
+
+    def nearest(m: Module, v: Values) -> dict[str, Value]:
+        by_column = divided(v["double"], 2 * columns)
+        by_line = by_column if lines == columns else divided(v["double"], 2 * lines)
+        return {"plain": Mux(v["of_line"], by_line, by_column)}
+
+    stages: tuple[Stage, ...] = (
+        doubled,
+        nearest,
+        lambda m, v: {"x": v["plain"] + (v["quarter"] << fraction)},
+        *sine(fraction),
+        lambda m, v: {"few": Mux(v["is_wave"], v["y"], v["plain"])},
+    )
+    inputs: dict[str, Shape] = dict.fromkeys(("line", "column"), unsigned(COORDINATE_BITS))
+    return Pipeline(stages, inputs | contents.first_shapes, {"few": signed(plan.few_bits)})
 
 
 def scale(contents: Contents) -> Pipeline:

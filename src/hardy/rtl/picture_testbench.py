@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hardy.fields.integer_model import grid_numerators
+from hardy.fields.integer_model import encoded, grid_numerators
 from hardy.rtl.accelerator_core import Accelerator
 from hardy.rtl.program import Program
 from hardy.rtl.testbench import hexadecimal
@@ -176,6 +176,8 @@ async def every_pixel(dut):
 def taps(program: Program, picture: int, numerators: np.ndarray) -> dict[str, np.ndarray]:
     """The codes (points, codes) int64 at each tap of an accelerator, in its order, by the integer model."""
     made: dict[str, list[np.ndarray]] = {"x": [], "y": [], "few": []}
+    if program.encoded:
+        made["few"].append(encoded(numerators, program.grid, program.frequencies, program.fraction_bits))
     for number, values in enumerate(program.models[picture].trace(numerators, program.grid)):
         order = program.rows(number)
         made["x"].append(values.x[:, order])

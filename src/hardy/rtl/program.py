@@ -10,7 +10,7 @@ import numpy as np
 
 from hardy import checks
 from hardy.errors import InputError
-from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, UnitCodes, hadamard_matrix, parts
+from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, LinearCodes, UnitCodes, hadamard_matrix, parts
 from hardy.fields.tables import gauss_table, relu_table, wavelet_tables
 from hardy.ops.hadamard import factors
 
@@ -48,9 +48,11 @@ class Program:
         y_bits, few_bits, turned_bits, sum_bits, x_bits: of activations, of what lanes multiply, of transformed
             activations, of accumulators and of pre-activations, from bounds that no input exceeds.
         shared: of each layer, whether all models have the same weights.
+        encoded: values that coordinates are encoded as before the first layer; 0 where it takes them as they are.
+        on_lanes: the numbers of the layers that lanes multiply: all but a first one of coordinates themselves.
 
     Raises:
-        InputError: a field is no picture or encodes its coordinates, those of an album differ in more than weights and
+        InputError: a field is no picture, those of an album differ in more than weights and
             scales, an accumulator could pass 48 bits, or the field needs a transform and there is none.
     """
 
@@ -68,7 +70,9 @@ class Program:
         self.models, self.grid, model = tuple(models), grid, models[0]
         self._check()
         self.layers, self.units, self.steps = model.layers, model.units, model.requantizations
-        self.fraction_bits = model.fraction_bits
+        self.fraction_bits, self.frequencies = model.fraction_bits, model.frequencies
+        self.encoded = model.layers[0].codes.shape[1] if model.frequencies else 0
+        self.on_lanes = range(0 if model.frequencies else 1, len(model.layers))
         self.widths = [len(layer.codes) for layer in model.layers]
         self.shared = [
             all(np.array_equal(layer.codes, other.layers[number].codes) for other in models)
@@ -78,7 +82,7 @@ class Program:
         self.y_bits, self.few_bits, self.turned_bits, self.sum_bits, self.x_bits = (
             max(bounds).bit_length() + 1 for bounds in (y, few, turned, sums, x)
         )
-        codes = [layer.codes for each in models for layer in each.layers[1:]]
+        codes = [each.layers[number].codes for each in models for number in self.on_lanes]
         self.weight_bits = max(_signed_bits(matrix) for matrix in codes)
 
     @property
@@ -100,8 +104,11 @@ class Program:
 
     def cycles(self, latencies: Latencies) -> dict[str, int]:
         """Cycles of a pixel by what they are spent on: exact."""
-        count = {"handshake": 2, "first layer": self.widths[0], "products": 0, "transform": 0}
+        count = {"handshake": 2, "first layer": self.encoded or self.widths[0], "products": 0, "transform": 0}
         waits = latencies.first
+        if self.encoded:
+            count["products"] += self._rounds(self.encoded, self.widths[0])
+            waits += latencies.scale
         for number, (step, width) in enumerate(zip(self.steps, self.widths[:-1], strict=True)):
             waits += latencies.units[number] + latencies.requantize + latencies.scale
             if step.rotated and self.transform == "parallel":
@@ -114,7 +121,7 @@ class Program:
 
     def work(self) -> dict[str, int]:
         """Of a pixel: products of weights, additions of transforms, activations."""
-        products = sum(before * after for before, after in itertools.pairwise(self.widths))
+        products = sum(before * after for before, after in itertools.pairwise([self.encoded, *self.widths]))
         additions = 0
         for unit, step, width in zip(self.units, self.steps, self.widths[:-1], strict=True):
             _, doublings, base = factors(width // parts(unit))
@@ -135,11 +142,11 @@ class Program:
         for name, size in zip(("height", "width"), self.grid, strict=True):
             checks.integer(f"the grid's {name}", size, at_least=1, at_most=LARGEST_GRID)
         for model in self.models:
-            if model.frequencies:
+            if model.frequencies and self.order == "raster":
                 kinds = ", ".join(sorted({unit.kind for unit in model.units}))
                 raise InputError(
-                    f"this field of {kinds} encodes its coordinates as waves of {model.frequencies} frequencies, and "
-                    "the accelerator takes them as they are: fit one of sine, quad, triangle, finer, wire or gauss"
+                    f"this field of {kinds} encodes its coordinates as waves of {model.frequencies} frequencies, so "
+                    "that its first layer cannot count up: order must be any"
                 )
         if self.transform == "none" and any(step.rotated for model in self.models for step in model.requantizations):
             raise InputError("this field was quantized with Hadamard transforms, so without them it is another picture")
@@ -149,15 +156,20 @@ class Program:
                 ("activations", lambda x: [unit_key(unit) for unit in x.units]),
                 ("transforms and bits", lambda x: [(step.rotated, step.bits) for step in x.requantizations]),
                 ("fraction bits", lambda x: x.fraction_bits),
+                ("encodings", lambda x: x.frequencies),
             ):
                 if of(model) != of(first):
                     raise InputError(f"picture {number} of the album differs from the first in its {what}")
 
     def _bounds(self, model: IntegerModel) -> tuple[int, int, int, int, int]:
         """The largest activation, code, transformed activation, accumulator and pre-activation."""
-        first = model.layers[0]
-        scaled = np.abs(first.codes * first.factors[:, None]).sum(1) >> first.shifts
-        y, few, turned, sums, x = 0, 0, 0, 0, int((scaled + np.abs(first.bias)).max()) + 4
+        first, y, turned = model.layers[0], 0, 0
+        if self.encoded:
+            few = 1 << model.fraction_bits
+            sums, x = _sum_bound(first.codes, few, "layer 0"), _row_bound(first, few)
+        else:
+            scaled = np.abs(first.codes * first.factors[:, None]).sum(1) >> first.shifts
+            few, sums, x = 0, 0, int((scaled + np.abs(first.bias)).max()) + 4
         for number, (unit, step, layer) in enumerate(
             zip(model.units, model.requantizations, model.layers[1:], strict=True), 1
         ):
@@ -168,8 +180,7 @@ class Program:
                 matrix = hadamard_matrix(layer.codes.shape[1], parts(unit))
                 turned = max(turned, _sum_bound(matrix, value, f"the transform before layer {number}"))
             sums = max(sums, _sum_bound(layer.codes, code, f"layer {number}"))
-            for row, factor, shift, bias in zip(layer.codes, layer.factors, layer.shifts, layer.bias, strict=True):
-                x = max(x, (int(np.abs(row).sum()) * code * int(factor) >> int(shift)) + abs(int(bias)) + 2)
+            x = max(x, _row_bound(layer, code))
         return y, few, turned, sums, x
 
 
@@ -188,6 +199,14 @@ def _sum_bound(codes: np.ndarray, operand: int, where: str) -> int:
     if bound.bit_length() + 1 > WIDEST:
         raise InputError(f"the accumulator of {where} could need {bound.bit_length() + 1} bits, {WIDEST} are there")
     return bound
+
+
+def _row_bound(layer: LinearCodes, operand: int) -> int:
+    """The largest of a row's sum, scaled and with its bias."""
+    return max(
+        (int(np.abs(row).sum()) * operand * int(factor) >> int(shift)) + abs(int(bias)) + 2
+        for row, factor, shift, bias in zip(layer.codes, layer.factors, layer.shifts, layer.bias, strict=True)
+    )
 
 
 def _unit_bound(unit: UnitCodes, fraction: int) -> int:
