@@ -18,7 +18,13 @@ ALL = ("synth -flatten",)
 """A design mapped to gates, tables and other memories included."""
 LOGIC = ("synth -flatten -run begin:fine", "opt -fast -full", "opt -undriven -fine", "techmap", "opt -fast")
 """A design mapped to gates but for its memories, which stay what they are."""
+_LIGHT = " -script +strash;dc2;strash;&get,-n;&nf;&put"
+"""abc without its searches for equal signals, which take minutes in the wide products of LOGIC and save 1 % of it."""
 _TRANSISTORS = {"$_NOT_": 2, "$_NAND_": 4, "$_NOR_": 4}
+
+
+def _effort(front: Sequence[str]) -> str:
+    return _LIGHT if front == LOGIC else ""
 
 
 def standard_cells(source: str, name: str, liberty: str | Path, front: Sequence[str] = ALL) -> dict[str, float]:
@@ -27,7 +33,7 @@ def standard_cells(source: str, name: str, liberty: str | Path, front: Sequence[
     found = tools.cells(
         source,
         name,
-        [*front, f"dfflibmap -liberty {path}", f"abc -liberty {path}", "opt_clean"],
+        [*front, f"dfflibmap -liberty {path}", f"abc -liberty {path}{_effort(front)}", "opt_clean"],
         f"stat -json -liberty {path}",
     )
     return {"area": float(found["area"]), "cells": float(found["num_cells"])}
@@ -43,7 +49,7 @@ def netlist(source: str, name: str, liberty: str | Path, front: Sequence[str] = 
         source,
         name,
         [
-            *front, f"dfflibmap -liberty {path}", f"abc -liberty {path}",
+            *front, f"dfflibmap -liberty {path}", f"abc -liberty {path}{_effort(front)}",
             "expose -evert t:$mem*", "delete s:0",  # of a port of no bits
             "setundef -zero", "splitnets -ports", "opt_clean -purge",
         ],
@@ -87,7 +93,7 @@ def transistors(source: str, name: str, front: Sequence[str] = ALL) -> dict[str,
     found = tools.cells(
         source,
         name,
-        [*front, "dfflegalize -cell $_DFF_P_ x", "abc -g cmos2", "opt_clean"],
+        [*front, "dfflegalize -cell $_DFF_P_ x", f"abc -g cmos2{_effort(front)}", "opt_clean"],
     )["num_cells_by_type"]
     flip_flops = found.get("$_DFF_P_", 0)
     odd = {kind for kind in found if not kind.startswith("$mem")} - {*_TRANSISTORS, "$_DFF_P_"}
