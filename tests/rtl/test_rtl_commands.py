@@ -16,7 +16,7 @@ from hardy.cli.rtl import widths_of
 from hardy.errors import InputError
 from hardy.fields.container import Contents, save_fields
 from hardy.report import Report
-from hardy.rtl import Format, accelerator, compare, design, synthesis, tools
+from hardy.rtl import Format, accelerator, compare, design, synthesis, timing, tools
 from hardy.rtl.accelerator_core import Accelerator
 from hardy.rtl.picture_testbench import accelerator_files
 from hardy.rtl.program import Program
@@ -106,6 +106,33 @@ def test_an_album_and_what_its_page_says(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match=r"several sizes \(3 x 4, 3 x 5\): give one grid"):
         accelerator(tmp_path / "album.hardy")
     assert accelerator(tmp_path / "album.hardy", grid=(2, 2)).value("cycles of a pixel", "all") > 0
+
+
+@needs_yosys
+@pytest.mark.skipif(tools.program("sta") is None, reason="OpenSTA is not here")
+def test_power_is_of_its_cells_and_not_of_the_depth_of_products(data: Path) -> None:
+    """What OpenSTA derives from the activity of inputs is a thousand times as much in a chain of products."""
+    library, found = data / "hw" / "sky130hd_tt.lib.gz", {}
+    if not library.is_file():
+        pytest.skip("there is no cell library")
+    for name in ("relu", "gauss"):
+        pipeline = design(name, Format(12, 8)).pipeline()
+        source = tools.rtlil(pipeline, name, pipeline.ports)
+        cells = synthesis.standard_cells(source, name, library)["cells"]
+        found[name] = timing.timed(source, name, library)["power"] / cells
+    assert found["gauss"] < 3 * found["relu"]
+
+
+@needs_yosys
+def test_memories_become_ports_of_the_logic_between_them(data: Path) -> None:
+    library = data / "hw" / "sky130hd_tt.lib.gz"
+    if not library.is_file():
+        pytest.skip("there is no cell library")
+    core = Accelerator(Program([small_field(0)], (4, 4), 1))
+    text = synthesis.netlist(tools.rtlil(core, "field", core.ports), "field", library, synthesis.LOGIC)
+    assert "$mem" not in text
+    assert "[-1:0]" not in text
+    assert r"\trunk.RD_DATA" in text
 
 
 @needs_yosys

@@ -90,6 +90,8 @@ def accelerator(
         bar.advance()
         found |= measured(core, NAME, core.ports, liberty=liberty, devices=devices, front=synthesis.LOGIC)
         found |= timed(core, NAME, core.ports, liberty, synthesis.LOGIC)
+        cycle = found.pop("energy (OpenSTA)", None)
+        spent_on = [] if cycle is None else rows("a pixel, logic alone", {"energy (OpenSTA)": cycle * total})
         bar.advance()
     report = Report(
         title=f"{_named(models)} of {models[0].bits} bits as hardware, {grid[0]} x {grid[1]}, {lanes} lanes",
@@ -101,6 +103,7 @@ def accelerator(
             *(Row(metric="width", condition=k, value=v, unit="bits") for k, v in _widths(program).items()),
             *(Row(metric="work of a pixel", condition=k, value=v) for k, v in program.work().items()),
             *(Row(metric="energy (model)", condition=k, value=v, unit="fJ") for k, v in energies(core).items()),
+            *spent_on,
             *rows("accelerator", {k: v for k, v in found.items() if k != "energy (model)"}),
         ),
         figures=tuple(_pictures(core, shown)),
