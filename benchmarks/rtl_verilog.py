@@ -6,7 +6,7 @@ by verilator where both are. It fails on one wrong bit of a colour, of any code 
 layers, or on one cycle more or less than planned. "bits caught" are those of as many runs of the large picture in which
 it failed, each with one bit of the recorded colours or codes changed.
 
-    python -m benchmarks run rtl_verilog [--small 16] [--large 64] [--width 16] [--steps 100] [--lanes 4]
+    python -m benchmarks run rtl_verilog [--small 16] [--large 64] [--width 12] [--steps 100] [--lanes 4]
 """
 
 import tempfile
@@ -56,7 +56,7 @@ def caught(run: Callable[[Sequence[str]], str], folder: Path) -> int:
     return failed
 
 
-def run(*, small: int = 16, large: int = 64, width: int = 16, steps: int = 100, lanes: int = 4) -> Result:
+def run(*, small: int = 16, large: int = 64, width: int = 12, steps: int = 100, lanes: int = 4) -> Result:
     if not tools.has_yosys() or tools.verilog_simulator() is None:
         raise NotMeasuredError("yosys or a simulator of Verilog is missing: pip install 'hardy-nn[rtl]'")
     photo, found, (*_, quick) = photographs(1)[0], [], tools.verilog_simulators()
