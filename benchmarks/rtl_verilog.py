@@ -2,9 +2,9 @@
 
 A field of each activation is fitted to a photograph, turned into integers with Hadamard transforms before every layer,
 written as Verilog, and run with the testbench of `hardy rtl export`, the small pictures by iverilog and the large ones,
-of sine and ReLU, by verilator where both are. It fails on one wrong bit of a colour, of any code before or after an activation or between
-layers, or on one cycle more or less than planned. "bits caught" are those of as many runs of the large picture in which
-it failed, each with one bit of the recorded colours or codes changed.
+of sine and ReLU, by verilator where both are. It fails on one wrong bit of a colour, of any code before or after an
+activation or between layers, or on one cycle more or less than planned. "bits caught" are those of as many runs of the
+large picture in which it failed, each with one bit of the recorded colours or codes changed.
 
     python -m benchmarks run rtl_verilog [--small 16] [--large 64] [--width 12] [--steps 100] [--lanes 4]
 """
