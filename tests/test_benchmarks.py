@@ -62,7 +62,6 @@ NOT_MEASURED = {
     "inpaint", "kills", "placement",
     "teach_cost", "teach_paper", "teach_pixels", "teach_table", "teach_tokens", "teach_tokens-rubbish",
     "teach_tokens-smollm2",
-    "rtl_verilog",
 }  # fmt: skip
 
 
