@@ -24,6 +24,11 @@ def test_graphs_of_all_tasks_are_generated_scored_and_learned(task: graphs.Task)
     assert all(4 <= graph.num_nodes <= 9 and graph.is_undirected() for graph in data.graphs)
     again = graphs.generated(task, 40, nodes=(4, 9), features=5)
     assert all(torch.equal(a.x, b.x) and torch.equal(a.y, b.y) for a, b in zip(data.graphs, again.graphs, strict=True))
+    if task == "node-classification":  # as the outputs are, one of them is the largest nearly everywhere
+        labels = torch.cat([graph.y for graph in data.graphs])
+        shares = labels.bincount(minlength=10) / len(labels)
+        assert shares.max() < 0.4
+        assert (shares > 0.03).sum() >= 8
     net = network("flexible", data, width=8)
     teacher = Teacher(3, selector="hard", ratio=schedules.Constant(ratio=0.5))
     ids = list(range(30))

@@ -196,6 +196,16 @@ def test_the_published_schedule() -> None:
     assert [selection.time for selection in growing.selections] == [0, 1, 2, 3, 4, 5, 12, 22, 36, 57, 87]
 
 
+def test_a_short_training_chooses_often_enough_to_come_to_all_examples() -> None:
+    assert Teacher(500).interval == Teacher(5000).interval == schedules.Growing()
+    for epochs in (10, 40, 200):
+        plan = Teacher(epochs).plan(1000)
+        assert sum(plan) / (1000 * epochs) == pytest.approx(0.48, abs=0.05)
+        assert plan[-1] > 880
+    assert len(set(Teacher(40).plan(1000))) > 12
+    assert Teacher(40, interval=schedules.Growing()).plan(1000)[-1] < 700  # GraNT's own, made for hundreds of epochs
+
+
 def test_other_schedules_stay_within_bounds() -> None:
     for name, kind in schedules.RATIOS.items():
         shares = [kind()(time, 40) for time in range(60)]
