@@ -217,17 +217,18 @@ class DatasetExamples:
         return torch.cat(shifts).detach().cpu()
 
     def _measured(self, *, gradients: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for first, batch in self._batches():
-            with evaluating(self.model), torch.inference_mode():
-                answer = self.read(self.model, batch)
-            answer = answer._replace(output=answer.output.clone(), target=answer.target.clone())
-            if gradients:
-                slope, losses = self._gradient(answer, first)
-                yield losses.cpu(), norms(slope, answer).cpu()
-            else:
-                with torch.no_grad():
-                    losses = self._checked(answer, first)
-                yield losses.cpu(), losses.cpu()
+        with evaluating(self.model):
+            for first, batch in self._batches():
+                with torch.inference_mode():
+                    answer = self.read(self.model, batch)
+                answer = answer._replace(output=answer.output.clone(), target=answer.target.clone())
+                if gradients:
+                    slope, losses = self._gradient(answer, first)
+                    yield losses.cpu(), norms(slope, answer).cpu()
+                else:
+                    with torch.no_grad():
+                        losses = self._checked(answer, first)
+                    yield losses.cpu(), losses.cpu()
 
     def _gradient(self, answer: Answer, first: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradient of each example's loss at the output, in its shape, and the losses."""
