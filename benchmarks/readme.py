@@ -500,6 +500,22 @@ def teach_random() -> str:
     return of_columns(columns, found, by=("set",))
 
 
+def teach_equal() -> str:
+    found = [row for row in rows("teach_table") if " at equal " in row.metric or row.metric == "CPU time saved"]
+    columns: dict[str, Cell] = {"labels": "{set}"}
+    for arm in ("random", "soft"):
+        columns[f"{arm}: CPU time saved"] = f"{{at[arm={arm}].CPU time saved:.0f}} %"
+    for arm in ("soft", "hard", "mix"):
+        columns[f"{arm} over random, equal seconds"] = tuple(
+            f"{{at[arm={arm}].better than random at equal CPU seconds ({metric}):+.3f}}" for metric in ("MAE", "AUC")
+        )
+    for arm in ("random", "soft"):
+        columns[f"{arm} over full, equal samples"] = tuple(
+            f"{{at[arm={arm}].better than full at equal samples ({metric}):+.3f}}" for metric in ("MAE", "AUC")
+        )
+    return of_columns(columns, found, by=("set",))
+
+
 def teach_paper() -> str:
     columns: dict[str, Cell] = {
         "task": "{task}",
@@ -541,6 +557,10 @@ def teach_tokens() -> str:
         "loss, nats": "{loss:.3f}",
         "CPU seconds": "{cpu_seconds:.1f}",
         "of them choosing": "{seconds_of_choosing.value:.1f}",
+        "seconds to what random ends with": (
+            "{cpu_seconds_to_what_random_ends_with:.1f} ({reached} of {runs})",
+            "never",
+        ),
         "loss at equal seconds": "{loss_at_equal_seconds:.3f}",
         "below random (random: below full)": "{below_the_baseline:+.3f}",
         "the same at equal seconds": "{below_the_baseline_at_equal_seconds:+.3f}",
@@ -598,6 +618,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "stream-vision-speed": stream_vision_speed,
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     "teach-random": functools.partial(where_measured, "teach_table", teach_random),
+    "teach-equal": functools.partial(where_measured, "teach_table", teach_equal),
 }
 
 
