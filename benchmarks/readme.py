@@ -7,12 +7,15 @@ import ast
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import panels, systems
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
+from benchmarks.harness.result import Value, mean_of
+from benchmarks.harness.result import rows as measured_rows
 from benchmarks.harness.tables import Cell, Lines, table, values_of
 from hardy.files import write_text
 from hardy.report import Row
@@ -516,6 +519,39 @@ def teach_equal() -> str:
     return of_columns(columns, found, by=("set",))
 
 
+def teach_sets() -> str:
+    """Gains over random choice as shares of random's error (of what is missing to an area of 1), over the sets."""
+    found = rows("teach_table")
+    value = {(row.metric, row.condition): row.value for row in found}
+    made = []
+    for kind, noiseless in (("without noise", True), ("real", False)):
+        names = [
+            name
+            for name in values_of("set", found)
+            if noiseless == (name.endswith("noiseless") or name.startswith("generated"))
+        ]
+        for arm in ("soft", "hard", "mix", "oracle"):
+            details = {"labels": kind, "sets": len(names), "arm": arm}
+            for label, equal in (("gain", ""), ("gain_at_equal_seconds", " at equal CPU seconds")):
+                gains = []
+                for name in names:
+                    metric = "MAE" if ("MAE", f"{name}: random") in value else "AUC"
+                    of_random = value[f"{metric}{equal}", f"{name}: random"]
+                    gain = value[f"better than random{equal} ({metric})", f"{name}: {arm}"]
+                    gains.append(100 * gain / (of_random if metric == "MAE" else 1 - of_random))
+                whole = mean_of(gains, "%")
+                better = Value(sum(gain > 0 for gain in gains))
+                error = replace(whole, spread=(whole.spread or 0.0) / len(gains) ** 0.5)
+                made += measured_rows(arm, details, **{label: error, f"better_{label}": better})
+    columns: dict[str, Cell] = {
+        "labels": "{labels}", "": "{arm}", "less error than random, %": "{gain:+.1f}",
+        "sets where better": "{better_gain.value:.0f} of {sets}",
+        "at equal seconds, %": "{gain_at_equal_seconds:+.1f}",
+        "sets": "{better_gain_at_equal_seconds.value:.0f} of {sets}",
+    }  # fmt: skip
+    return of_columns(columns, made, by=("labels", "arm"))
+
+
 def teach_paper() -> str:
     columns: dict[str, Cell] = {
         "task": "{task}",
@@ -618,6 +654,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "stream-vision-speed": stream_vision_speed,
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     "teach-random": functools.partial(where_measured, "teach_table", teach_random),
+    "teach-sets": functools.partial(where_measured, "teach_table", teach_sets),
     "teach-equal": functools.partial(where_measured, "teach_table", teach_equal),
 }
 
