@@ -184,6 +184,7 @@ def train(
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     at = {round(k * training.epochs / training.checks) for k in range(1, training.checks + 1)}
     seconds, cpu, samples, steps = 0.0, 0.0, 0, 0
+    paper, kept = training.protocol == "paper", []
     rows: list[tuple[int, float, float, int, int, float]] = []
     final: dict[str, float] = {}
     for epoch in range(training.epochs):
@@ -191,21 +192,22 @@ def train(
         # A graph alone is one forward pass for all of its nodes; graphs take half the time in larger batches than those
         # that are learned from.
         size = len(part) if len(data) == 1 else max(_SCORED_AT_ONCE, training.batch_size)
-        teacher.update(network, loss, part, batch_size=size, read=read)
+        anew = teacher.update(network, loss, part, batch_size=size, read=read)
         network.train()
         optimizer.zero_grad()
-        chosen = len(sampler)
-        for batch in loader:
+        if paper and anew:  # the order of the examples does not matter to a step on all of them
+            kept = list(loader)
+        for batch in kept if paper else loader:
             losses, _ = example_losses(one_by_one, read(network, batch))
             samples += len(losses)
-            if training.protocol == "paper":
-                (losses.sum() / chosen).backward()  # so that a ragged last batch counts for what it is
+            if paper:
+                (losses.sum() / len(sampler)).backward()  # so that a ragged last batch counts for what it is
                 continue
             losses.mean().backward()
             optimizer.step()
             optimizer.zero_grad()
             steps += 1
-        if training.protocol == "paper":
+        if paper:
             optimizer.step()
             steps += 1
         seconds += time.perf_counter() - begun
