@@ -186,7 +186,8 @@ def measured(data: GraphSet, plan: Plan, seeds: int, out: Path) -> tuple[list[Ro
         for name in names
     ]
     # Seed by seed, so that a machine that slows down slows all arms down.
-    results = study.results(sorted((cell for one in grid for cell in one.cells), key=lambda cell: cell.seed))
+    cells = [cell for one in grid for cell in one.cells]
+    results = study.results(sorted(cells, key=lambda cell: cell.seed))
     report = made_report(data, plan.model, grid, results, settings)
     rows = [
         dataclasses.replace(
