@@ -51,9 +51,9 @@ SETS = {
     "freesolv": (30, 32),
     "ENZYMES": (20, 32),
     "esol": (20, 32),
-    "PROTEINS": (15, 32),
-    "cora": (10, 512),
-    "lipophilicity": (20, 32),
+    "PROTEINS": (10, 32),
+    "cora": (8, 512),
+    "lipophilicity": (12, 32),
 }
 TARGETS = {
     "esol": "measured log solubility in mols per litre",
