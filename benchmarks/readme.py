@@ -542,7 +542,8 @@ def teach_sets() -> str:
                 whole = mean_of(gains, "%")
                 better = Value(sum(gain > 0 for gain in gains))
                 error = replace(whole, spread=(whole.spread or 0.0) / len(gains) ** 0.5)
-                made += measured_rows(arm, details, **{label: error, f"better_{label}": better})
+                figures: dict[str, Any] = {label: error, f"better_{label}": better}
+                made += measured_rows(arm, details, **figures)
     columns: dict[str, Cell] = {
         "labels": "{labels}", "": "{arm}", "less error than random, %": "{gain:+.1f}",
         "sets where better": "{better_gain.value:.0f} of {sets}",

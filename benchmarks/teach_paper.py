@@ -38,7 +38,7 @@ def law(found: list[Row], task: str) -> list[Row]:
 
 
 def run(
-    *, count: int = 3000, epochs: int = 150, rate: float = 5e-3, seeds: int = 2, tasks: str = ",".join(graphs.TASKS),
+    *, count: int = 3000, epochs: int = 120, rate: float = 5e-3, seeds: int = 2, tasks: str = ",".join(graphs.TASKS),
     work: Path,
 ) -> Result:  # fmt: skip
     found: list[Row] = []

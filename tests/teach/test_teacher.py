@@ -135,6 +135,22 @@ def test_a_ragged_last_batch_changes_no_score() -> None:
     assert torch.allclose(whole, DatasetExamples(model, F.mse_loss, data, batch_size=10).gradient_norms(), atol=1e-6)
 
 
+def test_kept_batches_are_put_together_once_and_scored_by_the_model_as_it_is_now() -> None:
+    asked = []
+
+    class Counted(Numbered):
+        def __getitem__(self, index: int) -> Any:
+            asked.append(index)
+            return super().__getitem__(index)
+
+    data, model = Counted(23), Model()
+    kept = DatasetExamples(model, F.mse_loss, data, batch_size=5, keep=True)
+    kept.losses()
+    model.last.bias.data += 1
+    assert torch.equal(kept.losses(), DatasetExamples(model, F.mse_loss, data, batch_size=5).losses())
+    assert asked.count(22) == 2  # by each of them once
+
+
 @pytest.mark.parametrize("name", list(selectors.SELECTORS))
 def test_selectors_give_different_ids_and_as_many_as_asked(name: str) -> None:
     values = torch.rand(1000, generator=torch.Generator().manual_seed(0))

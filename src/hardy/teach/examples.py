@@ -158,13 +158,22 @@ class DatasetExamples:
         dataset: with a length and items, or a `DataLoader` of one.
         batch_size: of measuring, where `dataset` is no loader.
         read: see `read_batch`.
+        keep: whether batches stay in memory from the first choice on: for examples that are the same each time they are
+            asked for. Graphs are then measured in half the time, which it takes to put them together.
 
     Raises:
         InputError: the dataset is a stream, or the loss cannot be called.
     """
 
     def __init__(
-        self, model: nn.Module, loss: Any, dataset: Any, *, batch_size: int = 256, read: Read = read_batch
+        self,
+        model: nn.Module,
+        loss: Any,
+        dataset: Any,
+        *,
+        batch_size: int = 256,
+        read: Read = read_batch,
+        keep: bool = False,
     ) -> None:
         self.model, self.loss, self.read = model, unreduced(loss), read
         collate = None
@@ -175,6 +184,7 @@ class DatasetExamples:
         self.dataset: Any = dataset
         self.batch_size = checks.integer("batch_size", batch_size, at_least=1)
         self.collate = collate or _collate_for(dataset)
+        self.kept: list[tuple[int, Any]] | None = [] if checks.boolean("keep", keep) else None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -246,6 +256,13 @@ class DatasetExamples:
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
         """The number of the first example of each batch, and the batch, where the model is."""
+        if self.kept is None:
+            yield from self._made()
+            return
+        self.kept = self.kept or list(self._made())
+        yield from self.kept
+
+    def _made(self) -> Iterator[tuple[int, Any]]:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         # A loader draws a seed for its workers, which must not come from the generator that training draws from.
         loader = DataLoader(

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from hardy import checks
 from hardy.errors import InputError
-from hardy.teach.examples import Answer, Read, evaluating, example_losses, read_batch, unreduced
+from hardy.teach.examples import Answer, DatasetExamples, Read, evaluating, example_losses, read_batch, unreduced
 from hardy.teach.graphs import GraphSet
 from hardy.teach.sampler import TeacherSampler
 from hardy.teach.teacher import Teacher
@@ -180,6 +180,9 @@ def train(
         part, batch_size=training.batch_size, sampler=sampler, generator=torch.Generator()
     )
     loss, one_by_one = loss_of(data), unreduced(loss_of(data))
+    # A graph alone is one pass for all of its nodes; graphs take half the time in larger batches than those of a step.
+    size = len(part) if len(data) == 1 else max(_SCORED_AT_ONCE, training.batch_size)
+    examples = DatasetExamples(network, loss, part, batch_size=size, read=read, keep=True)
     decay, rate = training.weight_decay, training.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     at = {round(k * training.epochs / training.checks) for k in range(1, training.checks + 1)}
@@ -189,10 +192,9 @@ def train(
     final: dict[str, float] = {}
     for epoch in range(training.epochs):
         begun, cpu_begun = time.perf_counter(), time.process_time()
-        # A graph alone is one forward pass for all of its nodes; graphs take half the time in larger batches than those
-        # that are learned from.
-        size = len(part) if len(data) == 1 else max(_SCORED_AT_ONCE, training.batch_size)
-        anew = teacher.update(network, loss, part, batch_size=size, read=read)
+        before = len(teacher.selections)
+        teacher.choose(examples)
+        anew = len(teacher.selections) > before
         network.train()
         optimizer.zero_grad()
         if paper and anew:  # the order of the examples does not matter to a step on all of them
