@@ -110,8 +110,8 @@ def loaded(name: str) -> tuple[Any, Any]:
 
 
 def run(
-    *, model: str = "tiny-llama", epochs: int = 5, count: int = 40, length: int = 64, rate: float = 1e-3,
-    rubbish: float = 0.0, judged: int = 24, bfloat16: bool = False, seeds: int = 5,
+    *, model: str = "tiny-llama", epochs: int = 5, count: int = 32, length: int = 64, rate: float = 1e-3,
+    rubbish: float = 0.0, judged: int = 16, bfloat16: bool = False, seeds: int = 5,
 ) -> Result:  # fmt: skip
     arms = [*ARMS, *(AGAINST_RUBBISH if rubbish else ())]
     curves: dict[str, list[Curve]] = {arm: [] for arm in arms}
