@@ -593,7 +593,6 @@ def teach_tokens() -> str:
         "sequences": "{condition}",
         "loss, nats": "{loss:.3f}",
         "CPU seconds": "{cpu_seconds:.1f}",
-        "of them choosing": "{seconds_of_choosing.value:.1f}",
         "seconds to what random ends with": (
             "{cpu_seconds_to_what_random_ends_with:.1f} ({reached} of {runs})",
             "never",
