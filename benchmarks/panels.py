@@ -100,10 +100,10 @@ def interp(ax: Axes) -> None:
 
 
 def teach(ax: Axes) -> None:
-    names = {"random": GREY, "soft": ORANGE, "hard": BLUE}
-    found = {name: row("teach", "MAE", f"generated graph-regression: {name}") for name in ("full", *names)}
+    names = {"random": GREY, "soft": ORANGE, "mix": BLUE}
+    found = {name: row("teach_table", "MAE", f"generated graph-regression: {name}") for name in ("full", *names)}
     bars(ax, {name: (each, names.get(name, GREY)) for name, each in found.items()})
-    ax.set(title="teach: half the time, what is chosen?", ylabel="error")
+    ax.set(title="teach: half the samples, which?", ylabel="error")
 
 
 def rtl(ax: Axes) -> None:

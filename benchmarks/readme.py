@@ -7,12 +7,15 @@ import ast
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import panels, rtl_tables, systems
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
+from benchmarks.harness.result import Value, mean_of
+from benchmarks.harness.result import rows as measured_rows
 from benchmarks.harness.tables import Cell, Lines, table, values_of
 from hardy.files import write_text
 from hardy.report import Row
@@ -500,6 +503,56 @@ def teach_random() -> str:
     return of_columns(columns, found, by=("set",))
 
 
+def teach_equal() -> str:
+    found = [row for row in rows("teach_table") if " at equal " in row.metric or row.metric == "CPU time saved"]
+    columns: dict[str, Cell] = {"labels": "{set}"}
+    for arm in ("random", "soft"):
+        columns[f"{arm}: CPU time saved"] = f"{{at[arm={arm}].CPU time saved:.0f}} %"
+    for arm in ("soft", "hard", "mix"):
+        columns[f"{arm} over random, equal seconds"] = tuple(
+            f"{{at[arm={arm}].better than random at equal CPU seconds ({metric}):+.3f}}" for metric in ("MAE", "AUC")
+        )
+    for arm in ("random", "soft"):
+        columns[f"{arm} over full, equal samples"] = tuple(
+            f"{{at[arm={arm}].better than full at equal samples ({metric}):+.3f}}" for metric in ("MAE", "AUC")
+        )
+    return of_columns(columns, found, by=("set",))
+
+
+def teach_sets() -> str:
+    """Gains over random choice as shares of random's error (of what is missing to an area of 1), over the sets."""
+    found = rows("teach_table")
+    value = {(row.metric, row.condition): row.value for row in found}
+    made = []
+    for kind, noiseless in (("without noise", True), ("real", False)):
+        names = [
+            name
+            for name in values_of("set", found)
+            if noiseless == (name.endswith("noiseless") or name.startswith("generated"))
+        ]
+        for arm in ("soft", "hard", "mix", "oracle"):
+            details = {"labels": kind, "sets": len(names), "arm": arm}
+            for label, equal in (("gain", ""), ("gain_at_equal_seconds", " at equal CPU seconds")):
+                gains = []
+                for name in names:
+                    metric = "MAE" if ("MAE", f"{name}: random") in value else "AUC"
+                    of_random = value[f"{metric}{equal}", f"{name}: random"]
+                    gain = value[f"better than random{equal} ({metric})", f"{name}: {arm}"]
+                    gains.append(100 * gain / (of_random if metric == "MAE" else 1 - of_random))
+                whole = mean_of(gains, "%")
+                better = Value(sum(gain > 0 for gain in gains))
+                error = replace(whole, spread=(whole.spread or 0.0) / len(gains) ** 0.5)
+                figures: dict[str, Any] = {label: error, f"better_{label}": better}
+                made += measured_rows(arm, details, **figures)
+    columns: dict[str, Cell] = {
+        "labels": "{labels}", "": "{arm}", "less error than random, %": "{gain:+.1f}",
+        "sets where better": "{better_gain.value:.0f} of {sets}",
+        "at equal seconds, %": "{gain_at_equal_seconds:+.1f}",
+        "sets": "{better_gain_at_equal_seconds.value:.0f} of {sets}",
+    }  # fmt: skip
+    return of_columns(columns, made, by=("labels", "arm"))
+
+
 def teach_paper() -> str:
     columns: dict[str, Cell] = {
         "task": "{task}",
@@ -540,7 +593,10 @@ def teach_tokens() -> str:
         "sequences": "{condition}",
         "loss, nats": "{loss:.3f}",
         "CPU seconds": "{cpu_seconds:.1f}",
-        "of them choosing": "{seconds_of_choosing.value:.1f}",
+        "seconds to what random ends with": (
+            "{cpu_seconds_to_what_random_ends_with:.1f} ({reached} of {runs})",
+            "never",
+        ),
         "loss at equal seconds": "{loss_at_equal_seconds:.3f}",
         "below random (random: below full)": "{below_the_baseline:+.3f}",
         "the same at equal seconds": "{below_the_baseline_at_equal_seconds:+.3f}",
@@ -599,6 +655,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     **{name: functools.partial(where_measured, needed, block) for name, (needed, block) in rtl_tables.BLOCKS.items()},
     "teach-random": functools.partial(where_measured, "teach_table", teach_random),
+    "teach-sets": functools.partial(where_measured, "teach_table", teach_sets),
+    "teach-equal": functools.partial(where_measured, "teach_table", teach_equal),
 }
 
 

@@ -70,7 +70,7 @@ def course(arm: str, photo: Signal, width: int, steps: int, seed: int) -> tuple[
     return seconds, psnr, teacher.teacher.seconds / fitted.seconds
 
 
-def run(*, size: int = 48, width: int = 48, steps: int = 400, photos: int = 4, seeds: int = 2) -> Result:
+def run(*, size: int = 48, width: int = 48, steps: int = 250, photos: int = 4, seeds: int = 2) -> Result:
     signals = [shrunk(file, size) for file in photographs(photos)]
     ends: dict[str, list[tuple[float, float, float, float]]] = {arm: [] for arm in ARMS}
     reached: dict[str, list[float]] = {arm: [] for arm in ARMS}

@@ -2,16 +2,17 @@
 
 tiny-llama, which knows Python, or another model (a folder of Hugging Face), is fine-tuned on WikiText-2 and judged on
 other articles of it. Sequences are scored by their own loss and drawn softly (AtteNT's default) or taken by the
-highest; their share grows from 20 % to all, and they are chosen anew every epoch. With rubbish, a tenth of them has
-shuffled tokens: such can never be learned, and their loss stays the highest.
+highest; their share grows from 20 % to all, and they are chosen anew every other epoch. With rubbish, a tenth of them
+has shuffled tokens: such can never be learned, and their loss stays the highest; a cap leaves the highest tenth out.
 
-Controls: all sequences in every epoch, and random ones by the same schedule; loss on held-out text at equal CPU
-seconds, choosing included.
+Controls: all sequences in every epoch, and random ones by the same schedule; loss on held-out text at the end, at equal
+CPU seconds, and the seconds to what random choice of the same seed ends with, choosing included.
 
     python -m benchmarks run teach_tokens
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,16 @@ from benchmarks.harness import Result, mean_of, real_models, rows, text_of
 from hardy.core.rng import generator
 from hardy.teach import Teacher, TeacherSampler, schedules, scores
 
-ARMS = {
+Curve = tuple[list[float], list[float], float]
+"""CPU seconds and held-out loss after every epoch, and the seconds of choosing."""
+ARMS: dict[str, tuple[str, Any]] = {
     "full": ("full", "loss"),
     "soft": ("soft", "loss"),
     "hard": ("hard", "loss"),
-    "soft, loss cap": ("soft", scores.LossCap(quantile=0.9, score=scores.loss)),
     "random": ("random", "loss"),
+}
+AGAINST_RUBBISH: dict[str, tuple[str, Any]] = {
+    "soft, loss cap": ("soft", scores.LossCap(quantile=0.9, score=scores.loss))
 }
 
 
@@ -60,17 +65,15 @@ def loss_on(model: Any, held_out: list[dict[str, torch.Tensor]]) -> float:
 
 
 def trained(
-    name: str, arm: str, seed: int, epochs: int, count: int, length: int, rate: float, rubbish: float
-) -> tuple[list[float], list[float], float]:
-    """CPU seconds and held-out loss after every epoch, and the seconds of choosing."""
-    selector, score = ARMS[arm]
+    name: str, arm: str, seed: int, epochs: int, rate: float, data_of: Callable[[Any], tuple[Any, Any]]
+) -> Curve:
+    """One fine-tuning."""
+    selector, score = (ARMS | AGAINST_RUBBISH)[arm]
     model, tokenizer = loaded(name)
-    data = sequences(tokenizer, "calibration", count, length, seed, rubbish)
-    held_out = sequences(tokenizer, "evaluation", 64, length, 1000)
-    teacher = Teacher(
-        epochs, selector=selector, score=score, ratio=schedules.Linear(start=0.2), interval=schedules.Every(), seed=seed
-    )
-    loader = DataLoader(data, batch_size=8, sampler=TeacherSampler(data, teacher))  # pyright: ignore[reportArgumentType]
+    data, held_out = data_of(tokenizer)
+    ratio, interval = schedules.Linear(start=0.2), schedules.Every(updates=2)
+    teacher = Teacher(epochs, selector=selector, score=score, ratio=ratio, interval=interval, seed=seed)
+    loader = DataLoader(data, batch_size=8, sampler=TeacherSampler(data, teacher))
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     seconds, losses, clock = [0.0], [loss_on(model, held_out)], 0.0
     for _ in range(epochs):
@@ -87,6 +90,16 @@ def trained(
     return seconds, losses, teacher.seconds
 
 
+def seconds_to(goal: float, curve: Curve) -> float | None:
+    """CPU seconds until the loss is as low as `goal`, between epochs on a straight line; None where it never is."""
+    seconds, losses, _ = curve
+    for place in range(1, len(losses)):
+        if losses[place] <= goal:
+            part = (losses[place - 1] - goal) / max(losses[place - 1] - losses[place], 1e-12)
+            return seconds[place - 1] + min(max(part, 0.0), 1.0) * (seconds[place] - seconds[place - 1])
+    return None
+
+
 def loaded(name: str) -> tuple[Any, Any]:
     if name == "tiny-llama":
         return hardy.zoo.load(name)
@@ -97,16 +110,24 @@ def loaded(name: str) -> tuple[Any, Any]:
 
 
 def run(
-    *, model: str = "tiny-llama", epochs: int = 10, count: int = 240, length: int = 64, rate: float = 1e-3,
-    rubbish: float = 0.0, seeds: int = 5,
+    *, model: str = "tiny-llama", epochs: int = 5, count: int = 32, length: int = 64, rate: float = 1e-3,
+    rubbish: float = 0.0, judged: int = 16, bfloat16: bool = False, seeds: int = 5,
 ) -> Result:  # fmt: skip
-    curves: dict[str, list[tuple[list[float], list[float], float]]] = {arm: [] for arm in ARMS}
+    arms = [*ARMS, *(AGAINST_RUBBISH if rubbish else ())]
+    curves: dict[str, list[Curve]] = {arm: [] for arm in arms}
     for seed in range(seeds):
-        for arm in ARMS:
-            curves[arm].append(trained(model, arm, seed, epochs, count, length, rate, rubbish))
+
+        def data_of(tokenizer: Any, seed: int = seed) -> tuple[Any, Any]:
+            data = sequences(tokenizer, "calibration", count, length, seed, rubbish)
+            return data, sequences(tokenizer, "evaluation", judged, length, 1000)
+
+        for arm in arms:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                curves[arm].append(trained(model, arm, seed, epochs, rate, data_of))
             seconds, losses, _ = curves[arm][-1]
             print(f"seed {seed}, {arm}: loss {losses[0]:.3f} to {losses[-1]:.3f} in {seconds[-1]:.1f} s", flush=True)
-    ends = [min(curves[arm][seed][0][-1] for arm in ARMS) for seed in range(seeds)]
+    ends = [min(curves[arm][seed][0][-1] for arm in arms) for seed in range(seeds)]
+    goals = [losses[-1] for _, losses, _ in curves["random"]]
     equal = {
         arm: [float(np.interp(end, *of_seed[:2])) for end, of_seed in zip(ends, of_arm, strict=True)]
         for arm, of_arm in curves.items()
@@ -116,9 +137,11 @@ def run(
         baseline = "random" if arm != "random" else "full"
         final = [losses[-1] for _, losses, _ in of_arm]
         other = [losses[-1] for _, losses, _ in curves[baseline]]
+        reached = [seconds_to(goal, curve) for goal, curve in zip(goals, of_arm, strict=True)]
+        times = [each for each in reached if each is not None]
         found += rows(
             arm,
-            {"model": model, "rubbish": rubbish},
+            {"model": model, "rubbish": rubbish, "reached": len(times), "runs": seeds},
             seeds=range(seeds),
             baseline=baseline,
             loss_before=mean_of([losses[0] for _, losses, _ in of_arm], "nats"),
@@ -129,6 +152,7 @@ def run(
                 [b - a for a, b in zip(equal[arm], equal[baseline], strict=True)], "nats"
             ),
             cpu_seconds=mean_of([seconds[-1] for seconds, _, _ in of_arm], "s"),
+            cpu_seconds_to_what_random_ends_with=mean_of(times, "s") if times else None,
             seconds_of_choosing=mean_of([choosing for *_, choosing in of_arm], "s"),
         )
     return Result(rows=found, seeds=range(seeds), raw={

@@ -12,7 +12,7 @@ from hardy.teach.experiment import Plan, experiment
 from hardy.teach.training import Training
 
 data = graphs.generated("graph-regression", 160, nodes=(5, 12), features=8)
-plan = Plan(model="gin", selectors=("hard",), width=16, training=Training(epochs=30))
+plan = Plan(model="gin", selectors=("hard",), width=32, training=Training(epochs=30, batch_size=16))
 report = experiment(data, plan, seeds=3)
 print("\n".join(report.summary))
 

@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "teach_tokens-rubbish": ("teach_tokens", {"rubbish": 0.1}),
     "teach_tokens-smollm2": (
         "teach_tokens",
-        {"model": "smollm2-135m", "epochs": 4, "count": 96, "rate": 2e-5, "seeds": 3},
+        {"model": "smollm2-135m", "epochs": 3, "count": 24, "rate": 2e-5, "judged": 16, "bfloat16": True, "seeds": 2},
     ),
 }
 SCRIPTS = {script for script, _ in VARIANTS.values()}

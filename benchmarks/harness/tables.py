@@ -72,7 +72,8 @@ class _Formatter(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         if isinstance(value, Row):
             shown = self.format_field(value.value, format_spec)
-            return shown if value.spread is None else f"{shown} ± {self.format_field(value.spread, format_spec)}"
+            unsigned = format_spec.replace("+", "")
+            return shown if value.spread is None else f"{shown} ± {self.format_field(value.spread, unsigned)}"
         if value is None:
             raise MissingError("a spread")
         if format_spec.endswith("%"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,11 @@ def test_graphs_of_all_tasks_are_generated_scored_and_learned(task: graphs.Task)
     assert all(4 <= graph.num_nodes <= 9 and graph.is_undirected() for graph in data.graphs)
     again = graphs.generated(task, 40, nodes=(4, 9), features=5)
     assert all(torch.equal(a.x, b.x) and torch.equal(a.y, b.y) for a, b in zip(data.graphs, again.graphs, strict=True))
+    if task == "node-classification":  # as the outputs are, one of them is the largest nearly everywhere
+        labels = torch.cat([graph.y for graph in data.graphs])
+        shares = labels.bincount(minlength=10) / len(labels)
+        assert shares.max() < 0.4
+        assert (shares > 0.03).sum() >= 8
     net = network("flexible", data, width=8)
     teacher = Teacher(3, selector="hard", ratio=schedules.Constant(ratio=0.5))
     ids = list(range(30))
@@ -208,6 +214,21 @@ def test_a_folder_of_pyg_is_read_but_never_unpickled(tmp_path: Path) -> None:
     data = graphs.read(tmp_path)
     assert [graph.num_nodes for graph in data.graphs] == [2, 5]
     assert [graph.y.item() for graph in data.graphs] == [0, 1]
+    one, edge = torch.ones(2, 1), torch.tensor([[0], [1]])
+    InMemoryDataset.save([Data(x=one[:, 0], y=torch.ones(1))] * 2, str(tmp_path / "processed" / "data.pt"))
+    (bare, _) = graphs.read(tmp_path).graphs
+    assert (bare.x.shape, bare.edge_index.shape) == ((2, 1), (2, 0))
+    bad: list[tuple[Data, str, dict[str, Any]]] = [
+        (Data(x=one, edge_index=edge + 1, y=torch.ones(1)), "graph 1 has 2 nodes, and edges of nodes 1 to 2", {}),
+        (Data(x=one / 0, edge_index=edge, y=torch.ones(1)), "graph 1 has features or labels that are not finite", {}),
+        (Data(x=one[:0], edge_index=edge[:, :0], y=torch.ones(1)), "graph 1 has no nodes", {}),
+        (Data(x=one, edge_index=edge, y=torch.ones(1)), "2 nodes and 1 labels", {"task": "node-regression"}),
+    ]
+    for graph, message, options in bad:
+        good = Data(x=one, edge_index=edge, y=torch.ones(2 if options else 1))
+        InMemoryDataset.save([good, graph], str(tmp_path / "processed" / "data.pt"))
+        with pytest.raises(InputError, match=message):
+            graphs.read(tmp_path, **options)
     torch.save((Code(), None), tmp_path / "processed" / "data.pt")
     with pytest.raises(InputError, match="cannot be read without unpickling"):
         graphs.read(tmp_path)

@@ -135,6 +135,22 @@ def test_a_ragged_last_batch_changes_no_score() -> None:
     assert torch.allclose(whole, DatasetExamples(model, F.mse_loss, data, batch_size=10).gradient_norms(), atol=1e-6)
 
 
+def test_kept_batches_are_put_together_once_and_scored_by_the_model_as_it_is_now() -> None:
+    asked = []
+
+    class Counted(Numbered):
+        def __getitem__(self, index: int) -> Any:
+            asked.append(index)
+            return super().__getitem__(index)
+
+    data, model = Counted(23), Model()
+    kept = DatasetExamples(model, F.mse_loss, data, batch_size=5, keep=True)
+    kept.losses()
+    model.last.bias.data += 1
+    assert torch.equal(kept.losses(), DatasetExamples(model, F.mse_loss, data, batch_size=5).losses())
+    assert asked.count(22) == 2  # by each of them once
+
+
 @pytest.mark.parametrize("name", list(selectors.SELECTORS))
 def test_selectors_give_different_ids_and_as_many_as_asked(name: str) -> None:
     values = torch.rand(1000, generator=torch.Generator().manual_seed(0))
@@ -194,6 +210,16 @@ def test_the_published_schedule() -> None:
     for _ in range(100):
         growing.choose(examples)
     assert [selection.time for selection in growing.selections] == [0, 1, 2, 3, 4, 5, 12, 22, 36, 57, 87]
+
+
+def test_a_short_training_chooses_often_enough_to_come_to_all_examples() -> None:
+    assert Teacher(500).interval == Teacher(5000).interval == schedules.Growing()
+    for epochs in (10, 40, 200):
+        plan = Teacher(epochs).plan(1000)
+        assert sum(plan) / (1000 * epochs) == pytest.approx(0.48, abs=0.05)
+        assert plan[-1] > 880
+    assert len(set(Teacher(40).plan(1000))) > 12
+    assert Teacher(40, interval=schedules.Growing()).plan(1000)[-1] < 700  # GraNT's own, made for hundreds of epochs
 
 
 def test_other_schedules_stay_within_bounds() -> None:

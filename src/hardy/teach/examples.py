@@ -158,13 +158,22 @@ class DatasetExamples:
         dataset: with a length and items, or a `DataLoader` of one.
         batch_size: of measuring, where `dataset` is no loader.
         read: see `read_batch`.
+        keep: whether batches stay in memory from the first choice on: for examples that are the same each time they are
+            asked for. Small graphs are then measured in a half to a fifth of the time.
 
     Raises:
         InputError: the dataset is a stream, or the loss cannot be called.
     """
 
     def __init__(
-        self, model: nn.Module, loss: Any, dataset: Any, *, batch_size: int = 256, read: Read = read_batch
+        self,
+        model: nn.Module,
+        loss: Any,
+        dataset: Any,
+        *,
+        batch_size: int = 256,
+        read: Read = read_batch,
+        keep: bool = False,
     ) -> None:
         self.model, self.loss, self.read = model, unreduced(loss), read
         collate = None
@@ -175,6 +184,7 @@ class DatasetExamples:
         self.dataset: Any = dataset
         self.batch_size = checks.integer("batch_size", batch_size, at_least=1)
         self.collate = collate or _collate_for(dataset)
+        self.kept: list[tuple[int, Any]] | None = [] if checks.boolean("keep", keep) else None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -217,17 +227,18 @@ class DatasetExamples:
         return torch.cat(shifts).detach().cpu()
 
     def _measured(self, *, gradients: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for first, batch in self._batches():
-            with evaluating(self.model), torch.inference_mode():
-                answer = self.read(self.model, batch)
-            answer = answer._replace(output=answer.output.clone(), target=answer.target.clone())
-            if gradients:
-                slope, losses = self._gradient(answer, first)
-                yield losses.cpu(), norms(slope, answer).cpu()
-            else:
-                with torch.no_grad():
-                    losses = self._checked(answer, first)
-                yield losses.cpu(), losses.cpu()
+        with evaluating(self.model):
+            for first, batch in self._batches():
+                with torch.inference_mode():
+                    answer = self.read(self.model, batch)
+                answer = answer._replace(output=answer.output.clone(), target=answer.target.clone())
+                if gradients:
+                    slope, losses = self._gradient(answer, first)
+                    yield losses.cpu(), norms(slope, answer).cpu()
+                else:
+                    with torch.no_grad():
+                        losses = self._checked(answer, first)
+                    yield losses.cpu(), losses.cpu()
 
     def _gradient(self, answer: Answer, first: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradient of each example's loss at the output, in its shape, and the losses."""
@@ -245,6 +256,13 @@ class DatasetExamples:
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
         """The number of the first example of each batch, and the batch, where the model is."""
+        if self.kept is None:
+            yield from self._made()
+            return
+        self.kept = self.kept or list(self._made())
+        yield from self.kept
+
+    def _made(self) -> Iterator[tuple[int, Any]]:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         # A loader draws a seed for its workers, which must not come from the generator that training draws from.
         loader = DataLoader(

@@ -108,12 +108,13 @@ class Plan:
 
     def teacher(self, selector: str, seed: int) -> Teacher:
         """The teacher of one arm."""
-        kind = schedules.CatchingUp if self.training.protocol == "paper" else schedules.Growing
+        paper, epochs = self.training.protocol == "paper", self.training.epochs
+        interval = schedules.CatchingUp(dense=self.start) if paper else schedules.Growing.within(epochs, self.start)
         size = self.training.batch_size
         sized: dict[str, Selector] = {"batch": Batch(size=size), "proportional": Proportional(size=size)}
         return Teacher(
-            self.training.epochs, selector=sized.get(selector, selector), score=self.score, ratio=self.schedule(),
-            interval=kind(dense=self.start), seed=seed,
+            epochs, selector=sized.get(selector, selector), score=self.score, ratio=self.schedule(), interval=interval,
+            seed=seed,
         )  # fmt: skip
 
 

@@ -195,12 +195,16 @@ def _summary(rows: Iterable[Row], grid: Sequence[Condition], metric: str) -> tup
         if (row := by.get((f"better than random ({metric})", arm.name))) is not None:
             needed, n = row.details.get("seeds_needed"), row.n
             clear = needed is not None and n > 1 and float(needed) <= n
-            sentence += (
-                f"; than random by the same schedule {'better' if row.value > 0 else 'worse'} by {abs(row.value):.3g}"
-            )
-            sentence += ", beyond two standard errors" if clear else f", which {n} seeds do not establish"
+            how = "better" if row.value > 0 else "worse" if row.value else "no better and no worse"
+            how += f" by {abs(row.value):.3g}" if row.value else ""
+            sentence += f"; than random by the same schedule {how}"
+            sentence += ", beyond two standard errors" if clear else f", which {_seeds(n)} not establish"
         told.append(sentence + ".")
     return tuple(told)
+
+
+def _seeds(count: int) -> str:
+    return "1 seed does" if count == 1 else f"{count} seeds do"
 
 
 def _shown(row: Row) -> str:

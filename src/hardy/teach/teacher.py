@@ -83,7 +83,7 @@ class Teacher:
         )
         self.score = SCORES[checks.one_of("score", score, SCORES)] if isinstance(score, str) else score
         self.ratio = Staircase() if ratio is None else ratio
-        self.interval = Growing() if interval is None else interval
+        self.interval = Growing.within(self.updates) if interval is None else interval
         self.seed = checks.integer("seed", seed)
         self.time, self.due, self.size = 0, 0, None
         self.ids: torch.Tensor | None = None

@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, Subset
 
 from hardy import checks
 from hardy.errors import InputError
-from hardy.teach.examples import Answer, Read, evaluating, example_losses, read_batch, unreduced
+from hardy.teach.examples import Answer, DatasetExamples, Read, evaluating, example_losses, read_batch, unreduced
 from hardy.teach.graphs import GraphSet
 from hardy.teach.sampler import TeacherSampler
 from hardy.teach.teacher import Teacher
 
+_SCORED_AT_ONCE = 256
 Protocol: TypeAlias = Literal["minibatch", "paper"]
 
 
@@ -179,30 +180,36 @@ def train(
         part, batch_size=training.batch_size, sampler=sampler, generator=torch.Generator()
     )
     loss, one_by_one = loss_of(data), unreduced(loss_of(data))
+    # A graph alone is one pass for all of its nodes; graphs take half the time in larger batches than those of a step.
+    size = len(part) if len(data) == 1 else max(_SCORED_AT_ONCE, training.batch_size)
+    examples = DatasetExamples(network, loss, part, batch_size=size, read=read, keep=True)
     decay, rate = training.weight_decay, training.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     at = {round(k * training.epochs / training.checks) for k in range(1, training.checks + 1)}
     seconds, cpu, samples, steps = 0.0, 0.0, 0, 0
+    paper, kept = training.protocol == "paper", []
     rows: list[tuple[int, float, float, int, int, float]] = []
     final: dict[str, float] = {}
     for epoch in range(training.epochs):
         begun, cpu_begun = time.perf_counter(), time.process_time()
-        # A graph alone is one forward pass for all of its nodes.
-        teacher.update(network, loss, loader if len(data) > 1 else part, batch_size=len(part), read=read)
+        before = len(teacher.selections)
+        teacher.choose(examples)
+        anew = len(teacher.selections) > before
         network.train()
         optimizer.zero_grad()
-        chosen = len(sampler)
-        for batch in loader:
+        if paper and anew:  # the order of the examples does not matter to a step on all of them
+            kept = list(loader)
+        for batch in kept if paper else loader:
             losses, _ = example_losses(one_by_one, read(network, batch))
             samples += len(losses)
-            if training.protocol == "paper":
-                (losses.sum() / chosen).backward()  # so that a ragged last batch counts for what it is
+            if paper:
+                (losses.sum() / len(sampler)).backward()  # so that a ragged last batch counts for what it is
                 continue
             losses.mean().backward()
             optimizer.step()
             optimizer.zero_grad()
             steps += 1
-        if training.protocol == "paper":
+        if paper:
             optimizer.step()
             steps += 1
         seconds += time.perf_counter() - begun
