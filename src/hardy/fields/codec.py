@@ -149,14 +149,14 @@ def _for_size(tried: Callable[[int], list[Encoded]], budget: float, signal: Sign
         return _OVERHEAD + ((LAYERS - 1) * width**2 + (ends + LAYERS) * width) * _BITS_PER_WEIGHT / 8
 
     place = max((i for i, width in enumerate(WIDTHS) if expected(width) <= budget), default=0)
-    smallest: Encoded | None = None
+    found: list[Encoded] = []
     for width in reversed(WIDTHS[: place + 1]):
         results = tried(width)
-        smallest = min([*results, *([smallest] if smallest else [])], key=lambda result: len(result.data))
+        found += results
         small = [result for result in results if len(result.data) <= budget]
         if small:
             return max(small, key=lambda result: result.psnr[0])
-    assert smallest is not None
+    smallest = min(found, key=lambda result: len(result.data))
     message = (
         f"no field fits into {8 * budget / len(signal.values):g} bits per point, {budget:.0f} bytes here: this is the "
         f"smallest, {len(smallest.data)} bytes, {smallest.bits_per_point:.3f} bits per point"
