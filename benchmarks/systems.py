@@ -215,6 +215,10 @@ CLAIMS: dict[str, Sequence[Claim]] = {
                     "plain planes collapse; calibrated ahead on one text, behind on one",
                 ),
                 ("Gemma 3 270M", "gemma3-270m", "real_quantizers", "plain planes collapse; calibrated ahead"),
+                (
+                    "Qwen2.5-Coder 0.5B", "qwen2.5-coder-0.5b", "real_quantizers-qwen",
+                    "plain planes lose half; calibrated behind on both",
+                ),
             )
         ),
         Claim(
