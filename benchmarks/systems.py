@@ -216,7 +216,9 @@ CLAIMS: dict[str, Sequence[Claim]] = {
                 ),
                 ("Gemma 3 270M", "gemma3-270m", "real_quantizers", "plain planes collapse; calibrated ahead"),
                 (
-                    "Qwen2.5-Coder 0.5B", "qwen2.5-coder-0.5b", "real_quantizers-qwen",
+                    "Qwen2.5-Coder 0.5B",
+                    "qwen2.5-coder-0.5b",
+                    "real_quantizers-qwen",
                     "plain planes lose half; calibrated behind on both",
                 ),
             )
