@@ -4,8 +4,8 @@ Generated as in the paper (product graphon, uniform features, labels of a random
 3000 graphs, here of 10 to 29 nodes where the paper has 50 to 149 and 50,000 graphs; a fifth is tested on. Flexible GCN,
 one step of AdamW an epoch on all chosen graphs, GraNT's orders, widths, schedule, intervals and batches (those of its
 generated sets at both levels, graphs and nodes). Epochs are fewer than its 250 and 500, and the learning rate is higher
-than its 2e-4, with which 250 steps learn next to nothing: on 400 graphs of another seed the error in full training ends
-at 0.70 of the standard deviation with 2e-4, and at 0.21 and 0.24 with 2e-3 and 1e-2.
+than its 2e-4 (`--rate 2e-4`), which is too low for so few steps on so few graphs; it was chosen on graphs of another
+seed.
 
 Beside each saving stands what the schedule alone gives: 1 - mean share - choosing / full training. The paper's: 31 to
 47 % less time with batches, 30 % with proportions; no random control.

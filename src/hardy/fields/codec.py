@@ -274,8 +274,8 @@ def _check_grid(signal: Signal) -> None:
 def first_omega(signal: Signal) -> float:
     """Of the first layer: a sound has more detail along its one axis than a picture along each of two.
 
-    The root of the length is a compromise: on made chords of 8,000 and 32,000 samples the float fits are best at about
-    375 and 200, the integer ones at 100.
+    The root of the length is ours: at the picture's frequency long sounds stay blurred, and at one proportional to the
+    length the first layer's few bits are too coarse.
     """
     (length, *others) = signal.grid or (0,)
     return 30.0 if others else 30.0 * math.sqrt(max(1.0, length / 640))

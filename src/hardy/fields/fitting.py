@@ -59,13 +59,14 @@ def fit(
     (result,) = _fitted([field], [signal], loss, schedule, teacher, checkpoint, progress)
     if math.isnan(result.psnr):
         raise InputError(f"the fit diverged within {result.steps} steps; use a smaller learning_rate or a weaker loss")
-    constant = signal.psnr(signal.values.mean(0, keepdim=True).expand_as(signal.values))
-    if result.steps >= _LONG_ENOUGH and result.psnr < constant - 0.5:
-        warnings.warn(
-            f"after {result.steps} steps the field has {result.psnr:.2f} dB, where the signal's mean has "
-            f"{constant:.2f}: the learning rate or the activation's frequency is too high for it",
-            stacklevel=2,
-        )
+    if result.steps >= _LONG_ENOUGH:
+        constant = signal.psnr(signal.values.mean(0, keepdim=True).expand_as(signal.values))
+        if result.psnr < constant - 0.5:
+            warnings.warn(
+                f"after {result.steps} steps the field has {result.psnr:.2f} dB, where the signal's mean has "
+                f"{constant:.2f}: the learning rate or the activation's frequency is too high for it",
+                stacklevel=2,
+            )
     return result
 
 
