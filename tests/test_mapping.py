@@ -9,13 +9,14 @@ from torch import nn
 
 from hardy.core import select
 from hardy.core.surgery import Edits, weight_of
-from hardy.mapping import is_in_file, release, to_file
+from hardy.mapping import is_in_file, release, return_freed_memory, to_file
+from hardy.quant import RoundToNearest
 
 
-def resident() -> int:
-    """Bytes of files that are in the memory of this process."""
+def resident(what: str = "RssFile") -> int:
+    """Bytes that this process has in memory: of files, of its own ("RssAnon") or all ("VmRSS")."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssFile"))
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(what))
 
 
 @pytest.fixture
@@ -69,6 +70,37 @@ def test_a_weight_that_an_edit_replaced_leaves_memory_and_undo_brings_it_back(mo
     assert before - resident() > 0.9 * clean.nbytes
     edits.undo()
     assert torch.equal(model[0].weight, clean)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts resident pages as Linux does")
+def test_a_quantized_model_whose_bits_nobody_wants_is_in_memory_once() -> None:
+    model = nn.Sequential(*(nn.Linear(1024, 1024, bias=False, dtype=torch.bfloat16) for _ in range(12)))
+    weights, x = sum(parameter.nbytes for parameter in model.parameters()), torch.ones(1, 1024, dtype=torch.bfloat16)
+    model(x)  # the library's code is in memory from now on
+    to_file(model)
+    for parameter in model.parameters():
+        release(parameter)
+    return_freed_memory()
+    before = resident("VmRSS")
+    with RoundToNearest(bits=4).apply(model, stored=False) as change:
+        assert not change.stored
+        return_freed_memory()
+        assert resident("VmRSS") - before < 1.3 * weights
+        with torch.no_grad():
+            model(x)
+        assert resident("VmRSS") - before < 1.3 * weights
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts resident pages as Linux does")
+def test_what_was_freed_in_pieces_goes_back_to_the_system() -> None:
+    pieces = [torch.ones(16000) for _ in range(2000)]
+    last, pieces = pieces[-1], pieces[:-1]  # what is freed below it stays in the heap
+    before = resident("RssAnon")
+    size = sum(piece.nbytes for piece in pieces)
+    del pieces
+    return_freed_memory()
+    assert before - resident("RssAnon") > 0.9 * size
+    assert last.sum() == 16000
 
 
 def test_a_tensor_that_is_in_no_file_is_left_alone() -> None:

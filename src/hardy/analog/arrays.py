@@ -87,10 +87,11 @@ class Array:
         if self.random.device != x.device:  # the model was moved
             self.random = generator(self.seed, "read", self.name, device=x.device)
         flat, weight, state = x.reshape(-1, x.shape[-1]).float(), weight.float(), self.state
+        variance = None if state.read_variance is None else state.read_variance.float()
         if not self.periphery.known:
             self.calibrate(flat)
         y = analog_product(
-            flat, weight, state.scale, state.read_variance, self.periphery, self.random, self.clips,
+            flat, weight, state.scale, variance, self.periphery, self.random, self.clips,
             converters=state.converters, slices=state.slices,
         )  # fmt: skip
         return y.reshape(*x.shape[:-1], len(weight)).to(x.dtype)
@@ -243,6 +244,8 @@ class StoredWeight:
         matrices = self.matrices(stored)
         for array, state in zip(self.arrays, states, strict=True):
             matrices[array.place].copy_(state.weight)
+            if state.read_variance is not None and parameter.element_size() < 4:  # as coarse as the weight it is of
+                state = dataclasses.replace(state, read_variance=state.read_variance.bfloat16())
             array.state = state
         self._values, self._programmed, self._of = stored, _stamp(parameter), parameter
         self._view()

@@ -104,12 +104,14 @@ class Method(Registered, abc.ABC, group="hardy.methods"):
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         """Replace parts of `model` through `edits` only, and say what was done where."""
 
-    def apply(self, model: nn.Module, data: Iterable[Any] | None = None) -> Change:
+    def apply(self, model: nn.Module, data: Iterable[Any] | None = None, *, stored: bool = True) -> Change:
         """Edit `model` in place.
 
         Args:
             model: any module this method knows how to edit.
             data: calibration batches, for the methods that need them.
+            stored: whether `change.stored` has the few bits of quantized weights, beside the new weights that the model
+                computes with. Packing needs them; whoever only measures saves their memory.
 
         Returns:
             The change, with `report` and `undo`.
@@ -117,7 +119,7 @@ class Method(Registered, abc.ABC, group="hardy.methods"):
         Raises:
             InputError: the model or the data do not fit; the model is then as it was.
         """
-        edits = Edits(model)
+        edits = Edits(model, keeps_forms=stored)
         try:
             rows = self.edit(model, edits, data)
             edits.settle()

@@ -73,16 +73,19 @@ def _put(owner: Any, attribute: str, value: Any) -> None:
 
 
 class Edits:
-    """The replacements made in one model, in order; `undo` and `redo` swap all of them back and forth."""
+    """The replacements made in one model, in order; `undo` and `redo` swap all of them back and forth.
 
-    def __init__(self, model: nn.Module) -> None:
+    `stored` has the few bits that weights were made from, by the names of their sites, unless nobody wants them.
+    """
+
+    def __init__(self, model: nn.Module, *, keeps_forms: bool = True) -> None:
         self.model = model
+        self.keeps_forms = keeps_forms
         self._dtypes = [(parameter, parameter.dtype) for parameter in model.parameters()]
         self._swaps: list[tuple[Any, str, Any, Any]] = []
         # Parameters replaced since `settle`, by the identity of the old one, which is kept so that it stays unique.
         self._successors: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
         self._fresh: dict[int, nn.Parameter] = {}
-        # Site name -> the few bits that the weight there was made from, for whoever stores it so.
         self.stored: dict[str, Any] = {}
 
     def set_weight(self, site: Site, weight: torch.Tensor) -> bool:
@@ -110,6 +113,11 @@ class Edits:
         self.swap(module, site.parameter, new)
         release(old)
         return True
+
+    def store(self, site: Site, form: Any) -> None:
+        """Keep the few bits that the weight at `site` was made from, for whoever stores it so."""
+        if self.keeps_forms:
+            self.stored[site.name] = form
 
     def set_module(self, name: str, module: nn.Module) -> None:
         """Put `module` where `name` is now."""

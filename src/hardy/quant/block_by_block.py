@@ -124,7 +124,7 @@ class BlockByBlock:
                             method.check_row(site, weight)
                             stored, facts = method.quantize(weight, site)
                             ledger.write(site, weight, stored.dequantize(), facts)
-                            ledger.edits.stored[site.name] = stored
+                            ledger.edits.store(site, stored)
                     done.entries = ledger.entries
                     if calibrated:
                         inputs.step()

@@ -138,7 +138,7 @@ class CalibratedQuantizer(Quantizer):
                 stored, facts = self.quantize_for(target, gram.value)
                 new = stored.dequantize()
                 if ledger.write(site, weight, new, facts):
-                    ledger.edits.stored[site.name] = stored
+                    ledger.edits.store(site, stored)
                     corrected = weight.numel() * (gram.drift is not None)
                     outputs.append(OutputError(site.name, *_energies(target, new, gram), corrected, weight.numel()))
         return outputs

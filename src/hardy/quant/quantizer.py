@@ -66,7 +66,7 @@ class Quantizer(WeightMethod):
             self.check_row(site, weight)
             stored, facts = self.quantize(weight, site)
             if ledger.write(site, weight, stored.dequantize(), facts):
-                edits.stored[site.name] = stored
+                edits.store(site, stored)
         return ledger.rows()
 
     def check_row(self, site: Site, weight: torch.Tensor) -> None:

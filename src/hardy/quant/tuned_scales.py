@@ -100,7 +100,7 @@ class TunedScales(Method):
             trits = torch.where(new < 0, -form.trits, form.trits)
             tuned = dataclasses.replace(form, scales=rounded, trits=trits) if self.steps else form
             edits.set_weight(site, tuned.dequantize())
-            edits.stored[site.name] = tuned
+            edits.store(site, tuned)
             error += squared_norm(weight_of(model, site).float(), minus=before[site.name].float())
             energy += squared_norm(before[site.name].float())
         for name, value in norms.items() if self.steps else ():

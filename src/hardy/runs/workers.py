@@ -162,13 +162,17 @@ def _mapped(path: str) -> Any:
 
 
 def _on_one_thread(run: Callable[[Any, Job], Found], shared: Any, job: Job) -> Found:
-    """On one thread, so that every backend and any number of workers give the same figures to the last bit."""
+    """On one thread, so that every backend and any number of workers give the same figures to the last bit.
+
+    What it freed is given back before the next begins, which would find it in pieces.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return run(shared, job)
     finally:
         torch.set_num_threads(threads)
+        return_freed_memory()
 
 
 def _on_cluster(

@@ -76,7 +76,7 @@ def measure(subject: Subject, arguments: Mapping[str, Any], seed: int) -> dict[s
     record = arguments["method"]
     if "seed" in record["fields"]:
         record = {**record, "fields": {**record["fields"], "seed": seed}}
-    with from_dict(record).apply(model, subject.batches("calibration")) as change:
+    with from_dict(record).apply(model, subject.batches("calibration"), stored=False) as change:
         facts = {row.metric: row.value for row in change.report.select(condition=ALL_SELECTED)}
         return {"loss": loss_on(model, windows), **facts, **_of_layers(model, change.report)}
 
