@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hardy.artefacts.artefact import history, remember
-from hardy.artefacts.packing import PackedLayer
+from hardy.artefacts.packing import PackedLayer, packed_layers
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.selection import select
 from hardy.quant import ClippedRoundToNearest, Pack, RoundToNearest, TunedScales
@@ -139,7 +139,7 @@ def by_block(
         done_to_it.insert(-2, dataclasses.replace(embedding, select=_exactly(entry["site"] for entry in entries)))
     methods = [each.to_dict() for each in done_to_it]
     remember(model, {"methods": methods, "base_sha256": identity["model_sha256"]})
-    layers = [layer for layer in model.modules() if isinstance(layer, PackedLayer)]
+    layers = packed_layers(model).values()
     size, bits = sum(layer.weights for layer in layers), sum(layer.bits for layer in layers)
     dense = sum(
         entry["size"]
