@@ -9,7 +9,7 @@ from torch import nn
 
 from hardy.core import select
 from hardy.core.surgery import Edits, weight_of
-from hardy.mapping import is_in_file, release, trim, to_file
+from hardy.mapping import is_in_file, release, to_file, trim
 from hardy.quant import RoundToNearest
 
 
