@@ -249,7 +249,7 @@ def _reading(name: str, part: str, read: Any) -> Any:
 
 def text_part(model: Any) -> str:
     """Name of the language model inside a model that takes pictures or sound as well; "" for one that does not."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not hasattr(config, "get_text_config") or config.get_text_config() is config:
         return ""
     decoder = model.get_decoder()
