@@ -56,6 +56,9 @@ SELECT = "linear,!head,!router"
 CALIBRATION = f"{OWN},{HELD_OUT}"
 """What is calibrated on unless another text is named: half of it the model's own samples, for no kind of text alone."""
 
+DAMPING = 0.1
+"""Chosen on texts that no table is judged on; `benchmarks.damping` has what it gives on those."""
+
 LOUD = 1.25
 """From so many times the perplexity on, it is said loudly."""
 
@@ -103,6 +106,7 @@ def quantize(
     window: int | None = None,
     calibration_tokens: int = 16384,
     correction: float = 0.3,
+    damping: float = DAMPING,
     tune: int = 0,
     embedding_bits: int = 8,
     device: str | None = None,
@@ -132,6 +136,8 @@ def quantize(
         calibration_tokens: of calibration text, at most; more were measured to help little.
         correction: share of what the layers before a layer do wrong that it makes up for, 0 to 1
             (`hardy.quant.calibrated.CalibratedQuantizer`); with a budget, none.
+        damping: how little to trust the calibration text, 0 to 1: more keeps other kinds of text better
+            (`hardy.quant.calibrated.CalibratedQuantizer`, whose own is 0.01, as is usual).
         tune: steps of `TunedScales`, after trit-planes: their scales and the norms are trained on the calibration text.
             Each takes about as long as reading 4,000 tokens, and needs memory for gradients; a hundred are worth it.
         embedding_bits: 8, 4, or 16 to leave them as they are: of the embedding, and of the head, which are most of a
@@ -155,11 +161,10 @@ def quantize(
     if budget is not None and not bits and not planes:
         bits = (2, 4)
     steps = levels(bits, planes, group_size, bool(sources))
-    if budget is None:
-        steps = tuple(
-            dataclasses.replace(step, correction=correction) if isinstance(step, CalibratedQuantizer) else step
-            for step in steps
-        )
+    trust: dict[str, Any] = {"damping": damping} | ({"correction": correction} if budget is None else {})
+    steps = tuple(
+        dataclasses.replace(step, **trust) if isinstance(step, CalibratedQuantizer) else step for step in steps
+    )
     if (budget is None) != (len(steps) == 1):
         raise InputError(
             f"one kind of layer takes no budget, several need one: got {len(steps)} kinds and a budget of {budget}"
