@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import panels, rtl_tables, systems
+from benchmarks import panels, rooms, rtl_tables, systems
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.result import Value, mean_of
@@ -644,6 +644,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rasterizer": rasterizer,
     "gpu": gpu,
     "cores": cores,
+    "rooms": rooms.overview,
     "systems-of-readme": lambda: systems.overview("docs/systems/"),
     "extras": extras,
     "gallery": gallery,
