@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,14 @@ import numpy as np
 from hardy import checks
 from hardy.errors import InputError
 from hardy.fields.activations import Quad
-from hardy.fields.container import Contents, packed
+from hardy.fields.container import Contents, Model, packed
 from hardy.fields.descent import Schedule
 from hardy.fields.field import Field
 from hardy.fields.fitting import fit
 from hardy.fields.hadamard_quant import HadamardQuant
 from hardy.fields.integer import IntegerField
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel
+from hardy.fields.latent_field import LatentField
 from hardy.fields.shared import SharedField, fit_shared
 from hardy.fields.signals import Signal
 from hardy.files import write_atomic
@@ -52,17 +53,15 @@ class Encoded:
 
     Attributes:
         data: the file's bytes.
-        psnr: in dB, of each decoded signal before its samples are rounded to 8 or 16 bits.
+        psnr: in dB, of each decoded signal; of coordinate fields before samples are rounded to 8 or 16 bits.
         bits_per_point: of the file, headers included: per pixel, or per sample of a sound.
-        width: units of a hidden layer.
-        weight_bits: of a weight before entropy coding.
+        settings: what the search chose, by name: "width" of a hidden layer and "weight bits", or the "step" of latents.
     """
 
     data: bytes
     psnr: tuple[float, ...]
     bits_per_point: float
-    width: int
-    weight_bits: int
+    settings: Mapping[str, float]
 
 
 def encode(
@@ -118,7 +117,7 @@ def encode(
             fit(field, signal, schedule=_schedule(steps, points, seed), progress=progress)
             fits[width] = [_encoded([field], [signal], contents, width, bits) for bits in WEIGHT_BITS]
             best = fits[width][0]
-            _say(report, f"width {width}: {best.psnr[0]:.2f} dB at {best.bits_per_point:.3f} bits per point")
+            tell(report, f"width {width}: {best.psnr[0]:.2f} dB at {best.bits_per_point:.3f} bits per point")
         return fits[width]
 
     if target_psnr is not None:
@@ -161,10 +160,7 @@ def _for_size(tried: Callable[[int], list[Encoded]], budget: float, signal: Sign
         f"no field fits into {8 * budget / len(signal.values):g} bits per point, {budget:.0f} bytes here: this is the "
         f"smallest, {len(smallest.data)} bytes, {smallest.bits_per_point:.3f} bits per point"
     )
-    if report is None:
-        warnings.warn(message, stacklevel=3)
-    else:
-        report(message)
+    tell_or_warn(report, message)
     return smallest
 
 
@@ -211,8 +207,10 @@ def encode_album(
     return _encoded(fields, signals, contents, width, weight_bits)
 
 
-def decode(model: IntegerModel, grid: Sequence[int], sample_bits: int = 8) -> np.ndarray:
+def decode(model: Model, grid: Sequence[int], sample_bits: int = 8) -> np.ndarray:
     """The samples on a grid, (*grid, channels), uint8 or uint16; the same on every machine."""
+    if isinstance(model, LatentField):
+        return model.pixels(grid, sample_bits)
     return IntegerField(model).pixels(tuple(grid), sample_bits).numpy()
 
 
@@ -243,7 +241,8 @@ def _encoded(fields: Sequence[Field], signals: Sequence[Signal], contents: Conte
     data = packed([field.model for field in made], contents)
     points = sum(len(signal.values) for signal in signals)
     psnr = tuple(field.psnr(signal) for field, signal in zip(made, signals, strict=True))
-    return Encoded(data=data, psnr=psnr, bits_per_point=8 * len(data) / points, width=width, weight_bits=bits)
+    settings = {"width": width, "weight bits": bits}
+    return Encoded(data=data, psnr=psnr, bits_per_point=8 * len(data) / points, settings=settings)
 
 
 def _coarse(model: IntegerModel) -> IntegerModel:
@@ -281,6 +280,15 @@ def first_omega(signal: Signal) -> float:
     return 30.0 if others else 30.0 * math.sqrt(max(1.0, length / 640))
 
 
-def _say(report: Report | None, text: str) -> None:
+def tell(report: Report | None, text: str) -> None:
+    """Say how the search goes to who wants to hear it."""
     if report is not None:
+        report(text)
+
+
+def tell_or_warn(report: Report | None, text: str) -> None:
+    """Say what must not go unheard."""
+    if report is None:
+        warnings.warn(text, stacklevel=4)
+    else:
         report(text)

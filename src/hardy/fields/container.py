@@ -1,8 +1,8 @@
 """Fields in integers as one file, `.hardy`: entropy-coded, versioned, checked, the same picture on every machine.
 
 The file is the magic "\\x93hrd", a version byte, the CRC-32 of all that follows (little-endian), and what a
-`hardy.fields.entropy.Writer` made of: what the fields are (`Contents`), the first field, and the others, whose layers
-that repeat the first one's cost a byte.
+`hardy.fields.entropy.Writer` made of: what the fields are (`Contents`), the first field, and the others. Of coordinate
+fields, version 1, layers that repeat the first one's cost a byte; pictures as latents are version 2.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from hardy.errors import InputError
 from hardy.fields.entropy import Reader, Writer
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, LinearCodes, Requantization, UnitCodes
+from hardy.fields.latent_field import LatentField, read_latents, write_latents
 from hardy.fields.tables import TABLE_REACH, wavelet_tables
 from hardy.files import write_atomic
 from hardy.reading import reading
 
-MAGIC, VERSION = b"\x93hrd", 1
+MAGIC, VERSION, LATENTS = b"\x93hrd", 1, 2
+"""Files of version 1 hold coordinate fields, those of version 2 pictures as latents."""
 KINDS = ("field", "image", "video", "audio")
 UNITS = ("sine", "quad", "triangle", "finer", "gauss", "relu", "wavelet", "table")
 _NUMBERS = {"finer": 2, "wavelet": 1}
@@ -50,7 +53,10 @@ class Contents:
     rate: int = 0
 
 
-def packed(models: Sequence[IntegerModel], contents: Contents | None = None) -> bytes:
+Model = IntegerModel | LatentField
+
+
+def packed(models: Sequence[IntegerModel] | Sequence[LatentField], contents: Contents | None = None) -> bytes:
     """The file's bytes."""
     contents = contents or Contents()
     writer = Writer()
@@ -61,10 +67,15 @@ def packed(models: Sequence[IntegerModel], contents: Contents | None = None) -> 
     for grid in contents.grids:
         for size in grid:
             writer.number(size)
-    for index, model in enumerate(models):
-        _write(writer, model, models[0] if index else None)
+    version = VERSION
+    for model in models:
+        if isinstance(model, LatentField):
+            version = LATENTS
+            write_latents(writer, model)
+        else:
+            _write(writer, model, None if model is models[0] else cast(IntegerModel, models[0]))
     body = writer.finished()
-    return _HEAD.pack(MAGIC, VERSION, zlib.crc32(body)) + body
+    return _HEAD.pack(MAGIC, version, zlib.crc32(body)) + body
 
 
 def save_fields(models: Sequence[IntegerModel], path: str | Path, contents: Contents | None = None) -> int:
@@ -74,7 +85,7 @@ def save_fields(models: Sequence[IntegerModel], path: str | Path, contents: Cont
     return len(data)
 
 
-def load_fields(path: str | Path, *, most_points: int | None = None) -> tuple[list[IntegerModel], Contents]:
+def load_fields(path: str | Path, *, most_points: int | None = None) -> tuple[list[Model], Contents]:
     """The fields of a file, and what they show.
 
     Args:
@@ -87,23 +98,14 @@ def load_fields(path: str | Path, *, most_points: int | None = None) -> tuple[li
             declares more points.
     """
     with reading(path):
-        data = Path(path).read_bytes()
-        models, contents = unpacked(data)
-        most = max(_LEAST_POINTS, _POINTS_PER_BYTE * len(data)) if most_points is None else most_points
-        if (points := sum(math.prod(grid) for grid in contents.grids)) > most:
-            sizes = " x ".join(map(str, max(contents.grids, key=math.prod)))
-            raise InputError(
-                f"{len(data)} bytes declare {points} points (up to {sizes}), more than the {most} that are allowed; "
-                "most_points (--most-points) allows more"
-            )
-        return models, contents
+        return unpacked(Path(path).read_bytes(), most_points=most_points)
 
 
-def unpacked(data: bytes) -> tuple[list[IntegerModel], Contents]:
-    """What `packed` packed.
+def unpacked(data: bytes, *, most_points: int | None = None) -> tuple[list[Model], Contents]:
+    """What `packed` packed; `most_points` is that of `load_fields`.
 
     Raises:
-        InputError: these are not such bytes.
+        InputError: these are not such bytes, or they declare more points.
     """
     if not data:
         raise InputError("the file is empty")
@@ -112,20 +114,27 @@ def unpacked(data: bytes) -> tuple[list[IntegerModel], Contents]:
     if len(data) < _HEAD.size:
         raise InputError("the file is truncated")
     _, version, checksum = _HEAD.unpack_from(data)
-    if version != VERSION:
-        raise InputError(f"the file is of version {version}; this hardy reads version {VERSION}")
+    if version not in (VERSION, LATENTS):
+        raise InputError(f"the file is of version {version}; this hardy reads versions {VERSION} and {LATENTS}")
     body = data[_HEAD.size :]
+    most = max(_LEAST_POINTS, _POINTS_PER_BYTE * len(data)) if most_points is None else most_points
     if zlib.crc32(body) != checksum:
         raise InputError("the file is truncated or damaged: its checksum does not fit")
     try:
-        return _contents(Reader(body))
+        return _contents(Reader(body), version, len(data), most)
+    except TooManyPoints:
+        raise
     except InputError as error:
         raise InputError(f"the file is damaged: {error}") from None
     except (ValueError, OverflowError, AssertionError) as error:
         raise InputError(f"the file is damaged: {error or 'its stream of codes is none'}") from None
 
 
-def _contents(reader: Reader) -> tuple[list[IntegerModel], Contents]:
+class TooManyPoints(InputError):
+    """A file declares more points than are allowed."""
+
+
+def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[Model], Contents]:
     kind, sample_bits, rate = KINDS[reader.number(len(KINDS) - 1)], reader.number(16), reader.number(2**24)
     count = reader.number(_MOST_FIELDS)
     if sample_bits not in (8, 16) or not count:
@@ -134,13 +143,26 @@ def _contents(reader: Reader) -> tuple[list[IntegerModel], Contents]:
     grids = [tuple(reader.number(LARGEST_GRID) for _ in range(axes)) for _ in range(count)] if axes else []
     if any(0 in grid for grid in grids):
         raise InputError("it has a grid without points")
+    if (points := sum(math.prod(grid) for grid in grids)) > most:
+        sizes = " x ".join(map(str, max(grids, key=math.prod)))
+        raise TooManyPoints(
+            f"{size} bytes declare {points} points (up to {sizes}), more than the {most} that are allowed; "
+            "most_points (--most-points) allows more"
+        )
+    contents = Contents(kind=kind, grids=tuple(grids), sample_bits=sample_bits, rate=rate)
+    if version == LATENTS:
+        if kind != "image":
+            raise InputError(f"latents are no {kind}")
+        pictures: list[Model] = [read_latents(reader, (grid[0], grid[1]), sample_bits) for grid in grids]
+        reader.finish()
+        return pictures, contents
     models: list[IntegerModel] = []
     for _ in range(count):
         models.append(_read(reader, models[0] if models else None))
     if axes and any(model.in_features != axes for model in models):
         raise InputError(f"its fields are no {kind}")
     reader.finish()
-    return models, Contents(kind=kind, grids=tuple(grids), sample_bits=sample_bits, rate=rate)
+    return [*models], contents
 
 
 def _write(writer: Writer, model: IntegerModel, before: IntegerModel | None) -> None:

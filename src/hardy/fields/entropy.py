@@ -55,7 +55,11 @@ def _frequencies(shape: int, width: int, low: int, high: int) -> np.ndarray:
 
 
 def _model(shape: int, width: int, low: int, high: int) -> Any:
-    return _stream().model.Categorical(_frequencies(shape, width, low, high), perfect=False)
+    return _categorical(_frequencies(shape, width, low, high))
+
+
+def _categorical(frequencies: np.ndarray) -> Any:
+    return _stream().model.Categorical(frequencies.astype(np.float64), perfect=False)
 
 
 class Writer:
@@ -104,6 +108,10 @@ class Writer:
         if shape != EVEN:
             self.number(widths[shape])
         self._put(flat - low, shape, widths[shape], low, high)
+
+    def symbols(self, values: np.ndarray, frequencies: np.ndarray) -> None:
+        """Symbols from 0 up of which the reader knows how frequent each is, integers of at least 1."""
+        self.coder.encode(values.astype(np.int32), _categorical(frequencies))
 
     def _put(self, places: np.ndarray, shape: int, width: int, low: int, high: int) -> None:
         self.coder.encode(places.astype(np.int32), _model(shape, width, low, high))
@@ -174,6 +182,10 @@ class Reader:
         if np.abs(flat).max(initial=0) > most >> zeros:
             raise InputError(f"it has codes beyond {most}")
         return (flat << zeros).reshape(shape)
+
+    def symbols(self, count: int, frequencies: np.ndarray) -> np.ndarray:
+        """What `Writer.symbols` wrote, (count,) int32."""
+        return self.coder.decode(_categorical(frequencies), count)
 
     def _take(self, count: int, shape: int, width: int, low: int, high: int) -> np.ndarray:
         return self.coder.decode(_model(shape, width, low, high), count).astype(np.int64)

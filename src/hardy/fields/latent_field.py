@@ -1,0 +1,185 @@
+"""A picture as latents: integers at halved and halved again sizes, and what turns them into pixels, in integers.
+
+Source: hierarchical latents with a small synthesis network and a context network, as in Cool-Chic (arXiv 2212.05458) and
+C3 (2312.02753). Where we differ: a level has three details for each plane, which lifting filters put together
+(`lifting`), so that latents come from the picture itself in a second instead of from thousands of steps of descent; the
+networks are learned once, on other photographs, and lie in the package (`latent_start`); a picture brings only its
+latents and a matrix of colours. Everything a decoder does is a sum, product or shift of integers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from hardy.errors import InputError
+from hardy.fields.entropy import Reader, Writer
+from hardy.fields.latent_context import EXTRA_BITS, LARGEST, SMALLEST, Frequencies, Place, Seen, order, symbols_of
+from hardy.fields.latent_start import Start, start
+from hardy.fields.lifting import levels_of, put_together, shapes
+from hardy.fields.resampling import resampled
+
+FRACTION_BITS = 10
+"""Of planes, in units of the step between two values of a latent."""
+COLOR_BITS = 12
+"""Of the matrix of colours."""
+OFFSET_BITS = 4
+_LARGEST_COLOR, _LARGEST_OFFSET = 1 << 40, 1 << 24
+_MOST_CHANNELS = 4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentField:
+    """What a file holds of one picture.
+
+    Attributes:
+        grid: height and width.
+        sample_bits: 8 or 16: of a channel.
+        latents: (planes, rows, columns) int64 each, in the order of `lifting.shapes`.
+        colors: (channels, planes) int64 over 2^12: samples per step of a plane.
+        offset: (channels,) int64 over 2^4: samples where all planes are zero.
+        synthesis: whether the start's network goes over the planes.
+    """
+
+    grid: tuple[int, int]
+    sample_bits: int
+    latents: list[list[np.ndarray]]
+    colors: np.ndarray
+    offset: np.ndarray
+    synthesis: bool = False
+
+    @property
+    def in_features(self) -> int:
+        """Coordinates of a point."""
+        return 2
+
+    def planes(self) -> np.ndarray:
+        """(planes, height, width) int64, over 2^10 steps."""
+        made = put_together([[part << FRACTION_BITS for part in level] for level in self.latents], start().filters)
+        return start().synthesis(made) if self.synthesis else made
+
+    def pixels(self, grid: Sequence[int] | None = None, bits: int | None = None) -> np.ndarray:
+        """The samples on a grid, (height, width, channels), uint8 or uint16.
+
+        Another grid than the field's own is interpolated, in integers (`resampling`).
+
+        Raises:
+            InputError: `bits` are not those of the field.
+        """
+        if bits not in (None, self.sample_bits):
+            raise InputError(f"this picture has {self.sample_bits} bits in a sample, not {bits}")
+        planes = self.planes().reshape(len(self.colors.T), -1)
+        shift = FRACTION_BITS + COLOR_BITS
+        offset = (self.offset << (shift - OFFSET_BITS)) + (1 << (shift - 1))
+        largest = (1 << self.sample_bits) - 1
+        samples = ((self.colors @ planes + offset[:, None]) >> shift).clip(0, largest)
+        shown = samples.T.reshape(*self.grid, -1)
+        if grid is not None and tuple(grid) != self.grid:
+            shown = resampled(shown, grid, largest)
+        return shown.astype(np.uint8 if self.sample_bits <= 8 else np.uint16)
+
+
+def write_latents(writer: Writer, field: LatentField) -> None:
+    """Put a field behind what `writer` has; grid and bits of a sample are the caller's."""
+    channels, planes = field.colors.shape
+    writer.number(channels)
+    writer.number(planes)
+    writer.number(int(field.synthesis))
+    for value in (*field.colors.ravel().tolist(), *field.offset.tolist()):
+        writer.signed(value)
+    *details, (smallest,) = field.latents
+    for plane in smallest:
+        writer.array(_differences(plane))
+    frequencies = Frequencies(start().frequencies)
+    seen = Seen(planes, [[part.shape[1:] for part in level] for level in details])
+    signs, extras = [], []
+    for place in order(planes, len(details)):
+        values = details[place.level][place.detail][place.plane][place.where]
+        symbols = symbols_of(np.abs(values)).ravel()
+        classes = start().contexts.classes(place, seen.features(place))
+        for which, table in frequencies.groups(place, classes):
+            writer.symbols(symbols[which], table)
+        frequencies.count(place, classes, symbols)
+        seen.put(place, symbols.reshape(values.shape))
+        flat = values.ravel()
+        signs.append(flat[symbols > 0] < 0)
+        extras.append((symbols, np.abs(flat) - SMALLEST[symbols]))
+    writer.symbols(np.concatenate([*signs, []]), np.ones(2))
+    for bits in range(1, int(EXTRA_BITS[-1]) + 1):
+        rest = np.concatenate([extra[EXTRA_BITS[symbols] == bits] for symbols, extra in extras] or [[]])
+        for part, width in _parts(bits):
+            writer.symbols(rest.astype(np.int64) >> part & ((1 << width) - 1), np.ones(1 << width))
+
+
+def read_latents(reader: Reader, grid: tuple[int, int], sample_bits: int) -> LatentField:
+    """What `write_latents` wrote.
+
+    Raises:
+        InputError: it cannot be.
+    """
+    channels, planes, synthesis = (reader.number(most) for most in (_MOST_CHANNELS, _MOST_CHANNELS, 1))
+    if not channels or not planes or (synthesis and planes != 3):
+        raise InputError(f"a picture has {channels} channels of {planes} planes")
+    colors = np.array([reader.signed(_LARGEST_COLOR) for _ in range(channels * planes)]).reshape(channels, planes)
+    offset = np.array([reader.signed(_LARGEST_OFFSET) for _ in range(channels)])
+    *of_details, (of_smallest,) = shapes(grid, levels_of(grid))
+    smallest = np.stack([_sums(reader.array(of_smallest, LARGEST)) for _ in range(planes)])
+    details = [[np.zeros((planes, *shape), dtype=np.int64) for shape in level] for level in of_details]
+    frequencies, seen = Frequencies(start().frequencies), Seen(planes, of_details)
+    decoded: list[tuple[Place, np.ndarray]] = []
+    for place in order(planes, len(details)):
+        values = details[place.level][place.detail][place.plane][place.where]
+        symbols = np.empty(values.size, dtype=np.uint8)
+        classes = start().contexts.classes(place, seen.features(place))
+        for which, table in frequencies.groups(place, classes):
+            symbols[which] = reader.symbols(len(which), table)
+        frequencies.count(place, classes, symbols)
+        seen.put(place, symbols.reshape(values.shape))
+        decoded.append((place, symbols))
+    together = np.concatenate([symbols for _, symbols in decoded] or [np.zeros(0, dtype=np.uint8)])
+    sizes = SMALLEST[together]
+    signs = reader.symbols(int((together > 0).sum()), np.ones(2))
+    for bits in range(1, int(EXTRA_BITS[-1]) + 1):
+        which = np.flatnonzero(EXTRA_BITS[together] == bits)
+        for part, width in _parts(bits):
+            sizes[which] += reader.symbols(len(which), np.ones(1 << width)).astype(np.int64) << part
+    sizes[together > 0] *= 1 - 2 * signs.astype(np.int64)
+    begin = 0
+    for place, symbols in decoded:
+        values = details[place.level][place.detail][place.plane][place.where]
+        values[...] = sizes[begin : begin + symbols.size].reshape(values.shape)
+        begin += symbols.size
+    return LatentField(
+        grid=grid,
+        sample_bits=sample_bits,
+        latents=[*details, [smallest]],
+        colors=colors,
+        offset=offset,
+        synthesis=bool(synthesis),
+    )
+
+
+def _parts(bits: int) -> list[tuple[int, int]]:
+    """Shifts and widths of the parts of at most 8 bits that a number is written in."""
+    return [(part, min(8, bits - part)) for part in range(0, bits, 8)]
+
+
+def _differences(plane: np.ndarray) -> np.ndarray:
+    """Each value less the one above, in the first row the one before."""
+    down = np.diff(plane, axis=0, prepend=0)
+    down[0] = np.diff(plane[0], prepend=0)
+    return down
+
+
+def _sums(differences: np.ndarray) -> np.ndarray:
+    found = differences.copy()
+    found[0] = np.cumsum(found[0])
+    return np.cumsum(found, axis=0)
+
+
+def points_of(grids: Sequence[Sequence[int]]) -> int:
+    """Pixels, all pictures together."""
+    return sum(math.prod(grid) for grid in grids)
