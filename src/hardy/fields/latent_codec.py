@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from hardy import checks
 from hardy.errors import InputError
 from hardy.fields.codec import Encoded, Report, tell, tell_or_warn
 from hardy.fields.container import Contents, packed
+from hardy.fields.latent_color import LARGEST_WEIGHT, WEIGHT_BITS, predicted, slopes
 from hardy.fields.latent_context import (
     CLASSES,
     EXTRA_BITS,
@@ -29,9 +31,9 @@ from hardy.fields.latent_context import (
     order,
     symbols_of,
 )
-from hardy.fields.latent_field import COLOR_BITS, OFFSET_BITS, LatentField
+from hardy.fields.latent_field import COLOR_BITS, FRACTION_BITS, OFFSET_BITS, LatentField, values_of
 from hardy.fields.latent_start import start
-from hardy.fields.lifting import levels_of, taken_apart
+from hardy.fields.lifting import levels_of, put_together, taken_apart
 from hardy.fields.signals import Signal
 from hardy.runs.progress import progress as shown_progress
 
@@ -79,13 +81,14 @@ class Photo:
     def field(self, step: float, sweeps: int) -> LatentField:
         """The picture at a step between two values of a latent, in units of samples."""
         scaled = [[part / step for part in level] for level in self.latents]
-        found = quantized(scaled, sweeps)
+        found, weights = quantized(scaled, sweeps)
         return LatentField(
             grid=self.grid,
             sample_bits=self.bits,
             latents=found,
             colors=np.round(self.axes * step * (1 << COLOR_BITS)).astype(np.int64),
             offset=np.round(self.mean * (1 << OFFSET_BITS)).astype(np.int64),
+            weights=weights,
         )
 
     def psnr(self, field: LatentField) -> float:
@@ -101,43 +104,77 @@ def principal_axes(samples: np.ndarray) -> np.ndarray:
     return axes * np.where(axes.sum(0) < 0, -1, 1)
 
 
-def quantized(scaled: list[list[np.ndarray]], sweeps: int) -> list[list[np.ndarray]]:
-    """Integers for latents in units of the step, in the order of `lifting.shapes`."""
+Choose = Callable[[Place, np.ndarray], np.ndarray]
+
+
+def quantized(scaled: list[list[np.ndarray]], sweeps: int) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    """Integers for latents in units of the step, in the order of `lifting.shapes`, and weights of the first plane.
+
+    Once to the nearest, a little closer to zero, and then in `sweeps` where it costs least.
+    """
     *details, (smallest,) = scaled
-    found = [
-        [(np.sign(part) * np.floor(np.abs(part) + _DEAD_ZONE)).clip(-LARGEST, LARGEST) for part in level]
-        for level in details
-    ]
-    latents = [[part.astype(np.int64) for part in level] for level in found]
+    coarsest = np.round(smallest).clip(-LARGEST, LARGEST).astype(np.int64)
+    found, weights = _level_by_level(details, coarsest, _towards_zero)
     for _ in range(sweeps):
-        seen = _classes(latents)
-        costs = _costs(seen)
-        for place, classes, _ in seen:
-            exact = details[place.level][place.detail][place.plane][place.where]
-            latents[place.level][place.detail][place.plane][place.where] = _cheapest(
-                exact, classes.reshape(exact.shape), costs[min(place.plane, PLANES - 1)]
-            )
-    return [*latents, [np.round(smallest).clip(-LARGEST, LARGEST).astype(np.int64)]]
+        classes, costs = _expected(found)
+
+        def cheapest(place: Place, exact: np.ndarray, classes: Any = classes, costs: np.ndarray = costs) -> np.ndarray:
+            return _cheapest(exact, classes[place.level][place.detail][place.plane], costs[min(place.plane, PLANES - 1)])
+
+        found, weights = _level_by_level(details, coarsest, cheapest)
+    return [*found, [coarsest]], weights
 
 
-def _classes(details: list[list[np.ndarray]]) -> list[tuple[Place, np.ndarray, np.ndarray]]:
-    """Of each place the classes and symbols of its latents."""
+def _level_by_level(
+    details: list[list[np.ndarray]], coarsest: np.ndarray, choose: Choose
+) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    """What `choose` makes of each plane of each detail, the coarsest first, less what the first plane says of it."""
+    planes = len(coarsest)
+    found: list[list[np.ndarray]] = [[np.zeros(part.shape, dtype=np.int64) for part in level] for level in details]
+    weights = np.zeros((len(details), planes - 1), dtype=np.int64)
+    smaller = coarsest << FRACTION_BITS
+    for level in reversed(range(len(details))):
+        for detail, exact in enumerate(details[level]):
+            found[level][detail][0] = choose(Place(level, 0, detail, 0), exact[0])
+        slope = slopes(smaller, FRACTION_BITS) if planes > 1 else np.zeros(0)
+        for plane in range(1, planes):
+            guesses = [predicted(part[0] << FRACTION_BITS, slope[plane - 1]) for part in found[level]]
+            weight = _weight([exact[plane] for exact in details[level]], guesses)
+            weights[level, plane - 1] = weight
+            for detail, (exact, guess) in enumerate(zip(details[level], guesses, strict=True)):
+                rest = exact[plane] - (guess * weight >> WEIGHT_BITS) / (1 << FRACTION_BITS)
+                found[level][detail][plane] = choose(Place(level, plane, detail, 0), rest)
+        smaller = put_together(smaller, values_of(found[level], smaller, weights[level]), start().filters)
+    return found, weights
+
+
+def _weight(exact: list[np.ndarray], guesses: list[np.ndarray]) -> int:
+    """Of guesses, such that least is left of what they are for."""
+    one = 1 << FRACTION_BITS
+    along = sum(float((guess / one * part).sum()) for guess, part in zip(guesses, exact, strict=True))
+    size = sum(float(np.square(guess / one).sum()) for guess in guesses)
+    return min(LARGEST_WEIGHT, max(0, round((1 << WEIGHT_BITS) * along / size))) if size else 0
+
+
+def _towards_zero(_: Place, exact: np.ndarray) -> np.ndarray:
+    sizes = np.floor(np.abs(exact) + _DEAD_ZONE).clip(0, LARGEST)
+    return np.copysign(sizes, exact).astype(np.int64)
+
+
+def _expected(details: list[list[np.ndarray]]) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    """The class of each latent, and bits of each symbol, sign included, in each class of each kind of plane."""
     planes = len(details[0][0]) if details else 0
-    seen, found = Seen(planes, [[part.shape[1:] for part in level] for level in details]), []
+    classes = [[np.zeros(part.shape, dtype=np.uint8) for part in level] for level in details]
+    seen = Seen(planes, [[part.shape[1:] for part in level] for level in details])
+    frequencies = Frequencies(start().frequencies)
     for place in order(planes, len(details)):
         symbols = symbols_of(np.abs(details[place.level][place.detail][place.plane][place.where]))
-        found.append((place, start().contexts.classes(place, seen.features(place)), symbols.ravel()))
+        found = start().contexts.classes(place, seen.features(place))
+        classes[place.level][place.detail][place.plane][place.where] = found.reshape(symbols.shape)
+        frequencies.count(place, found, symbols.ravel())
         seen.put(place, symbols)
-    return found
-
-
-def _costs(seen: list[tuple[Place, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Bits of each symbol, sign included, in each class of each kind of plane, once all of the picture is known."""
-    frequencies = Frequencies(start().frequencies)
-    for place, classes, symbols in seen:
-        frequencies.count(place, classes, symbols)
     shares = frequencies.tables / frequencies.tables.sum(2, keepdims=True)
-    return EXTRA_BITS + (np.arange(SYMBOLS) > 0) - np.log2(shares)
+    return classes, EXTRA_BITS + (np.arange(SYMBOLS) > 0) - np.log2(shares)
 
 
 def _cheapest(exact: np.ndarray, classes: np.ndarray, costs: np.ndarray) -> np.ndarray:

@@ -17,8 +17,9 @@ import numpy as np
 
 from hardy.errors import InputError
 from hardy.fields.entropy import Reader, Writer
+from hardy.fields.latent_color import LARGEST_WEIGHT, WEIGHT_BITS, predicted, slopes
 from hardy.fields.latent_context import EXTRA_BITS, LARGEST, SMALLEST, Frequencies, Place, Seen, order, symbols_of
-from hardy.fields.latent_start import Start, start
+from hardy.fields.latent_start import start
 from hardy.fields.lifting import levels_of, put_together, shapes
 from hardy.fields.resampling import resampled
 
@@ -41,6 +42,7 @@ class LatentField:
         latents: (planes, rows, columns) int64 each, in the order of `lifting.shapes`.
         colors: (channels, planes) int64 over 2^12: samples per step of a plane.
         offset: (channels,) int64 over 2^4: samples where all planes are zero.
+        weights: (levels, planes - 1) int64 over 2^4: of what the first plane says of the others' details.
         synthesis: whether the start's network goes over the planes.
     """
 
@@ -49,6 +51,7 @@ class LatentField:
     latents: list[list[np.ndarray]]
     colors: np.ndarray
     offset: np.ndarray
+    weights: np.ndarray
     synthesis: bool = False
 
     @property
@@ -58,7 +61,10 @@ class LatentField:
 
     def planes(self) -> np.ndarray:
         """(planes, height, width) int64, over 2^10 steps."""
-        made = put_together([[part << FRACTION_BITS for part in level] for level in self.latents], start().filters)
+        *details, (smallest,) = self.latents
+        made = smallest << FRACTION_BITS
+        for level in reversed(range(len(details))):
+            made = put_together(made, values_of(details[level], made, self.weights[level]), start().filters)
         return start().synthesis(made) if self.synthesis else made
 
     def pixels(self, grid: Sequence[int] | None = None, bits: int | None = None) -> np.ndarray:
@@ -82,6 +88,17 @@ class LatentField:
         return shown.astype(np.uint8 if self.sample_bits <= 8 else np.uint16)
 
 
+def values_of(details: Sequence[np.ndarray], smaller: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
+    """Over 2^10 steps, what the three details of a level are, given the smaller planes."""
+    found = [detail << FRACTION_BITS for detail in details]
+    if weights.any():
+        slope = slopes(smaller, FRACTION_BITS)
+        for values in found:
+            for plane in np.flatnonzero(weights):
+                values[plane + 1] += predicted(values[0], slope[plane]) * weights[plane] >> WEIGHT_BITS
+    return found
+
+
 def write_latents(writer: Writer, field: LatentField) -> None:
     """Put a field behind what `writer` has; grid and bits of a sample are the caller's."""
     channels, planes = field.colors.shape
@@ -90,6 +107,8 @@ def write_latents(writer: Writer, field: LatentField) -> None:
     writer.number(int(field.synthesis))
     for value in (*field.colors.ravel().tolist(), *field.offset.tolist()):
         writer.signed(value)
+    for value in field.weights.ravel().tolist():
+        writer.number(value)
     *details, (smallest,) = field.latents
     for plane in smallest:
         writer.array(_differences(plane))
@@ -126,6 +145,7 @@ def read_latents(reader: Reader, grid: tuple[int, int], sample_bits: int) -> Lat
     colors = np.array([reader.signed(_LARGEST_COLOR) for _ in range(channels * planes)]).reshape(channels, planes)
     offset = np.array([reader.signed(_LARGEST_OFFSET) for _ in range(channels)])
     *of_details, (of_smallest,) = shapes(grid, levels_of(grid))
+    weights = np.array([reader.number(LARGEST_WEIGHT) for _ in range(len(of_details) * (planes - 1))], dtype=np.int64)
     smallest = np.stack([_sums(reader.array(of_smallest, LARGEST)) for _ in range(planes)])
     details = [[np.zeros((planes, *shape), dtype=np.int64) for shape in level] for level in of_details]
     frequencies, seen = Frequencies(start().frequencies), Seen(planes, of_details)
@@ -158,6 +178,7 @@ def read_latents(reader: Reader, grid: tuple[int, int], sample_bits: int) -> Lat
         latents=[*details, [smallest]],
         colors=colors,
         offset=offset,
+        weights=weights.reshape(len(of_details), planes - 1),
         synthesis=bool(synthesis),
     )
 

@@ -75,14 +75,12 @@ def taken_apart(plane: np.ndarray, levels: int, filters: Filters) -> list[list[n
     return [*found, [plane]]
 
 
-def put_together(latents: Sequence[Sequence[np.ndarray]], filters: Filters) -> np.ndarray:
-    """The planes (channels, height, width) of latents in the order of `shapes`, int64."""
-    *details, (plane,) = latents
-    for right, below, across in reversed(details):
-        low = _join(plane.swapaxes(1, 2), below.swapaxes(1, 2), filters).swapaxes(1, 2)
-        high = _join(right.swapaxes(1, 2), across.swapaxes(1, 2), filters).swapaxes(1, 2)
-        plane = _join(low, high, filters)
-    return plane
+def put_together(smaller: np.ndarray, details: Sequence[np.ndarray], filters: Filters) -> np.ndarray:
+    """Planes (channels, height, width) of one level, from the smaller ones and their three details, int64."""
+    right, below, across = details
+    low = _join(smaller.swapaxes(1, 2), below.swapaxes(1, 2), filters).swapaxes(1, 2)
+    high = _join(right.swapaxes(1, 2), across.swapaxes(1, 2), filters).swapaxes(1, 2)
+    return _join(low, high, filters)
 
 
 def _split(x: np.ndarray, filters: Filters) -> tuple[np.ndarray, np.ndarray]:
