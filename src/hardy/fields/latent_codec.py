@@ -39,6 +39,7 @@ from hardy.runs.progress import progress as shown_progress
 
 LAMBDA = 0.12
 """Squared steps that a bit is worth; chosen on scikit-learn's photographs, where 0.08 and 0.16 are 0.5 % worse."""
+_ONE = 1 << FRACTION_BITS
 _DEAD_ZONE = 0.4
 # Of 8-bit samples.
 _FIRST_STEP, _SMALLEST_STEP, _LARGEST_STEP = 24.0, 2.0**-6, 2.0**12
@@ -131,29 +132,46 @@ def _level_by_level(
     """What `choose` makes of each plane of each detail, the coarsest first, less what the first plane says of it."""
     planes = len(coarsest)
     found: list[list[np.ndarray]] = [[np.zeros(part.shape, dtype=np.int64) for part in level] for level in details]
-    weights = np.zeros((len(details), planes - 1), dtype=np.int64)
+    weights = np.zeros((len(details), planes, 2), dtype=np.int64)
     smaller = coarsest << FRACTION_BITS
     for level in reversed(range(len(details))):
-        for detail, exact in enumerate(details[level]):
-            found[level][detail][0] = choose(Place(level, 0, detail, 0), exact[0])
         slope = slopes(smaller, FRACTION_BITS) if planes > 1 else np.zeros(0)
-        for plane in range(1, planes):
-            guesses = [predicted(part[0] << FRACTION_BITS, slope[plane - 1]) for part in found[level]]
-            weight = _weight([exact[plane] for exact in details[level]], guesses)
-            weights[level, plane - 1] = weight
-            for detail, (exact, guess) in enumerate(zip(details[level], guesses, strict=True)):
-                rest = exact[plane] - (guess * weight >> WEIGHT_BITS) / (1 << FRACTION_BITS)
-                found[level][detail][plane] = choose(Place(level, plane, detail, 0), rest)
+        first: list[np.ndarray] = []
+        for plane in range(planes):
+            exact = [part[plane] for part in details[level]]
+            guesses = [_guesses(exact, smaller[plane])]
+            if plane:
+                guesses.append([predicted(values, slope[plane - 1]) for values in first])
+            weights[level, plane, : len(guesses)] = _weights(exact, guesses)
+            for detail, part in enumerate(exact):
+                said = sum(
+                    (guess[detail] * weight >> WEIGHT_BITS)
+                    for guess, weight in zip(guesses, weights[level, plane], strict=False)
+                )
+                found[level][detail][plane] = choose(Place(level, plane, detail, 0), part - said / _ONE)
+                if not plane:
+                    first.append((found[level][detail][plane] << FRACTION_BITS) + said)
         smaller = put_together(smaller, values_of(found[level], smaller, weights[level]), start().filters)
     return found, weights
 
 
-def _weight(exact: list[np.ndarray], guesses: list[np.ndarray]) -> int:
-    """Of guesses, such that least is left of what they are for."""
-    one = 1 << FRACTION_BITS
-    along = sum(float((guess / one * part).sum()) for guess, part in zip(guesses, exact, strict=True))
-    size = sum(float(np.square(guess / one).sum()) for guess in guesses)
-    return min(LARGEST_WEIGHT, max(0, round((1 << WEIGHT_BITS) * along / size))) if size else 0
+def _guesses(exact: list[np.ndarray], smaller: np.ndarray) -> list[np.ndarray]:
+    """What the upsampling network says of three details of a plane: of the last one nothing."""
+    found = [guess[: part.shape[0], : part.shape[1]] for guess, part in zip(start().upsampling(smaller, FRACTION_BITS), exact, strict=False)]
+    return [*found, np.zeros(exact[-1].shape, dtype=np.int64)]
+
+
+def _weights(exact: list[np.ndarray], guesses: list[list[np.ndarray]]) -> np.ndarray:
+    """Of one or two guesses, such that least is left of what they are for, (guesses,) int64 over 2^4."""
+    flat = np.stack([np.concatenate([part.ravel() for part in guess]) / _ONE for guess in guesses])
+    wanted = np.concatenate([part.ravel() for part in exact])
+    products = flat @ flat.T
+    found = np.linalg.lstsq(products, flat @ wanted, rcond=1e-9)[0]
+    if len(found) == 2 and found.min() < 0:  # then only the other one
+        kept = int(found.argmax())
+        alone = flat[kept] @ wanted / max(products[kept, kept], 1e-9)
+        found = np.where(np.arange(2) == kept, alone, 0)
+    return np.round(found * (1 << WEIGHT_BITS)).clip(0, LARGEST_WEIGHT).astype(np.int64)
 
 
 def _towards_zero(_: Place, exact: np.ndarray) -> np.ndarray:

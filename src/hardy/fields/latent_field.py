@@ -42,8 +42,8 @@ class LatentField:
         latents: (planes, rows, columns) int64 each, in the order of `lifting.shapes`.
         colors: (channels, planes) int64 over 2^12: samples per step of a plane.
         offset: (channels,) int64 over 2^4: samples where all planes are zero.
-        weights: (levels, planes - 1) int64 over 2^4: of what the first plane says of the others' details.
-        synthesis: whether the start's network goes over the planes.
+        weights: (levels, planes, 2) int64 over 2^4: of what the upsampling network says of details, and of what the
+            first plane says of the others'.
     """
 
     grid: tuple[int, int]
@@ -52,7 +52,6 @@ class LatentField:
     colors: np.ndarray
     offset: np.ndarray
     weights: np.ndarray
-    synthesis: bool = False
 
     @property
     def in_features(self) -> int:
@@ -65,7 +64,7 @@ class LatentField:
         made = smallest << FRACTION_BITS
         for level in reversed(range(len(details))):
             made = put_together(made, values_of(details[level], made, self.weights[level]), start().filters)
-        return start().synthesis(made) if self.synthesis else made
+        return made
 
     def pixels(self, grid: Sequence[int] | None = None, bits: int | None = None) -> np.ndarray:
         """The samples on a grid, (height, width, channels), uint8 or uint16.
@@ -89,13 +88,18 @@ class LatentField:
 
 
 def values_of(details: Sequence[np.ndarray], smaller: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
-    """Over 2^10 steps, what the three details of a level are, given the smaller planes."""
+    """Over 2^10 steps, what the three details of a level are, given the smaller planes (planes, height, width)."""
     found = [detail << FRACTION_BITS for detail in details]
-    if weights.any():
+    for plane in np.flatnonzero(weights[:, 0]):
+        guesses = start().upsampling(smaller[plane], FRACTION_BITS) * weights[plane, 0] >> WEIGHT_BITS
+        for values, guess in zip(found, guesses, strict=False):
+            rows, columns = values.shape[1:]
+            values[plane] += guess[:rows, :columns]
+    if weights[:, 1].any():
         slope = slopes(smaller, FRACTION_BITS)
         for values in found:
-            for plane in np.flatnonzero(weights):
-                values[plane + 1] += predicted(values[0], slope[plane]) * weights[plane] >> WEIGHT_BITS
+            for plane in np.flatnonzero(weights[:, 1]):
+                values[plane] += predicted(values[0], slope[plane - 1]) * weights[plane, 1] >> WEIGHT_BITS
     return found
 
 
@@ -104,7 +108,6 @@ def write_latents(writer: Writer, field: LatentField) -> None:
     channels, planes = field.colors.shape
     writer.number(channels)
     writer.number(planes)
-    writer.number(int(field.synthesis))
     for value in (*field.colors.ravel().tolist(), *field.offset.tolist()):
         writer.signed(value)
     for value in field.weights.ravel().tolist():
@@ -139,13 +142,13 @@ def read_latents(reader: Reader, grid: tuple[int, int], sample_bits: int) -> Lat
     Raises:
         InputError: it cannot be.
     """
-    channels, planes, synthesis = (reader.number(most) for most in (_MOST_CHANNELS, _MOST_CHANNELS, 1))
-    if not channels or not planes or (synthesis and planes != 3):
+    channels, planes = reader.number(_MOST_CHANNELS), reader.number(_MOST_CHANNELS)
+    if not channels or not planes:
         raise InputError(f"a picture has {channels} channels of {planes} planes")
     colors = np.array([reader.signed(_LARGEST_COLOR) for _ in range(channels * planes)]).reshape(channels, planes)
     offset = np.array([reader.signed(_LARGEST_OFFSET) for _ in range(channels)])
     *of_details, (of_smallest,) = shapes(grid, levels_of(grid))
-    weights = np.array([reader.number(LARGEST_WEIGHT) for _ in range(len(of_details) * (planes - 1))], dtype=np.int64)
+    weights = np.array([reader.number(LARGEST_WEIGHT) for _ in range(len(of_details) * planes * 2)], dtype=np.int64)
     smallest = np.stack([_sums(reader.array(of_smallest, LARGEST)) for _ in range(planes)])
     details = [[np.zeros((planes, *shape), dtype=np.int64) for shape in level] for level in of_details]
     frequencies, seen = Frequencies(start().frequencies), Seen(planes, of_details)
@@ -178,8 +181,7 @@ def read_latents(reader: Reader, grid: tuple[int, int], sample_bits: int) -> Lat
         latents=[*details, [smallest]],
         colors=colors,
         offset=offset,
-        weights=weights.reshape(len(of_details), planes - 1),
-        synthesis=bool(synthesis),
+        weights=weights.reshape(len(of_details), planes, 2),
     )
 
 
