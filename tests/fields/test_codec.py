@@ -143,7 +143,7 @@ def test_the_commands_do_all_that(
     monkeypatch.chdir(tmp_path)
     PICTURE.save("a.png")
     PICTURE.rotate(90).save("b.png")
-    assert hardy(monkeypatch, "field", "encode", "a.png", "--bpp", 8, "--steps", 20) == 0
+    assert hardy(monkeypatch, "field", "encode", "a.png", "--field", "coordinates", "--bpp", 8, "--steps", 20) == 0
     assert hardy(monkeypatch, "field", "decode", "a.png.hardy", "twice.png", "--scale", 2) == 0
     assert opened("twice.png").shape == (42, 60)
     assert hardy(monkeypatch, "field", "album", "a.png", "b.png", "ab.hardy", "--width", 8, "--steps", 20) == 0
@@ -162,7 +162,13 @@ def test_the_commands_do_all_that(
         (["encode", "a.png", "--target", "many"], "--target takes a PSNR such as 35dB, got 'many'"),
         (["encode", "a.png", "--target", "-3"], "target must be a finite number above 0"),
         (["encode", "a.png", "--bpp", "nan"], "bits per pixel must be a finite number above 0, got nan"),
-        (["encode", "a.png", "--steps", "0"], "steps must be an integer of at least 1, got 0"),
+        (["encode", "a.png", "--steps", "9"], "--steps and --seed are of networks: add --field coordinates"),
+        (["encode", "a.png", "--field", "waves"], "field must be latents or coordinates, got 'waves'"),
+        (["encode", "a.png", "--preset", "slow"], "preset must be fast, default or best, got 'slow'"),
+        (
+            ["encode", "a.png", "--field", "coordinates", "--steps", "0"],
+            "steps must be an integer of at least 1, got 0",
+        ),
         (["decode", "a.png", "b.png"], "a.png: this is no file of hardy's fields"),
         (["decode", "empty.png", "b.png"], "empty.png: the file is empty"),
         (["decode", "good.hardy", "b.txt"], "pictures are written to .png"),
@@ -214,8 +220,9 @@ def test_encoding_in_a_pipe_says_how_far_it_is(
     monkeypatch.setenv("HARDY_PROGRESS", "lines")
     monkeypatch.setattr("hardy.runs.progress.EVERY", 0.0)
     assert (
-        hardy(monkeypatch, "field", "encode", tmp_path / "p.png", tmp_path / "f.hardy", "--bpp", 4, "--steps", 3) == 0
-    )
+        hardy(monkeypatch, "field", "encode", tmp_path / "p.png", tmp_path / "f.hardy", "--bpp", 4, "--steps", 3,
+            "--field", "coordinates") == 0
+    )  # fmt: skip
     said = capsys.readouterr()
     assert "fit: 2/3 (67%)" in said.err
     assert "bits per pixel" in said.out
@@ -236,7 +243,10 @@ def test_a_budget_below_the_smallest_field_gives_that_one_and_says_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     PICTURE.crop((0, 0, 30, 1)).save("line.png")
-    assert hardy(monkeypatch, "field", "encode", "line.png", "--bpp", "0.01", "--steps", "1") == 0
+    assert (
+        hardy(monkeypatch, "field", "encode", "line.png", "--field", "coordinates", "--bpp", "0.01", "--steps", "1")
+        == 0
+    )
     captured = capsys.readouterr()
     size = Path("line.png.hardy").stat().st_size
     assert re.search(rf"no field fits into 0\.01 bits per point, 0 bytes here: .* {size} bytes", captured.err)

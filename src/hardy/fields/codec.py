@@ -208,9 +208,12 @@ def encode_album(
 
 
 def decode(model: Model, grid: Sequence[int], sample_bits: int = 8) -> np.ndarray:
-    """The samples on a grid, (*grid, channels), uint8 or uint16; the same on every machine."""
+    """The samples on a grid, (*grid, channels), uint8 or uint16; the same on every machine.
+
+    `sample_bits` are those of the file; a picture as latents has its own.
+    """
     if isinstance(model, LatentField):
-        return model.pixels(grid, sample_bits)
+        return model.pixels(grid)
     return IntegerField(model).pixels(tuple(grid), sample_bits).numpy()
 
 

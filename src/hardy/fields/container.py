@@ -122,7 +122,7 @@ def unpacked(data: bytes, *, most_points: int | None = None) -> tuple[list[Model
         raise InputError("the file is truncated or damaged: its checksum does not fit")
     try:
         return _contents(Reader(body), version, len(data), most)
-    except TooManyPoints:
+    except TooManyPointsError:
         raise
     except InputError as error:
         raise InputError(f"the file is damaged: {error}") from None
@@ -130,7 +130,7 @@ def unpacked(data: bytes, *, most_points: int | None = None) -> tuple[list[Model
         raise InputError(f"the file is damaged: {error or 'its stream of codes is none'}") from None
 
 
-class TooManyPoints(InputError):
+class TooManyPointsError(InputError):
     """A file declares more points than are allowed."""
 
 
@@ -145,7 +145,7 @@ def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[
         raise InputError("it has a grid without points")
     if (points := sum(math.prod(grid) for grid in grids)) > most:
         sizes = " x ".join(map(str, max(grids, key=math.prod)))
-        raise TooManyPoints(
+        raise TooManyPointsError(
             f"{size} bytes declare {points} points (up to {sizes}), more than the {most} that are allowed; "
             "most_points (--most-points) allows more"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,6 @@ from hardy.fields.codec import Encoded, Report, tell, tell_or_warn
 from hardy.fields.container import Contents, packed
 from hardy.fields.latent_color import LARGEST_WEIGHT, WEIGHT_BITS, predicted, slopes
 from hardy.fields.latent_context import (
-    CLASSES,
     EXTRA_BITS,
     LARGEST,
     PLANES,
@@ -45,6 +45,8 @@ _DEAD_ZONE = 0.4
 _FIRST_STEP, _SMALLEST_STEP, _LARGEST_STEP = 24.0, 2.0**-6, 2.0**12
 _DB_SLOPE, _DB_SLACK, _LOSSLESS = 6.0, 0.02, 150.0
 _SIZE_SLOPE = -1.0
+# How long a try takes, and each of its sweeps, in units of what taking the picture apart takes; tries there will be.
+_PASS, _SWEEP, _TRIES = 9.0, 7.0, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,9 @@ def quantized(scaled: list[list[np.ndarray]], sweeps: int) -> tuple[list[list[np
         classes, costs = _expected(found)
 
         def cheapest(place: Place, exact: np.ndarray, classes: Any = classes, costs: np.ndarray = costs) -> np.ndarray:
-            return _cheapest(exact, classes[place.level][place.detail][place.plane], costs[min(place.plane, PLANES - 1)])
+            return _cheapest(
+                exact, classes[place.level][place.detail][place.plane], costs[min(place.plane, PLANES - 1)]
+            )
 
         found, weights = _level_by_level(details, coarsest, cheapest)
     return [*found, [coarsest]], weights
@@ -157,7 +161,10 @@ def _level_by_level(
 
 def _guesses(exact: list[np.ndarray], smaller: np.ndarray) -> list[np.ndarray]:
     """What the upsampling network says of three details of a plane: of the last one nothing."""
-    found = [guess[: part.shape[0], : part.shape[1]] for guess, part in zip(start().upsampling(smaller, FRACTION_BITS), exact, strict=False)]
+    found = [
+        guess[: part.shape[0], : part.shape[1]]
+        for guess, part in zip(start().upsampling(smaller, FRACTION_BITS), exact, strict=False)
+    ]
     return [*found, np.zeros(exact[-1].shape, dtype=np.int64)]
 
 
@@ -239,7 +246,10 @@ def encode_latents(
     for name, value in (("target", target_psnr), ("bits per pixel", bits_per_point)):
         if value is not None:
             checks.number(name, value, above=0)
-    photo, points = Photo(signal, contents), len(signal.values)
+    begun, points = time.perf_counter(), len(signal.values)
+    photo = Photo(signal, contents)
+    seconds = (time.perf_counter() - begun) * _TRIES * (_PASS + _SWEEP * chosen.sweeps)
+    tell(report, f"{signal.grid[1]} x {signal.grid[0]} pixels: about {seconds:.0f} s ({preset})")
 
     def tried(step: float) -> Encoded:
         field = photo.field(step, chosen.sweeps)
@@ -257,13 +267,12 @@ def encode_latents(
             bar.advance(1, f"{made.psnr[0]:.2f} dB at {made.bits_per_point:.3f} bits per pixel")
             return made
 
+        budget = (bits_per_point or 0) * points / 8
         if target_psnr is not None:
             results = _search(
                 trial, lambda made: target_psnr - min(made.psnr[0], _LOSSLESS), _DB_SLOPE, _DB_SLACK, chosen.tries
             )
         else:
-            assert bits_per_point is not None
-            budget = bits_per_point * points / 8
             results = _search(
                 trial, lambda made: math.log(len(made.data) / budget), _SIZE_SLOPE, chosen.slack, chosen.tries
             )

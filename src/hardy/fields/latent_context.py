@@ -21,9 +21,16 @@ PLANES = 3
 """Kinds of planes that the networks know: the first, the second, and all others."""
 LEVELS = 4
 """Kinds of levels: the three finest, and all others."""
-PAD = 3
-BEFORE = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
-FEATURES = len(BEFORE) + 3 + 5 + 2 + 6 + 4
+_MARGIN = 3
+BESIDE = ((0, -1), (0, 1), (-1, 0), (1, 0))
+NEAR = (*BESIDE, (-1, -1), (-1, 1), (1, -1), (1, 1))
+FAR = (
+    ((0, -2), (0, 2)),
+    ((-2, 0), (2, 0)),
+    ((-1, -2), (-1, 2), (1, -2), (1, 2), (-2, -1), (-2, 1), (2, -1), (2, 1)),
+)
+FEATURES = len(NEAR) + len(FAR) + 7 + 6 + 4
+"""Around the place, at the coarser level, in the details before, in the planes before."""
 NETWORKS = PLANES * DETAILS * len(PHASES)
 
 # Symbols: sizes up to 11 are themselves; beyond, a symbol stands for 2, 4, 8, ... sizes.
@@ -88,15 +95,14 @@ class Seen:
 
     def __init__(self, planes: int, shapes: Sequence[Sequence[tuple[int, int]]]) -> None:
         self.shapes = shapes
-        self.sizes = [
-            [np.zeros((planes, height + 2 * PAD, width + 2 * PAD), dtype=np.uint8) for height, width in level]
-            for level in shapes
-        ]
+        self.sizes = [[_margined(planes, height, width) for height, width in level] for level in shapes]
 
     def put(self, place: Place, symbols: np.ndarray) -> None:
         """The symbols (rows, columns) at a place are known."""
         height, width = self.shapes[place.level][place.detail]
-        inner = self.sizes[place.level][place.detail][place.plane, PAD : PAD + height, PAD : PAD + width]
+        inner = self.sizes[place.level][place.detail][
+            place.plane, _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width
+        ]
         inner[place.where] = LOGARITHM[symbols]
 
     def features(self, place: Place) -> np.ndarray:
@@ -104,68 +110,66 @@ class Seen:
         height, width = self.shapes[place.level][place.detail]
         down, right = PHASES[place.phase]
         rows, columns = (height - down + 1) // 2, (width - right + 1) // 2
-        found = np.zeros((FEATURES, rows, columns), dtype=np.float32)
-        level, index = self.sizes[place.level], 0
+        level, found = self.sizes[place.level], _Rows(rows, columns)
 
         def around(sizes: np.ndarray, y: int, x: int) -> np.ndarray:
-            top, left = PAD + down + y, PAD + right + x
-            return sizes[top : top + 2 * rows - 1 : 2, left : left + 2 * columns - 1 : 2]
+            top, left = _MARGIN + down + y, _MARGIN + right + x
+            return sizes[top : top + 2 * rows : 2, left : left + 2 * columns : 2]
 
         own = level[place.detail][place.plane]
-        for y, x in BEFORE:
-            found[index] = around(own, y, x)
-            index += 1
-        for far in (
-            ((0, -2), (0, 2)),
-            ((-2, 0), (2, 0)),
-            ((-1, -2), (-1, 2), (1, -2), (1, 2), (-2, -1), (-2, 1), (2, -1), (2, 1)),
-        ):
-            for y, x in far:
-                found[index] += around(own, y, x)
-            index += 1
+        for y, x in NEAR:
+            found.add(around(own, y, x))
+        for ring in FAR:
+            found.add(*(around(own, y, x) for y, x in ring))
         if place.level + 1 < len(self.sizes):
             coarse = self.sizes[place.level + 1]
-            for y, x in ((0, 0), *BEFORE[:4]):
-                found[index] = _window(coarse[place.detail][place.plane], y, x, rows, columns)
-                index += 1
+
+            def above(detail: int, y: int, x: int) -> np.ndarray:
+                top, left = _MARGIN + y, _MARGIN + x
+                return coarse[detail % DETAILS][place.plane][top : top + rows, left : left + columns]
+
+            for y, x in ((0, 0), *BESIDE):
+                found.add(above(place.detail, y, x))
             for other in (1, 2):
-                found[index] = _window(coarse[(place.detail + other) % DETAILS][place.plane], 0, 0, rows, columns)
-                index += 1
-        else:
-            index += 7
-        for before in range(2):
-            if before < place.detail:
-                other = _like(level[before][place.plane], own)
-                found[index] = around(other, 0, 0)
-                for y, x in BEFORE[:2]:
-                    found[index + 1] += around(other, y, x)
-                for y, x in BEFORE[2:4]:
-                    found[index + 2] += around(other, y, x)
-            index += 3
-        for before in range(2):
-            if before < place.plane:
-                other = level[place.detail][place.plane - 1 - before]
-                found[index] = around(other, 0, 0)
-                for y, x in BEFORE[:4]:
-                    found[index + 1] += around(other, y, x)
-            index += 2
-        return found.reshape(FEATURES, -1)
+                found.add(above(place.detail + other, 0, 0))
+        found.skip_to(len(NEAR) + len(FAR) + 7)
+        for before in range(place.detail):
+            other = level[before][place.plane]
+            found.add(around(other, 0, 0))
+            found.add(around(other, 0, -1), around(other, 0, 1))
+            found.add(around(other, -1, 0), around(other, 1, 0))
+        found.skip_to(len(NEAR) + len(FAR) + 13)
+        for before in range(place.plane - 1, max(-1, place.plane - 3), -1):
+            other = level[place.detail][before]
+            found.add(around(other, 0, 0))
+            found.add(*(around(other, y, x) for y, x in BESIDE))
+        return found.values.reshape(FEATURES, -1)
 
 
-def _window(sizes: np.ndarray, y: int, x: int, rows: int, columns: int) -> np.ndarray:
-    """A part of a detail at the coarser level, with zeros where it ends too early."""
-    part = sizes[PAD + y : PAD + y + rows, PAD + x : PAD + x + columns]
-    return np.pad(part, ((0, rows - part.shape[0]), (0, columns - part.shape[1])))
+class _Rows:
+    """Features, one after the other."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.values = np.zeros((FEATURES, rows, columns), dtype=np.float32)
+        self.index = 0
+
+    def add(self, *parts: np.ndarray) -> None:
+        """The sum of these is the next one."""
+        for part in parts:
+            self.values[self.index] += part
+        self.index += 1
+
+    def skip_to(self, index: int) -> None:
+        """Those until there stay zero: there is nothing to see."""
+        self.index = index
 
 
-def _like(sizes: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """A detail of the same level, which may have a row or column more or less."""
-    rows, columns = own.shape
-    part = sizes[:rows, :columns]
-    return np.pad(part, ((0, rows - part.shape[0]), (0, columns - part.shape[1])))
+def _margined(planes: int, height: int, width: int) -> np.ndarray:
+    """With zeros around, so many that no neighbour, nor one in a detail that is one longer, is missed."""
+    return np.zeros((planes, height + 2 * _MARGIN + 2, width + 2 * _MARGIN + 2), dtype=np.uint8)
 
 
-HIDDEN = 16
+HIDDEN = 24
 CLASSES = 48
 WEIGHT_BITS = 6
 """Weights are multiples of 2^-6, sizes of 2^-4; so are the numbers of the hidden layer."""

@@ -1,7 +1,7 @@
 """A picture as latents: integers at halved and halved again sizes, and what turns them into pixels, in integers.
 
-Source: hierarchical latents with a small synthesis network and a context network, as in Cool-Chic (arXiv 2212.05458) and
-C3 (2312.02753). Where we differ: a level has three details for each plane, which lifting filters put together
+Source: hierarchical latents with a small synthesis network and a context network, as in Cool-Chic (arXiv 2212.05458)
+and C3 (2312.02753). Where we differ: a level has three details for each plane, which lifting filters put together
 (`lifting`), so that latents come from the picture itself in a second instead of from thousands of steps of descent; the
 networks are learned once, on other photographs, and lie in the package (`latent_start`); a picture brings only its
 latents and a matrix of colours. Everything a decoder does is a sum, product or shift of integers.
@@ -10,7 +10,6 @@ latents and a matrix of colours. Everything a decoder does is a sum, product or 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +17,18 @@ import numpy as np
 from hardy.errors import InputError
 from hardy.fields.entropy import Reader, Writer
 from hardy.fields.latent_color import LARGEST_WEIGHT, WEIGHT_BITS, predicted, slopes
-from hardy.fields.latent_context import EXTRA_BITS, LARGEST, SMALLEST, Frequencies, Place, Seen, order, symbols_of
+from hardy.fields.latent_context import (
+    EXTRA_BITS,
+    FEATURES,
+    HIDDEN,
+    LARGEST,
+    SMALLEST,
+    Frequencies,
+    Place,
+    Seen,
+    order,
+    symbols_of,
+)
 from hardy.fields.latent_start import start
 from hardy.fields.lifting import levels_of, put_together, shapes
 from hardy.fields.resampling import resampled
@@ -66,16 +76,11 @@ class LatentField:
             made = put_together(made, values_of(details[level], made, self.weights[level]), start().filters)
         return made
 
-    def pixels(self, grid: Sequence[int] | None = None, bits: int | None = None) -> np.ndarray:
-        """The samples on a grid, (height, width, channels), uint8 or uint16.
+    def pixels(self, grid: Sequence[int] | None = None) -> np.ndarray:
+        """The samples on a grid, (height, width, channels), uint8 or uint16 as they were encoded.
 
         Another grid than the field's own is interpolated, in integers (`resampling`).
-
-        Raises:
-            InputError: `bits` are not those of the field.
         """
-        if bits not in (None, self.sample_bits):
-            raise InputError(f"this picture has {self.sample_bits} bits in a sample, not {bits}")
         planes = self.planes().reshape(len(self.colors.T), -1)
         shift = FRACTION_BITS + COLOR_BITS
         offset = (self.offset << (shift - OFFSET_BITS)) + (1 << (shift - 1))
@@ -203,6 +208,11 @@ def _sums(differences: np.ndarray) -> np.ndarray:
     return np.cumsum(found, axis=0)
 
 
-def points_of(grids: Sequence[Sequence[int]]) -> int:
-    """Pixels, all pictures together."""
-    return sum(math.prod(grid) for grid in grids)
+def multiply_adds(planes: int) -> float:
+    """Products of a decoder for each pixel, of a large picture of as many channels as planes."""
+    contexts = (FEATURES + 1) * HIDDEN
+    first, second = start().upsampling.first, start().upsampling.second
+    upsampling = (first.size + second.size) / 3  # for each place of the smaller planes: 1/4 + 1/16 + ...
+    lifting = 2 * 3 * 4 / 3  # in both directions two steps and a gain for each sample, at all levels
+    slope = 3 / 3 + 2  # at places of the smaller planes, and for each detail
+    return planes * (contexts + upsampling + lifting + slope + planes)

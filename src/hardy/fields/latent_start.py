@@ -6,8 +6,10 @@ along. A file names the start that it was made with by its number; a start that 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from hardy.fields.lifting import Filters
 
 FILE = Path(__file__).with_name("latent_start.npz")
 AROUND = tuple((y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) != (0, 0))
+PLACES = len(AROUND)
 _ROWS = 128
 
 
@@ -38,20 +41,29 @@ class Upsampling:
     def __call__(self, smaller: np.ndarray, step_bits: int) -> np.ndarray:
         """Guesses (2, height, width) int64 for a plane (height, width) int64, a step being 2^`step_bits`."""
         height, width = smaller.shape
-        shift = step_bits - 2
-        padded = np.pad((smaller + (1 << (shift - 1))) >> shift, 2, mode="edge")
         found = np.empty((2, height, width), dtype=np.int64)
         for top in range(0, height, _ROWS):  # a few rows at a time, so that all of it stays in the cache
-            rows = min(_ROWS, height - top)
-            own = padded[2 + top : 2 + top + rows, 2 : 2 + width]
-            seen = np.empty((len(AROUND), rows, width), dtype=np.float32)
-            for index, (y, x) in enumerate(AROUND):
-                other = padded[2 + top + y : 2 + top + y + rows, 2 + x : 2 + x + width]
-                seen[index] = (other - own).clip(-127, 127)
-            hidden = (exact_product(self.first, seen.reshape(len(AROUND), -1)) >> 2).clip(-256, 256)
-            guessed = exact_product(self.second, hidden).reshape(2, rows, width)
-            found[:, top : top + rows] = guessed.astype(np.int64) << (step_bits - 8) >> 4
+            rows = slice(top, min(height, top + _ROWS))
+            seen = seen_around(smaller, step_bits, rows).reshape(PLACES, -1)
+            hidden = (exact_product(self.first, seen) >> 2).clip(-256, 256)
+            guessed = exact_product(self.second, hidden).reshape(2, -1, width).astype(np.int64)
+            found[:, rows] = guessed << (step_bits - 8) >> 4
         return found
+
+
+def seen_around(smaller: np.ndarray, step_bits: int, rows: slice = slice(None)) -> np.ndarray:
+    """What the network sees at places of some rows: differences in quarters of a step, (PLACES, rows, width) float32."""
+    height, width = smaller.shape
+    top, end, _ = rows.indices(height)
+    shift = step_bits - 2
+    above, below = min(2, top), min(2, height - end)
+    part = (smaller[top - above : end + below] + (1 << (shift - 1))) >> shift
+    padded = np.pad(part, ((2 - above, 2 - below), (2, 2)), mode="edge").astype(np.float32)
+    own = padded[2:-2, 2:-2]
+    seen = np.empty((PLACES, end - top, width), dtype=np.float32)
+    for index, (y, x) in enumerate(AROUND):
+        np.subtract(padded[2 + y : 2 + y + end - top, 2 + x : 2 + x + width], own, out=seen[index])
+    return seen.clip(-127, 127, out=seen)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,13 +83,33 @@ class Start:
     upsampling: Upsampling
 
 
+def made(tables: Mapping[str, np.ndarray]) -> Start:
+    """The start of the arrays of a file."""
+    names = ("first", "first_bias", "second", "second_bias")
+    contexts = ContextNetworks(*(tables[f"context_{name}"] for name in names))
+    upsampling = Upsampling(tables["upsampling_first"], tables["upsampling_second"])
+    return Start(Filters.cdf97(), contexts, tables["frequencies"], upsampling)
+
+
 @functools.cache
-def start() -> Start:
-    """The one in the package."""
+def _in_the_package() -> Start:
     with np.load(FILE, allow_pickle=False) as found:
-        contexts = ContextNetworks(*(found[f"context_{name}"] for name in _OF_NETWORK))
-        upsampling = Upsampling(found["upsampling_first"], found["upsampling_second"])
-        return Start(Filters.cdf97(), contexts, found["frequencies"], upsampling)
+        return made(found)
 
 
-_OF_NETWORK = ("first", "first_bias", "second", "second_bias")
+_used: list[Start] = []
+
+
+def start() -> Start:
+    """The one in the package, or the one that is being learned."""
+    return _used[-1] if _used else _in_the_package()
+
+
+@contextlib.contextmanager
+def using(tables: Mapping[str, np.ndarray]) -> Iterator[None]:
+    """Another start: for learning one."""
+    _used.append(made(tables))
+    try:
+        yield
+    finally:
+        _used.pop()
