@@ -31,7 +31,7 @@ from hardy.fields.latent_context import (
     order,
     symbols_of,
 )
-from hardy.fields.latent_field import COLOR_BITS, FRACTION_BITS, OFFSET_BITS, LatentField, values_of
+from hardy.fields.latent_field import COLOR_BITS, FRACTION_BITS, OFFSET_BITS, LatentField
 from hardy.fields.latent_start import start
 from hardy.fields.lifting import levels_of, put_together, taken_apart
 from hardy.fields.signals import Signal
@@ -81,22 +81,27 @@ class Photo:
         planes = ((flat - self.mean) @ self.axes).T.reshape(-1, *self.grid)
         self.latents = taken_apart(planes, levels_of(self.grid), start().filters)
 
-    def field(self, step: float, sweeps: int) -> LatentField:
-        """The picture at a step between two values of a latent, in units of samples."""
+    def tried(self, step: float, sweeps: int) -> tuple[LatentField, np.ndarray]:
+        """The picture at a step between two values of a latent, in units of samples, and its planes."""
         scaled = [[part / step for part in level] for level in self.latents]
-        found, weights = quantized(scaled, sweeps)
-        return LatentField(
+        latents, weights, planes = quantized(scaled, sweeps)
+        field = LatentField(
             grid=self.grid,
             sample_bits=self.bits,
-            latents=found,
+            latents=latents,
             colors=np.round(self.axes * step * (1 << COLOR_BITS)).astype(np.int64),
             offset=np.round(self.mean * (1 << OFFSET_BITS)).astype(np.int64),
             weights=weights,
         )
+        return field, planes
 
-    def psnr(self, field: LatentField) -> float:
-        """In dB, of the decoded samples."""
-        error = np.square(field.pixels() - np.round(self.samples)).mean()
+    def field(self, step: float, sweeps: int) -> LatentField:
+        """The picture at a step."""
+        return self.tried(step, sweeps)[0]
+
+    def psnr(self, samples: np.ndarray) -> float:
+        """In dB, of decoded samples."""
+        error = np.square(samples - np.round(self.samples)).mean()
         return 10 * math.log10(self.peak**2 / error) if error else math.inf
 
 
@@ -110,14 +115,17 @@ def principal_axes(samples: np.ndarray) -> np.ndarray:
 Choose = Callable[[Place, np.ndarray], np.ndarray]
 
 
-def quantized(scaled: list[list[np.ndarray]], sweeps: int) -> tuple[list[list[np.ndarray]], np.ndarray]:
-    """Integers for latents in units of the step, in the order of `lifting.shapes`, and weights of the first plane.
+Levels = list[list[np.ndarray]]
+
+
+def quantized(scaled: Levels, sweeps: int) -> tuple[Levels, np.ndarray, np.ndarray]:
+    """Integers for latents in units of the step, in the order of `lifting.shapes`, weights, and what planes they make.
 
     Once to the nearest, a little closer to zero, and then in `sweeps` where it costs least.
     """
     *details, (smallest,) = scaled
     coarsest = np.round(smallest).clip(-LARGEST, LARGEST).astype(np.int64)
-    found, weights = _level_by_level(details, coarsest, _towards_zero)
+    found, weights, planes = _level_by_level(details, coarsest, _towards_zero)
     for _ in range(sweeps):
         classes, costs = _expected(found)
 
@@ -126,37 +134,34 @@ def quantized(scaled: list[list[np.ndarray]], sweeps: int) -> tuple[list[list[np
                 exact, classes[place.level][place.detail][place.plane], costs[min(place.plane, PLANES - 1)]
             )
 
-        found, weights = _level_by_level(details, coarsest, cheapest)
-    return [*found, [coarsest]], weights
+        found, weights, planes = _level_by_level(details, coarsest, cheapest)
+    return [*found, [coarsest]], weights, planes
 
 
-def _level_by_level(
-    details: list[list[np.ndarray]], coarsest: np.ndarray, choose: Choose
-) -> tuple[list[list[np.ndarray]], np.ndarray]:
-    """What `choose` makes of each plane of each detail, the coarsest first, less what the first plane says of it."""
+def _level_by_level(details: Levels, coarsest: np.ndarray, choose: Choose) -> tuple[Levels, np.ndarray, np.ndarray]:
+    """What `choose` makes of each plane of each detail, the coarsest first, less what is guessed; weights, planes."""
     planes = len(coarsest)
-    found: list[list[np.ndarray]] = [[np.zeros(part.shape, dtype=np.int64) for part in level] for level in details]
+    found = [[np.zeros(part.shape, dtype=np.int64) for part in level] for level in details]
     weights = np.zeros((len(details), planes, 2), dtype=np.int64)
     smaller = coarsest << FRACTION_BITS
     for level in reversed(range(len(details))):
         slope = slopes(smaller, FRACTION_BITS) if planes > 1 else np.zeros(0)
-        first: list[np.ndarray] = []
+        made = [np.zeros(part.shape, dtype=np.int64) for part in details[level]]
         for plane in range(planes):
             exact = [part[plane] for part in details[level]]
             guesses = [_guesses(exact, smaller[plane])]
             if plane:
-                guesses.append([predicted(values, slope[plane - 1]) for values in first])
+                guesses.append([predicted(values[0], slope[plane - 1]) for values in made])
             weights[level, plane, : len(guesses)] = _weights(exact, guesses)
             for detail, part in enumerate(exact):
-                said = sum(
-                    (guess[detail] * weight >> WEIGHT_BITS)
-                    for guess, weight in zip(guesses, weights[level, plane], strict=False)
-                )
-                found[level][detail][plane] = choose(Place(level, plane, detail, 0), part - said / _ONE)
-                if not plane:
-                    first.append((found[level][detail][plane] << FRACTION_BITS) + said)
-        smaller = put_together(smaller, values_of(found[level], smaller, weights[level]), start().filters)
-    return found, weights
+                said = np.zeros(part.shape, dtype=np.int64)
+                for guess, weight in zip(guesses, weights[level, plane], strict=False):
+                    said += guess[detail] * weight >> WEIGHT_BITS
+                chosen = choose(Place(level, plane, detail, 0), part - said / _ONE)
+                found[level][detail][plane] = chosen
+                made[detail][plane] = (chosen << FRACTION_BITS) + said
+        smaller = put_together(smaller, made, start().filters)
+    return found, weights, smaller
 
 
 def _guesses(exact: list[np.ndarray], smaller: np.ndarray) -> list[np.ndarray]:
@@ -251,21 +256,16 @@ def encode_latents(
     seconds = (time.perf_counter() - begun) * _TRIES * (_PASS + _SWEEP * chosen.sweeps)
     tell(report, f"{signal.grid[1]} x {signal.grid[0]} pixels: about {seconds:.0f} s ({preset})")
 
-    def tried(step: float) -> Encoded:
-        field = photo.field(step, chosen.sweeps)
-        data, psnr = packed([field], contents), photo.psnr(field)
-        made = Encoded(
-            data=data, psnr=(psnr,), bits_per_point=8 * len(data) / points, settings={"step": round(step, 2)}
-        )
-        tell(report, f"step {step:.2f}: {psnr:.2f} dB at {made.bits_per_point:.3f} bits per pixel")
-        return made
-
     with shown_progress("encode", chosen.tries, show=progress) as bar:
 
         def trial(step: float) -> Encoded:
-            made = tried(step * photo.peak / 255)
-            bar.advance(1, f"{made.psnr[0]:.2f} dB at {made.bits_per_point:.3f} bits per pixel")
-            return made
+            step *= photo.peak / 255
+            field, planes = photo.tried(step, chosen.sweeps)
+            data, psnr = packed([field], contents), photo.psnr(field.shown(planes))
+            rate = 8 * len(data) / points
+            tell(report, f"step {step:.2f}: {psnr:.2f} dB at {rate:.3f} bits per pixel")
+            bar.advance(1, f"{psnr:.2f} dB at {rate:.3f} bits per pixel")
+            return Encoded(data=data, psnr=(psnr,), bits_per_point=rate, settings={"step": round(step, 2)})
 
         budget = (bits_per_point or 0) * points / 8
         if target_psnr is not None:
@@ -298,25 +298,26 @@ def _search(
 ) -> list[tuple[Encoded, float]]:
     """What came of the steps tried, each with its excess: above zero it will not do, from -slack to 0 it is enough.
 
-    `excess` changes with the logarithm of the step by about `slope`.
+    `excess` changes with the logarithm of the step by about `slope`. There are more tries than `tries` only while
+    none will do.
     """
     bounds: dict[bool, tuple[float, float]] = {}  # whether it will do: logarithm of the step, and excess
-    results = []
-    at = math.log(_FIRST_STEP)
-    for _ in range(tries):
+    results: list[tuple[Encoded, float]] = []
+    at, aim = math.log(_FIRST_STEP), -slack / 3
+    while len(results) < tries or True not in bounds:
         made = trial(math.exp(at))
         found = excess(made)
         results.append((made, found))
         bounds[found <= 0] = (at, found)
         if -slack <= found <= 0:
             break
-        aim = -slack / 3
         if len(bounds) == 2:
             (a, of_a), (b, of_b) = bounds.values()
             share = (aim - of_a) / (of_b - of_a)
             after = a + min(0.97, max(0.03, share)) * (b - a)
         else:
             after = at + max(-1.6, min(1.6, (aim - found) / slope))
+            aim *= 2  # or small steps towards it might go on and on
         after = max(math.log(_SMALLEST_STEP), min(math.log(_LARGEST_STEP), after))
         if after == at:
             break

@@ -81,15 +81,18 @@ class LatentField:
 
         Another grid than the field's own is interpolated, in integers (`resampling`).
         """
-        planes = self.planes().reshape(len(self.colors.T), -1)
+        shown = self.shown(self.planes())
+        if grid is not None and tuple(grid) != self.grid:
+            return resampled(shown, grid, (1 << self.sample_bits) - 1).astype(shown.dtype)
+        return shown
+
+    def shown(self, planes: np.ndarray) -> np.ndarray:
+        """The samples (height, width, channels) of planes (planes, height, width) over 2^10 steps."""
         shift = FRACTION_BITS + COLOR_BITS
         offset = (self.offset << (shift - OFFSET_BITS)) + (1 << (shift - 1))
-        largest = (1 << self.sample_bits) - 1
-        samples = ((self.colors @ planes + offset[:, None]) >> shift).clip(0, largest)
-        shown = samples.T.reshape(*self.grid, -1)
-        if grid is not None and tuple(grid) != self.grid:
-            shown = resampled(shown, grid, largest)
-        return shown.astype(np.uint8 if self.sample_bits <= 8 else np.uint16)
+        samples = (self.colors @ planes.reshape(len(planes), -1) + offset[:, None]) >> shift
+        samples = samples.clip(0, (1 << self.sample_bits) - 1).T.reshape(*self.grid, -1)
+        return samples.astype(np.uint8 if self.sample_bits <= 8 else np.uint16)
 
 
 def values_of(details: Sequence[np.ndarray], smaller: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
