@@ -52,7 +52,7 @@ class Upsampling:
 
 
 def seen_around(smaller: np.ndarray, step_bits: int, rows: slice = slice(None)) -> np.ndarray:
-    """What the network sees at places of some rows: differences in quarters of a step, (PLACES, rows, width) float32."""
+    """What the network sees in some rows: differences in quarters of a step, (PLACES, rows, width) float32."""
     height, width = smaller.shape
     top, end, _ = rows.indices(height)
     shift = step_bits - 2
