@@ -73,7 +73,7 @@ def slope(first: Plane, other: Plane, y: int, x: int, largest: int) -> int:
 def features(
     known: Callable[[int, int, int, int, int], int], level: int, plane: int, detail: int, y: int, x: int
 ) -> list[int]:
-    """What the context network sees at a place; `known(level, detail, plane, y, x)` is a logarithm of a size, or zero."""
+    """What the context network sees at a place; `known` gives a logarithm of a size, or zero."""
     beside = [(0, -1), (0, 1), (-1, 0), (1, 0)]
     diagonal = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
     found = [known(level, detail, plane, y + i, x + j) for i, j in beside + diagonal]

@@ -1,5 +1,6 @@
 """`hardy field`: pictures, videos and short sounds as small networks of integers in a file."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,7 @@ def encode(
         str,
         typer.Option(help="latents, the default for pictures, or coordinates, a network of coordinates."),
     ] = "",
+    profile: Annotated[bool, typer.Option(help="Keep the profile of a picture's colours, some hundred bytes.")] = True,
     preset: Annotated[str, typer.Option(help="fast, default or best: how long to encode latents.")] = "default",
     steps: Annotated[int | None, typer.Option(help="Of each fit of a network of coordinates; 1000.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the fits of networks of coordinates; 0.")] = None,
@@ -55,6 +57,8 @@ def encode(
     if aim is not None and bpp is not None:
         raise InputError("--target and --bpp exclude each other")
     signal, contents = load_media(source)
+    if contents.profile and not profile:
+        contents = dataclasses.replace(contents, profile=b"")
     field = field or ("latents" if contents.kind == "image" else "coordinates")
     checks.one_of("field", field, ("latents", "coordinates"))
     settings: dict[str, Any] = {
@@ -74,8 +78,8 @@ def encode(
     save_encoded(result, path)
     chosen = ", ".join(f"{name} {value:g}" for name, value in result.settings.items())
     typer.echo(
-        f"{path}: {len(result.data)} bytes, {result.bits_per_point:.3f} bits per pixel, {result.psnr[0]:.2f} dB "
-        f"({chosen})"
+        f"{path}: {len(result.data)} bytes, {result.bits_per_point:.3f} bits per "
+        f"{'sample' if contents.kind == 'audio' else 'pixel'}, {result.psnr[0]:.2f} dB ({chosen})"
     )
 
 
@@ -95,7 +99,10 @@ def info(
     size = source.stat().st_size
     points = sum(math.prod(grid) for grid in contents.grids)
     rate = f", {8 * size / points:.3f} bits per pixel" if points else ""
-    typer.echo(f"{source}: {contents.kind}, {len(models)} in {size} bytes{rate}, {contents.sample_bits} bits a sample")
+    profile = f", a colour profile of {len(contents.profile)} bytes" if contents.profile else ""
+    typer.echo(
+        f"{source}: {contents.kind}, {len(models)} in {size} bytes{rate}, {contents.sample_bits} bits a sample{profile}"
+    )
     for index, model in enumerate(models):
         grid = " x ".join(map(str, contents.grids[index])) if contents.grids else "no grid"
         if isinstance(model, LatentField):
@@ -119,6 +126,8 @@ def decode(
     ] = None,
 ) -> None:
     """Decode a file to the same pixels on every machine, at any size."""
+    import numpy as np
+
     from hardy.fields.codec import decode as run
     from hardy.fields.codec import scaled
     from hardy.fields.container import load_fields
@@ -131,12 +140,17 @@ def decode(
     axes = (1, 2) if contents.kind == "video" else (0, 1)
     if contents.kind == "audio" and scale != 1:
         raise InputError("--scale is for pictures and videos")
-    check_writable(out, folder=len(models) > 1)
-    for index, (model, grid) in enumerate(zip(models, contents.grids, strict=True)):
-        samples = run(model, scaled(grid, scale, axes), contents.sample_bits)
-        path = out if len(models) == 1 else out / f"picture-{index:05}.png"
-        save_media(samples, path, contents)
-    typer.echo(f"{out}: {len(models)} {contents.kind}{'s' if len(models) > 1 else ''}")
+    several = len(models) > 1 and contents.kind != "audio"
+    check_writable(out, folder=several)
+    found = [
+        run(model, scaled(grid, scale, axes), contents.sample_bits)
+        for model, grid in zip(models, contents.grids, strict=True)
+    ]
+    if contents.kind == "audio":
+        found = [np.concatenate(found)]
+    for index, samples in enumerate(found):
+        save_media(samples, out / f"picture-{index:05}.png" if several else out, contents)
+    typer.echo(f"{out}: {len(found)} {contents.kind}{'s' if several else ''}")
 
 
 @app.command()
@@ -161,9 +175,12 @@ def album(
         raise InputError("an album is made of pictures")
     grids = tuple(contents.grids[0] for _, contents in pairs)
     deep = max(contents.sample_bits for _, contents in pairs)
+    profiles = {contents.profile for _, contents in pairs}
+    if len(profiles) > 1:
+        typer.echo("the pictures have different colour profiles: none is kept", err=True)
     result = encode_album(
         [signal for signal, _ in pairs],
-        Contents(kind="image", grids=grids, sample_bits=deep),
+        Contents(kind="image", grids=grids, sample_bits=deep, profile=profiles.pop() if len(profiles) == 1 else b""),
         width=width,
         weight_bits=bits,
         steps=steps,

@@ -14,13 +14,14 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from hardy import checks
 from hardy.errors import InputError
 from hardy.fields.activations import Quad
-from hardy.fields.container import Contents, Model, packed
+from hardy.fields.container import Contents, Model, packed, unpacked
 from hardy.fields.descent import Schedule
 from hardy.fields.field import Field
 from hardy.fields.fitting import fit
@@ -37,6 +38,8 @@ WEIGHT_BITS = (8, 7, 6, 5)
 LAYERS = 3
 LEARNING_RATE = 2e-3
 """On scikit-learn's photographs 5e-3 is as good in float, but its weights have longer tails: 2 dB less at 6 bits."""
+PIECE = LARGEST_GRID
+"""Samples of a sound that one field takes; longer ones are cut into pieces."""
 POINTS = 16384
 """Drawn in each step of a signal that has more."""
 # Biases are multiples of 2^5 codes of phase, 1/128 of a quarter period, and those of values of 2^-9.
@@ -81,6 +84,8 @@ def encode(
     and the fewest bits that do. For a size, the widest field that should take it is fitted, and of the bits that do
     the best are taken; where no field is that small the smallest is taken, which `report` or a warning says.
 
+    A sound of more than `PIECE` samples becomes several fields in one file, each held to the same aim.
+
     Args:
         signal: on a grid.
         contents: what it shows, with its grid.
@@ -95,6 +100,10 @@ def encode(
         InputError: both or none of the aims are given, or the target is not reached; the message says what was.
     """
     steps = checks.integer("steps", steps, at_least=1)
+    if contents.kind == "audio" and signal.grid is not None and signal.grid[0] > PIECE:
+        aims: dict[str, Any] = {"target_psnr": target_psnr, "bits_per_point": bits_per_point}
+        settings: dict[str, Any] = {"steps": steps, "seed": seed, "report": report, "progress": progress}
+        return _in_pieces(signal, contents, lambda piece, of_piece: encode(piece, of_piece, **aims, **settings), report)
     _check_grid(signal)
     if (target_psnr is None) == (bits_per_point is None):
         raise InputError("exactly one of a target in dB and bits per pixel is wanted")
@@ -162,6 +171,27 @@ def _for_size(tried: Callable[[int], list[Encoded]], budget: float, signal: Sign
     )
     tell_or_warn(report, message)
     return smallest
+
+
+def _in_pieces(
+    signal: Signal, contents: Contents, encoded: Callable[[Signal, Contents], Encoded], report: Report | None
+) -> Encoded:
+    """A long sound in pieces of equal lengths, as nearly as can be, each a field of its own in one file."""
+    pieces = signal.values.tensor_split(math.ceil(len(signal.values) / PIECE))
+    results = []
+    for index, values in enumerate(pieces):
+        tell(report, f"piece {index + 1} of {len(pieces)}, {len(values)} samples")
+        results.append(encoded(Signal.on_grid(values), dataclasses.replace(contents, grids=((len(values),),))))
+    models = [cast(IntegerModel, unpacked(result.data)[0][0]) for result in results]
+    data = packed(models, dataclasses.replace(contents, grids=tuple((len(values),) for values in pieces)))
+    error = sum(len(values) * 10 ** (-result.psnr[0] / 10) for values, result in zip(pieces, results, strict=True))
+    settings = {"pieces": len(pieces), "widest": max(result.settings["width"] for result in results)}
+    return Encoded(
+        data=data,
+        psnr=(-10 * math.log10(error / len(signal.values)),),
+        bits_per_point=8 * len(data) / len(signal.values),
+        settings=settings,
+    )
 
 
 def encode_album(

@@ -2,7 +2,8 @@
 
 The file is the magic "\\x93hrd", a version byte, the CRC-32 of all that follows (little-endian), and what a
 `hardy.fields.entropy.Writer` made of: what the fields are (`Contents`), the first field, and the others. Of coordinate
-fields, version 1, layers that repeat the first one's cost a byte; pictures as latents are version 2.
+fields, layers that repeat the first one's cost a byte. Version 2 says first whether it holds pictures as latents, and
+the profile of their colours.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from hardy.fields.tables import TABLE_REACH, wavelet_tables
 from hardy.files import write_atomic
 from hardy.reading import reading
 
-MAGIC, VERSION, LATENTS = b"\x93hrd", 1, 2
-"""Files of version 1 hold coordinate fields, those of version 2 pictures as latents."""
+MAGIC, VERSION, NEWER = b"\x93hrd", 1, 2
+"""Files of version 1 hold coordinate fields; those of version 2 these or pictures as latents, and a colour profile."""
 KINDS = ("field", "image", "video", "audio")
 UNITS = ("sine", "quad", "triangle", "finer", "gauss", "relu", "wavelet", "table")
 _NUMBERS = {"finer": 2, "wavelet": 1}
 _HEAD = struct.Struct("<4sBI")
+_MOST_PROFILE = 2**22
 _POINTS_PER_BYTE, _LEAST_POINTS = 2**14, 2**22
 _MOST_FIELDS, _MOST_LAYERS, _MOST_WIDTH = 2**12, 64, 2**12
 _LARGEST_BIAS, _LARGEST_FACTOR, _LARGEST_SHIFT = 2**45, 2**24, 62
@@ -45,12 +47,14 @@ class Contents:
         grids: the sizes that each field was made for; of kind "field" none.
         sample_bits: 8 or 16: of a channel.
         rate: samples of a sound or frames of a video per second; 0 where there is none.
+        profile: of the picture's colours, as ICC has it; empty where there is none.
     """
 
     kind: str = "field"
     grids: tuple[tuple[int, ...], ...] = ()
     sample_bits: int = 8
     rate: int = 0
+    profile: bytes = b""
 
 
 Model = IntegerModel | LatentField
@@ -59,7 +63,12 @@ Model = IntegerModel | LatentField
 def packed(models: Sequence[IntegerModel] | Sequence[LatentField], contents: Contents | None = None) -> bytes:
     """The file's bytes."""
     contents = contents or Contents()
+    latents = bool(models) and isinstance(models[0], LatentField)
+    version = VERSION if not latents and not contents.profile else NEWER
     writer = Writer()
+    if version == NEWER:
+        writer.number(int(latents))
+        writer.text(contents.profile)
     writer.number(KINDS.index(contents.kind))
     writer.number(contents.sample_bits)
     writer.number(contents.rate)
@@ -67,10 +76,8 @@ def packed(models: Sequence[IntegerModel] | Sequence[LatentField], contents: Con
     for grid in contents.grids:
         for size in grid:
             writer.number(size)
-    version = VERSION
     for model in models:
         if isinstance(model, LatentField):
-            version = LATENTS
             write_latents(writer, model)
         else:
             _write(writer, model, None if model is models[0] else cast(IntegerModel, models[0]))
@@ -114,8 +121,8 @@ def unpacked(data: bytes, *, most_points: int | None = None) -> tuple[list[Model
     if len(data) < _HEAD.size:
         raise InputError("the file is truncated")
     _, version, checksum = _HEAD.unpack_from(data)
-    if version not in (VERSION, LATENTS):
-        raise InputError(f"the file is of version {version}; this hardy reads versions {VERSION} and {LATENTS}")
+    if version not in (VERSION, NEWER):
+        raise InputError(f"the file is of version {version}; this hardy reads versions {VERSION} and {NEWER}")
     body = data[_HEAD.size :]
     most = max(_LEAST_POINTS, _POINTS_PER_BYTE * len(data)) if most_points is None else most_points
     if zlib.crc32(body) != checksum:
@@ -135,6 +142,7 @@ class TooManyPointsError(InputError):
 
 
 def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[Model], Contents]:
+    latents, profile = (bool(reader.number(1)), reader.text(_MOST_PROFILE)) if version == NEWER else (False, b"")
     kind, sample_bits, rate = KINDS[reader.number(len(KINDS) - 1)], reader.number(16), reader.number(2**24)
     count = reader.number(_MOST_FIELDS)
     if sample_bits not in (8, 16) or not count:
@@ -149,8 +157,8 @@ def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[
             f"{size} bytes declare {points} points (up to {sizes}), more than the {most} that are allowed; "
             "most_points (--most-points) allows more"
         )
-    contents = Contents(kind=kind, grids=tuple(grids), sample_bits=sample_bits, rate=rate)
-    if version == LATENTS:
+    contents = Contents(kind=kind, grids=tuple(grids), sample_bits=sample_bits, rate=rate, profile=profile)
+    if latents:
         if kind != "image":
             raise InputError(f"latents are no {kind}")
         pictures: list[Model] = [read_latents(reader, (grid[0], grid[1]), sample_bits) for grid in grids]

@@ -11,6 +11,7 @@ import decimal
 import functools
 import importlib
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,12 @@ class Writer:
     def signed(self, value: int) -> None:
         """A number of either sign."""
         self.number(-2 * value - 1 if value < 0 else 2 * value)
+
+    def text(self, data: bytes) -> None:
+        """Bytes, compressed by zlib."""
+        packed = zlib.compress(data, 9) if data else b""
+        self.number(len(packed))
+        self.head += packed
 
     def array(self, values: np.ndarray) -> None:
         """Integers of any shape, which the reader has to know."""
@@ -160,6 +167,23 @@ class Reader:
         """A number from -`most` to `most`."""
         value = self.number(2 * most)
         return -(value + 1) // 2 if value % 2 else value // 2
+
+    def text(self, most: int) -> bytes:
+        """At most so many bytes, zlib undone."""
+        end = self.place + self.number()
+        if end > self.end:
+            raise InputError("its bytes end too early")
+        packed, self.place = self.data[self.place : end], end
+        if not packed:
+            return b""
+        unzip = zlib.decompressobj()
+        try:
+            data = unzip.decompress(packed, most)
+        except zlib.error as error:
+            raise InputError(f"its bytes are no stream of zlib: {error}") from None
+        if not unzip.eof:
+            raise InputError(f"it has more than {most} bytes where that is the most")
+        return data
 
     def array(self, shape: tuple[int, ...], most: int) -> np.ndarray:
         """Integers of this shape, int64, none larger than `most` in size."""

@@ -209,6 +209,7 @@ def _pixels(source: Any) -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the memory is asked for instead
             with Image.open(source) as opened:
                 _check_size(opened)
+                _check_depth(opened)
                 return _pixels(ImageOps.exif_transpose(opened))
     if isinstance(source, Image.Image):
         source = np.asarray(_plain(source))
@@ -273,6 +274,7 @@ def _frames(source: Any) -> list[Any]:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as opened:
             _check_size(opened, getattr(opened, "n_frames", 1))
+            _check_depth(opened)
             return [frame.convert("RGB") for frame in ImageSequence.Iterator(opened)]
 
 
@@ -281,6 +283,16 @@ def _check_size(picture: Any, frames: int = 1) -> None:
     width, height = picture.size
     what = f"a picture of {width} x {height}" + (f" with {frames} frames" if frames > 1 else "")
     check_room(what, _BYTES_PER_POINT * width * height * frames)
+
+
+def _check_depth(picture: Any) -> None:
+    """Refuse a file whose samples Pillow would cut to 8 bits: it reads 16 bits of one channel only."""
+    raw = [str(tile[3]) for tile in getattr(picture, "tile", ())]
+    if not picture.mode.startswith("I") and any(";16" in arguments for arguments in raw):
+        raise InputError(
+            f"a picture of 16 bits in {len(picture.getbands())} channels would lose half of them, as Pillow reads it: "
+            "save it with 8 bits, or pass its pixels as an array of uint16"
+        )
 
 
 def _centre(pixels: torch.Tensor, size: int | tuple[int, int] | None) -> torch.Tensor:
