@@ -170,7 +170,8 @@ class Reader:
 
     def text(self, most: int) -> bytes:
         """At most so many bytes, zlib undone."""
-        end = self.place + self.number()
+        size = self.number()
+        end = self.place + size
         if end > self.end:
             raise InputError("its bytes end too early")
         packed, self.place = self.data[self.place : end], end

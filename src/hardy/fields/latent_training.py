@@ -45,6 +45,7 @@ from hardy.files import write_atomic
 from hardy.ops.straight_through import straight_through
 from hardy.runs.progress import progress
 
+PHOTOS = ("china", "flower")
 SCALES = (1.0, 1.5, 2.2, 3.3)
 """How many times smaller the photographs are made."""
 PICTURES = 5
@@ -65,14 +66,16 @@ class Example:
     field: LatentField
 
 
-def examples(sweeps: int, *, scales: tuple[float, ...] = SCALES, pictures: int = PICTURES) -> Iterator[Example]:
+def examples(
+    sweeps: int, *, scales: tuple[float, ...] = SCALES, pictures: int = PICTURES, names: tuple[str, ...] = PHOTOS
+) -> Iterator[Example]:
     """The photographs at all sizes, turned, mirrored and quantized at random steps."""
     random = generator(0, "pictures")
 
     def drawn() -> float:
         return float(torch.rand((), generator=random))
 
-    for name in ("china", "flower"):
+    for name in names:
         whole = ((sample_photo(name).arranged().numpy() + 1) * 127.5).round()
         for scale in scales:
             grid = (round(whole.shape[0] / scale), round(whole.shape[1] / scale))
@@ -213,7 +216,14 @@ def _geometric() -> torch.Tensor:
     return torch.from_numpy(np.log(np.maximum(of_symbol, 1e-8))).float()
 
 
-def learned(path: Path, *, steps: int = 3000, pictures: int = PICTURES, scales: tuple[float, ...] = SCALES) -> None:
+def learned(
+    path: Path,
+    *,
+    steps: int = 3000,
+    pictures: int = PICTURES,
+    scales: tuple[float, ...] = SCALES,
+    names: tuple[str, ...] = PHOTOS,
+) -> None:
     """Write all that is learned to `path`; what a stage needs it takes from the stages before."""
     tables = {
         "context_first": np.zeros((NETWORKS, HIDDEN, FEATURES), dtype=np.int8),
@@ -227,7 +237,7 @@ def learned(path: Path, *, steps: int = 3000, pictures: int = PICTURES, scales: 
     stages = ((upsampling, 0), (contexts, 0), (contexts, 1))
     for stage, sweeps in stages:
         with latent_start.using(tables):
-            tables |= stage(examples(sweeps, scales=scales, pictures=pictures), steps)
+            tables |= stage(examples(sweeps, scales=scales, pictures=pictures, names=names), steps)
     write_atomic(path, lambda temporary: _written(temporary, tables))
 
 
