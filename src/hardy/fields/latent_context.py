@@ -175,7 +175,7 @@ WEIGHT_BITS = 6
 """Weights are multiples of 2^-6, sizes of 2^-4; so are the numbers of the hidden layer."""
 SIZE_BITS = 4
 _MOST_HIDDEN = 1023
-LEARNING = 16
+LEARNING = 32
 """What a symbol that was seen adds to its frequency, where those of the start sum to 4096."""
 
 
