@@ -212,7 +212,7 @@ def test_signals_without_a_grid_or_with_a_long_one_are_refused() -> None:
     with pytest.raises(InputError, match="a signal on a grid"):
         encode(scattered, Contents(), target_psnr=30.0)
     with pytest.raises(InputError, match="at most 32768 points per axis"):
-        encode(Signal.on_grid(torch.zeros(40000, 1)), Contents(kind="audio"), target_psnr=30.0)
+        encode(Signal.on_grid(torch.zeros(40000, 1, 1)), Contents(kind="image"), target_psnr=30.0)
 
 
 def test_encoding_in_a_pipe_says_how_far_it_is(
@@ -288,7 +288,7 @@ def test_an_animated_picture_is_a_film_and_pages_are_not(
     monkeypatch.chdir(tmp_path)
     frames = [PICTURE.rotate(40 * index).convert("RGB") for index in range(3)]
     frames[0].save("in.gif", save_all=True, append_images=frames[1:], duration=50)
-    signal, contents = load_media("in.gif")
+    contents = load_media("in.gif")[1]
     assert (contents.kind, contents.grids, contents.rate) == ("video", ((3, 21, 30),), 20)
     assert hardy(monkeypatch, "field", "encode", "in.gif", "f.hardy", "--bpp", 8, "--steps", 20) == 0
     assert "(width " in capsys.readouterr().out

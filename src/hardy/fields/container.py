@@ -76,11 +76,11 @@ def packed(models: Sequence[IntegerModel] | Sequence[LatentField], contents: Con
     for grid in contents.grids:
         for size in grid:
             writer.number(size)
-    for model in models:
+    for index, model in enumerate(models):
         if isinstance(model, LatentField):
             write_latents(writer, model)
         else:
-            _write(writer, model, None if model is models[0] else cast(IntegerModel, models[0]))
+            _write(writer, model, cast(IntegerModel, models[0]) if index else None)
     body = writer.finished()
     return _HEAD.pack(MAGIC, version, zlib.crc32(body)) + body
 

@@ -19,6 +19,7 @@ from hardy import checks
 from hardy.errors import InputError
 from hardy.fields.codec import Encoded, Report, tell, tell_or_warn
 from hardy.fields.container import Contents, packed
+from hardy.fields.integer_model import LARGEST_GRID
 from hardy.fields.latent_color import LARGEST_WEIGHT, WEIGHT_BITS, predicted, slopes
 from hardy.fields.latent_context import (
     EXTRA_BITS,
@@ -35,6 +36,7 @@ from hardy.fields.latent_field import COLOR_BITS, FRACTION_BITS, OFFSET_BITS, La
 from hardy.fields.latent_start import start
 from hardy.fields.lifting import levels_of, put_together, taken_apart
 from hardy.fields.signals import Signal
+from hardy.reading import check_room
 from hardy.runs.progress import progress as shown_progress
 
 LAMBDA = 0.12
@@ -43,6 +45,7 @@ _ONE = 1 << FRACTION_BITS
 _DEAD_ZONE = 0.4
 # Of 8-bit samples.
 _SMALLEST_STEP, _LARGEST_STEP = 2.0**-6, 2.0**12
+_BYTES_PER_SAMPLE = 110
 _DB_SLACK, _LOSSLESS = 0.02, 150.0
 # Bits of a file are about so many times half the logarithm of 1 + (latent / step)^2: 3.1 to 4.9 on two photographs.
 _BITS, _HEADER_BYTES = 3.7, 60
@@ -261,6 +264,9 @@ def encode_latents(
     chosen = PRESETS[checks.one_of("preset", preset, tuple(PRESETS))]
     if contents.kind != "image" or signal.grid is None or len(signal.grid) != 2:
         raise InputError(f"latents are for pictures, got a signal of the kind {contents.kind}")
+    if max(signal.grid) > LARGEST_GRID:
+        raise InputError(f"a picture of at most {LARGEST_GRID} pixels a side is wanted, got {signal.grid}; cut it")
+    check_room(f"encoding {signal.grid[1]} x {signal.grid[0]} pixels", _BYTES_PER_SAMPLE * signal.values.numel())
     if (target_psnr is None) == (bits_per_point is None):
         raise InputError("exactly one of a target in dB and bits per pixel is wanted")
     for name, value in (("target", target_psnr), ("bits per pixel", bits_per_point)):

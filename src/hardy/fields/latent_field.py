@@ -32,6 +32,7 @@ from hardy.fields.latent_context import (
 from hardy.fields.latent_start import start
 from hardy.fields.lifting import levels_of, put_together, shapes
 from hardy.fields.resampling import resampled
+from hardy.reading import check_room
 
 FRACTION_BITS = 10
 """Of planes, in units of the step between two values of a latent."""
@@ -40,6 +41,7 @@ COLOR_BITS = 12
 OFFSET_BITS = 4
 _LARGEST_COLOR, _LARGEST_OFFSET = 1 << 40, 1 << 24
 _MOST_CHANNELS = 4
+_BYTES_PER_SAMPLE = 60
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,6 +157,7 @@ def read_latents(reader: Reader, grid: tuple[int, int], sample_bits: int) -> Lat
         raise InputError(f"a picture has {channels} channels of {planes} planes")
     colors = np.array([reader.signed(_LARGEST_COLOR) for _ in range(channels * planes)]).reshape(channels, planes)
     offset = np.array([reader.signed(_LARGEST_OFFSET) for _ in range(channels)])
+    check_room(f"a picture of {grid[1]} x {grid[0]}", _BYTES_PER_SAMPLE * planes * grid[0] * grid[1])
     *of_details, (of_smallest,) = shapes(grid, levels_of(grid))
     weights = np.array([reader.number(LARGEST_WEIGHT) for _ in range(len(of_details) * planes * 2)], dtype=np.int64)
     smallest = np.stack([_sums(reader.array(of_smallest, LARGEST)) for _ in range(planes)])
