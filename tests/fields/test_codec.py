@@ -145,7 +145,7 @@ def test_the_commands_do_all_that(
     monkeypatch.chdir(tmp_path)
     PICTURE.save("a.png")
     PICTURE.rotate(90).save("b.png")
-    assert hardy(monkeypatch, "field", "encode", "a.png", "--field", "coordinates", "--bpp", 8, "--steps", 20) == 0
+    assert hardy(monkeypatch, "field", "encode", "a.png", "--bpp", 8, "--steps", 20) == 0
     assert hardy(monkeypatch, "field", "decode", "a.png.hardy", "twice.png", "--scale", 2) == 0
     assert opened("twice.png").shape == (42, 60)
     assert hardy(monkeypatch, "field", "album", "a.png", "b.png", "ab.hardy", "--width", 8, "--steps", 20) == 0
@@ -164,7 +164,7 @@ def test_the_commands_do_all_that(
         (["encode", "a.png", "--target", "many"], "--target takes a PSNR such as 35dB, got 'many'"),
         (["encode", "a.png", "--target", "-3"], "target must be a finite number above 0"),
         (["encode", "a.png", "--bpp", "nan"], "bits per pixel must be a finite number above 0, got nan"),
-        (["encode", "a.png", "--steps", "9"], "--steps and --seed are of networks: add --field coordinates"),
+        (["encode", "a.png", "--field", "latents", "--steps", "9"], "--steps and --seed are of --field coordinates"),
         (["encode", "a.png", "--field", "waves"], "field must be latents or coordinates, got 'waves'"),
         (["encode", "a.png", "--preset", "slow"], "preset must be fast, default or best, got 'slow'"),
         (

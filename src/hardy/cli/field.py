@@ -39,7 +39,9 @@ def encode(
     bpp: Annotated[float | None, typer.Option(help="Bits per pixel of the file: the best picture that fits.")] = None,
     field: Annotated[
         str,
-        typer.Option(help="latents, the default for pictures, or coordinates, a network of coordinates."),
+        typer.Option(
+            help="latents, or coordinates: a network of them, with --steps or --seed and for films and sounds."
+        ),
     ] = "",
     profile: Annotated[bool, typer.Option(help="Keep the profile of a picture's colours, some hundred bytes.")] = True,
     preset: Annotated[str, typer.Option(help="fast, default or best: how long to encode latents.")] = "default",
@@ -59,7 +61,8 @@ def encode(
     signal, contents = load_media(source)
     if contents.profile and not profile:
         contents = dataclasses.replace(contents, profile=b"")
-    field = field or ("latents" if contents.kind == "image" else "coordinates")
+    of_network = steps is not None or seed is not None
+    field = field or ("latents" if contents.kind == "image" and not of_network else "coordinates")
     checks.one_of("field", field, ("latents", "coordinates"))
     settings: dict[str, Any] = {
         "target_psnr": aim,
@@ -68,8 +71,8 @@ def encode(
         "progress": True,
     }
     if field == "latents":
-        if steps is not None or seed is not None:
-            raise InputError("--steps and --seed are of networks: add --field coordinates, or choose a --preset")
+        if of_network:
+            raise InputError("--steps and --seed are of --field coordinates; latents have a --preset")
         result = encode_latents(signal, contents, preset=preset, **settings)
     else:
         steps, seed = 1000 if steps is None else steps, seed or 0
