@@ -1,7 +1,7 @@
 """A picture in few bytes
 
 A crop of a photograph in as many bytes as JPEG takes at quality 15: the original, JPEG 4:4:4 (optimized), and latents,
-whose decoder is sums and products of integers.
+whose decoder is sums and products of integers. The photograph is one of the two that the codec learned from.
 """
 
 # %%
