@@ -1,5 +1,6 @@
 """Pictures as latents: integers as in slow loops, sizes and targets met, every kind of picture, and damage noticed."""
 
+import hashlib
 import io
 import math
 import re
@@ -15,7 +16,7 @@ from PIL import Image
 
 from hardy.cli import main as command_line
 from hardy.core import InputError
-from hardy.fields import LatentField, Signal, image, latent_context, latent_start, sample_photo
+from hardy.fields import IntegerField, LatentField, Signal, image, latent_context, latent_start, sample_photo
 from hardy.fields.codec import Encoded, decode
 from hardy.fields.container import MAGIC, Contents, load_fields, packed, unpacked
 from hardy.fields.latent_codec import PRESETS, Photo, encode_latents
@@ -27,6 +28,7 @@ from hardy.fields.latent_training import learned
 from hardy.fields.lifting import Filters, levels_of, put_together, shapes, taken_apart
 from hardy.fields.media import load_media, save_media
 from hardy.fields.resampling import resampled
+from hardy.opening import load as opened
 from tests.reference import latents as loops
 
 PICTURE = Image.effect_mandelbrot((30, 21), (-2.2, -1.3, 0.9, 1.3), 30)
@@ -287,7 +289,27 @@ def test_a_few_bytes_cannot_ask_for_gigabytes(tmp_path: Path) -> None:
         load_fields(tmp_path / "bomb.hardy")
 
 
+def test_a_file_of_before_shows_the_pixels_of_then() -> None:
+    """Whatever machine reads it, and whatever is learned later."""
+    field = opened(Path(__file__).parents[1] / "data" / "latents-1.hardy")
+    assert isinstance(field, LatentField)
+    assert hashlib.sha256(field.pixels((45, 60)).tobytes()).hexdigest() == (
+        "233d203594a6523d1cc8dba6bc66908fab166de51dbea4ac6d9c74c951918582"
+    )
+
+
+def test_what_needs_a_network_refuses_latents(tmp_path: Path) -> None:
+    (tmp_path / "picture.hardy").write_bytes(GOOD)
+    with pytest.raises(InputError, match=r"picture.hardy holds a picture as latents, no network"):
+        IntegerField.load(tmp_path / "picture.hardy")
+    with pytest.raises(InputError, match=r"holds a picture as latents; the accelerator draws networks of coordinates"):
+        pytest.importorskip("hardy.rtl.exporting").accelerator(tmp_path / "picture.hardy")
+
+
 def test_newer_files_are_refused() -> None:
+    body = bytes(GOOD[9:]).replace(b"\x01", b"\x02", 1)
+    with pytest.raises(InputError, match="its latents are of start 2, and this hardy knows 1: a newer one reads it"):
+        unpacked(MAGIC + bytes([2]) + zlib.crc32(body).to_bytes(4, "little") + body)
     with pytest.raises(InputError, match="the file is of version 3; this hardy reads versions 1 and 2"):
         unpacked(MAGIC + bytes([3]) + GOOD[5:])
 

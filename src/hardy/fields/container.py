@@ -2,8 +2,8 @@
 
 The file is the magic "\\x93hrd", a version byte, the CRC-32 of all that follows (little-endian), and what a
 `hardy.fields.entropy.Writer` made of: what the fields are (`Contents`), the first field, and the others. Of coordinate
-fields, layers that repeat the first one's cost a byte. Version 2 says first whether it holds pictures as latents, and
-the profile of their colours.
+fields, layers that repeat the first one's cost a byte. Version 2 says first whether it holds pictures as latents,
+by the number of their start, and the profile of their colours.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hardy.errors import InputError
 from hardy.fields.entropy import Reader, Writer
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, LinearCodes, Requantization, UnitCodes
 from hardy.fields.latent_field import LatentField, read_latents, write_latents
+from hardy.fields.latent_start import START
 from hardy.fields.tables import TABLE_REACH, wavelet_tables
 from hardy.files import write_atomic
 from hardy.reading import reading
@@ -67,7 +68,7 @@ def packed(models: Sequence[IntegerModel] | Sequence[LatentField], contents: Con
     version = VERSION if not latents and not contents.profile else NEWER
     writer = Writer()
     if version == NEWER:
-        writer.number(int(latents))
+        writer.number(START if latents else 0)
         writer.text(contents.profile)
     writer.number(KINDS.index(contents.kind))
     writer.number(contents.sample_bits)
@@ -142,7 +143,12 @@ class TooManyPointsError(InputError):
 
 
 def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[Model], Contents]:
-    latents, profile = (bool(reader.number(1)), reader.text(_MOST_PROFILE)) if version == NEWER else (False, b"")
+    latents, profile = False, b""
+    if version == NEWER:
+        learned = reader.number()
+        if learned > START:
+            raise InputError(f"its latents are of start {learned}, and this hardy knows {START}: a newer one reads it")
+        latents, profile = learned > 0, reader.text(_MOST_PROFILE)
     kind, sample_bits, rate = KINDS[reader.number(len(KINDS) - 1)], reader.number(16), reader.number(2**24)
     count = reader.number(_MOST_FIELDS)
     if sample_bits not in (8, 16) or not count:

@@ -1,7 +1,8 @@
 """What the codec of latents learned on other photographs: filters, networks and tables, 30 KB of integers.
 
 `python -m hardy.fields.latent_training` makes `latent_start.npz` from the two photographs that scikit-learn brings
-along. A file names the start that it was made with by its number; a start that files were made with is never changed.
+along. A file names the start that it was made with by its number; a start that files were made with is never changed:
+another one is a file and a number more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 from hardy.fields.latent_context import ContextNetworks, exact_product
 from hardy.fields.lifting import Filters
 
+START = 1
+"""The number of the start in the package."""
 FILE = Path(__file__).with_name("latent_start.npz")
 AROUND = tuple((y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) != (0, 0))
 PLACES = len(AROUND)
