@@ -260,8 +260,9 @@ def codec_plot() -> Plot:
     found = [row for row in rows("codec") if row.metric == "psnr" and "photo" not in row.details]
     series = []
     for name in dict.fromkeys(row.condition for row in found):
-        points = [(float(row.details["asked"]), row.value) for row in found if row.condition == name]
-        rates, values = (tuple(part) for part in zip(*points, strict=True))
+        of_name = [row for row in found if row.condition == name]
+        rates = tuple(float(str(row.details["asked"])) for row in of_name)
+        values = tuple(row.value for row in of_name)
         series.append(Series(label=name, x=rates, y=values, style="line" if "hardy" in name else "dashed"))
     return Plot(
         title="Kodak at full size: PSNR against bits per pixel",

@@ -15,7 +15,7 @@ from scipy.io import wavfile
 from hardy.cli import main as command_line
 from hardy.core import InputError
 from hardy.evaluate import psnr
-from hardy.fields import Signal, audio, entropy, image
+from hardy.fields import IntegerModel, Signal, audio, entropy, image
 from hardy.fields.codec import Encoded, decode, encode, encode_album, first_omega, scaled
 from hardy.fields.container import Contents, load_fields, unpacked
 from hardy.fields.media import load_media, save_media
@@ -129,6 +129,8 @@ def test_an_album_shares_and_each_picture_is_its_own(tmp_path: Path) -> None:
     grids = tuple(signal.grid for signal in signals if signal.grid)
     album = encode_album(signals, Contents(kind="image", grids=grids), width=24, steps=150)
     models, contents = unpacked(album.data)
+    assert isinstance(models[0], IntegerModel)
+    assert isinstance(models[2], IntegerModel)
     shown = [torch.from_numpy(decode(*pair)) for pair in zip(models, contents.grids, strict=True)]
     found = [image(pixels.numpy()) for pixels in shown]
     for index, signal in enumerate(signals):

@@ -19,10 +19,11 @@ from hardy.core import InputError
 from hardy.fields import IntegerField, LatentField, Signal, image, latent_context, latent_start, sample_photo
 from hardy.fields.codec import Encoded, decode
 from hardy.fields.container import MAGIC, Contents, load_fields, packed, unpacked
-from hardy.fields.latent_codec import PRESETS, Photo, encode_latents
+from hardy.fields.latent_codec import PRESETS, encode_latents
 from hardy.fields.latent_color import predicted, slopes
 from hardy.fields.latent_context import LARGEST, LOGARITHM, SMALLEST, Seen, order, symbols_of
 from hardy.fields.latent_field import multiply_adds
+from hardy.fields.latent_quantization import Photo
 from hardy.fields.latent_start import start
 from hardy.fields.latent_training import learned
 from hardy.fields.lifting import Filters, levels_of, put_together, shapes, taken_apart

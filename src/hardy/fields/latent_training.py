@@ -21,7 +21,6 @@ import torch
 from hardy.core.rng import generator
 from hardy.fields import latent_start
 from hardy.fields.container import Contents
-from hardy.fields.latent_codec import Photo
 from hardy.fields.latent_context import (
     CLASSES,
     EXTRA_BITS,
@@ -38,6 +37,7 @@ from hardy.fields.latent_context import (
     symbols_of,
 )
 from hardy.fields.latent_field import FRACTION_BITS, LatentField, values_of
+from hardy.fields.latent_quantization import Photo
 from hardy.fields.lifting import put_together
 from hardy.fields.resampling import resampled
 from hardy.fields.signals import Signal, sample_photo
