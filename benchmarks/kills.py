@@ -5,8 +5,8 @@ that holds times or durations must be the same without them. Then the command is
 (in turn, SIGINT to the whole group, as Ctrl-C), half the times at a random moment of its processor time, half the times
 right before a random one of its steps on files (one is opened for writing, renamed, removed; a folder is made), and the
 same command runs again to its end. Faults are reruns that fail, files that differ, files that the undisturbed command
-has not, in its target, beside it or among temporary files, and a Ctrl-C that does not end in status 130 without a
-traceback.
+has not, in its target, beside it or among temporary files, and a Ctrl-C that does not end in status 130, with a word
+and without a traceback.
 
 The processes are forked from one that has imported everything: not the start of Python is attacked. Models, pictures
 and steps are as small as they can be.
@@ -284,7 +284,8 @@ def attacked(words: list[str], kills: int, whole: dict[str, Any], place: Path, c
             counts[kind.name] += 1
             counts["on files"] += on_files
             found = []
-            if kind is signal.SIGINT and (status not in (0, 130) or "Traceback" in said):
+            silent = status == 130 and "Interrupted." not in said
+            if kind is signal.SIGINT and (status not in (0, 130) or "Traceback" in said or silent):
                 found.append(("rude", f"status {status}: {said[max(0, said.find('Traceback') - 200) :][:600]}"))
             again = _Run(words, place)
             status = again.ended()
