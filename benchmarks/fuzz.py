@@ -9,6 +9,7 @@ the control: all of them must be read.
 """
 
 import collections
+import itertools
 import json
 import logging
 import multiprocessing
@@ -31,6 +32,7 @@ from hardy.files import read_json, write_json
 
 MEMORY = Path("/dev/shm")  # where it is there: files on a disk are slower to open than to read
 SECONDS, GIGABYTE = 10, 1 << 30
+FAULTS = ("traceback", "unnamed", "unreadable", "hang", "memory", "crash")
 PIECES = 20  # parts in which a format is attacked, each with draws of its own: a stopped run goes on with the next
 
 WORDS = (
@@ -215,35 +217,31 @@ def apart(file: Path, name: str, cases: int, seed: str, folder: Path) -> None:
         write_json(file, {"format": name, "cases": 1, "crash": 1, "slowest": 0.0, "faults": [told]})
 
 
-def pieces(name: str, cases: int, seed: int, work: Path) -> dict[str, Any]:
-    """`attack` in pieces, each written into `work` when it is done; what is there already is taken from there."""
-    whole: collections.Counter[str] = collections.Counter()
-    faults, slowest = [], 0.0
-    for piece in range(PIECES):
+def run(*, share: float = 1.0, only: str = "", minutes: float = 60.0, seed: int = 0, work: Path) -> Result:
+    """Piece after piece of all formats, until all are done or the time is over; what `work` has of them is taken."""
+    logging.disable(logging.WARNING)
+    names, until = [name for name in FORMATS if only in ("", name)], time.monotonic() + 60 * minutes
+    found: dict[str, dict[str, Any]] = {
+        name: {"format": name, "cases": 0, "slowest": 0.0, "faults": []} for name in names
+    }
+    for piece, name in itertools.product(range(PIECES), names):
         file = work / f"{name} {piece}.json".replace(" ", "-")
         if not file.is_file():
+            if time.monotonic() > until:
+                break
             with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-                apart(file, name, cases // PIECES, f"{seed} {piece}", Path(folder))
-        one = read_json(file)
-        faults += one.pop("faults")
-        slowest = max(slowest, one.pop("slowest"))
-        whole.update({kind: count for kind, count in one.items() if kind != "format"})
-    return {"format": name, **whole, "slowest": slowest, "faults": faults[:20]}
-
-
-def run(*, share: float = 1.0, only: str = "", seed: int = 0, work: Path) -> Result:
-    logging.disable(logging.WARNING)
-    found, lines = [], []
-    for name in [name for name in FORMATS if only in ("", name)]:
-        one = pieces(name, round(share * FORMATS[name].cases), seed, work)
-        print({key: value for key, value in one.items() if key != "faults"}, flush=True)
-        for fault in one["faults"][:3]:
-            print(f"    {fault}", flush=True)
-        found.append(one)
-        bad = {kind: one.get(kind, 0) for kind in ("traceback", "unnamed", "unreadable", "hang", "memory", "crash")}
+                apart(file, name, round(share * FORMATS[name].cases) // PIECES, f"{seed} {piece}", Path(folder))
+        one, whole = read_json(file), found[name]
+        print(piece, {key: value for key, value in one.items() if key != "faults"}, one["faults"][:2], flush=True)
+        whole["faults"] = [*whole["faults"], *one["faults"]][:20]
+        whole["slowest"] = max(whole["slowest"], one["slowest"])
+        for kind in one.keys() - {"format", "slowest", "faults"}:
+            whole[kind] = whole.get(kind, 0) + one[kind]
+    lines = []
+    for name, one in found.items():
+        bad = {kind: one.get(kind, 0) for kind in FAULTS}
         lines += rows(name, cases=one["cases"], read=one.get("read", 0), slowest=Value(one["slowest"], "s"), **bad)
-    whole = sum(one["cases"] for one in found)
-    faults = sum(one["cases"] - one.get("read", 0) - one.get("refused", 0) for one in found)
-    lines += rows("all formats", cases=whole, faults=faults)
+    faults = sum(one.get(kind, 0) for one in found.values() for kind in FAULTS)
+    lines += rows("all formats", cases=sum(one["cases"] for one in found.values()), faults=faults)
     settings = {"seconds_at_most": SECONDS, "bytes_at_most": GIGABYTE, "formats": len(found)}
-    return Result(rows=lines, settings=settings, seeds=(seed,), raw=found)
+    return Result(rows=lines, settings=settings, seeds=(seed,), raw=list(found.values()))

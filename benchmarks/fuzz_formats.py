@@ -55,8 +55,9 @@ from hardy.zoo.vggt import VGGT, VGGTConfig
 from hardy.zoo.vggt.loading import load_vggt, save_vggt
 
 DATA = FOLDER.parent / "tests" / "data"
-CASES, OF_SLOW, OF_MODELS = 28_300, 9_000, 1_000
-"""Of a format in the long run, of one that is slow to read, of one that is a model: a million in all."""
+CASES, OF_QUICK, OF_SLOW, OF_MODELS = 10_000, 66_000, 3_000, 500
+"""Of a format in the long run; of one that is read in under a millisecond, in over ten, of one that is a model:
+about as long for each, and a million in all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -391,22 +392,22 @@ FORMATS: dict[str, Format] = {
     "transforms.json": Format(_transforms, load_scene, ("transforms.json", "cloud.ply")),
     "COLMAP text": Format(_colmap, load_scene, ("cameras.txt", "images.txt", "points3D.txt")),
     "COLMAP binary": Format(_colmap_binary, load_scene, ("cameras.bin", "images.bin", "points3D.bin")),
-    "PLY": Format(_ply, lambda f: load_ply(f / "gaussians.ply"), ("gaussians.ply",)),
-    "ASCII PLY": Format(_ascii_ply, lambda f: load_ply(f / "gaussians.ply"), ("gaussians.ply",)),
-    "report.json": Format(_report, lambda f: Report.load(f / "report.json"), ("report.json",)),
+    "PLY": Format(_ply, lambda f: load_ply(f / "gaussians.ply"), ("gaussians.ply",), cases=OF_QUICK),
+    "ASCII PLY": Format(_ascii_ply, lambda f: load_ply(f / "gaussians.ply"), ("gaussians.ply",), cases=OF_QUICK),
+    "report.json": Format(_report, lambda f: Report.load(f / "report.json"), ("report.json",), cases=OF_QUICK),
     "ranking.json": Format(
         lambda f: Ranking(scores={"a": 1.0, "b": 2.0}, meaning="loss", unit="nats", by="rtn").save(f / "ranking.json"),
-        lambda f: Ranking.load(f / "ranking.json"), ("ranking.json",)),
+        lambda f: Ranking.load(f / "ranking.json"), ("ranking.json",), cases=OF_QUICK),
     "method.json": Format(
         lambda f: write_json(f / "method.json", hardy.quant.RoundToNearest(bits=3).to_dict()),
         lambda f: read_method(f / "method.json"), ("method.json",)),
     "tasks": Format(
         lambda f: (f / "tasks.jsonl").write_text('{"answer": "4", "direct": "2 + 2 ="}\n' * 3),
-        lambda f: read_tasks(f / "tasks.jsonl", 3), ("tasks.jsonl",)),
+        lambda f: read_tasks(f / "tasks.jsonl", 3), ("tasks.jsonl",), cases=OF_QUICK),
     "checkpoint": Format(
         lambda f: _checkpoint(f).save({"step": 3, "tensors": {"a": torch.ones(3)}, "pairs": {1: (2, 0.5)}}),
-        lambda f: _checkpoint(f).load(), ("run.safetensors",)),
-    "study": Format(lambda f: _study(f).open(), lambda f: _study(f).open(), ("study/study.json",)),
+        lambda f: _checkpoint(f).load(), ("run.safetensors",), cases=OF_QUICK),
+    "study": Format(lambda f: _study(f).open(), lambda f: _study(f).open(), ("study/study.json",), cases=OF_QUICK),
     "field": Format(_copied("field-0.1.safetensors"), lambda f: hardy.load(f / "field-0.1.safetensors"),
                     ("field-0.1.safetensors",), after=lambda f: _digested(f / "field-0.1.safetensors")),
     ".hardy": Format(_copied("field-0.1.hardy"), lambda f: load_fields(f / "field-0.1.hardy"), ("field-0.1.hardy",),
@@ -417,18 +418,19 @@ FORMATS: dict[str, Format] = {
                     lambda f: load_media(f / "a.wav"), ("a.wav",)),
     "task": Format(
         lambda f: write_examples(f / "task.jsonl", [Example("2 + 2 =", right=(" 4",), wrong=(" 5",))] * 2),
-        lambda f: read_examples(f / "task.jsonl"), ("task.jsonl",)),
+        lambda f: read_examples(f / "task.jsonl"), ("task.jsonl",), cases=OF_QUICK),
     "pairs": Format(
         lambda f: (f / "pairs.jsonl").write_text('{"positive": "good", "negative": "bad"}\n' * 2),
-        lambda f: read_pairs(f / "pairs.jsonl"), ("pairs.jsonl",)),
+        lambda f: read_pairs(f / "pairs.jsonl"), ("pairs.jsonl",), cases=OF_QUICK),
     "directions": Format(
         lambda f: Directions({0: torch.ones(4), 1: torch.ones(4)}).save(f / "d.safetensors"),
-        lambda f: Directions.load(f / "d.safetensors"), ("d.safetensors",)),
+        lambda f: Directions.load(f / "d.safetensors"), ("d.safetensors",), cases=OF_QUICK),
     "control vector": Format(
         lambda f: write_control_vector(f / "d.gguf", {1: torch.ones(4), 2: torch.ones(4)}, "llama"),
         lambda f: Directions.load(f / "d.gguf"), ("d.gguf",), cases=OF_SLOW),
     "text": Format(
-        lambda f: (f / "a.txt").write_text("naïve text\n" * 3), lambda f: read_text(f / "a.txt"), ("a.txt",)),
+        lambda f: (f / "a.txt").write_text("naïve text\n" * 3), lambda f: read_text(f / "a.txt"), ("a.txt",),
+        cases=OF_QUICK),
     "graphs": Format(
         lambda f: (f / "a.txt").write_text("2\n3 0\n0 1 1\n0 2 0 2\n1 1 1\n2 1\n0 1 1\n2 1 0\n"),
         lambda f: read_graphs(f / "a.txt"), ("a.txt",), cases=OF_SLOW),
@@ -441,7 +443,7 @@ FORMATS: dict[str, Format] = {
                            ("shared-0.1.safetensors",), after=lambda f: _digested(f / "shared-0.1.safetensors")),
     "compressed PLY": Format(_gaussians("g.compressed.ply"), lambda f: load_gaussians(f / "g.compressed.ply"),
                              ("g.compressed.ply",)),
-    ".splat": Format(_gaussians("g.splat"), lambda f: load_gaussians(f / "g.splat"), ("g.splat",)),
+    ".splat": Format(_gaussians("g.splat"), lambda f: load_gaussians(f / "g.splat"), ("g.splat",), cases=OF_QUICK),
     ".spz": Format(_gaussians("g.spz"), lambda f: load_gaussians(f / "g.spz"), ("g.spz",)),
     ".spz, packed anew": Format(
         _spz_unpacked, lambda f: load_gaussians(f / "g.spz"), ("g.raw",),
