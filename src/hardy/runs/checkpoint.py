@@ -58,12 +58,13 @@ class Checkpoint:
         sweep(self.path)
         if not self.path.exists():
             return None
-        identity, state = read(self.path, self.kind)
-        if identity != self.identity:
-            raise InputError(
-                f"{self.path} belongs to another {self.kind}: {difference(identity, self.identity)}; "
-                "choose another place, or remove it to begin anew"
-            )
+        with reading(self.path):
+            identity, state = read(self.path, self.kind)
+            if identity != self.identity:
+                raise InputError(
+                    f"{self.path} belongs to another {self.kind}: {difference(identity, self.identity)}; "
+                    "choose another place, or remove it to begin anew"
+                )
         return state
 
     def resume(self, restore: Callable[[dict[str, Any]], object]) -> bool:

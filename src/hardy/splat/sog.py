@@ -80,7 +80,7 @@ def _pixels(packed: zipfile.ZipFile, name: Any, count: int) -> np.ndarray:
     with Image.open(io.BytesIO(_entry(packed, name))) as picture:
         width, height = picture.size
         if width * height < count:
-            raise InputError(f"{name} has {width} x {height} pixels for {count}")
+            raise InputError(f"{name} has {width} x {height} pixels, {count} are due")
         check_room(f"a picture of {width} x {height}", _BYTES * width * height)
         return np.asarray(picture.convert("RGBA")).reshape(-1, 4)[:count]
 

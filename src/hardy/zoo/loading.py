@@ -130,7 +130,7 @@ def outline(name: str | Path) -> nn.Module:
     """The model `name` as its configuration says, on the meta device: all its modules, no weights, read in no time.
 
     Raises:
-        InputError: as `load`, for what the configuration tells.
+        InputError: as `load`, for what the configuration tells, also of more layers than are stored.
     """
     name = str(name)
     place = find(name)
@@ -140,8 +140,9 @@ def outline(name: str | Path) -> nn.Module:
     config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
         raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+    return _reading(
+        name, "weights", lambda: check_declared(place, config, lambda: AutoModelForCausalLM.from_config(config))
+    )
 
 
 def stored_dtype(name: str) -> torch.dtype | None:
