@@ -27,7 +27,7 @@ def test_what_the_cells_hold_is_exported() -> None:
     with Deploy(chip=CELLS, seed=3).apply(model):
         expected = model(x).detach()
         assert not torch.allclose(expected, digital, rtol=1e-3)
-        exported = torch.export.export(model, (x,))
+        exported = torch.export.export(model, (x,), strict=False)
         torch.testing.assert_close(exported.module()(x), expected)
         graph = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
     assert graph is not None
@@ -52,7 +52,7 @@ def test_converters_and_noise_are_refused_by_name(make: object, size: tuple[int,
             Deploy(chip=chip).apply(model),
             pytest.raises(InputError, match=f"^{name} is on a chip whose converters and read noise act at every use"),
         ):
-            torch.export.export(model, (x,))
+            torch.export.export(model, (x,), strict=False)
 
 
 def test_weights_that_are_not_programmed_yet_are_not_exported() -> None:
@@ -61,6 +61,6 @@ def test_weights_that_are_not_programmed_yet_are_not_exported() -> None:
         with torch.no_grad():
             model[0]._parameters["weight"].mul_(2)
         with pytest.raises(InputError, match="the weight of 0 was changed since it was programmed"):
-            torch.export.export(model, (x,))
+            torch.export.export(model, (x,), strict=False)
         program(model, 1)
-        torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+        torch.testing.assert_close(torch.export.export(model, (x,), strict=False).module()(x), model(x))

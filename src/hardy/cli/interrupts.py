@@ -1,8 +1,10 @@
 """Ctrl-C: a line that says what is kept, exit status 130, and no library that takes it for something else."""
 
+import _thread
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,13 +36,22 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
 
-def end_at_once_in_imports() -> None:
-    """Let Ctrl-C end the process there and then while modules are imported, where nothing is under way yet.
+def take_interrupts() -> None:
+    """Let no library swallow Ctrl-C.
 
-    Some libraries take the exception for a module that is missing, and go on.
+    While modules are imported, where nothing is under way yet, it ends the process there and then: some take the
+    exception for a module that is missing, and go on. In code that cannot raise it comes again a moment later.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nobody ignores it, as `nohup` does
         signal.signal(signal.SIGINT, _interrupted)
+        sys.unraisablehook = _come_again
+
+
+def _come_again(ignored: Any) -> None:
+    if ignored.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:

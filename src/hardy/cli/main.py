@@ -16,7 +16,7 @@ from hardy.cli.binarize import binarize
 from hardy.cli.field import app as field_app
 from hardy.cli.generate import chat, generate
 from hardy.cli.interpret import circuit, interpret, prompts, sae_app, steer_app
-from hardy.cli.interrupts import STATUS, Commands, end_at_once_in_imports, interruptible
+from hardy.cli.interrupts import STATUS, Commands, interruptible, take_interrupts
 from hardy.cli.options import (
     MOST_SEEDS,
     Backend,
@@ -99,7 +99,7 @@ def main() -> None:
     handler, logger = logging.StreamHandler(), logging.getLogger("hardy")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    end_at_once_in_imports()
+    take_interrupts()
     try:
         app()
     except KeyboardInterrupt:  # before any command
