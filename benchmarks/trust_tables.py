@@ -46,7 +46,7 @@ def versions() -> str:
     """What .ci/floors recorded."""
     if not PROVEN.is_file():
         return "Not tried yet: `.ci/floors lowest 3.10`."
-    head = ("versions", "Python", *KEY_PACKAGES, "passed", "skipped", "date", "commit")
+    head = ("versions", "Python", *KEY_PACKAGES, "parts of the suite", "passed", "skipped", "date", "commit")
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for name, run in json.loads(PROVEN.read_text(encoding="utf-8")).items():
         which, python = name.split()
@@ -55,6 +55,7 @@ def versions() -> str:
             which,
             python,
             *packages,
+            f"{len(run['parts'])} of {run['of']}",
             f"{run['passed']:,}",
             f"{run['skipped']:,}",
             run["date"],

@@ -1,5 +1,8 @@
 """Load a causal language model: from the zoo, a Hugging Face folder, a GGUF file, an artefact of hardy, or the hub."""
 
+import contextlib
+import importlib
+import importlib.metadata
 import importlib.util
 import json
 from pathlib import Path
@@ -95,7 +98,7 @@ def load(
     place = find(name)
     source: dict[str, Any] = {"pretrained_model_name_or_path": place}
     if place.is_file():
-        source = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
+        source = _in_gguf(place)
         dtype = torch.float32 if dtype == "auto" else dtype
     config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
     with reading(name, "model"):
@@ -136,7 +139,7 @@ def outline(name: str | Path) -> nn.Module:
     place = find(name)
     source: dict[str, Any] = {"pretrained_model_name_or_path": place}
     if place.is_file():
-        source = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
+        source = _in_gguf(place)
     config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
         raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
@@ -235,6 +238,15 @@ def generate(
         )
     continuation = ids[0, encoded["input_ids"].shape[1] :].tolist()
     return "".join(tokenizer.batch_decode([continuation], skip_special_tokens=True))
+
+
+def _in_gguf(file: Path) -> dict[str, Any]:
+    """What transformers calls a GGUF file."""
+    with contextlib.suppress(ImportError):
+        gguf: Any = importlib.import_module("gguf")
+        if not hasattr(gguf, "__version__"):  # which older transformers under Python 3.10 ask for
+            gguf.__version__ = importlib.metadata.version("gguf")
+    return {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
 
 
 def _reading(name: str, part: str, read: Any) -> Any:
