@@ -47,7 +47,7 @@ def main(which: str, folder: str = "") -> int:
 
 
 def proven(folder: Path) -> dict[str, object]:
-    """Counts of a whole run, its commits and its days."""
+    """Which parts passed, of how many; counts, commits, and the last day."""
     counts = {"tests": 0, "skipped": 0}
     commits, days = set(), set()
     for file in sorted(folder.glob("*.xml")):
@@ -59,8 +59,14 @@ def proven(folder: Path) -> dict[str, object]:
             days.add(str(suite.get("timestamp"))[:10])
     parts = sorted(file.stem.removeprefix("tests-") for file in folder.glob("*.xml"))
     whole = [path for path in TESTS.iterdir() if path.name.startswith("test_") or any(path.rglob("test_*.py"))]
-    return {"parts": parts, "of": len(whole), "passed": counts["tests"] - counts["skipped"], "skipped": counts["skipped"], "commits": sorted(commits),
-            "date": max(days)}  # fmt: skip
+    return {
+        "parts": parts,
+        "of": len(whole),
+        "passed": counts["tests"] - counts["skipped"],
+        "skipped": counts["skipped"],
+        "commits": sorted(commits),
+        "date": max(days),
+    }
 
 
 if __name__ == "__main__":
