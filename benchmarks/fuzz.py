@@ -211,14 +211,18 @@ def apart(file: Path, name: str, cases: int, seed: str, folder: Path) -> None:
 
     process = multiprocessing.get_context("fork").Process(target=whole)
     process.start()
-    process.join()
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        process.kill()
+        raise
     if process.exitcode:
         told = {"outcome": "crash", "told": f"seed {seed}: the process ended with {process.exitcode}"}
         write_json(file, {"format": name, "cases": 1, "crash": 1, "slowest": 0.0, "faults": [told]})
 
 
 def run(*, share: float = 1.0, only: str = "", minutes: float = 60.0, seed: int = 0, work: Path) -> Result:
-    """Piece after piece of all formats, until all are done or the time is over; what `work` has of them is taken."""
+    """Piece after piece of all formats, until all are done, the time is over or Ctrl-C; what `work` has is taken."""
     logging.disable(logging.WARNING)
     names, until = [name for name in FORMATS if only in ("", name)], time.monotonic() + 60 * minutes
     found: dict[str, dict[str, Any]] = {
@@ -230,7 +234,10 @@ def run(*, share: float = 1.0, only: str = "", minutes: float = 60.0, seed: int 
             if time.monotonic() > until:
                 break
             with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-                apart(file, name, round(share * FORMATS[name].cases) // PIECES, f"{seed} {piece}", Path(folder))
+                try:
+                    apart(file, name, round(share * FORMATS[name].cases) // PIECES, f"{seed} {piece}", Path(folder))
+                except KeyboardInterrupt:
+                    break
         one, whole = read_json(file), found[name]
         print(piece, {key: value for key, value in one.items() if key != "faults"}, one["faults"][:2], flush=True)
         whole["faults"] = [*whole["faults"], *one["faults"]][:20]

@@ -272,8 +272,11 @@ def _frames(source: Any) -> list[Any]:
     with reading(path, "the video"), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as opened:
-            check_picture(opened, getattr(opened, "n_frames", 1))
-            return [frame.convert("RGB") for frame in ImageSequence.Iterator(opened)]
+            count, frames = getattr(opened, "n_frames", 1), []
+            for frame in ImageSequence.Iterator(opened):
+                check_picture(frame, count)  # each: a later one may be larger
+                frames.append(frame.convert("RGB"))
+            return frames
 
 
 def _centre(pixels: torch.Tensor, size: int | tuple[int, int] | None) -> torch.Tensor:

@@ -89,8 +89,8 @@ class Frames:
 
     def _animated(self) -> Iterator[np.ndarray]:
         with reading(self.source, "the video"), Image.open(self.source) as image:
-            check_picture(image)
             for frame in ImageSequence.Iterator(image):
+                check_picture(frame)  # each: a later one may be larger
                 yield np.asarray(frame.convert("RGB"))
 
     def _film(self) -> Iterator[np.ndarray]:
