@@ -116,7 +116,7 @@ def _in_values(data: bytes, chance: random.Random) -> bytes:
     inner = node[key]
     what = chance.random()
     if isinstance(inner, str) and inner[:1] in "{[" and inner and what < 0.8:
-        node[key] = _in_values(inner.encode(), chance).decode("utf-8", "replace")
+        node[key] = _in_values(inner.encode(errors="replace"), chance).decode("utf-8", "replace")
     elif what < 0.1:
         del node[key]
     elif what < 0.15 and isinstance(node, dict):
