@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import panels, rooms, rtl_tables, systems
+from benchmarks import panels, rooms, rtl_tables, systems, trust_tables
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.result import Value, mean_of
@@ -655,6 +655,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "stream-vision-speed": stream_vision_speed,
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     **{name: functools.partial(where_measured, needed, block) for name, (needed, block) in rtl_tables.BLOCKS.items()},
+    **{name: functools.partial(where_measured, *block) for name, block in trust_tables.BLOCKS.items()},
+    "trust-versions": trust_tables.versions,
     "teach-random": functools.partial(where_measured, "teach_table", teach_random),
     "teach-sets": functools.partial(where_measured, "teach_table", teach_sets),
     "teach-equal": functools.partial(where_measured, "teach_table", teach_equal),
