@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -36,28 +36,27 @@ class Rules:
 
     Args:
         pulled: least number of other views that must show a pixel's surface for their colors to be taken; 0 for never.
-        colors: of pixels that others show: "photos", the mean of theirs; or "scene", what the Gaussians show, where
-            their depth is what the others confirm: they are trained on the same photos, and depth is not exact enough
-            to carry pixels over.
         neighbours: views of an anchor that get its fill as a prior; 0 for no propagation.
         candidates: of each fill, among which the best is taken.
         accept: least score of a fill that trains, and not less than the median of the round before; 0 takes all.
         texture: share of texture in a score; the rest is depth.
+        trust: weight of what was invented, times its score, where what photos show has 1: they must win where the two
+            meet in space.
     """
 
     pulled: int = 1
-    colors: Literal["scene", "photos"] = "scene"
     neighbours: int = 4
     candidates: int = 4
     accept: float = 0.5
     texture: float = 0.5
+    trust: float = 0.3
 
     def __post_init__(self) -> None:
         for name, least in (("pulled", 0), ("neighbours", 0), ("candidates", 1)):
             checks.integer(name, getattr(self, name), at_least=least)
-        checks.one_of("colors", self.colors, ("scene", "photos"))
         checks.number("accept", self.accept, at_least=0, at_most=1)
         checks.number("texture", self.texture, at_least=0, at_most=1)
+        checks.number("trust", self.trust, above=0, at_most=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,28 +149,23 @@ def pull(
 ) -> Fill:
     """The hole of one view, as far as other photos show what is there.
 
-    The depth of a pixel is what the Gaussians show, or else the harmonic fill of the rim, whichever more views confirm:
-    their own depth agrees, and the pixel they see it at is not in a hole.
+    The depth of a pixel is what the Gaussians show, or the harmonic fill of the rim where they show nothing. Another
+    view confirms it if its own depth agrees, and the pixel it sees it at is not in a hole.
     """
     view, hole, here, least = views[index], holes[index], seen[index], rules.pulled
     image, smooth = torch.where(hole[..., None], here.image, view.image), rim_depth(here, hole)
     pulled, weight, depth = torch.zeros_like(hole), torch.zeros(hole.shape), smooth.clone()
     if not bool(hole.any()):
         return Fill(image=image, depth=depth, weight=weight, pulled=pulled, fresh=hole, **_NOTHING)
-    best = torch.zeros(int(hole.sum()))
-    for guess in (torch.where(here.alpha > 0.5, here.depth, smooth), smooth):
-        points = places(view, guess)[hole]
-        colors, count = _photographed(points, index, views, holes, seen, tolerance)
-        better = count > best if least else torch.zeros_like(best, dtype=torch.bool)
-        better &= count >= least
-        best = torch.where(better, count, best)
-        rows = hole.nonzero()[better]
-        if rules.colors == "photos" or guess is smooth:
-            image[rows[:, 0], rows[:, 1]] = colors[better]
-        depth[rows[:, 0], rows[:, 1]] = guess[hole][better]
-        pulled[rows[:, 0], rows[:, 1]] = True
+    guess = torch.where(here.alpha > 0.5, here.depth, smooth)
+    colors, count = _photographed(places(view, guess)[hole], index, views, holes, seen, tolerance)
+    shown = (count >= least) & (least > 0)
+    rows = hole.nonzero()[shown].T
+    image[rows[0], rows[1]] = colors[shown]
+    depth[rows[0], rows[1]] = guess[hole][shown]
+    pulled[rows[0], rows[1]] = True
+    weight[hole] = torch.where(~shown, 0.0, torch.where(count >= 2, 1.0, 0.5))
     pulled = shrunk(grown(pulled, 1), 1) & hole  # a lone pixel between others is theirs
-    weight[hole] = torch.where(best >= 2, 1.0, torch.where(best >= 1, 0.5, 0.0))
     weight[pulled & (weight == 0)] = 0.5
     left = hole & ~pulled
     if bool(left.any()) and bool(pulled.any()):  # what was pulled is rim now
@@ -264,7 +258,7 @@ def _invented(
         image=candidates[best],
         depth=depth,
         fresh=rest & ~prior,
-        weight=torch.where(rest, sure if accepted else 0.0, fill.weight),
+        weight=torch.where(rest, rules.trust * sure if accepted else 0.0, fill.weight),
         score=scores[best],
         accepted=accepted,
         anchor=anchor,

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,7 +24,7 @@ from hardy.splat.inpainters import Inpainter
 from hardy.splat.masks import check_holes, grown, usual_growth
 from hardy.splat.ply import NAMES, Parameters, save_ply
 from hardy.splat.points import gaussians_from
-from hardy.splat.removal import remove
+from hardy.splat.removal import gone_of
 from hardy.splat.scene import Scene, View
 from hardy.splat.strategies import Densification, Near, vanilla
 from hardy.splat.training import PLY, Options, Training, train
@@ -67,6 +67,7 @@ def inpaint(
     steps: int = 1500,
     round_steps: int = 300,
     growth: int | None = None,
+    before: Literal["removed", "masked"] = "removed",
     strategy: Densification | None = None,
     options: Options | None = None,
     grapher: Grapher = covisibility,
@@ -79,14 +80,17 @@ def inpaint(
     Args:
         scene: photos; what their masks (`View.mask`) leave out does not count at all.
         masks: (height, width) bool for each training view, true for what is to go.
-        start: Gaussians of the scene as it is, from which what shows in the masks is removed first; by default the
-            scene's points outside of the masks. Or a training on the photos without their holes, of `steps` steps.
+        start: Gaussians of the scene as it is; by default its points. Or a training of `steps` steps on the photos
+            that `before` names, whole or without their holes.
         inpainter: for what no other photo shows; None leaves it unfilled.
         rules: how holes are filled.
         rounds: of filling and training.
-        steps: of training before the first round, with the holes left out.
+        steps: of training before the first round.
         round_steps: of training after each.
         growth: pixels by which masks are grown; by default a hundredth of the width, 1 to 7.
+        before: how Gaussians train before the first round. On the photos as they are, and those of what is to go are
+            then "removed": a thing that stands there in all photos keeps anything else out of its place meanwhile. Or
+            on photos "masked", their holes left out: where those hide what is no part of the scene, such as scratches.
         strategy: of densification before the first round; by default `vanilla(steps)`. Later it acts near fills only.
         options: of the training, but for its steps.
         grapher: makes the graph of views; by default by covisibility.
@@ -96,6 +100,7 @@ def inpaint(
         InputError: masks do not fit, or take or leave everything; there is one view only; the views of holes fall apart
             into parts that share nothing; or no other photo shows any of a hole and there is no inpainter.
     """
+    checks.one_of("before", before, ("removed", "masked"))
     rules, growth = rules or Rules(), usual_growth(scene.views) if growth is None else growth
     for name, value, low in (("rounds", rounds, 1), ("steps", steps, 1), ("round_steps", round_steps, 1)):
         checks.integer(name, value, at_least=low)
@@ -105,22 +110,25 @@ def inpaint(
     holes = [grown(mask, growth) for mask in masks]
     options = dataclasses.replace(options or Options(), steps=steps + rounds * round_steps, save_every=500)
     strategy = strategy or vanilla(steps)
-    masked = without_holes(scene, holes)
     folder = None if out is None else Path(out)
+    whole, masked = dataclasses.replace(scene, held_out=()), without_holes(scene, holes)
     if isinstance(start, Training):
         training = start
         if training.step != steps:
             raise InputError(f"the training to start from has {training.step} steps, not the {steps} asked for")
     else:
-        if start is None:
-            first = starting_points(scene, masks, options)
-        else:
-            first = remove(start, scene.views, masks, growth=growth).parameters
-        training = train(masked, strategy, options=options, start=first, until=steps, out=_below(folder, "before"))
+        first = start
+        if before == "masked":
+            first = starting_points(scene, masks, options) if start is None else _removed(start, scene, holes)
+        photos = masked if before == "masked" else whole
+        training = train(photos, strategy, options=options, start=first, until=steps, out=_below(folder, "before"))
+    if before == "removed":
+        training = _left(training, ~gone_of(training.parameters, scene.views, holes).gone)
     fills: list[Fill] = []
     views, graph, history, least = masked.views, ViewGraph(torch.eye(len(holes))), [], rules.accept
     identity = {"rules": dataclasses.asdict(rules), "inpainter": repr(inpainter), "rounds": rounds}
     for turn in range(rounds):
+        kept = [fill.accepted for fill in fills] or [False] * len(holes)
         seen = [rendered(training.parameters, view, options) for view in scene.views]
         if turn == 0:
             graph = grapher(scene.views, seen, holes)
@@ -144,7 +152,7 @@ def inpaint(
         if not math.isnan(history[-1]["score"]) and rules.accept:
             least = max(rules.accept, history[-1]["score"])
         views = tuple(_filled(*each) for each in zip(scene.views, holes, fills, strict=True))
-        seeds = _seeds(views, fills, seen, options, turn)
+        seeds = _seeds(views, fills, kept, seen, options, turn)
         training = _joined(training, seeds)
         last = turn == rounds - 1
         later = _later(strategy, views, fills, holes, steps + turn * round_steps, round_steps, last)
@@ -172,6 +180,11 @@ def without_holes(scene: Scene, holes: Sequence[torch.Tensor]) -> Scene:
         for view, hole in zip(scene.views, holes, strict=True)
     ]
     return dataclasses.replace(scene, views=tuple(views), held_out=())
+
+
+def _removed(parameters: Parameters, scene: Scene, holes: Sequence[torch.Tensor]) -> Parameters:
+    kept = ~gone_of(parameters, scene.views, holes).gone
+    return {name: parameters[name].detach()[kept] for name in NAMES}
 
 
 def starting_points(scene: Scene, masks: Sequence[torch.Tensor], options: Options) -> Parameters:
@@ -255,20 +268,36 @@ def _summary(fills: Sequence[Fill], holes: Sequence[torch.Tensor]) -> dict[str, 
 
 
 def _seeds(
-    views: Sequence[View], fills: Sequence[Fill], seen: Sequence[Rendered], options: Options, turn: int
+    views: Sequence[View],
+    fills: Sequence[Fill],
+    kept: Sequence[bool],
+    seen: Sequence[Rendered],
+    options: Options,
+    turn: int,
 ) -> Parameters:
-    """Gaussians, a pixel wide, where something was invented and the scene shows nothing at that depth."""
+    """Gaussians, a pixel wide, where something was invented now and the scene shows nothing at that depth.
+
+    One for each place: several views see it. Fills that are `kept` from the round before have theirs.
+    """
     means, colors, sizes = [], [], []
-    for view, fill, here in zip(views, fills, seen, strict=True):
+    for view, fill, old, here in zip(views, fills, kept, seen, strict=True):
+        if old:
+            continue
         lacking = (here.alpha < 0.5) | ((here.depth - fill.depth).abs() > 0.05 * fill.depth)
         chosen = fill.fresh & (fill.weight > 0) & (fill.depth > 0) & lacking
         means.append(places(view, fill.depth)[chosen])
         colors.append(fill.image[chosen])
         sizes.append((fill.depth / view.K[0, 0])[chosen])
-    points, shown, wide = torch.cat(means), torch.cat(colors), torch.cat(sizes)
+    empty = torch.zeros(0, 3)
+    points, shown, wide = torch.cat([empty, *means]), torch.cat([empty, *colors]), torch.cat([empty[:, 0], *sizes])
+    if len(points):
+        _, groups = torch.unique((points / wide.median()).round().long(), dim=0, return_inverse=True)
+        first = torch.full((int(groups.max()) + 1,), len(points))
+        first.scatter_reduce_(0, groups, torch.arange(len(points)), "amin")
+        points, shown, wide = points[first], shown[first], wide[first]
     if len(points) > _MOST_SEEDS:
-        kept = torch.randperm(len(points), generator=generator(options.seed, "seeds", turn))[:_MOST_SEEDS].sort().values
-        points, shown, wide = points[kept], shown[kept], wide[kept]
+        drawn = torch.randperm(len(points), generator=generator(options.seed, "seeds", turn))[:_MOST_SEEDS].sort().values
+        points, shown, wide = points[drawn], shown[drawn], wide[drawn]
     count = len(points)
     quats = torch.zeros(count, 4)
     quats[:, 0] = 1
@@ -280,6 +309,22 @@ def _seeds(
         "sh0": ((shown - 0.5) / FIRST)[:, None],
         "shN": torch.zeros(count, (options.sh_degree + 1) ** 2 - 1, 3),
     }
+
+
+def _left(training: Training, kept: torch.Tensor) -> Training:
+    """The training with some of its N Gaussians only: `kept` (N,)."""
+
+    def chosen(value: Any) -> Any:
+        return value[kept] if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(kept) else value
+
+    return dataclasses.replace(
+        training,
+        parameters={name: value[kept] for name, value in training.parameters.items()},
+        state={name: chosen(value) for name, value in training.state.items()},
+        moments={
+            name: {key: chosen(value) for key, value in moments.items()} for name, moments in training.moments.items()
+        },
+    )
 
 
 def _joined(training: Training, more: Parameters) -> Training:
