@@ -172,6 +172,7 @@ def pull(
         known = Rendered(image=image, depth=torch.where(pulled, depth, here.depth), alpha=here.alpha.clone())
         known.alpha[pulled] = 1
         depth = torch.where(left, rim_depth(known, left), depth)
+    depth = torch.where(left & (here.alpha > 0.5), here.depth, depth)
     return Fill(image=image, depth=depth, weight=weight, pulled=pulled, fresh=torch.zeros_like(hole), **_NOTHING)
 
 

@@ -21,7 +21,7 @@ from hardy.ops.spherical_harmonics import FIRST
 from hardy.runs.checkpoint import Checkpoint, digest
 from hardy.splat.filling import Fill, Rules, fill_round
 from hardy.splat.inpainters import Inpainter
-from hardy.splat.masks import check_holes, grown, usual_growth
+from hardy.splat.masks import check_holes, grown, png_names, usual_growth
 from hardy.splat.ply import NAMES, Parameters, save_ply
 from hardy.splat.points import gaussians_from
 from hardy.splat.removal import gone_of
@@ -60,6 +60,7 @@ def inpaint(
     scene: Scene,
     masks: Sequence[torch.Tensor],
     *,
+    shadows: Sequence[torch.Tensor] | None = None,
     start: Parameters | Training | None = None,
     inpainter: Inpainter | None = None,
     rules: Rules | None = None,
@@ -80,6 +81,8 @@ def inpaint(
     Args:
         scene: photos; what their masks (`View.mask`) leave out does not count at all.
         masks: (height, width) bool for each training view, true for what is to go.
+        shadows: the same, true where what is to go casts a shadow or is reflected: filled too, but the Gaussians there
+            stay, as the surface does.
         start: Gaussians of the scene as it is; by default its points. Or a training of `steps` steps on the photos
             that `before` names, whole or without their holes.
         inpainter: for what no other photo shows; None leaves it unfilled.
@@ -107,7 +110,12 @@ def inpaint(
     check_holes(masks, scene.views)
     if len(scene.views) < 2:
         raise InputError("a scene of one view has no others to agree with; inpaint its photo instead")
-    holes = [grown(mask, growth) for mask in masks]
+    things = holes = [grown(mask, growth) for mask in masks]
+    if shadows is not None:
+        check_holes(shadows, scene.views, empty=True)
+        holes = [thing | grown(shadow, growth) for thing, shadow in zip(things, shadows, strict=True)]
+    if all(bool(hole.all()) for hole in holes):
+        raise InputError(f"grown by {growth} pixels, the masks of all {len(holes)} views cover everything")
     options = dataclasses.replace(options or Options(), steps=steps + rounds * round_steps, save_every=500)
     strategy = strategy or vanilla(steps)
     folder = None if out is None else Path(out)
@@ -119,11 +127,11 @@ def inpaint(
     else:
         first = start
         if before == "masked":
-            first = starting_points(scene, masks, options) if start is None else _removed(start, scene, holes)
+            first = starting_points(scene, things, options) if start is None else _removed(start, scene, things)
         photos = masked if before == "masked" else whole
         training = train(photos, strategy, options=options, start=first, until=steps, out=_below(folder, "before"))
     if before == "removed":
-        training = _left(training, ~gone_of(training.parameters, scene.views, holes).gone)
+        training = _left(training, ~gone_of(training.parameters, scene.views, things).gone)
     fills: list[Fill] = []
     views, graph, history, least = masked.views, ViewGraph(torch.eye(len(holes))), [], rules.accept
     identity = {"rules": dataclasses.asdict(rules), "inpainter": repr(inpainter), "rounds": rounds}
@@ -182,8 +190,8 @@ def without_holes(scene: Scene, holes: Sequence[torch.Tensor]) -> Scene:
     return dataclasses.replace(scene, views=tuple(views), held_out=())
 
 
-def _removed(parameters: Parameters, scene: Scene, holes: Sequence[torch.Tensor]) -> Parameters:
-    kept = ~gone_of(parameters, scene.views, holes).gone
+def _removed(parameters: Parameters, scene: Scene, things: Sequence[torch.Tensor]) -> Parameters:
+    kept = ~gone_of(parameters, scene.views, things).gone
     return {name: parameters[name].detach()[kept] for name in NAMES}
 
 
@@ -209,15 +217,14 @@ def points_outside(scene: Scene, holes: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def save_photos(views: Sequence[View], folder: Path) -> None:
-    """Each view's photo as a PNG with its name."""
+    """Each view's photo as a PNG with its name (`png_names`)."""
     from PIL import Image
 
     from hardy.files import write_atomic
     from hardy.reading import below
 
-    for view in views:
+    for view, name in zip(views, png_names(views), strict=True):
         picture = Image.fromarray((view.image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-        name = str(Path(view.name).with_suffix(".png"))
         write_atomic(below(folder, name, "the scene"), lambda path, made=picture: made.save(path, "PNG"))
 
 
@@ -296,7 +303,9 @@ def _seeds(
         first.scatter_reduce_(0, groups, torch.arange(len(points)), "amin")
         points, shown, wide = points[first], shown[first], wide[first]
     if len(points) > _MOST_SEEDS:
-        drawn = torch.randperm(len(points), generator=generator(options.seed, "seeds", turn))[:_MOST_SEEDS].sort().values
+        drawn = (
+            torch.randperm(len(points), generator=generator(options.seed, "seeds", turn))[:_MOST_SEEDS].sort().values
+        )
         points, shown, wide = points[drawn], shown[drawn], wide[drawn]
     count = len(points)
     quats = torch.zeros(count, 4)

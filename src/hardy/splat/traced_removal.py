@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hardy.errors import InputError
-from hardy.splat.masks import differing
+from hardy.splat.masks import differing, grown
 from hardy.splat.room import room
 from hardy.splat.scene import Scene, View
 from hardy.splat.warping import places
@@ -46,6 +46,16 @@ class Removable:
     depths: tuple[torch.Tensor, ...]
     held_out: tuple[View, ...]
     held_out_holes: tuple[torch.Tensor, ...]
+
+    @property
+    def masks(self) -> tuple[torch.Tensor, ...]:
+        """Of each hole the thing itself, with the pixels at its edge."""
+        return tuple(grown(thing, 1) & hole for thing, hole in zip(self.things, self.holes, strict=True))
+
+    @property
+    def shadows(self) -> tuple[torch.Tensor, ...]:
+        """Of each hole the rest."""
+        return tuple(hole & ~mask for mask, hole in zip(self.masks, self.holes, strict=True))
 
 
 def removable(
