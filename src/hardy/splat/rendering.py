@@ -107,6 +107,8 @@ def rasterization(
     for name, value in gsplat_options.items():
         if name not in _GSPLAT_OPTIONS:
             raise TypeError(f"rasterization() got an unexpected keyword argument {name!r}")
+        if getattr(value, "name", None) == "GLOBAL":  # gsplat's RollingShutterType: none
+            value = None
         if value not in _GSPLAT_OPTIONS[name] and _GSPLAT_OPTIONS[name]:
             known = " or ".join(map(repr, _GSPLAT_OPTIONS[name]))
             raise InputError(f"{name} must be {known} here, got {value!r}")
