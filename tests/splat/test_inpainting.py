@@ -184,6 +184,7 @@ def test_rounds_end_the_same_wherever_they_were_stopped(
     report = report_of(whole, traced.scene, inpainter="patchmatch", truth=traced.truth)
     assert report.value("hole PSNR", "renderings") > 5
     assert "anchor" in report.to_html()
+    assert report.value("Gaussians", "removed") == whole.gone
 
 
 def test_it_begins_with_trained_gaussians_or_a_training(traced: Any) -> None:
@@ -219,6 +220,7 @@ def test_a_shadow_is_filled_and_its_surface_stays(traced: Any) -> None:
         found = inpaint(traced.scene, masks, shadows=shadows, start=base, **changes)
         assert all(torch.equal(a, b) for a, b in zip(found.holes, traced.holes, strict=True))
         lengths.append(len(found.training.parameters["means"]))
+        assert found.gone == int((going if shadows is not None else everything).sum())
     assert lengths[0] - lengths[1] >= int(everything.sum() - going.sum()) // 2
     none = [torch.zeros_like(hole) for hole in traced.holes]
     assert inpaint(traced.scene, traced.holes, shadows=none, start=base, **settings(steps=60, rounds=1)).fills

@@ -303,9 +303,15 @@ def test_refuses_what_makes_no_sense(wrong: dict[str, Any], message: str) -> Non
 def test_the_arguments_of_gsplat_are_taken_where_they_mean_what_is_done_anyway() -> None:
     inputs: Any = plain(7) | {"width": WIDTH, "height": HEIGHT}
     expected = rasterization(**inputs)[0]
-    same: dict[str, Any] = {"packed": False, "absgrad": True, "sparse_grad": False, "tile_size": 8, "camera_model": "pinhole"}
+    same: dict[str, Any] = {
+        "packed": False,
+        "absgrad": True,
+        "sparse_grad": False,
+        "tile_size": 8,
+        "camera_model": "pinhole",
+    }
     same["rolling_shutter"] = types.SimpleNamespace(name="GLOBAL")  # as gsplat's enumeration has it
-    assert torch.equal(rasterization(**inputs, **same, covars=None, channel_chunk=32)[0], expected)
+    assert torch.equal(rasterization(**inputs, **same, tile_size=8, covars=None, channel_chunk=32)[0], expected)
     with pytest.raises(InputError, match="packed must be False here, got True"):
         rasterization(**inputs, packed=True)
     with pytest.raises(InputError, match="camera_model must be 'pinhole' here, got 'fisheye'"):

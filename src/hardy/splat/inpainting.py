@@ -45,6 +45,7 @@ class Inpainting:
         holes: (height, width) bool for each view, grown.
         fills: what was put into each, by the last round.
         graph: of the views.
+        gone: how many Gaussians were taken out before the first round.
         rounds: of each, shares of pixels pulled and invented, how many fills were accepted, and their median score.
     """
 
@@ -53,6 +54,7 @@ class Inpainting:
     holes: tuple[torch.Tensor, ...]
     fills: tuple[Fill, ...]
     graph: ViewGraph
+    gone: int
     rounds: tuple[dict[str, float], ...]
 
 
@@ -118,7 +120,7 @@ def inpaint(
         raise InputError(f"grown by {growth} pixels, the masks of all {len(holes)} views cover everything")
     options = dataclasses.replace(options or Options(), steps=steps + rounds * round_steps, save_every=500)
     strategy = strategy or vanilla(steps)
-    folder = None if out is None else Path(out)
+    folder, gone = None if out is None else Path(out), 0
     whole, masked = dataclasses.replace(scene, held_out=()), without_holes(scene, holes)
     if isinstance(start, Training):
         training = start
@@ -127,11 +129,16 @@ def inpaint(
     else:
         first = start
         if before == "masked":
-            first = starting_points(scene, things, options) if start is None else _removed(start, scene, things)
+            first = starting_points(scene, things, options)
+            if start is not None:
+                left = ~gone_of(start, scene.views, things).gone
+                gone = int((~left).sum())
+                first = {name: start[name].detach()[left] for name in NAMES}
         photos = masked if before == "masked" else whole
         training = train(photos, strategy, options=options, start=first, until=steps, out=_below(folder, "before"))
     if before == "removed":
-        training = _left(training, ~gone_of(training.parameters, scene.views, things).gone)
+        left = ~gone_of(training.parameters, scene.views, things).gone
+        gone, training = int((~left).sum()), _left(training, left)
     fills: list[Fill] = []
     views, graph, history, least = masked.views, ViewGraph(torch.eye(len(holes))), [], rules.accept
     identity = {"rules": dataclasses.asdict(rules), "inpainter": repr(inpainter), "rounds": rounds}
@@ -177,7 +184,7 @@ def inpaint(
     if folder is not None:
         save_ply(training.parameters, folder / PLY)
         save_photos(views, folder / "photos")
-    done = {"fills": tuple(fills), "graph": graph, "rounds": tuple(history)}
+    done = {"fills": tuple(fills), "graph": graph, "gone": gone, "rounds": tuple(history)}
     return Inpainting(training=training, views=views, holes=tuple(holes), **done)
 
 
@@ -188,11 +195,6 @@ def without_holes(scene: Scene, holes: Sequence[torch.Tensor]) -> Scene:
         for view, hole in zip(scene.views, holes, strict=True)
     ]
     return dataclasses.replace(scene, views=tuple(views), held_out=())
-
-
-def _removed(parameters: Parameters, scene: Scene, things: Sequence[torch.Tensor]) -> Parameters:
-    kept = ~gone_of(parameters, scene.views, things).gone
-    return {name: parameters[name].detach()[kept] for name in NAMES}
 
 
 def starting_points(scene: Scene, masks: Sequence[torch.Tensor], options: Options) -> Parameters:

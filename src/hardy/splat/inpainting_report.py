@@ -40,6 +40,7 @@ def report_of(
     rows = [
         Row(metric="agreement of views in holes", condition="renderings", value=agreed, unit="dB"),
         Row(metric="agreement of views in holes", condition="filled photos", value=photos, unit="dB"),
+        Row(metric="Gaussians", condition="removed", value=found.gone),
         Row(metric="Gaussians", condition="completed", value=len(parameters["means"])),
     ]
     for i, each in enumerate(found.rounds):
@@ -71,6 +72,8 @@ def report_of(
         f"{last['accepted']:.0f} of {last['invented in']:.0f} fills of the rest were accepted.",
         f"Where two views show one point in their holes they agree to {agreed:.1f} dB.",
     ]
+    if not found.gone:
+        summary.append("No Gaussian was removed: none showed mostly inside of the masks before the first round.")
     if truth:
         summary.insert(0, f"In the holes the completed scene has a PSNR of {right:.2f} dB to the truth.")
     if unfilled > 0.001:
