@@ -121,8 +121,12 @@ def fill_round(
     if inpainter is None:
         return fills
     anchors = [i for i in done if fills[i].anchor]
+    doubts = dict.fromkeys(waiting, math.inf)
+    if rules.neighbours:
+        doubts = _doubts(waiting, views, fills, rest, graph, inpainter, seed)
     while waiting:
-        anchor = graph.anchor(waiting, anchors)
+        surest = [view for view in waiting if doubts[view] < math.inf]
+        anchor = min(surest, key=lambda view: doubts[view]) if surest else graph.anchor(waiting, anchors)
         anchors.append(anchor)
         for view in [anchor, *graph.neighbours(anchor, rules.neighbours, waiting)]:
             sources = graph.neighbours(view, 2 * rules.neighbours, done) if rules.neighbours else []
@@ -137,6 +141,35 @@ def fill_round(
                 done.append(view)
             waiting.remove(view)
     return fills
+
+
+def _doubts(
+    waiting: Sequence[int],
+    views: Sequence[View],
+    fills: Sequence[Fill],
+    rest: Sequence[torch.Tensor],
+    graph: ViewGraph,
+    inpainter: Inpainter,
+    seed: int,
+) -> dict[int, float]:
+    """How far what each view would invent by itself is from what its neighbours would: the best anchor has the least.
+
+    Mean squared differences of colors where they show one place; infinite where there is nothing to compare.
+    """
+    own = {}
+    for view in waiting:
+        image = inpainter(fills[view].image, rest[view], prior=None, count=1, seed=derive(seed, "doubt", view))[0]
+        own[view] = dataclasses.replace(fills[view], image=image)
+    doubts = {}
+    for view in waiting:
+        total = count = 0.0
+        for other in graph.neighbours(view, 8, waiting):
+            given = _passed(views, own[other], rest[other], other, view)
+            both = given.there & rest[view]
+            total += float((given.image - own[view].image)[both].square().sum())
+            count += int(both.sum())
+        doubts[view] = total / count if count >= 12 else math.inf
+    return doubts
 
 
 def pull(
