@@ -158,8 +158,10 @@ def _doubts(
     """
     own = {}
     for view in waiting:
-        image = inpainter(fills[view].image, rest[view], prior=None, count=1, seed=derive(seed, "doubt", view))[0]
-        own[view] = dataclasses.replace(fills[view], image=image)
+        image = fills[view].image
+        found = inpainter(image, rest[view], prior=None, count=1, seed=derive(seed, "doubt", view))
+        _check_candidates(found, image, rest[view])
+        own[view] = dataclasses.replace(fills[view], image=found[0])
     doubts = {}
     for view in waiting:
         total = count = 0.0
