@@ -241,11 +241,12 @@ def test_what_cannot_be_inpainted_is_refused(traced: Any) -> None:
     everyone = [torch.ones(30, 40, dtype=torch.bool) for _ in holes]
     for hole in everyone:
         hole[:2] = False
+    alone = Rules(pulled=100, neighbours=0)
     with (
         pytest.raises(InputError, match="no other photo shows any of the .* choose an inpainter"),
         pytest.warns(UserWarning, match="cover more"),
     ):
-        inpaint(scene, everyone, before="masked", **settings(inpainter=None, rules=Rules(pulled=100), steps=2))
+        inpaint(scene, everyone, before="masked", **settings(inpainter=None, rules=alone, steps=2))
     for wrong in ({"pulled": -1}, {"accept": 2}, {"candidates": 0}, {"trust": 0}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             Rules(**wrong)  # pyright: ignore[reportArgumentType]
