@@ -16,11 +16,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "inpaint": ("inpaint", {}),
     "inpaint-long": (
         "inpaint",
-        {
-            "width": 96, "views": 20, "steps": 800, "later": 200, "budget": 4000,
-            "scenes": "hovering; standing; wall",
-        },
-    ),  # fmt: skip
+        {"width": 96, "views": 20, "steps": 800, "later": 200, "budget": 4000, "scenes": "hovering; standing; wall"},
+    ),
     "interp-steer": ("interp", {"part": "steer"}),
     "noise_aware-cost": ("noise_aware", {"part": "cost"}),
     "noise_aware-language": ("noise_aware", {"part": "language"}),
