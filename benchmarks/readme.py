@@ -402,7 +402,9 @@ def inpainting() -> str:
     parts = []
     for scene in values_of("scene", found):
         of_scene = [row for row in found if row.details["scene"] == scene]
-        parts.append(f"{scene[0].upper()}{scene[1:]}:\n\n{of_columns(columns, of_scene, by=('method',))}")
+        known = {row.metric for row in of_scene} | {"method"}
+        shown = {title: cell for title, cell in columns.items() if re.findall(r"\w+", str(cell))[0] in known}
+        parts.append(f"{scene[0].upper()}{scene[1:]}:\n\n{of_columns(shown, of_scene, by=('method',))}")
     return "\n\n".join(parts)
 
 
