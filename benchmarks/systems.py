@@ -436,7 +436,7 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             control="{at[wall, 2D fill, PatchMatch].agreement:.1f} and "
             "{at[wall, 2D fill, Navier-Stokes].agreement:.1f}; without propagation "
             "{at[wall, without propagation].agreement:.1f}",
-            verdict="above",
+            verdict="within its spread",
         ),
         Claim(
             what="agreement of renderings in holes, a ball in mid-air, dB",
