@@ -15,7 +15,7 @@ its parts; and a training on the true photos, which is the most that can be had.
 
 LPIPS is not measured: its networks' weights come in no package. Stopped anywhere, the same command goes on. The
 settings were chosen on a fourth room ("block"), which is not judged; that shadows are given apart came from a look at
-"hovering".
+"hovering", and the rule for the anchor from one at "wall", after which the arms that propagate were measured again.
 
     python -m benchmarks run inpaint
 """
