@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import panels, rooms, rtl_tables, systems
+from benchmarks import panels, rooms, rtl_tables, systems, trust_tables
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.result import Value, mean_of
@@ -410,6 +410,41 @@ def splat_parts() -> str:
     return "\n\n".join(texts)
 
 
+def inpainting() -> str:
+    columns: dict[str, Cell] = {
+        "": "{method}",
+        "holes, dB": "{hole:.1f}",
+        "others see it": "{seen:.1f}",
+        "nobody does": "{unseen:.1f}",
+        "shadow": "{shadow:.1f}",
+        "held-out views": "{held_out:.1f}",
+        "SSIM": "{ssim.value:.2f}",
+        "views agree, dB": "{agreement:.1f}",
+        "photos agree, dB": "{photos_agree.value:.1f}",
+        "seconds": "{seconds.value:.0f}",
+    }
+    found = rows("inpaint")
+    parts = []
+    for scene in values_of("scene", found):
+        of_scene = [row for row in found if row.details["scene"] == scene]
+        known = {row.metric for row in of_scene} | {"method"}
+        shown = {title: cell for title, cell in columns.items() if re.findall(r"\w+", str(cell))[0] in known}
+        parts.append(f"{scene[0].upper()}{scene[1:]}:\n\n{of_columns(shown, of_scene, by=('method',))}")
+    return "\n\n".join(parts)
+
+
+def inpainting_margins() -> str:
+    columns: dict[str, Cell] = {
+        "scene": "{scene}",
+        "pixels that others see": "{at[method=true photos].share_seen.value:.0f} %",
+        "holes": "{at[method=whole].hole_above_2d:+.1f}",
+        "others see it": "{at[method=whole].seen_above_2d:+.1f}",
+        "nobody does": "{at[method=whole].unseen_above_2d:+.1f}",
+        "views agree": "{at[method=whole].agreement_above_2d:+.1f}",
+    }
+    return of_columns(columns, rows("inpaint"), by=("scene",))
+
+
 def rasterizer() -> str:
     columns = {
         "Gaussians, size": "{gaussians:,}, {width} x {height}",
@@ -667,6 +702,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "halora": halora,
     "splat": splat,
     "splat-parts": splat_parts,
+    "inpainting": functools.partial(where_measured, "inpaint", inpainting),
+    "inpainting-margins": functools.partial(where_measured, "inpaint", inpainting_margins),
     "rasterizer": rasterizer,
     "gpu": gpu,
     "cores": cores,
@@ -681,6 +718,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "stream-vision-speed": stream_vision_speed,
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     **{name: functools.partial(where_measured, needed, block) for name, (needed, block) in rtl_tables.BLOCKS.items()},
+    **{name: functools.partial(where_measured, *block) for name, block in trust_tables.BLOCKS.items()},
+    "trust-versions": trust_tables.versions,
     "teach-random": functools.partial(where_measured, "teach_table", teach_random),
     "teach-sets": functools.partial(where_measured, "teach_table", teach_sets),
     "teach-equal": functools.partial(where_measured, "teach_table", teach_equal),

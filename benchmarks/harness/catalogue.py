@@ -13,6 +13,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "calibrated-speed": ("calibrated", {"part": "speed"}),
     "circuit_survival": ("circuit_survival", {}),
     "circuit_survival-smollm2-circuit": ("circuit_survival", {"model": "smollm2-135m", "only": "circuit"}),
+    "inpaint": ("inpaint", {}),
+    "inpaint-long": (
+        "inpaint",
+        {"width": 96, "views": 20, "steps": 800, "later": 200, "budget": 4000, "scenes": "hovering; standing; wall"},
+    ),
     "interp-steer": ("interp", {"part": "steer"}),
     "noise_aware-cost": ("noise_aware", {"part": "cost"}),
     "noise_aware-language": ("noise_aware", {"part": "language"}),

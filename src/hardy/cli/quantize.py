@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hardy.cli.interrupts import interruptible
 from hardy.cli.options import (
     Device,
     Dtype,
@@ -16,7 +17,6 @@ from hardy.cli.options import (
     Tokens,
     Window,
     complete,
-    interruptible,
     new_file,
     new_folder,
     numbers,

@@ -25,6 +25,7 @@ from hardy.fields.latent_field import LatentField, read_latents, write_latents
 from hardy.fields.latent_start import START
 from hardy.fields.tables import TABLE_REACH, wavelet_tables
 from hardy.files import write_atomic
+from hardy.reading import most_points as declarable
 from hardy.reading import reading
 
 MAGIC, VERSION, NEWER = b"\x93hrd", 1, 2
@@ -34,7 +35,6 @@ UNITS = ("sine", "quad", "triangle", "finer", "gauss", "relu", "wavelet", "table
 _NUMBERS = {"finer": 2, "wavelet": 1}
 _HEAD = struct.Struct("<4sBI")
 _MOST_PROFILE = 2**22
-_POINTS_PER_BYTE, _LEAST_POINTS = 2**14, 2**22
 _MOST_FIELDS, _MOST_LAYERS, _MOST_WIDTH = 2**12, 64, 2**12
 _LARGEST_BIAS, _LARGEST_FACTOR, _LARGEST_SHIFT = 2**45, 2**24, 62
 
@@ -125,7 +125,7 @@ def unpacked(data: bytes, *, most_points: int | None = None) -> tuple[list[Model
     if version not in (VERSION, NEWER):
         raise InputError(f"the file is of version {version}; this hardy reads versions {VERSION} and {NEWER}")
     body = data[_HEAD.size :]
-    most = max(_LEAST_POINTS, _POINTS_PER_BYTE * len(data)) if most_points is None else most_points
+    most = declarable(len(data)) if most_points is None else most_points
     if zlib.crc32(body) != checksum:
         raise InputError("the file is truncated or damaged: its checksum does not fit")
     try:

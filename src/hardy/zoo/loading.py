@@ -1,5 +1,8 @@
 """Load a causal language model: from the zoo, a Hugging Face folder, a GGUF file, an artefact of hardy, or the hub."""
 
+import contextlib
+import importlib
+import importlib.metadata
 import importlib.util
 import json
 from pathlib import Path
@@ -102,7 +105,7 @@ def load(
     place = find(name)
     source: dict[str, Any] = {"pretrained_model_name_or_path": place}
     if place.is_file():
-        source = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
+        source = _in_gguf(place)
         dtype = torch.float32 if dtype == "auto" else dtype
     config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
     with reading(name, "model"):
@@ -132,17 +135,16 @@ def outline(name: str | Path) -> nn.Module:
     """The model `name` as its configuration says, on the meta device: all its modules, no weights, read in no time.
 
     Raises:
-        InputError: as `load`, for what the configuration tells.
+        InputError: as `load`, for what the configuration tells, also of more layers than are stored.
     """
     name = str(name)
     place = find(name)
     source: dict[str, Any] = {"pretrained_model_name_or_path": place}
     if place.is_file():
-        source = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
+        source = _in_gguf(place)
     config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
     kind = _kind_of(name, config)
-    with torch.device("meta"):
-        return kind.from_config(config)
+    return _reading(name, "weights", lambda: check_declared(place, config, lambda: kind.from_config(config)))
 
 
 def stored_dtype(name: str) -> torch.dtype | None:
@@ -235,6 +237,15 @@ def generate(
         )
     continuation = ids[0, encoded["input_ids"].shape[1] :].tolist()
     return "".join(tokenizer.batch_decode([continuation], skip_special_tokens=True))
+
+
+def _in_gguf(file: Path) -> dict[str, Any]:
+    """What transformers calls a GGUF file."""
+    with contextlib.suppress(ImportError):
+        gguf: Any = importlib.import_module("gguf")
+        if not hasattr(gguf, "__version__"):  # which older transformers under Python 3.10 ask for
+            gguf.__version__ = importlib.metadata.version("gguf")
+    return {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
 
 
 def _reading(name: str, part: str, read: Any) -> Any:
