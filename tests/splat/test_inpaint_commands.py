@@ -59,7 +59,7 @@ def test_an_object_is_removed_and_its_hole_filled_from_the_shell(tmp_path: Path)
     assert load_ply(tmp_path / "out" / "gaussians.ply")["means"].equal(first)
     assert Report.load(tmp_path / "out").value("Gaussians", "completed") == report.value("Gaussians", "completed")
     apart = ("--masks", scene / "things", "--shadows", scene / "shadows", "--before", "masked", "--inpainter", "none")
-    said = run("inpaint", scene, tmp_path / "shadows", *apart, *rounds)
+    said = run("inpaint", scene, tmp_path / "shadows", "--ply", tmp_path / "longer", *apart, *rounds)
     assert said.count("Masks: 6 of 6 photos") == 2
     assert len(list((tmp_path / "shadows" / "photos").iterdir())) == 6  # none is held out
     refused = CliRunner().invoke(app, ["splat", "inpaint", str(scene), str(tmp_path / "other")])

@@ -283,11 +283,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"Ks": torch.eye(3).expand(2, 3, 3)}, r"Ks must have the shape \(1, 3, 3\), got \(2, 3, 3\)"),
     ({"width": 0}, r"at least one pixel, got 0 x 21"),
     ({"sh_degree": 4}, r"sh_degree must be 0 to 3.*got 4"),
-    ({"sh_degree": 1}, r"colors must have the shape \(7, at least 4, 3\) for sh_degree=1, got \(7, 3\)"),
+    ({"sh_degree": 1}, r"\(7, at least 4, 3\) for sh_degree=1, or \(1, 7, at least 4, 3\), got \(7, 3\)"),
     ({"colors": torch.zeros(6, 3)}, r"colors must have the shape \(7, D\) or \(1, 7, D\), got \(6, 3\)"),
     ({"colors": torch.zeros(7, 32)}, r"must have 1 to 31 channels, got 32"),
     ({"features": torch.zeros(6, 1)}, r"features must have the shape \(7, E\), got \(6, 1\)"),
-    ({"backgrounds": torch.zeros(3)}, r"backgrounds must have the shape \(1, 3\), got \(3,\)"),
+    ({"backgrounds": torch.zeros(2)}, r"backgrounds must have the shape \(1, 3\), got \(1, 2\)"),
     ({"render_mode": "RGBD"}, r"render_mode must be RGB, D, ED, RGB\+D or RGB\+ED, got 'RGBD'"),
     ({"rasterize_mode": "smooth"}, r"rasterize_mode must be classic or antialiased, got 'smooth'"),
 ]
@@ -311,7 +311,7 @@ def test_the_arguments_of_gsplat_are_taken_where_they_mean_what_is_done_anyway()
         "camera_model": "pinhole",
     }
     same["rolling_shutter"] = types.SimpleNamespace(name="GLOBAL")  # as gsplat's enumeration has it
-    assert torch.equal(rasterization(**inputs, **same, tile_size=8, covars=None, channel_chunk=32)[0], expected)
+    assert torch.equal(rasterization(**inputs, **same, covars=None, channel_chunk=32)[0], expected)
     with pytest.raises(InputError, match="packed must be False here, got True"):
         rasterization(**inputs, packed=True)
     with pytest.raises(InputError, match="camera_model must be 'pinhole' here, got 'fisheye'"):
