@@ -67,15 +67,26 @@ def test_the_same_model_has_the_same_circuit_and_finished_cells_are_kept(tmp_pat
         circuit_survival(subject(), Task(worse.clean, worse.wrong, worse.right, worse.corrupt))
 
 
-def test_a_vector_is_added_to_the_changed_model_beside_its_own_and_random_ones() -> None:
+def test_a_vector_is_added_to_the_changed_model_beside_its_own_and_random_ones(tmp_path: Path) -> None:
     pairs = [Pair("a bb ccc", "dddd ee f"), Pair("aa bb cccc", "ddd ee ff"), Pair("a b ccc", "dddd eee f")]
-    methods: dict[str, Method] = {"no noise": ProportionalNoise(strength=0.0)}
-    ids = torch.arange(3, 11)[None]
-    report = steering_survival(subject(), pairs, task(), ids, layer=0, methods=methods, seeds=2)
-    for metric in ("old vector: shift", "own vector: shift", "random: divergence"):
+    methods: dict[str, Method] = {
+        "no noise": ProportionalNoise(strength=0.0), "much noise": ProportionalNoise(strength=0.5)
+    }  # fmt: skip
+    settings: dict[str, Any] = {"layer": 0, "methods": methods, "seeds": 1, "chances": 1, "scales": (-1, 0, 1), "out": tmp_path}
+    given = pairs, task(), torch.arange(3, 11)[None]
+    report = steering_survival(subject(), *given, **settings)
+    for metric in ("old vector: effect", "own vector: shift at 1", "random vectors: divergence"):
         before, after = (report.value(metric, name) for name in ("unmodified", "no noise"))
         assert after == pytest.approx(before, abs=1e-5)
+        assert abs(before) > 1e-4
     assert report.value("cosine of old and own vector", "no noise") == pytest.approx(1, abs=1e-5)
+    assert report.value("cosine of old and own vector", "much noise") < 0.999
+    assert report.value("old vector: divergence at 0", "much noise") == 0
+    assert (tmp_path / "report.html").is_file()
+    again = steering_survival(subject(), *given, **settings)  # what is finished is read
+    assert [row.value for row in again.rows] == [row.value for row in report.rows]
+    with pytest.raises(InputError, match="0 to 1, got 2|not for 2"):
+        steering_survival(subject(), *given, layer=2)
 
 
 def test_blocks_have_what_their_heads_and_mlps_carry() -> None:

@@ -22,7 +22,7 @@ from hardy.files import write_atomic
 from hardy.interp.locator import recorded
 from hardy.interp.objects import KINDS, points_of
 from hardy.interp.steering import SteeringVector, block_name, width_of
-from hardy.interp.task import _left, _tokens, read_lines
+from hardy.interp.task import Task, _left, _tokens, read_lines, scores
 from hardy.reading import reading
 from hardy.runs.progress import track
 
@@ -167,6 +167,26 @@ class Directions:
             )
         block_name(model, max(self.values))  # a deeper model's are refused
         return SteeringVector(vector=self.values[chosen], layer=chosen, **settings)
+
+    def best_layer(self, model: nn.Module, judge: Task, scale: float = 0.5) -> int:
+        """The layer whose direction shifts a score most from -scale to scale, the last tenth of them left out.
+
+        Args:
+            model: that they were made from.
+            judge: whose score is to rise; not what the directions are reported on.
+            scale: of the doses.
+        """
+        deepest = max(self.values)
+
+        def shift(layer: int) -> float:
+            ends = []
+            for dose in (-scale, scale):
+                with SteeringVector(vector=self.values[layer], layer=layer, scale=dose).apply(model):
+                    ends.append(scores(model, judge).double().mean().item())
+            return ends[1] - ends[0]
+
+        tried = [layer for layer in self.values if layer < 0.9 * deepest or layer == min(self.values)]
+        return max(tried, key=shift)
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with "direction.N" for each layer, atomically."""
