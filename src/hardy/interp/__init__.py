@@ -1,13 +1,14 @@
 """What happens inside a language model: locate what matters for a behaviour, steer it, and say what else changed."""
 
-from hardy.interp import circuit, prompts, recipes
+from hardy.interp import circuit, planted, prompts, recipes
 from hardy.interp.amplitude import Amplitude, LayerSkip, without_tokens
 from hardy.interp.attention import PrefixMatching, Sink
 from hardy.interp.baking import AblatedWeights, BakedVector, bake
 from hardy.interp.causal import Patching, knocked_out, patch, record
 from hardy.interp.dola import DoLa
+from hardy.interp.corrections import GradDrop, QKFix
 from hardy.interp.edge_search import PathPatching, acdc, learned_masks
-from hardy.interp.gradient import AttributionPatching, Fisher, GradDrop, Gradient
+from hardy.interp.gradient import AttributionPatching, Fisher, Gradient
 from hardy.interp.head_vectors import HeadVectors
 from hardy.interp.knockouts import Controls, controls
 from hardy.interp.lenses import Patchscope, TunedLens
@@ -65,6 +66,7 @@ __all__ = [
     "PathPatching",
     "PrefixMatching",
     "Probing",
+    "QKFix",
     "Selection",
     "Sink",
     "SteeringVector",
@@ -86,6 +88,7 @@ __all__ = [
     "learned_masks",
     "locate",
     "patch",
+    "planted",
     "prompts",
     "recipes",
     "record",

@@ -26,8 +26,8 @@ class Locator(abc.ABC):
     """Scores the objects of one kind by their part in a task.
 
     Args:
-        object: a kind of `hardy.interp.KINDS`: "embedding", "residual", "attention", "head", "ffn", "neuron"
-            or "feature".
+        object: a kind of `hardy.interp.KINDS`: "embedding", "residual", "attention", "head", "query", "key", "value",
+            "ffn", "neuron" or "feature".
         per_position: whether each position is an object of its own; by default for "embedding" and "residual".
         batch: examples that the model is run on at once.
     """
