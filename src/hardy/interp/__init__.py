@@ -1,6 +1,7 @@
 """What happens inside a language model: locate what matters for a behaviour, steer it, and say what else changed."""
 
 from hardy.interp import circuit, planted, prompts, recipes
+from hardy.interp.adapters import adapter_task_vector, write_adapter
 from hardy.interp.amplitude import Amplitude, LayerSkip, without_tokens
 from hardy.interp.attention import PrefixMatching, Sink
 from hardy.interp.baking import AblatedWeights, BakedVector, bake
@@ -78,6 +79,7 @@ __all__ = [
     "Unit",
     "Unlearning",
     "acdc",
+    "adapter_task_vector",
     "bake",
     "block_influence",
     "circuit",
@@ -98,5 +100,6 @@ __all__ = [
     "train_sae",
     "unit_named",
     "without_tokens",
+    "write_adapter",
     "write_task_vector",
 ]
