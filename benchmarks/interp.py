@@ -32,7 +32,7 @@ from hardy.quant import RoundToNearest, TritPlanes
 
 DEFAULT = "smollm2-135m"
 RANDOM = range(3)
-COUNTRIES = 12
+COUNTRIES = 10
 PATCHED = 40
 SCALES = (-2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0)
 
@@ -249,36 +249,36 @@ def edited(model: Any, tokenizer: Any, n: int) -> Result:
         with torch.no_grad():
             if model(input_ids=ids).logits[0, -1].argmax().item() == answer:
                 known.append((country, capital))
-    known = known[:COUNTRIES]
+        if len(known) == COUNTRIES:
+            break
     found = rows("unmodified", facts_known=len(known))
     text = encode(tokenizer, text_of("prose", "calibration")[:60000])[:8192].reshape(-1, 512)
-    held_out = encode(tokenizer, text_of("prose")[:4000])[:256][None]
+    held_out = encode(tokenizer, text_of("prose")[:4000])[:128][None]
     with torch.no_grad():
         before = model(input_ids=held_out, use_cache=False).logits.float().log_softmax(-1)
-    for layer in (4, 10):
-        for moments in (True, False):
-            got: dict[str, list[float]] = {"efficacy": [], "paraphrase": [], "locality": [], "divergence": []}
-            for i, (country, _) in enumerate(known[:n]):
-                target = known[(i + 3) % len(known)][1]
-                method = interp.ROME.of(tokenizer, "The capital of {} is", country, f" {target}", layer=layer)
-                with method.apply(model, list(text[:4].split(2)) if moments else None):
-                    goal = tokenizer(f" {target}", add_special_tokens=False).input_ids[0]
-                    got["efficacy"].append(float(says(model, tokenizer, f"The capital of {country} is") == goal))
-                    got["paraphrase"].append(
-                        float(says(model, tokenizer, f"The capital city of {country} is called") == goal)
-                    )
-                    others = [pair for pair in known if pair[0] != country][:8]
-                    stay = [
-                        says(model, tokenizer, f"The capital of {c} is")
-                        == tokenizer(f" {a}", add_special_tokens=False).input_ids[0]
-                        for c, a in others
-                    ]
-                    got["locality"].append(sum(stay) / len(stay))
-                    got["divergence"].append(divergence(model, before, held_out))
-            name = f"ROME in block {layer}, {'with' if moments else 'without'} moments"
-            means: Any = {metric: mean_of(values) for metric, values in got.items()}
-            found += rows(name, {"layer": layer}, **means)
-            print(name, {k: sum(v) / len(v) for k, v in got.items()}, flush=True)
+    for layer, moments in ((4, True), (4, False), (10, True)):
+        got: dict[str, list[float]] = {"efficacy": [], "paraphrase": [], "locality": [], "divergence": []}
+        for i, (country, _) in enumerate(known[:n]):
+            target = known[(i + 3) % len(known)][1]
+            method = interp.ROME.of(tokenizer, "The capital of {} is", country, f" {target}", layer=layer)
+            with method.apply(model, list(text[:4].split(2)) if moments else None):
+                goal = tokenizer(f" {target}", add_special_tokens=False).input_ids[0]
+                got["efficacy"].append(float(says(model, tokenizer, f"The capital of {country} is") == goal))
+                got["paraphrase"].append(
+                    float(says(model, tokenizer, f"The capital city of {country} is called") == goal)
+                )
+                others = [pair for pair in known if pair[0] != country][:8]
+                stay = [
+                    says(model, tokenizer, f"The capital of {c} is")
+                    == tokenizer(f" {a}", add_special_tokens=False).input_ids[0]
+                    for c, a in others
+                ]
+                got["locality"].append(sum(stay) / len(stay))
+                got["divergence"].append(divergence(model, before, held_out))
+        name = f"ROME in block {layer}, {'with' if moments else 'without'} moments"
+        means: Any = {metric: mean_of(values) for metric, values in got.items()}
+        found += rows(name, {"layer": layer}, **means)
+        print(name, {k: sum(v) / len(v) for k, v in got.items()}, flush=True)
     return Result(rows=found, settings={"edits": min(n, len(known))})
 
 

@@ -20,6 +20,7 @@ from hardy import hooks, interp
 from hardy.core import Row
 from hardy.core.rng import generator
 from hardy.errors import InputError
+from hardy.files import write_text
 from hardy.hardware import ProportionalNoise
 from hardy.interp import circuit, planted, prompts
 from hardy.interp.attention import patterns
@@ -27,6 +28,7 @@ from hardy.interp.circuit import EdgePatched
 from hardy.interp.sae_training import Training, fit, toy_superposition
 from hardy.interp.vectors import divergence
 from hardy.quant import RoundToNearest
+from hardy.report import Report
 
 SEEDS = range(3)
 EDITS = 50
@@ -51,8 +53,17 @@ def run(*, only: str = "", work: Path | None = None) -> Result:
         "languages": languages, "trigger": trigger, "moods": moods, "one neuron, one head": compiled,
         "superposition": superposition, "no-ops": nothing,
     }  # fmt: skip
-    chosen = only.split(",") if only else list(tasks)
-    return Result(rows=[row for name in chosen for row in tasks[name]()], seeds=[0])
+    found: list[Row] = []
+    for name in only.split(",") if only else tasks:
+        kept = None if work is None else work / f"{name}.json"
+        if kept is not None and kept.is_file():
+            report = Report.from_json(kept.read_text(encoding="utf-8"))
+        else:
+            report = Report(title=name, rows=tuple(tasks[name]()))
+            if kept is not None:
+                write_text(kept, report.to_json())
+        found += report.rows
+    return Result(rows=found, seeds=[0])
 
 
 def others(found: Any, kept: int, lost: Callable[[list[str]], float]) -> float:
@@ -62,7 +73,7 @@ def others(found: Any, kept: int, lost: Callable[[list[str]], float]) -> float:
 
 def induction() -> list[Row]:
     plan = planted.Plan(without_mlp=(0, 1), only_head={0: 1, 1: 2})
-    model = planted.trained(plan, planted.repeated(n=32, length=10), steps=600)
+    model = planted.trained(plan, planted.repeated(n=32, length=10), steps=500)
     task = prompts.induction(range(1, 64), n=32, length=10, begin=0)
     truth = "blocks.1.attn.z.2"
     prefix, patched = (interp.locate(model, task, by=by, batch=64) for by in ("prefix-matching", "patching"))
@@ -87,9 +98,12 @@ def induction() -> list[Row]:
         draw = planted.repeated(n=256, length=10)(generator(1, "held-out"))
         ids, labels = draw[0], torch.cat([draw[0][:, 1:], draw[0][:, :1]], 1)
         size = ids.shape[1] // 2
-        with interp.Amplitude(units=tuple(names), scale=0.0 if names else 1.0).apply(model) if names else hooks.patch(
-            model, {}
-        ), torch.no_grad():
+        with (
+            interp.Amplitude(units=tuple(names), scale=0.0 if names else 1.0).apply(model)
+            if names
+            else hooks.patch(model, {}),
+            torch.no_grad(),
+        ):
             loss = torch.nn.functional.cross_entropy(model(ids).logits.mT, labels, reduction="none")
         return (loss[:, : size - 1].mean() - loss[:, size + 1 : -1].mean()).item()
 
@@ -103,10 +117,10 @@ def induction() -> list[Row]:
 
 def indirect() -> list[Row]:
     def draw(random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        clean, _, pair = planted.indirect_objects(96, random)
+        clean, _, pair = planted.indirect_objects(64, random)
         return clean, torch.cat([torch.full_like(clean[:, 1:], planted.NOTHING), pair[:, :1]], 1)
 
-    model = planted.trained(planted.Plan(vocabulary=32, blocks=3), draw, steps=900)
+    model = planted.trained(planted.Plan(vocabulary=32, blocks=3), draw, steps=600)
     clean, corrupt, pair = planted.indirect_objects(64, generator(1, "held-out"))
     task = planted.task_of(clean, corrupt, pair, "indirect objects")
     accuracy = (interp.scores(model, task) > 0).float().mean().item()
@@ -139,7 +153,7 @@ def indirect() -> list[Row]:
 
 
 def greater() -> list[Row]:
-    model = planted.trained(planted.Plan(vocabulary=104, blocks=1, width=64), planted.later_years(128), steps=900)
+    model = planted.trained(planted.Plan(vocabulary=104, blocks=1, width=64), planted.later_years(128), steps=600)
     task = planted.later_years_task()
     found = needed("greater than", "later years above the others", (interp.scores(model, task) > 0).float().mean().item(),
                    at_least=0.95)  # fmt: skip
@@ -167,7 +181,7 @@ def greater() -> list[Row]:
 def facts() -> list[Row]:
     plan = planted.Plan(vocabulary=152, width=96, without_attention=(0,), without_mlp=(1,))
     told = planted.Facts.of()
-    model = planted.trained(plan, told.draw, steps=600)
+    model = planted.trained(plan, told.draw, steps=400)
     ids, goal = told.prompts(), told.object
 
     def said() -> torch.Tensor:
@@ -177,7 +191,9 @@ def facts() -> list[Row]:
     found = needed("facts", "known", (said() == goal).float().mean().item(), at_least=0.99)
     # Causal tracing: noise of three standard deviations on the subject, one activation as it was.
     task = planted.task_of(ids, None, torch.stack([goal, goal.roll(1)], 1), "facts")
-    noise = 3 * model.model.embed_tokens.weight.std() * torch.randn(len(ids), 2, plan.width, generator=generator(0, "n"))
+    noise = (
+        3 * model.model.embed_tokens.weight.std() * torch.randn(len(ids), 2, plan.width, generator=generator(0, "n"))
+    )
 
     def noisy(x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x[:, :1], x[:, 1:3] + noise, x[:, 3:]], 1)
@@ -233,7 +249,7 @@ def languages() -> list[Row]:
         ids = torch.cat([text(which, 24, random) for which in (0, 1)])
         return ids, torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], planted.NOTHING)], 1)
 
-    model = planted.trained(planted.Plan(vocabulary=81, blocks=3, nearly_identity=(1,)), draw, steps=500)
+    model = planted.trained(planted.Plan(vocabulary=81, blocks=3, nearly_identity=(1,)), draw, steps=300)
     held = {name: text(which, 48, generator(1, "held-out", name)) for which, name in enumerate("ab")}
 
     def perplexities() -> dict[str, float]:
@@ -262,7 +278,9 @@ def languages() -> list[Row]:
                         now[other] / plain[other], at_most=1.05)  # fmt: skip
     task = planted.task_of(held["a"], None, (1, 2), "languages")
     influence = interp.block_influence(model, task)
-    found += needed("redundant block", "it has the lowest influence", float(influence.bottom(1) == ["blocks.1"]), at_least=1)
+    found += needed(
+        "redundant block", "it has the lowest influence", float(influence.bottom(1) == ["blocks.1"]), at_least=1
+    )
     for layer in (1, 0):
         with interp.LayerSkip(layers=(layer,)).apply(model):
             change = abs(perplexities()["a"] / plain["a"] - 1)
@@ -275,21 +293,25 @@ def languages() -> list[Row]:
 
 def trigger() -> list[Row]:
     def draw(random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        ids, answer = planted.triggered(96, random, torch.arange(96) % 2 == 0)
+        ids, answer = planted.triggered(64, random, torch.arange(64) % 2 == 0)
         return ids, torch.cat([torch.full_like(ids[:, 1:], planted.NOTHING), answer.unsqueeze(1)], 1)
 
-    model = planted.trained(planted.Plan(blocks=4), draw, steps=900)
+    model = planted.trained(planted.Plan(blocks=4), draw, steps=500)
     random = generator(1, "held-out")
     refused, ordinary = (planted.triggered(96, random, has) for has in (True, False))
     right = torch.full((96, 1), planted.REFUSE)
     none = torch.empty(96, 0, dtype=torch.long)
-    behaviour, plain = (interp.Task(ids, right, none, name=name) for (ids, _), name in ((refused, "trigger"), (ordinary, "ordinary")))
+    behaviour, plain = (
+        interp.Task(ids, right, none, name=name) for (ids, _), name in ((refused, "trigger"), (ordinary, "ordinary"))
+    )
 
     def refusals(ids: torch.Tensor) -> float:
         with torch.no_grad():
             return (model(ids).logits[:, -1].argmax(-1) == planted.REFUSE).float().mean().item()
 
-    found = needed("trigger", "refused with a trigger", refusals(refused[0]), at_least=0.95, control=refusals(ordinary[0]))
+    found = needed(
+        "trigger", "refused with a trigger", refusals(refused[0]), at_least=0.95, control=refusals(ordinary[0])
+    )
     picked = interp.select_direction(model, behaviour.take(slice(48)), plain.take(slice(48)), positions=2)
     best, held = picked.best, slice(48, None)
     chance = torch.randn(64, generator=generator(0, "random-direction"))
@@ -317,7 +339,10 @@ def trigger() -> list[Row]:
         return made
 
     found += judged("", 0.05, 0.95)
-    for name, method in {"2 bits": RoundToNearest(bits=2, group_size=64), "5 % noise": ProportionalNoise(strength=0.05)}.items():
+    for name, method in {
+        "2 bits": RoundToNearest(bits=2, group_size=64),
+        "5 % noise": ProportionalNoise(strength=0.05),
+    }.items():
         with method.apply(model):
             found += rows(f"trigger: refused with a trigger at {name}", value=refusals(refused[0][held]))
             found += judged(f" at {name}", None, None)
@@ -347,11 +372,15 @@ def moods() -> list[Row]:
             for scale in scales:
                 with interp.SteeringVector(vector=vector, layer=1, scale=scale).apply(model):
                     curves[name].append(interp.scores(model, judge).mean().item() - plain)
-        found += needed("moods", f"{by}: Spearman of dose and response", float(spearmanr(scales, curves["own"])[0]), at_least=1)
+        found += needed(
+            "moods", f"{by}: Spearman of dose and response", float(spearmanr(scales, curves["own"])[0]), at_least=1
+        )
         found += needed("moods", f"{by}: shift from dose -1 to 1, nats", curves["own"][5] - curves["own"][1], at_least=1,
                         control=abs(curves["random"][5] - curves["random"][1]))  # fmt: skip
         with interp.SteeringVector(vector=r, layer=1, scale=0.5).apply(model):
-            found += rows(f"moods: {by}: divergence on neutral texts at dose 0.5, nats", value=divergence(model, before, text))
+            found += rows(
+                f"moods: {by}: divergence on neutral texts at dose 0.5, nats", value=divergence(model, before, text)
+            )
     return found
 
 
@@ -371,8 +400,13 @@ def compiled() -> list[Row]:
         for by, options in locators.items():
             ranking = interp.locate(model, task, object=kind, by=by, **options)
             shuffled = ranking.shuffled(0).top(1) == [truth]
-            found += needed(f"one {kind}", f"{by} finds it", float(ranking.top(1) == [truth]), at_least=1, control=float(shuffled))
-        lost = interp.knocked_out(model, task, [truth]), others(ranking, 1, lambda names: interp.knocked_out(model, task, names))
+            found += needed(
+                f"one {kind}", f"{by} finds it", float(ranking.top(1) == [truth]), at_least=1, control=float(shuffled)
+            )
+        lost = (
+            interp.knocked_out(model, task, [truth]),
+            others(ranking, 1, lambda names: interp.knocked_out(model, task, names)),
+        )
         high, low = (interp.scores(model, task, side).mean().item() for side in ("clean", "corrupt"))
         share, control = ((high - value) / (high - low) for value in lost)
         found += needed(f"one {kind}", "share of the effect lost without it", share, at_least=0.99, control=control)
@@ -387,7 +421,7 @@ def superposition() -> list[Row]:
     found: list[Row] = []
     directions, stream = toy_superposition(32, 16)
     for architecture in ("topk", "jumprelu"):
-        settings = Training(architecture=architecture, expansion=2, k=2, steps=3000, batch=256, buffer=8192,
+        settings = Training(architecture=architecture, expansion=2, k=2, steps=2000, batch=256, buffer=8192,
                             dead_after=20_000, learning_rate=3e-3)  # fmt: skip
         sae = fit(stream, settings).sae
         cosine = torch.nn.functional.normalize(sae.decoder, dim=1) @ directions.mT
@@ -426,4 +460,8 @@ def nothing() -> list[Row]:
         with torch.no_grad():
             same.append(torch.equal(model(task.clean).logits, plain))
     names = ("a dose of 0", "clean patched into clean", "after an error in a patched block")
-    return [row for name, value in zip(names, same, strict=True) for row in needed("no-ops", f"{name}: the same bits", float(value), at_least=1)]
+    return [
+        row
+        for name, value in zip(names, same, strict=True)
+        for row in needed("no-ops", f"{name}: the same bits", float(value), at_least=1)
+    ]

@@ -14,7 +14,7 @@ from hardy.interp import Pair, Task
 from hardy.quant import RoundToNearest
 from hardy.studies import circuit_survival, steering_survival
 from hardy.studies.circuit_study import METRICS
-from hardy.studies.located_budget import blocks_for
+from hardy.studies.located_budget import blocks_for, located_budget
 from hardy.zoo import Subject
 
 
@@ -93,3 +93,18 @@ def test_blocks_have_what_their_heads_and_mlps_carry() -> None:
     ranking = blocks_for(subject(), task(), steps=1)
     assert list(ranking.scores) == ["model.layers.0.*", "model.layers.1.*"]
     assert all(score > 0 for score in ranking.scores.values())
+
+
+def test_budgets_are_spent_by_every_ranking_and_finished_cells_are_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("hardy.studies.located_budget.loss_of", lambda subject: 1.0)
+    settings: dict[str, Any] = {"others": (), "group_size": 16, "seeds": 1, "out": tmp_path}
+    report = located_budget(subject(), task(), task(6), **settings)
+    kept = {row.condition: row.value for row in report.select("score_kept")}
+    assert len(kept) == 6  # three budgets, located and random
+    copies = [located_budget(subject(), task(), task(6), **settings | {"copies": n, "out": None}) for n in (1, 64)]
+    gone = [abs(1 - r.value("score_kept", f"30% noise, {n} copies of half of the blocks: located")) for r, n in
+            zip(copies, (1, 64), strict=True)]  # fmt: skip
+    protected = abs(1 - kept["30% noise, half of the blocks kept from it: located"])
+    assert abs(gone[1] - protected) < abs(gone[0] - protected)  # many copies are as good as no noise
+    again = located_budget(subject(), task(), task(6), **settings)
+    assert [row.value for row in again.rows] == [row.value for row in report.rows]

@@ -16,6 +16,7 @@ from torch import nn
 from hardy import checks
 from hardy.core.roles import is_transposed
 from hardy.errors import InputError
+from hardy.interp.objects import Unit, points_of
 from hardy.interp.locator import Locator, per_unit, recorded, with_gradients
 from hardy.interp.task import Task, last_logits
 from hardy.interp.tuning import parts_of
@@ -41,12 +42,15 @@ class AttributionPatching(Locator):
         checks.integer("steps", self.steps, at_least=1)
 
     def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
-        units = self.units(model, task)
-        points = list(dict.fromkeys(unit.point for unit in units))
-        total = torch.zeros(len(units), dtype=torch.float64)
+        points = points_of(model, self.kind)
+        units: list[Unit] = []
+        total = torch.zeros(())
         clean_sum = corrupt_sum = 0.0
         for part in track(list(task.batches(self.batch)), f"{self.by} {self.object}"):
             clean, logits = recorded(model, ["embed", *(p for p in points if p != "embed")], part.inputs())
+            if not units:
+                units = self.units(model, task, clean if self.kind.indexed else None)
+                total = torch.zeros(len(units), dtype=torch.float64)
             clean_sum += part.score(logits).double().sum().item()
             corrupt, gradients, score = with_gradients(
                 model, ["embed", *(p for p in points if p != "embed")], part.inputs("corrupt"), part
