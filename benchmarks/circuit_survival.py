@@ -7,8 +7,9 @@
 Two studies of one model: heads and edges located before and after quantization (2 to 4 bits, 1 to 3 trit-planes) and
 5 % noise, beside random heads and random edges; and blocks ranked by what they carry of the behaviour given more bits,
 kept from noise or given copies, beside other rankings and random ones at the same cost. Whether a vector still steers
-is `steering_survival`. The behaviour of the zoo's model is induction, of a real one indirect objects; on the real one the ranking by what the loss gains without a block
-is left out, which takes a run of the model for each. Other examples judge the budgets than were located on.
+is `steering_survival`. The behaviour of the zoo's model is induction, of a real one indirect objects; on the real one
+the ranking by what the loss gains without a block is left out, which takes a run of the model for each. Other examples
+judge the budgets than were located on.
 """
 
 from pathlib import Path
@@ -23,7 +24,14 @@ from hardy.studies.located_budget import located_budget
 PARTS = ("circuit", "budget")
 
 
-def run(*, model: str = "tiny-llama", examples: int = 8, seeds: int = 3, only: str = ",".join(PARTS), work: Path | None = None) -> Result:
+def run(
+    *,
+    model: str = "tiny-llama",
+    examples: int = 8,
+    seeds: int = 3,
+    only: str = ",".join(PARTS),
+    work: Path | None = None,
+) -> Result:
     real = model not in zoo.names()
     place = str(real_models()[model]) if real else model
     subject = zoo.Subject.of(place, tokens=1024, window=256)

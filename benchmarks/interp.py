@@ -159,8 +159,10 @@ def steered(model: Any, tokenizer: Any, n: int) -> Result:
                     )  # fmt: skip
                     print(condition, scale, round(moved, 3), spilled, flush=True)
                 found += rows(f"sentiment, {condition}", {"layer": layer}, dose_response=monotone(shifts))
-    notes.append("the shift is of the log-odds of good against bad words, none of them in the pairs, after neutral "
-                 "openings; the layer is the one with the largest shift from scale -0.5 to 0.5 after other openings")
+    notes.append(
+        "the shift is of the log-odds of good against bad words, none of them in the pairs, after neutral "
+        "openings; the layer is the one with the largest shift from scale -0.5 to 0.5 after other openings"
+    )
     notes.append("dose_response is Spearman's correlation of scale and shift, from -1 to 1")
     notes.append("the held-out pairs are other sentences of the same words and countries: an easy test of a direction")
     return Result(rows=found, settings={"pairs": 40, "held out": 20, "score before": plain}, notes=notes)

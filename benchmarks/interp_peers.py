@@ -1,4 +1,4 @@
-"""The same activations, attributions and patches by hardy, TransformerLens and nnsight, on one real model and its prompts.
+"""The same activations, attributions and patches by hardy, TransformerLens and nnsight, on one real model.
 
     python -m benchmarks run interp_peers
 
@@ -14,8 +14,18 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import NotMeasuredError, Result, Value, in_own_process, in_turns, mean_of, peak_memory
-from benchmarks.harness import real_models, rows, timed
+from benchmarks.harness import (
+    NotMeasuredError,
+    Result,
+    Value,
+    in_own_process,
+    in_turns,
+    mean_of,
+    peak_memory,
+    real_models,
+    rows,
+    timed,
+)
 from hardy import interp, zoo
 from hardy.interp import prompts
 from hardy.interp.locator import recorded

@@ -1,4 +1,4 @@
-"""Does a steering vector still steer a model on few bits and under noise? Doses, side effects and random vectors beside.
+"""Does a steering vector still steer a model on few bits and under noise? Doses, side effects, random vectors.
 
     python -m benchmarks run steering_survival
     python -m benchmarks run steering_survival-smollm2

@@ -72,7 +72,9 @@ def test_a_vector_is_added_to_the_changed_model_beside_its_own_and_random_ones(t
     methods: dict[str, Method] = {
         "no noise": ProportionalNoise(strength=0.0), "much noise": ProportionalNoise(strength=0.5)
     }  # fmt: skip
-    settings: dict[str, Any] = {"layer": 0, "methods": methods, "seeds": 1, "chances": 1, "scales": (-1, 0, 1), "out": tmp_path}
+    settings: dict[str, Any] = {
+        "layer": 0, "methods": methods, "seeds": 1, "chances": 1, "scales": (-1, 0, 1), "out": tmp_path
+    }  # fmt: skip
     given = pairs, task(), torch.arange(3, 11)[None]
     report = steering_survival(subject(), *given, **settings)
     for metric in ("old vector: effect", "own vector: shift at 1", "random vectors: divergence"):

@@ -7,7 +7,7 @@ import typer
 from hardy.cli.options import Device, Dtype, Kept, Model, interruptible, numbers, shown
 
 app = typer.Typer(
-    help="Whether what carries a behaviour, or steers it, is still there at 2 to 4 bits, 1 to 3 trit-planes, and noise.",
+    help="Whether what carries or steers a behaviour is still there on 2 to 4 bits, 1 to 3 trit-planes, in noise.",
     no_args_is_help=True,
 )
 Noise = Annotated[float, typer.Option(help="Standard deviation of the noise, as a share of each weight.")]
@@ -59,14 +59,15 @@ def survive_vector(
     dtype: Dtype = None,
 ) -> None:
     """Add a vector made on the model as it is to the model on few bits: its effect, side effect, and random vectors."""
+    from hardy.evaluate import encode
     from hardy.interp.steering_pages import judge_of, pairs_of
     from hardy.studies import steering_survival
     from hardy.studies.circuit_study import usual_conditions
-    from hardy.zoo import Subject
+    from hardy.zoo import Subject, held_out_text
 
     subject = Subject.of(model, device=device, dtype=dtype)
     made, judge = pairs_of(pairs, subject), judge_of(task, pairs, subject)
-    ids = next(iter(subject.batches("evaluation")))[:, :128]
+    ids = encode(subject.tokenizer, held_out_text()[:3000])[:128][None].to(subject.device)
     with interruptible(out):
         report = steering_survival(
             subject, made, judge, ids, layer=layer, scales=numbers(scales, float, "scales"),

@@ -6,8 +6,8 @@ from hardy.interp.amplitude import Amplitude, LayerSkip, without_tokens
 from hardy.interp.attention import PrefixMatching, Sink
 from hardy.interp.baking import AblatedWeights, BakedVector, bake
 from hardy.interp.causal import Patching, knocked_out, patch, record
-from hardy.interp.dola import DoLa
 from hardy.interp.corrections import GradDrop, QKFix
+from hardy.interp.dola import DoLa
 from hardy.interp.edge_search import PathPatching, acdc, learned_masks
 from hardy.interp.gradient import AttributionPatching, Fisher, Gradient
 from hardy.interp.head_vectors import HeadVectors

@@ -53,7 +53,9 @@ def write_adapter(base: nn.Module, tuned: nn.Module, folder: str | Path, *, name
         module, _, attribute = parameter.rpartition(".")
         layer = base.get_submodule(module)
         if attribute != "weight" or not is_linear(layer):
-            raise InputError(f"{parameter} was changed, and LoRA holds matrices of linear layers: use write_task_vector")
+            raise InputError(
+                f"{parameter} was changed, and LoRA holds matrices of linear layers: use write_task_vector"
+            )
         kinds.add(is_transposed(layer))
         matrix = checks.finite(parameter, change.mT if is_transposed(layer) else change)
         inner, outer = factors(matrix)

@@ -16,8 +16,8 @@ from torch import nn
 from hardy import checks
 from hardy.core.roles import is_transposed
 from hardy.errors import InputError
-from hardy.interp.objects import Unit, points_of
 from hardy.interp.locator import Locator, per_unit, recorded, with_gradients
+from hardy.interp.objects import Unit, points_of
 from hardy.interp.task import Task, last_logits
 from hardy.interp.tuning import parts_of
 from hardy.runs.progress import track

@@ -27,8 +27,8 @@ from hardy.interp.vocabulary import DirectLogitAttribution, LogitLens
 __all__ = ["locate", "locator_of"]
 
 _ALL = (
-    Patching, AttributionPatching, QKFix, GradDrop, Gradient, Fisher, Magnitude, Massive, BlockInfluence, PrefixMatching,
-    Sink, Probing, LogitLens, Patchscope, DirectLogitAttribution, PathPatching,
+    Patching, AttributionPatching, QKFix, GradDrop, Gradient, Fisher, Magnitude, Massive, BlockInfluence,
+    PrefixMatching, Sink, Probing, LogitLens, Patchscope, DirectLogitAttribution, PathPatching,
 )  # fmt: skip
 
 
@@ -56,8 +56,8 @@ def locate(model: nn.Module, task: Task, *, object: str | None = None, by: str =
         task: in the tokens of the model.
         object: "head" (the default of most), "embedding", "residual", "attention", "query", "key", "value", "ffn",
             "neuron", or "feature" of a sparse autoencoder that is attached.
-        by: a name in `LOCATORS`: "patching", "attribution-patching", "qk-fix", "grad-drop", "gradient", "fisher", "magnitude",
-            "massive", "block-influence", "prefix-matching", "sink", "probing", "logit-lens", "patchscope",
+        by: a name in `LOCATORS`: "patching", "attribution-patching", "qk-fix", "grad-drop", "gradient", "fisher",
+            "magnitude", "massive", "block-influence", "prefix-matching", "sink", "probing", "logit-lens", "patchscope",
             "direct-logit-attribution", "path-patching".
         options: fields of the locator.
 

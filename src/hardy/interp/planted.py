@@ -201,9 +201,7 @@ def later_years(n: int = 256) -> Draw:
 
 def _years(start: torch.Tensor) -> torch.Tensor:
     n = len(start)
-    return torch.stack(
-        [torch.zeros(n).long(), torch.full((n,), FROM), start + YEARS[0], torch.full((n,), UNTIL)], 1
-    )
+    return torch.stack([torch.zeros(n).long(), torch.full((n,), FROM), start + YEARS[0], torch.full((n,), UNTIL)], 1)
 
 
 def later_years_task(n: int = 24, seed: int = 0) -> Task:
@@ -252,7 +250,9 @@ class Facts:
         return ids, _last(ids, self.object)
 
 
-def languages(size: int = 40, successors: int = 3, seed: int = 0) -> Callable[[int, int, torch.Generator], torch.Tensor]:
+def languages(
+    size: int = 40, successors: int = 3, seed: int = 0
+) -> Callable[[int, int, torch.Generator], torch.Tensor]:
     """Two languages of words of their own, each of which a few words can follow: (which, n, generator) -> ids (n, 24).
 
     Truth: what knows the one language is no use for the other.

@@ -148,7 +148,9 @@ class ROME(Method):
         goals = whole[0, len(self.prompt) :]
         essence = torch.tensor([self.essence], device=model.device) if self.essence else None
         with torch.no_grad():
-            held = None if essence is None else last_logits(model, {"input_ids": essence, "use_cache": False})[0].float()
+            held = (
+                None if essence is None else last_logits(model, {"input_ids": essence, "use_cache": False})[0].float()
+            )
         shift = torch.zeros_like(old, requires_grad=True)
         optimizer = torch.optim.Adam([shift], lr=self.learning_rate)
 
@@ -161,7 +163,9 @@ class ROME(Method):
 
         def target_log_probability() -> torch.Tensor:
             with hooks.patch(model, {(projection, "output"): shifted(self.subject)}):
-                logits = last_logits(model, {"input_ids": whole, "use_cache": False}, len(self.target) + 1)[0, :-1].float()
+                logits = last_logits(model, {"input_ids": whole, "use_cache": False}, len(self.target) + 1)[
+                    0, :-1
+                ].float()
             return logits.log_softmax(-1).gather(1, goals.unsqueeze(1)).mean()
 
         with torch.no_grad():

@@ -95,7 +95,7 @@ def _inside(model: nn.Module, block: Block, unit: Unit, kind: str) -> list[tuple
             raise InputError(f"{unit} is not there: {unit.point} has {size} neurons")
         found = [(block.mlp["down"], 1, chosen)]
         return found + [(block.mlp[part], 0, chosen) for part in ("gate", "up") if part in block.mlp]
-    raise InputError(f"{unit} has no weights of its own: train heads, their queries, keys or values, neurons, attention or ffn")
+    raise InputError(f"{unit} has no weights of its own: train heads, q, k, v, neurons, attention or ffn")
 
 
 def _size(model: nn.Module, block: Block, inside: str, axis: int) -> int:

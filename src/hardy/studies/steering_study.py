@@ -23,7 +23,7 @@ from hardy.interp.vectors import divergence
 from hardy.report import Report, Row
 from hardy.report.figures import Lines, Series
 from hardy.runs.checkpoint import digest
-from hardy.runs.conditions import Condition, Results
+from hardy.runs.conditions import Condition
 from hardy.runs.progress import silenced
 from hardy.runs.study import Study
 from hardy.studies.circuit_study import WHOLE, draws, usual_conditions, with_seed
