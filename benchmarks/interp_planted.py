@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr
 
 from benchmarks.harness import Result, Value, rows
 from hardy import hooks, interp
 from hardy.core import Ranking, Row
+from hardy.core.ranking import rank_correlation
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.files import write_text
@@ -168,9 +168,9 @@ def greater() -> list[Row]:
             exact.append(((patched.clean_score - patched.scores(mask)).mean() / whole).item())
     for steps, limit in ((1, None), (20, 0.9)):
         scores = circuit.find(model, task, steps=steps, batch=24).scores[graph.possible]
-        agreement = float(spearmanr(scores.abs(), torch.tensor(exact).abs())[0])
+        agreement = rank_correlation(scores.abs(), torch.tensor(exact).abs())
         shuffled = [
-            float(spearmanr(scores.abs()[torch.randperm(len(exact), generator=generator(s, "edges"))], exact)[0])
+            rank_correlation(scores.abs()[torch.randperm(len(exact), generator=generator(s, "edges"))], exact)
             for s in SEEDS
         ]
         name = f"edges by attribution, {steps} step{'s' * (steps > 1)}, against exact patching, Spearman"
@@ -282,6 +282,7 @@ def languages() -> list[Row]:
     found += needed(
         "redundant block", "it has the lowest influence", float(influence.bottom(1) == ["blocks.1"]), at_least=1
     )
+    without = 0.0
     for layer in (1, 0):
         with interp.LayerSkip(layers=(layer,)).apply(model):
             change = abs(perplexities()["a"] / plain["a"] - 1)
@@ -374,7 +375,7 @@ def moods() -> list[Row]:
                 with interp.SteeringVector(vector=vector, layer=1, scale=scale).apply(model):
                     curves[name].append(interp.scores(model, judge).mean().item() - plain)
         found += needed(
-            "moods", f"{by}: Spearman of dose and response", float(spearmanr(scales, curves["own"])[0]), at_least=1
+            "moods", f"{by}: Spearman of dose and response", rank_correlation(scales, curves["own"]), at_least=1
         )
         shift, chance_shift = (curves[name][5] - curves[name][1] for name in ("own", "random"))
         found += needed("moods", f"{by}: shift from dose -1 to 1, nats", shift, at_least=1, control=abs(chance_shift))
@@ -398,6 +399,7 @@ def compiled() -> list[Row]:
         },
     }.items():  # fmt: skip
         model, task, truth = planted.compiled(kind)
+        ranking = interp.locate(model, task, object=kind, by="patching")
         for by, options in locators.items():
             ranking = interp.locate(model, task, object=kind, by=by, **options)
             shuffled = ranking.shuffled(0).top(1) == [truth]

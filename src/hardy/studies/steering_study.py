@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr
 
 from hardy import checks
 from hardy.core.method import Method, from_dict
+from hardy.core.ranking import rank_correlation
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.interp import Directions, Pair, SteeringVector, Task, scores
@@ -95,7 +95,7 @@ def _steered(known: _Known) -> dict[str, float]:
         values[f"{kind}: effect"] = _mean([abs(e) for e in effects] if len(effects) > 1 else effects)
         values[f"{kind}: divergence"] = _mean([*spilled[low], *spilled[high]])
         curves = zip(*shifts.values(), strict=True)
-        values[f"{kind}: dose response"] = _mean([_monotone(known.scales, curve) for curve in curves])
+        values[f"{kind}: dose response"] = _mean([rank_correlation(known.scales, curve) for curve in curves])
         for scale in known.scales:
             values[f"{kind}: shift at {scale:g}"] = _mean(shifts[scale])
             values[f"{kind}: divergence at {scale:g}"] = _mean(spilled[scale])
@@ -104,11 +104,6 @@ def _steered(known: _Known) -> dict[str, float]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _monotone(scales: Sequence[float], shifts: Sequence[float]) -> float:
-    """Spearman's correlation of dose and shift; 0 where nothing shifts."""
-    return float(spearmanr(scales, shifts)[0]) if len(set(shifts)) > 1 else 0.0
 
 
 def steering_survival(
