@@ -198,7 +198,8 @@ def run(*, model: str = "", examples: int = 4, rounds: int = 3) -> Result:
         if name != "hardy":
             for what, value, act in zip(("attribution of heads", "patching of six heads"), mine, peer, strict=True):
                 difference = (value - act()).abs().max().item()
-                result += rows(f"{what}, {name}", largest_difference=difference, largest=value.abs().max().item())
+                said = what if name == "TransformerLens" else f"{what}, {name}"
+                result += rows(said, largest_difference=difference, largest=value.abs().max().item())
                 print(what, name, difference, flush=True)
     seconds = in_turns(
         {

@@ -4,6 +4,7 @@ python -m benchmarks tables
 """
 
 import ast
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -478,15 +479,16 @@ CIRCUIT_METRICS = (
 def steering(name: str) -> str:
     columns: dict[str, Cell] = {
         "condition": "{condition}",
-        "old vector, nats": "{old vector: effect:.2f}",
-        "own vector": "{own vector: effect:.2f}",
-        "random vectors, size": "{random vectors: effect:.2f}",
-        "dose and response, Spearman": "{old vector: dose response:.2f}",
-        "side effect of the old vector, nats/token": "{old vector: divergence:.2f}",
-        "of random ones": "{random vectors: divergence:.2f}",
+        "old vector, nats": "{old vector effect:.2f}",
+        "own vector": "{own vector effect:.2f}",
+        "random vectors, size": "{random vectors effect:.2f}",
+        "dose and response, Spearman": "{old vector dose response.value:.2f}",
+        "side effect of the old vector, nats/token": "{old vector divergence:.2f}",
+        "of random ones": "{random vectors divergence:.2f}",
         "cosine of old and own": "{cosine of old and own vector:.2f}",
     }
-    return of_columns(columns, [row for row in rows(name) if " at " not in row.metric])
+    found = [dataclasses.replace(row, metric=row.metric.replace(":", "")) for row in rows(name)]
+    return of_columns(columns, found)
 
 
 def located_heads() -> str:
