@@ -250,21 +250,21 @@ def languages() -> list[Row]:
         ids = torch.cat([text(which, 24, random) for which in (0, 1)])
         return ids, torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], planted.NOTHING)], 1)
 
-    model = planted.trained(planted.Plan(vocabulary=81, blocks=3, nearly_identity=(1,)), draw, steps=300)
+    model = planted.trained(planted.Plan(vocabulary=81, blocks=3, parallel=2, nearly_identity=(1,)), draw, steps=400)
     held = {name: text(which, 48, generator(1, "held-out", name)) for which, name in enumerate("ab")}
 
     def perplexities() -> dict[str, float]:
         found = {}
         for name, ids in held.items():
             with torch.no_grad():
-                logits = model(ids).logits[:, 1:-1]
-            found[name] = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 2:].flatten()).exp().item()
+                logits = model(ids).logits[:, 2:-1]
+            found[name] = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 3:].flatten()).exp().item()
         return found
 
     plain = perplexities()
     found = rows("languages: unmodified", perplexity_a=plain["a"], perplexity_b=plain["b"])
     read = {name: text(which, 48, generator(2, "read", name)) for which, name in enumerate("ab")}
-    ranking, taken = interp.language_neurons(model, read, share=0.05)
+    ranking, taken = interp.language_neurons(model, read, share=0.3, least=0.3)
     for name, other in (("a", "b"), ("b", "a")):
         own = tuple(unit for unit, language in taken.items() if language == name)
         with interp.Amplitude(units=own).apply(model):
@@ -283,7 +283,7 @@ def languages() -> list[Row]:
         "redundant block", "it has the lowest influence", float(influence.bottom(1) == ["blocks.1"]), at_least=1
     )
     without = 0.0
-    for layer in (1, 0):
+    for layer in (1, 2):
         with interp.LayerSkip(layers=(layer,)).apply(model):
             change = abs(perplexities()["a"] / plain["a"] - 1)
         if layer == 1:

@@ -36,6 +36,8 @@ class Plan:
         vocabulary, width, blocks, heads: sizes; the MLP is four times as wide.
         without_attention, without_mlp: blocks whose part writes nothing.
         only_head: block -> the one head of it that writes anything.
+        parallel: models that lie side by side in it and never read each other: each has its share of the coordinates,
+            heads and neurons, and of the tokens; token 0 belongs to none.
         nearly_identity: blocks whose parts write a hundredth of what they would at random, and do not learn.
     """
 
@@ -46,6 +48,7 @@ class Plan:
     without_attention: tuple[int, ...] = ()
     without_mlp: tuple[int, ...] = ()
     only_head: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    parallel: int = 1
     nearly_identity: tuple[int, ...] = ()
 
     def build(self, seed: int = 0) -> Any:
@@ -66,7 +69,7 @@ class Plan:
 
     def _held(self, model: Any) -> list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]]:
         """Weights that are held, what their first values are multiplied by, and 1 where they learn, 0 where not."""
-        found = []
+        found = self._apart(model) if self.parallel > 1 else []
         for place, layer in enumerate(model.model.layers):
             attention, mlp = layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight
             for weight, silent in ((attention, self.without_attention), (mlp, self.without_mlp)):
@@ -80,6 +83,19 @@ class Plan:
                 own[:, self.only_head[place] * size : (self.only_head[place] + 1) * size] = 1
                 found.append((attention, own, own))
         return found
+
+    def _apart(self, model: Any) -> list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]]:
+        """The same for models side by side: only what has both ends in one of them is other than 0."""
+        width, neuron = (torch.arange(n) * self.parallel // n for n in (self.width, 4 * self.width))
+        token = torch.arange(self.vocabulary - 1) * self.parallel // (self.vocabulary - 1)
+        token = torch.cat([torch.tensor([-1]), token])
+        ends = [(model.model.embed_tokens, token, width), (model.lm_head, token, width)]
+        for layer in model.model.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            ends += [(getattr(attention, f"{name}_proj"), width, width) for name in "qkvo"]
+            ends += [(mlp.gate_proj, neuron, width), (mlp.up_proj, neuron, width), (mlp.down_proj, width, neuron)]
+        masks = [(module.weight, (out.unsqueeze(1) == into).float()) for module, out, into in ends]
+        return [(weight, mask, mask) for weight, mask in masks]
 
 
 def trained(plan: Plan, draw: Draw, *, steps: int = 500, learning_rate: float = 3e-3, seed: int = 0) -> Any:
@@ -251,20 +267,23 @@ class Facts:
 
 
 def languages(
-    size: int = 40, successors: int = 3, seed: int = 0
+    size: int = 40, successors: int = 2, seed: int = 0
 ) -> Callable[[int, int, torch.Generator], torch.Tensor]:
-    """Two languages of words of their own, each of which a few words can follow: (which, n, generator) -> ids (n, 24).
+    """Two languages of words of their own: (which, n, generator) -> ids (n, 24).
+
+    A few words can follow a word, others after a word of the first half of the vocabulary than after one of the second:
+    which ones is no sum of what the two words say, so that it takes an MLP.
 
     Truth: what knows the one language is no use for the other.
     """
     random = generator(seed, "languages")
-    follow = torch.stack([_distinct(random, size, size, successors) for _ in range(2)])
+    follow = torch.stack([torch.stack([_distinct(random, size, size, successors) for _ in range(2)]) for _ in range(2)])
 
     def text(which: int, n: int, draw: torch.Generator) -> torch.Tensor:
-        words = [torch.randint(0, size, (n,), generator=draw)]
-        for _ in range(22):
+        words = [torch.randint(0, size, (n,), generator=draw) for _ in range(2)]
+        for _ in range(21):
             picked = torch.randint(0, successors, (n,), generator=draw)
-            words.append(follow[which][words[-1], picked])
+            words.append(follow[which][(words[-2] >= size // 2).long(), words[-1], picked])
         ids = torch.stack(words, 1) + 1 + which * size
         return torch.cat([torch.zeros_like(ids[:, :1]), ids], 1)
 

@@ -169,7 +169,9 @@ class Directions:
             )
         block_name(model, max(self.values))  # a deeper model's are refused
         # llama.cpp has shorter names: gptneox for gpt_neox, gemma3 for gemma3_text, and llama for mistral.
-        own, theirs = (name.replace("_", "").replace("mistral", "llama") for name in (_type_of(model), self.architecture))
+        own, theirs = (
+            name.replace("_", "").replace("mistral", "llama") for name in (_type_of(model), self.architecture)
+        )
         if own and theirs and not (own.startswith(theirs) or theirs.startswith(own)):
             raise InputError(
                 f"the directions were made from a model of type {self.architecture}, {type(model).__name__} is of type "
