@@ -7,6 +7,7 @@
   turns, up to 512 MB of them, as the layers of a model do.
 - decode: milliseconds per token of Llamas with random weights, static cache, batch of one,
   `torch.compile(mode="reduce-overhead", fullgraph=True)`: bfloat16 and packed under the same settings.
+- attention: one query per head to a packed cache, against the same numbers in bfloat16 and torch's own attention.
 - solver: seconds per million weights for `TritPlanes`, `GPTQ` and `CalibratedTritPlanes`.
 
     python -m benchmarks run gpu [--parts product,decode --out FOLDER]
@@ -23,6 +24,7 @@ import torch
 import transformers
 
 from benchmarks.harness import NotMeasuredError, Result, Value, rows
+from hardy.ops.packed_attention import Segment, packed_attention
 from hardy.ops.trit_matrix import TritMatrix, unpack
 from hardy.ops.trit_product import trit_product, trit_product_reference
 from hardy.quant import TritLinear, calibrated_trit_planes, gptq, trit_planes
@@ -185,6 +187,36 @@ def decode(planes: Iterable[int] = (0, 1, 2), tokens: int = 100) -> list[Row]:
     return found
 
 
+def attention() -> list[Row]:
+    """Microseconds of one layer's attention: 8 heads of keys and values, 32 of queries, 128 wide, batch of one."""
+    heads, group, dim, found = 8, 4, 128, []
+    for tokens in (4096, 32768):
+        random = torch.Generator("cuda").manual_seed(0)
+        dense = torch.randn(2, 1, heads, tokens, dim, generator=random, device="cuda", dtype=torch.bfloat16)
+        query = torch.randn(1, heads * group, dim, generator=random, device="cuda", dtype=torch.bfloat16)
+        values = {"bfloat16": Value(graphed([lambda d=dense, q=query: torch_attention(q, d)] * 4), "us")}
+        for bits in (8, 4, 2):
+            size = dim * bits // 8
+            codes = torch.randint(
+                0, 256, (2, 1, heads, tokens, size), generator=random, device="cuda", dtype=torch.uint8
+            )
+            pages = (torch.arange(tokens, device="cuda") // 64).to(torch.int16).view(1, 1, -1)
+            segment = Segment(
+                keys=codes[0], values=codes[1], tokens=tokens, pages=pages,
+                key_scales=torch.rand(1, heads, tokens // 64, 2, dim, device="cuda").half(),
+                value_scales=torch.rand(1, heads, tokens, 2, device="cuda").half(),
+            )  # fmt: skip
+            call = functools.partial(packed_attention, query, [segment], dim**-0.5)
+            values[f"packed_{bits}_bits"] = Value(graphed([call] * 4), "us")
+        found += rows(f"attention to {tokens} tokens", {"tokens": tokens}, **values)
+    return found
+
+
+def torch_attention(query: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+    keys, values = cache
+    return torch.nn.functional.scaled_dot_product_attention(query[:, :, None], keys, values, enable_gqa=True)
+
+
 def pack_layers(model: torch.nn.Module, planes: int) -> None:
     for seed, (name, linear) in enumerate(list(model.named_modules())):
         if isinstance(linear, torch.nn.Linear) and name != "lm_head":
@@ -257,6 +289,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "bits": same_bits,
     "product": product,
     "decode": decode,
+    "attention": attention,
     "solver": solver,
 }
 

@@ -5,8 +5,8 @@ that holds times or durations must be the same without them. Then the command is
 (in turn, SIGINT to the whole group, as Ctrl-C), half the times at a random moment of its processor time, half the times
 right before a random one of its steps on files (one is opened for writing, renamed, removed; a folder is made), and the
 same command runs again to its end. Faults are reruns that fail, files that differ, files that the undisturbed command
-has not, in its target, beside it or among temporary files, and a Ctrl-C that does not end in status 130 without a
-traceback.
+has not, in its target, beside it or among temporary files, and a Ctrl-C that does not end in status 130, with a word
+and without a traceback.
 
 The processes are forked from one that has imported everything: not the start of Python is attacked. Models, pictures
 and steps are as small as they can be.
@@ -16,6 +16,7 @@ and steps are as small as they can be.
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -51,6 +52,11 @@ KILLS, AT_ONCE = 200, 20
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 FAULTS = ("failed", "differs", "left over", "rude")
 LIMIT = 300.0  # seconds that a rerun may take before it counts as failed
+_IMPORTED = (
+    "hardy.fields.media", "hardy.quant.block_by_block", "hardy.report.rendering", "hardy.splat", "hardy.studies",
+    "matplotlib.backends.backend_svg", "scipy.stats", "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama",
+)  # fmt: skip
 _STEPS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree", "shutil.copytree"}
 _TIMES = {"seconds", "hours", "date", "created", "time"}
 _TIME = re.compile(r"\b\d+(\.\d+)? ?(s|min|h)\b|\b\d{4}-\d\d-\d\d[T ]?[\d:.+]*")
@@ -60,8 +66,9 @@ def commands(place: Path) -> dict[str, list[str]]:
     """Each command's words; OUT stands for the folder of its target."""
     Image.fromarray(np.arange(20 * 24 * 3, dtype=np.uint8).reshape(20, 24, 3)).save(place / "photo.png")
     scene, start = write_room(place / "scene")
-    model = str(_model(place / "model"))
-    small = ["--tokens", "64", "--window", "32", "--group-size", "16"]
+    model, text = str(_model(place / "model")), place / "text.txt"
+    text.write_text("def main(argv):\n    return len(argv)\n" * 16)
+    small = ["--text", str(text), "--tokens", "64", "--window", "32", "--group-size", "16"]
     grid = ["--bits", "4", "--additive", "0.05", "--proportional", "0.1", "--keep", "0.25", "--seeds", "1"]
     return {
         "study": ["study", "--model", model, "--out", "OUT/study", *small, *grid, "--workers", "1"],
@@ -284,7 +291,8 @@ def attacked(words: list[str], kills: int, whole: dict[str, Any], place: Path, c
             counts[kind.name] += 1
             counts["on files"] += on_files
             found = []
-            if kind is signal.SIGINT and (status not in (0, 130) or "Traceback" in said):
+            silent = status == 130 and "Interrupted." not in said
+            if kind is signal.SIGINT and (status not in (0, 130) or "Traceback" in said or silent):
                 found.append(("rude", f"status {status}: {said[max(0, said.find('Traceback') - 200) :][:600]}"))
             again = _Run(words, place)
             status = again.ended()
@@ -309,6 +317,8 @@ def _same(name: str, left: dict[str, tuple[str, str]], whole: dict[str, Any]) ->
 def run(*, kills: int = KILLS, only: str = "", seed: int = 0, work: Path) -> Result:
     """Runs that were themselves stopped go on with the kills that are not in `work` yet."""
     _little_recipe()
+    for name in _IMPORTED:
+        importlib.import_module(name)
     lines, raw = [], {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()

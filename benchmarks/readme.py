@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import panels, rtl_tables, systems
+from benchmarks import panels, rooms, rtl_tables, systems, trust_tables
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.result import Value, mean_of
@@ -702,6 +702,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rasterizer": rasterizer,
     "gpu": gpu,
     "cores": cores,
+    "rooms": rooms.overview,
     "systems-of-readme": lambda: systems.overview("docs/systems/"),
     "extras": extras,
     "gallery": gallery,
@@ -712,6 +713,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "stream-vision-speed": stream_vision_speed,
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     **{name: functools.partial(where_measured, needed, block) for name, (needed, block) in rtl_tables.BLOCKS.items()},
+    **{name: functools.partial(where_measured, *block) for name, block in trust_tables.BLOCKS.items()},
+    "trust-versions": trust_tables.versions,
     "teach-random": functools.partial(where_measured, "teach_table", teach_random),
     "teach-sets": functools.partial(where_measured, "teach_table", teach_sets),
     "teach-equal": functools.partial(where_measured, "teach_table", teach_equal),

@@ -78,7 +78,10 @@ def build(
         config.tie_word_embeddings = tied
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = hf.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = hf.AutoModelForCausalLM.from_config(config)
+        if dtype != torch.float32:  # which older torch draws otherwise
+            drawn, model = model, hf.AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model.load_state_dict(drawn.state_dict())
     return model.eval()
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from hardy.core import select
 from hardy.core.surgery import Edits, weight_of
-from hardy.mapping import is_in_file, release, return_freed_memory, to_file
+from hardy.mapping import is_in_file, release, to_file, trim
 from hardy.quant import RoundToNearest
 
 
@@ -80,11 +80,11 @@ def test_a_quantized_model_whose_bits_nobody_wants_is_in_memory_once() -> None:
     to_file(model)
     for parameter in model.parameters():
         release(parameter)
-    return_freed_memory()
+    trim()
     before = resident("VmRSS")
     with RoundToNearest(bits=4).apply(model, stored=False) as change:
         assert not change.stored
-        return_freed_memory()
+        trim()
         assert resident("VmRSS") - before < 1.3 * weights
         with torch.no_grad():
             model(x)
@@ -98,7 +98,7 @@ def test_what_was_freed_in_pieces_goes_back_to_the_system() -> None:
     before = resident("RssAnon")
     size = sum(piece.nbytes for piece in pieces)
     del pieces
-    return_freed_memory()
+    trim()
     assert before - resident("RssAnon") > 0.9 * size
     assert last.sum() == 16000
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 import hardy
-from benchmarks.fuzz import FORMATS, OF_MODELS, attack
+from benchmarks.fuzz import attack
+from benchmarks.fuzz_formats import FORMATS, OF_MODELS, OF_SLOW, Format
 from hardy.artefacts import artefact
 from hardy.cli.main import app
 from hardy.errors import InputError, shortened
@@ -30,15 +32,24 @@ CASES = 200
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_mutated_files_are_read_or_refused_in_a_line_that_names_them(name: str, tmp_path: Path) -> None:
-    found = attack(name, CASES // 10 if FORMATS[name].cases == OF_MODELS else CASES, 1, tmp_path / "files", seconds=20)
+    cases = {OF_MODELS: CASES // 10, OF_SLOW: CASES // 2}.get(FORMATS[name].cases, CASES)
+    found = attack(name, cases, 1, tmp_path / "files", seconds=20)
     assert found["faults"] == []
     assert found["refused"] > 0, "a harness whose every file is read attacks nothing"
 
 
-def test_the_harness_sees_a_reader_without_a_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import fuzz
+def test_a_reader_that_ends_the_process_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.fuzz import apart
 
-    bare = fuzz.Format(FORMATS["chip.json"].make, lambda f: json.loads((f / "chip.json").read_text()), ("chip.json",))
+    monkeypatch.setitem(FORMATS, "end", Format(FORMATS["text"].make, lambda f: os._exit(11), ("a.txt",)))
+    apart(tmp_path / "found.json", "end", 5, "0", tmp_path / "files")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["crash"] == 1
+    assert "ended with 11" in found["faults"][0]["told"]
+
+
+def test_the_harness_sees_a_reader_without_a_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Format(FORMATS["chip.json"].make, lambda f: json.loads((f / "chip.json").read_text()), ("chip.json",))
     monkeypatch.setitem(FORMATS, "bare", bare)
     assert attack("bare", 30, 0, tmp_path / "files")["traceback"] > 0
 
@@ -154,9 +165,13 @@ def test_a_full_disk_is_called_a_full_disk(tmp_path: Path) -> None:
     def full(path: Path) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    with pytest.raises(OSError, match="No space left") as raised:
-        write_atomic(tmp_path / "w.safetensors", full)
-    assert raised.value.errno == errno.ENOSPC
+    def full_for_tokenizers(path: Path) -> None:
+        raise Exception("No space left on device (os error 28)")  # of their Rust, and no OSError
+
+    for write in (full, full_for_tokenizers):
+        with pytest.raises(OSError, match="No space left") as raised:
+            write_atomic(tmp_path / "w.safetensors", write)
+        assert raised.value.errno == errno.ENOSPC
     assert raised.value.filename == str(tmp_path / "w.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image.Image, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
@@ -196,14 +211,16 @@ def test_a_configuration_that_declares_more_than_is_stored_is_refused(micro_llam
     import shutil
 
     from hardy.zoo import load
+    from hardy.zoo.loading import outline
 
     for key, value in (("num_hidden_layers", 10**9), ("vocab_size", 10**9), ("intermediate_size", 10**9)):
         folder = tmp_path / key
         shutil.copytree(micro_llama, folder)
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
-        with pytest.raises(InputError, match="declares"):
-            load(folder)
+        for read in (load, outline):
+            with pytest.raises(InputError, match="declares"):
+                read(folder)
 
 
 def test_layers_that_no_memory_holds_are_refused() -> None:
@@ -274,6 +291,77 @@ def test_a_save_killed_between_two_renames_is_finished_by_the_next(
     assert (folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     hardy.load(folder)
+
+
+def test_a_picture_of_few_bytes_that_declares_millions_of_pixels_is_refused_by_every_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hardy.fields import signals
+    from hardy.splat.photos import read_mask
+    from hardy.stream.frames import Frames
+
+    size = struct.pack("<HH", 8000, 8000)
+    for folder in ("still", "moving"):
+        (tmp_path / folder).mkdir()
+    gif = b"GIF89a" + size + b"\x80\0\0" + b"\0\0\0\xff\xff\xff" + b"," + b"\0" * 4 + size + b"\0\x02\x02\x44\x01\0;"
+    moving, still = tmp_path / "moving" / "a.gif", tmp_path / "still" / "a.png"
+    moving.write_bytes(gif)
+    still.write_bytes(gif)
+    readers = [
+        lambda: signals.image(still), lambda: signals.video(moving), lambda: read_mask(still),
+        lambda: next(Frames(moving).read()), lambda: next(Frames(still.parent).read()),
+    ]  # fmt: skip
+    for read in readers:
+        with pytest.raises(InputError, match=r"a\.(gif|png): \d+ bytes declare a picture of 8000 x 8000"):
+            read()
+    monkeypatch.setenv("HARDY_MEMORY_GB", "1")
+    for read in readers:
+        with pytest.raises(InputError, match="takes about 2.6 GB"):
+            read()
+
+
+def test_a_checkpoint_whose_state_does_not_fit_is_refused_by_its_name(tmp_path: Path) -> None:
+    from hardy.runs.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", kind="test", identity={})
+    assert not checkpoint.resume(lambda state: None)
+    checkpoint.save({"weights": torch.ones(2)})
+    model = nn.Linear(2, 3)
+    with pytest.raises(InputError, match=r"c.safetensors is damaged"):
+        checkpoint.resume(lambda state: model.load_state_dict(state["weights"]))
+    with pytest.raises(InputError, match=r"c.safetensors is damaged: it lacks 'model'"):
+        checkpoint.resume(lambda state: model.load_state_dict(state["model"]))
+    assert checkpoint.resume(lambda state: state["weights"])
+
+
+def test_ctrl_c_ends_a_command_with_a_word_whatever_it_was_doing(tmp_path: Path) -> None:
+    """While modules are imported, too, where libraries take the exception for a module that is missing."""
+    script = """
+import os, signal, sys
+from hardy.cli import main
+
+def interrupted():
+    os.kill(os.getpid(), signal.SIGINT)
+
+if sys.argv.pop() == "import":
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "hardy.zoo":
+                try:
+                    interrupted()
+                except BaseException:
+                    pass  # as libraries do
+    sys.meta_path.insert(0, Finder())
+else:
+    main._version = lambda wanted: interrupted()
+    main.app.registered_callback.callback = lambda version=False: interrupted()
+main.main()
+"""
+    for moment in ("import", "command"):
+        line = [sys.executable, "-c", script, "zoo", "list", moment]
+        found = subprocess.run(line, capture_output=True, text=True, timeout=120)
+        assert found.returncode == 130, found
+        assert found.stderr.strip() == "Interrupted."
 
 
 def test_workers_do_not_take_interrupts() -> None:

@@ -98,15 +98,17 @@ def write_files(folder: str | Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def _named_by_the_system(path: Path) -> Iterator[None]:
-    """Errors of writing as `OSError` with `path` and the system's reason: safetensors has an error of its own."""
+    """Errors of writing as `OSError` with `path` and the system's reason: safetensors and tokenizers have their own."""
     try:
         yield
     except OSError as error:
         if error.errno is not None:
             error.filename = str(path)  # not the temporary file's
         raise
-    except SafetensorError as error:
+    except Exception as error:
         code = re.search(r"os error (\d+)", str(error))
+        if code is None and not isinstance(error, SafetensorError):
+            raise
         number = int(code[1]) if code else errno.EIO
         raise OSError(number, os.strerror(number) if code else shortened(error), str(path)) from None
 

@@ -73,13 +73,16 @@ def release(tensor: torch.Tensor) -> None:
 
 
 def return_freed_memory() -> None:
-    """Have every large tensor that is freed go back to the system, and give back what was freed until now.
+    """Have every large tensor that is freed from now on go back to the system, instead of into a heap that only grows.
 
-    glibc keeps what it once handed out up to 32 MB at a time, and what smaller tensors leave between others until it is
-    told: more than the size of a model was measured.
+    glibc keeps what it once handed out up to 32 MB at a time: half the size of a model was measured.
     """
     if (mallopt := getattr(_C, "mallopt", None)) is not None:
         mallopt(_MMAP_THRESHOLD, 1 << 20)
+
+
+def trim() -> None:
+    """Give the system back what was freed until now, which glibc keeps where smaller tensors lie between others."""
     if (malloc_trim := getattr(_C, "malloc_trim", None)) is not None:
         malloc_trim(0)
 

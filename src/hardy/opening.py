@@ -59,12 +59,10 @@ def load(path: str | Path, *, into: nn.Module | None = None) -> Any:
         read = points[kind].load()
     else:
         raise InputError(f"{path} holds a {kind}, which hardy.load does not open; it opens {_known([*points])}")
-    if into is None:
-        with reading(path):
-            return read(path)
-    if kind != "hardy-artefact":
+    if into is not None and kind != "hardy-artefact":
         raise InputError(f"into= takes the weights of a saved model; {path} holds a {kind}")
-    return read(path, into=into)
+    with reading(path):
+        return read(path) if into is None else read(path, into=into)
 
 
 def kind_of(path: Path) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import psutil
 
@@ -17,6 +18,7 @@ from hardy.errors import InputError, shortened
 
 MEMORY = "HARDY_MEMORY_GB"
 """Environment variable: so many GB may be taken, whatever the system says is free."""
+_BYTES_PER_PIXEL = 40  # on its way to a signal or a photo: pixels, floats and coordinates, with their copies
 _SPARE = 0.9  # of what is free; the rest is for everything else
 _CGROUPS = (  # (limit, use, statistics, the statistic that counts what can be given back), version 2 and version 1
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -125,6 +127,31 @@ def check_room(what: str, needed: int, hint: str = "") -> None:
             f"{what} takes about {_gigabytes(needed)}, and {_gigabytes(budget)} may be taken{hint} ({MEMORY} says "
             "otherwise)"
         )
+
+
+def most_points(stored: int) -> int:
+    """Pixels or samples that a file of `stored` bytes may declare: 2^14 for each byte, and 2^22 at least."""
+    return max(1 << 22, stored << 14)
+
+
+def check_picture(picture: Any, frames: int = 1) -> None:
+    """Refuse a picture that Pillow has opened, before its pixels are unpacked: what a file of its size cannot mean, and
+    what the memory does not hold.
+
+    Args:
+        picture: of `PIL.Image.open`.
+        frames: that will be held at once.
+
+    Raises:
+        InputError: so it is. HARDY_MEMORY_GB allows both, where it is set.
+    """
+    (width, height), file = picture.size, Path(picture.filename or "")
+    what = f"a picture of {width} x {height}" + (f" with {frames} frames" if frames > 1 else "")
+    if file.is_file() and MEMORY not in os.environ:
+        stored = file.stat().st_size
+        if width * height * frames > most_points(stored):
+            raise InputError(f"{stored} bytes declare {what}: it is damaged, or a trap ({MEMORY} says otherwise)")
+    check_room(what, _BYTES_PER_PIXEL * width * height * frames)
 
 
 def _gigabytes(count: int) -> str:

@@ -10,6 +10,12 @@ from hardy.analog import Deploy, program
 from hardy.core import InputError
 from hardy.hardware import Chip
 
+# What torch 2.6 says of constants in a graph, which it then holds all the same.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Node .* does not reference an nn.Module:UserWarning"),
+]
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9)
 CELLS = Chip.preset("pcm").without_periphery()
 
 
@@ -18,17 +24,24 @@ def mixed() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 2, 2), nn.Flatten(), nn.Linear(2 * 25, 5)).eval()
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's, of itself
 def test_what_the_cells_hold_is_exported() -> None:
-    onnx = pytest.importorskip("onnx.reference")
-    pytest.importorskip("onnxscript")
     model, x = mixed(), torch.randn(1, 3, 6, 6)
     digital = model(x)
     with Deploy(chip=CELLS, seed=3).apply(model):
         expected = model(x).detach()
         assert not torch.allclose(expected, digital, rtol=1e-3)
-        exported = torch.export.export(model, (x,))
+        exported = torch.export.export(model, (x,), strict=False)
         torch.testing.assert_close(exported.module()(x), expected)
+
+
+@pytest.mark.skipif(OLD, reason="the exporter of torch below 2.9 and onnxscript do not agree")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's, of itself
+def test_what_the_cells_hold_is_written_as_onnx() -> None:
+    onnx = pytest.importorskip("onnx.reference")
+    pytest.importorskip("onnxscript")
+    model, x = mixed(), torch.randn(1, 3, 6, 6)
+    with Deploy(chip=CELLS, seed=3).apply(model):
+        expected = model(x).detach()
         graph = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
     assert graph is not None
     (result,) = onnx.ReferenceEvaluator(graph.model_proto).run(None, {graph.model_proto.graph.input[0].name: x.numpy()})
@@ -52,7 +65,7 @@ def test_converters_and_noise_are_refused_by_name(make: object, size: tuple[int,
             Deploy(chip=chip).apply(model),
             pytest.raises(InputError, match=f"^{name} is on a chip whose converters and read noise act at every use"),
         ):
-            torch.export.export(model, (x,))
+            torch.export.export(model, (x,), strict=False)
 
 
 def test_weights_that_are_not_programmed_yet_are_not_exported() -> None:
@@ -61,6 +74,6 @@ def test_weights_that_are_not_programmed_yet_are_not_exported() -> None:
         with torch.no_grad():
             model[0]._parameters["weight"].mul_(2)
         with pytest.raises(InputError, match="the weight of 0 was changed since it was programmed"):
-            torch.export.export(model, (x,))
+            torch.export.export(model, (x,), strict=False)
         program(model, 1)
-        torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+        torch.testing.assert_close(torch.export.export(model, (x,), strict=False).module()(x), model(x))

@@ -170,6 +170,7 @@ def test_roles_of_layers_under_adapters() -> None:
     assert all(site.name.endswith("q_proj.base_layer") for site in select(model, "attention.q"))
 
 
+@pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning")  # of the oldest PEFT
 def test_adapters_are_saved_and_loaded_as_those_of_peft(ids: torch.Tensor, tmp_path: Path) -> None:
     _, model = adapted_llama()
     outputs = grown(model).eval()(ids).logits

@@ -4,8 +4,11 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
+from hardy.core import surgery
 from hardy.errors import InputError
+from hardy.quant import RoundToNearest
 from hardy.reading import available_memory
 from hardy.runs import workers
 from hardy.runs.workers import INTERPRETER, run_jobs, worker_count
@@ -67,3 +70,29 @@ def test_options_are_refused_before_anything_runs() -> None:
     for options, message in (({"backend": "slurm", "workers": 1}, "backend must be"), ({"workers": 0}, "at least 1")):
         with pytest.raises(InputError, match=message):
             run_jobs(max, 0, [1], killed=min, **{"backend": "local", **options})  # pyright: ignore[reportArgumentType]
+
+
+def test_an_interrupt_while_an_edit_is_undone_leaves_neither_the_old_nor_the_new_model(
+    llama: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why a study's workers do not take Ctrl-C: a worker would measure its next cell on this, and store it."""
+    ids, put, left = torch.arange(1, 9)[None], surgery._put, [3]
+
+    def logits() -> torch.Tensor:
+        with torch.no_grad():
+            return llama(input_ids=ids).logits
+
+    def stopped(*place: object) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        put(*place)
+
+    old = logits()
+    change = RoundToNearest(bits=2, group_size=None).apply(llama)
+    new = logits()
+    monkeypatch.setattr(surgery, "_put", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        change.undo()
+    assert not torch.equal(logits(), old)
+    assert not torch.equal(logits(), new)

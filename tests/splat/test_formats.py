@@ -1,5 +1,6 @@
 """Files that other programs exchange: what is read back is what was written, up to what each format says it loses."""
 
+import gzip
 import importlib.util
 import json
 import struct
@@ -156,3 +157,30 @@ def test_damaged_files_end_in_an_input_error(
     except InputError:
         return
     assert all(torch.isfinite(tensor).all() for tensor in found.values())
+
+
+@needs_gsply
+def test_sizes_that_a_file_declares_are_compared_with_it(tmp_path: Path) -> None:
+    """The library would read beyond the file, wait for a header's end, or unpack whatever it is given."""
+    file = tmp_path / "a.compressed.ply"
+    save_gaussians(some(20), file)
+    data = file.read_bytes()
+    for old, new, message in (
+        (b"element vertex 20", b"element vertex 99", "harmonics do not fit"),
+        (b"the last byte", b"", "declares"),
+        (b"element chunk 1", b"element chunk 9", "9 chunks"),
+        (b"element sh 20", b"element sh 2", "harmonics"),
+        (b"end_header", b"end_hea", "not a PLY file"),
+    ):
+        file.write_bytes(data[:-1] if new == b"" else data.replace(old, new))
+        with pytest.raises(InputError, match=f"a.compressed.ply.*{message}"):
+            load_gaussians(file)
+    file = tmp_path / "a.spz"
+    save_gaussians(some(20), file)
+    inner = gzip.decompress(file.read_bytes())
+    file.write_bytes(gzip.compress(inner + bytes(20 << 20)))
+    with pytest.raises(InputError, match="a.spz: it unpacks to far more than its 20 Gaussians"):
+        load_gaussians(file)
+    file.write_bytes(gzip.compress(inner[:8] + b"\xff" * 4 + inner[12:]))
+    with pytest.raises(InputError, match="a.spz: 4,294,967,295 Gaussians takes about"):
+        load_gaussians(file)

@@ -1,16 +1,18 @@
 """Quantizing a model from end to end: what is stored is what was measured, and nothing is written for bad input."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from models import SIZES
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import hardy
 from hardy.errors import InputError
-from hardy.quant import GridLinear, PackedEmbedding, PackedHead, TritLinear
+from hardy.quant import GridLinear, PackedEmbedding, PackedExperts, PackedHead, TritLinear, unpack
 from hardy.report import Report
 from hardy.studies.measure import dense, loss_on, perplexity_of
 from hardy.studies.quantize import levels, quantize
@@ -252,7 +254,7 @@ def test_narrow_projections_of_a_state_space_model_are_no_veto(
     assert isinstance(loaded.get_output_embeddings(), PackedHead)
 
 
-def test_experts_that_no_packed_layer_holds_stay_and_are_said_loudly(
+def test_what_cannot_be_quantized_stays_and_is_said_loudly(
     micro_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = MixtralConfig(**{**SIZES, "vocab_size": 270}, num_local_experts=4, num_experts_per_tok=2)
@@ -260,18 +262,29 @@ def test_experts_that_no_packed_layer_holds_stay_and_are_said_loudly(
         torch.manual_seed(0)
         MixtralForCausalLM(config).save_pretrained(tmp_path / "source")
     hardy.zoo.load(str(micro_llama))[1].save_pretrained(tmp_path / "source")
-    options = TEXT | {"calibration": "none"}
+    options = TEXT | {"calibration": "none", "group_size": 48}  # which the second matrices of experts have alone
     report = quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), **options)
     (note,) = [note for note in report.notes if "stay as they are" in note]
-    experts = 2 * 4 * 3 * 32 * 48
-    share = experts / (experts + 2 * (2 * 32 * 32 + 2 * 32 * 16))
-    assert note.startswith(f"THE MODEL HARDLY SHRINKS: 4 layers ({share:.1%} of the selected weights) stay as they are")
+    left, packed = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 4 * 2 * 32 * 48), 2 * 4 * 32 * 48
+    share = left / (left + packed)
+    assert note.startswith(
+        f"THE MODEL HARDLY SHRINKS: 10 layers ({share:.1%} of the selected weights) stay as they are"
+    )
     assert note in [record.message for record in caplog.records if record.levelname == "WARNING"]
     before, after = (hardy.zoo.load(str(tmp_path / name))[0].state_dict() for name in ("source", "out"))
-    name = "model.layers.0.mlp.experts.down_proj"
+    name = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(before[name], after[name])
+
+
+def test_a_selection_of_nothing_that_can_be_packed_is_refused(micro_llama: Path, tmp_path: Path) -> None:
+    config = MambaConfig(
+        vocab_size=270, hidden_size=32, state_size=4, time_step_rank=16, num_hidden_layers=2, bos_token_id=0,
+        eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    MambaForCausalLM(config).save_pretrained(tmp_path / "source")
+    hardy.zoo.load(str(micro_llama))[1].save_pretrained(tmp_path / "source")
     with pytest.raises(InputError, match="none of the selected layers can be quantized: no packed layer holds"):
-        quantize(str(tmp_path / "source"), tmp_path / "more", planes=(2,), **options | {"select": "experts"})
+        quantize(str(tmp_path / "source"), tmp_path / "out", planes=(2,), select="conv", **TEXT)
 
 
 def test_a_large_loss_and_a_large_file_are_said_loudly(
@@ -284,3 +297,67 @@ def test_a_large_loss_and_a_large_file_are_said_loudly(
     for beginning in ("PERPLEXITY IS ", "THE FILE IS LARGER THAN ITS SOURCE"):
         assert any(note.startswith(beginning) for note in report.notes)
         assert any(line.startswith(beginning) for line in said)
+
+
+def sees(kind: str) -> Any:
+    """A tiny model with random weights that takes pictures as well as text."""
+    text = {**SIZES, "vocab_size": 270, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision |= {"image_size": 28, "patch_size": 14}
+    if kind == "llava":
+        parts = {"vision_config": hf.CLIPVisionConfig(**vision), "text_config": hf.LlamaConfig(**text)}
+        return hf.LlavaForConditionalGeneration(hf.LlavaConfig(**parts, image_token_index=5))
+    parts = {
+        "vision_config": hf.SiglipVisionConfig(**vision),
+        "text_config": hf.Gemma3TextConfig(**text, head_dim=8, layer_types=["sliding_attention", "full_attention"]),
+    }
+    tokens = {"image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7}
+    return hf.Gemma3ForConditionalGeneration(hf.Gemma3Config(**parts, **tokens, mm_tokens_per_image=4))
+
+
+@pytest.mark.parametrize("kind", ["llava", "gemma3"])
+def test_of_a_model_that_sees_the_language_model_is_quantized(kind: str, micro_llama: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    sees(kind).save_pretrained(source)
+    hf.AutoTokenizer.from_pretrained(micro_llama).save_pretrained(source)
+    (source / "preprocessor_config.json").write_text('{"image_processor_type": "CLIPImageProcessor"}')
+    report = quantize(str(source), out, planes=(2,), **TEXT)
+    (note,) = (note for note in report.notes if "language_model" in note)
+    assert "% of the weights of linear layers are not in model.language_model and stay as they are" in note
+    loaded, _ = hardy.zoo.load(out)
+    packed = [name for name, layer in loaded.named_modules() if isinstance(layer, TritLinear)]
+    assert len(packed) == 14
+    assert all(name.startswith("model.language_model.") for name in packed)
+    before, _ = hardy.zoo.load(source)
+    tower = [name for name, _ in before.named_parameters() if "vision" in name or "projector" in name]
+    assert tower
+    assert all(torch.equal(loaded.get_parameter(name), before.get_parameter(name)) for name in tower)
+    theirs = hf.AutoModelForImageTextToText.from_pretrained(out)
+    picture = {"pixel_values": torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))}
+    ids = torch.tensor([[1, 5, 5, 5, 5, 2, 3]])
+    assert torch.equal(theirs(input_ids=ids, **picture).logits, loaded(input_ids=ids, **picture).logits)
+    assert (out / "preprocessor_config.json").is_file()
+    assert "AutoModelForImageTextToText.from_pretrained" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("calibration", ["none", "held-out"])
+def test_experts_are_packed_and_calibrated(
+    calibration: str, micro_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    sizes = {**SIZES, "vocab_size": 270, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    model = MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=4, num_experts_per_tok=2))
+    model.save_pretrained(source)
+    hf.AutoTokenizer.from_pretrained(micro_llama).save_pretrained(source)
+    report = quantize(str(source), out, planes=(2,), calibration=calibration, **TEXT)
+    (packed,) = report.select("bits_per_weight", "all packed layers")
+    assert packed.details["weights left dense"] == 0
+    assert packed.details["weights"] > 2 * 4 * 3 * 32 * 48, "all matrices of all experts, and the attention"
+    with monkeypatch.context() as patched:
+        patched.delattr("hardy.quant.packed_experts._Stack.dense")  # no dense stack is made
+        loaded, _ = hardy.zoo.load(out)
+        found = loaded(ids := torch.tensor([[1, 2, 3, 4]])).logits
+    experts = loaded.get_submodule("model.layers.1.mlp.experts")
+    assert isinstance(experts, PackedExperts)
+    expected = unpack(hardy.zoo.load(out)[0])(ids).logits
+    assert (found - expected).norm() < 0.03 * expected.norm(), "activations are rounded to int8"

@@ -112,6 +112,7 @@ class HaLoRA:
                 self._noise().apply(adapted)
         except BaseException:
             adapted.unload()
+            vars(model).pop("peft_config", None)  # which older releases of PEFT leave behind
             raise
         return adapted
 

@@ -41,6 +41,11 @@ class PackedLayer(Registered, nn.Module, abc.ABC, group="hardy.packed_layers"):
             stored: its quantized weights: where each is, and the few bits that its quantizer left (`change.stored`).
         """
 
+    @property
+    def stands_for(self) -> tuple[str, ...]:
+        """The parameters of the dense layer that it has no more."""
+        return ("weight",)
+
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """What `from_description` needs beside the dense module, as plain data for JSON."""
@@ -73,9 +78,19 @@ class PackedLayer(Registered, nn.Module, abc.ABC, group="hardy.packed_layers"):
 
 
 def packed(module: nn.Module, stored: Sequence[tuple[Site, Any]]) -> PackedLayer | None:
-    """The packed layer that stands for `module`, of the first kind that can; see `PackedLayer.pack`."""
-    kinds = PackedLayer.registry.all()
+    """The packed layer that stands for `module`, of the kind registered last that can; see `PackedLayer.pack`."""
+    kinds = reversed(PackedLayer.registry.all())
     return next((layer for kind in kinds if (layer := kind.pack(module, stored)) is not None), None)
+
+
+def packed_layers(model: nn.Module) -> dict[str, PackedLayer]:
+    """The packed layers of `model` by name. What one is made of, as the matrices of experts, is part of it."""
+    found: dict[str, PackedLayer] = {}
+    whole = "."
+    for name, module in model.named_modules():  # what is inside a module follows it
+        if isinstance(module, PackedLayer) and not name.startswith(whole):
+            found[name], whole = module, f"{name}."
+    return found
 
 
 def tied(model: nn.Module, module: nn.Module, name: str, layer: PackedLayer) -> dict[str, PackedLayer]:
@@ -97,7 +112,7 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The packed layers of `model` by name: all that is needed to make them anew, empty, with `install`."""
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PackedLayer)}
+    layers = packed_layers(model)
     for layer in layers.values():
         layer.registry.require(type(layer))
     return {name: {"layer": layer.id, **layer.describe()} for name, layer in layers.items()}

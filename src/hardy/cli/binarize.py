@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import interruptible, new_folder, numbers, shown
+from hardy.cli.interrupts import interruptible
+from hardy.cli.options import new_folder, numbers, shown
 
 
 def binarize(

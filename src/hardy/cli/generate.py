@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hardy import checks
-from hardy.cli.options import Dtype, Model, interruptible
+from hardy.cli.interrupts import interruptible
+from hardy.cli.options import Dtype, Model
 from hardy.errors import InputError
 
 if TYPE_CHECKING:

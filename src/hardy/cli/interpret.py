@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from hardy.cli.options import Device, Dtype, Model, Text, interruptible, new_file, new_folder, shown
+from hardy.cli.interrupts import interruptible
+from hardy.cli.options import Device, Dtype, Model, Text, new_file, new_folder, shown
 
 TASK = "A file of JSON lines, or indirect-object, greater-than, induction."
 TaskFile = Annotated[str, typer.Option("--task", help=TASK)]

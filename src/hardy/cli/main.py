@@ -16,6 +16,7 @@ from hardy.cli.binarize import binarize
 from hardy.cli.field import app as field_app
 from hardy.cli.generate import chat, generate
 from hardy.cli.interpret import circuit, interpret, prompts, sae_app, steer_app
+from hardy.cli.interrupts import STATUS, Commands, interruptible, take_interrupts
 from hardy.cli.options import (
     MOST_SEEDS,
     Backend,
@@ -31,7 +32,6 @@ from hardy.cli.options import (
     Window,
     Workers,
     complete,
-    interruptible,
     new_file,
     new_folder,
     numbers,
@@ -58,6 +58,7 @@ LOCATORS = (
 
 app = typer.Typer(
     name="hardy",
+    cls=Commands,
     help="Find what matters in a neural network and make it hold: on few bits, on noisy analog hardware.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -100,8 +101,12 @@ def main() -> None:
     handler, logger = logging.StreamHandler(), logging.getLogger("hardy")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    take_interrupts()
     try:
         app()
+    except KeyboardInterrupt:  # before any command
+        typer.echo("\nInterrupted.", err=True)
+        sys.exit(STATUS)
     except InputError as error:
         _say(error)
         sys.exit(2)

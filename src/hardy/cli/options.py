@@ -75,17 +75,6 @@ def numbers(text: str, kind: Callable[[str], Number], name: str) -> tuple[Number
         raise InputError(f"--{name} takes numbers separated by commas, got {text!r}") from None
 
 
-@contextmanager
-def interruptible(out: str | Path | None) -> Iterator[None]:
-    """Ends a command stopped with Ctrl-C in a line that says what is kept in `out`, and exit status 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = f" What is finished is in {out}; the same command goes on from there." if out else ""
-        typer.echo(f"\nInterrupted.{kept}", err=True)
-        raise typer.Exit(130) from None
-
-
 def shown(report: "Report", out: str | Path | None, **options: Any) -> None:
     """Print a report (`options` as of `Report.print`), and where its page is, if it was kept.
 

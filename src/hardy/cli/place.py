@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from hardy.cli.interrupts import interruptible
 from hardy.cli.options import (
     Backend,
     Chip,
@@ -17,7 +18,6 @@ from hardy.cli.options import (
     Tokens,
     Window,
     Workers,
-    interruptible,
     numbers,
     shown,
 )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hardy.cli.interrupts import interruptible
 from hardy.cli.options import (
     Device,
     Dtype,
@@ -16,7 +17,6 @@ from hardy.cli.options import (
     Tokens,
     Window,
     complete,
-    interruptible,
     new_file,
     new_folder,
     numbers,
@@ -47,6 +47,9 @@ def quantize(
     correction: Annotated[
         float, typer.Option(help="Share of the errors of earlier layers that a layer makes up for; 0 for none.")
     ] = 0.3,
+    damping: Annotated[
+        float, typer.Option(help="How little to trust the calibration text, 0 to 1; more keeps other texts better.")
+    ] = 0.1,
     tune: Annotated[int, typer.Option(help="Steps of training the scales of trit-planes; 100 help, 0 for none.")] = 0,
     embedding_bits: Annotated[
         int, typer.Option(help="Bits of the embedding and the head: 8, 4, or 16 to leave them as they are.")
@@ -76,6 +79,7 @@ def quantize(
             window=window,
             calibration_tokens=calibration_tokens,
             correction=correction,
+            damping=damping,
             tune=tune,
             embedding_bits=embedding_bits,
             device=device,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from hardy.cli.interrupts import interruptible
 from hardy.cli.options import (
     Backend,
     Device,
@@ -13,7 +14,6 @@ from hardy.cli.options import (
     Seeds,
     Select,
     Workers,
-    interruptible,
     numbers,
     shown,
 )

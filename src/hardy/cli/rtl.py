@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import interruptible, new_folder, numbers, shown
+from hardy.cli.interrupts import interruptible
+from hardy.cli.options import new_folder, numbers, shown
 from hardy.errors import InputError
 
 app = typer.Typer(help="Verilog of activation units and fields, verified and measured.", no_args_is_help=True)

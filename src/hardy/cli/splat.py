@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from hardy.cli import splat_inpaint, splat_look
-from hardy.cli.options import interruptible, new_folder, shown
+from hardy.cli.interrupts import interruptible
+from hardy.cli.options import new_folder, shown
 from hardy.cli.splat_look import (
     Background,
     Device,

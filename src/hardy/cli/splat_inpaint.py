@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hardy.cli.options import interruptible, new_file, new_folder, shown
+from hardy.cli.interrupts import interruptible
+from hardy.cli.options import new_file, new_folder, shown
 from hardy.cli.splat_look import Background, Downscale, Images, Outside, gaussians_of, read_background, read_scene
 from hardy.errors import InputError
 

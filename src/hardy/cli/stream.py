@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from hardy.cli.options import Device, Dtype, Kept, Model, Text, Workers, interruptible, new_folder, numbers, shown
+from hardy.cli.interrupts import interruptible
+from hardy.cli.options import Device, Dtype, Kept, Model, Text, Workers, new_folder, numbers, shown
 
 app = typer.Typer(help="Endless text and endless video in bounded, packed memory.", no_args_is_help=True)
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hardy.cli.options import MOST_SEEDS, Kept, Workers, interruptible, numbers, shown
+from hardy.cli.interrupts import interruptible
+from hardy.cli.options import MOST_SEEDS, Kept, Workers, numbers, shown
 
 DEMO = "demo"
 

@@ -6,7 +6,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hardy.cli.options import interruptible, new_folder
+from hardy.cli.interrupts import interruptible
+from hardy.cli.options import new_folder
 
 app = typer.Typer(help="Models that come with hardy, and how they were trained.", no_args_is_help=True)
 

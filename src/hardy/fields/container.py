@@ -21,6 +21,7 @@ from hardy.fields.entropy import Reader, Writer
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, LinearCodes, Requantization, UnitCodes
 from hardy.fields.tables import TABLE_REACH, wavelet_tables
 from hardy.files import write_atomic
+from hardy.reading import most_points as declarable
 from hardy.reading import reading
 
 MAGIC, VERSION = b"\x93hrd", 1
@@ -28,7 +29,6 @@ KINDS = ("field", "image", "video", "audio")
 UNITS = ("sine", "quad", "triangle", "finer", "gauss", "relu", "wavelet", "table")
 _NUMBERS = {"finer": 2, "wavelet": 1}
 _HEAD = struct.Struct("<4sBI")
-_POINTS_PER_BYTE, _LEAST_POINTS = 2**14, 2**22
 _MOST_FIELDS, _MOST_LAYERS, _MOST_WIDTH = 2**12, 64, 2**12
 _LARGEST_BIAS, _LARGEST_FACTOR, _LARGEST_SHIFT = 2**45, 2**24, 62
 
@@ -89,7 +89,7 @@ def load_fields(path: str | Path, *, most_points: int | None = None) -> tuple[li
     with reading(path):
         data = Path(path).read_bytes()
         models, contents = unpacked(data)
-        most = max(_LEAST_POINTS, _POINTS_PER_BYTE * len(data)) if most_points is None else most_points
+        most = declarable(len(data)) if most_points is None else most_points
         if (points := sum(math.prod(grid) for grid in contents.grids)) > most:
             sizes = " x ".join(map(str, max(contents.grids, key=math.prod)))
             raise InputError(

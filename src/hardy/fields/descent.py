@@ -21,6 +21,7 @@ from hardy.fields.losses import Loss, SquaredError
 from hardy.fields.points import Points
 from hardy.fields.samples import PointLoss, Samples
 from hardy.fields.signals import PEAK
+from hardy.reading import reading
 from hardy.runs.checkpoint import Checkpoint, digest
 from hardy.runs.progress import progress as shown_progress
 
@@ -163,12 +164,10 @@ def descend(
         identity |= {} if teacher is None else {"teacher": repr(teacher)}
         file = Checkpoint(checkpoint, kind="fit", identity=identity)
         if (saved := file.load()) is not None:
-            try:
+            with reading(file.path):
                 run.load_state_dict(saved)
                 if teacher is not None:
                     teacher.load_state_dict(saved["teacher"])
-            except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                raise InputError(f"{checkpoint} is damaged: {error!r:.200}") from None
         samples = samples.rows(run.alive) if networks is separately else samples
     method, point_loss = (loss, None) if isinstance(loss, Loss) else (SquaredError(), loss)
     start = time.perf_counter() - run.seconds

@@ -6,6 +6,7 @@ was fitted on one grid can be rendered on a finer one without a shift, which `li
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import warnings
@@ -19,10 +20,7 @@ import torch
 from hardy import checks
 from hardy.errors import InputError, near_misses
 from hardy.evaluate import psnr
-from hardy.reading import check_room, reading
-
-_BYTES_PER_POINT = 40
-"""That a picture takes on its way to a signal: pixels, floats and coordinates, with their copies."""
+from hardy.reading import check_picture, reading
 
 PEAK = 2.0
 """Of values in [-1, 1]."""
@@ -140,11 +138,13 @@ def video(source: str | Path | Sequence[Any] | np.ndarray, size: int | tuple[int
     Raises:
         InputError: there are no frames, or they differ in shape.
     """
-    frames = [torch.from_numpy(_pixels(frame)) for frame in _frames(source)]
-    if not frames:
-        raise InputError(f"no frames in {source!r:.80}")
-    if len(shapes := {tuple(frame.shape) for frame in frames}) > 1:
-        raise InputError(f"frames of a video must have one shape, got {sorted(shapes)[:3]}")
+    named = reading(source, "the video") if isinstance(source, str | Path) else contextlib.nullcontext()
+    with named:
+        frames = [torch.from_numpy(_pixels(frame)) for frame in _frames(source)]
+        if not frames:
+            raise InputError(f"no frames in {source!r:.80}")
+        if len(shapes := {tuple(frame.shape) for frame in frames}) > 1:
+            raise InputError(f"frames of a video must have one shape, got {sorted(shapes)[:3]}")
     return Signal.on_grid(torch.stack([_centre(frame, size) for frame in frames]) * 2 - 1)
 
 
@@ -208,7 +208,7 @@ def _pixels(source: Any) -> np.ndarray:
         with reading(source, "the picture"), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the memory is asked for instead
             with Image.open(source) as opened:
-                _check_size(opened)
+                check_picture(opened)
                 return _pixels(ImageOps.exif_transpose(opened))
     if isinstance(source, Image.Image):
         source = np.asarray(_plain(source))
@@ -272,15 +272,11 @@ def _frames(source: Any) -> list[Any]:
     with reading(path, "the video"), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as opened:
-            _check_size(opened, getattr(opened, "n_frames", 1))
-            return [frame.convert("RGB") for frame in ImageSequence.Iterator(opened)]
-
-
-def _check_size(picture: Any, frames: int = 1) -> None:
-    """Refuse what does not fit into memory as a signal, before its pixels are unpacked."""
-    width, height = picture.size
-    what = f"a picture of {width} x {height}" + (f" with {frames} frames" if frames > 1 else "")
-    check_room(what, _BYTES_PER_POINT * width * height * frames)
+            count, frames = getattr(opened, "n_frames", 1), []
+            for frame in ImageSequence.Iterator(opened):
+                check_picture(frame, count)  # each: a later one may be larger
+                frames.append(frame.convert("RGB"))
+            return frames
 
 
 def _centre(pixels: torch.Tensor, size: int | tuple[int, int] | None) -> torch.Tensor:

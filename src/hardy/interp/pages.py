@@ -23,6 +23,7 @@ from hardy.interp.locator import Locator
 from hardy.interp.objects import Unit, unit_named
 from hardy.interp.sae import SAE
 from hardy.interp.task import Example, Task, scores
+from hardy.reading import reading
 from hardy.report import Report, Row
 from hardy.report.figures import HeatMap, Lines, Series
 from hardy.runs.checkpoint import Checkpoint, digest
@@ -131,7 +132,9 @@ def _resumed(locator: Patching, subject: Subject, task: Task, out: Path) -> dict
         "locator": {f.name: getattr(locator, f.name) for f in dataclasses.fields(locator)},
     }
     checkpoint = Checkpoint(out / "patching.safetensors", kind="patching", identity=identity)
-    done: dict[str, float] = dict((checkpoint.load() or {}).get("effects", {}))
+    with reading(checkpoint.path):
+        stored = (checkpoint.load() or {}).get("effects", {})
+        done = {str(name): float(effect) for name, effect in stored.items()}
     names = list(locator.among) or [str(unit) for unit in locator.units(subject.model, task)]
     waiting = [name for name in names if name not in done]
     with progress(f"patching {locator.object}", len(names), done=len(done)) as bar:

@@ -21,6 +21,7 @@ from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.hooks.point import canonical
 from hardy.interp.sae import SAE, Architecture, depth_of, top_k
+from hardy.reading import reading
 from hardy.runs.checkpoint import Checkpoint
 from hardy.runs.progress import progress
 
@@ -278,15 +279,16 @@ def fit(
     settings = settings or Training()
     buffer = _Buffer(stream, settings.buffer, settings.seed)
     stored = checkpoint.load() if checkpoint is not None else None
-    if stored is None:
-        buffer.fill()
-    else:
-        buffer.restore(stored["buffer"])
-    run = _Run(settings, buffer.kept)
     start, losses = 0, dict[int, float]()
-    if stored is not None:
-        run.restore(stored["run"])
-        start, losses = stored["step"], {int(n): v for n, v in stored["losses"]}
+    if checkpoint is None or stored is None:
+        buffer.fill()
+        run = _Run(settings, buffer.kept)
+    else:
+        with reading(checkpoint.path):
+            buffer.restore(stored["buffer"])
+            run = _Run(settings, buffer.kept)
+            run.restore(stored["run"])
+            start, losses = stored["step"], {int(n): v for n, v in stored["losses"]}
     log = max(1, settings.steps // 100)
     with progress(f"sparse autoencoder of {point or 'vectors'}", settings.steps, done=start) as bar:
         for number in range(start, settings.steps):

@@ -9,8 +9,9 @@ import importlib
 import os
 import warnings
 from types import ModuleType
+from typing import Any
 
-from hardy.errors import InputError
+from hardy.errors import InputError, install
 
 VARIABLE = "HARDY_KERNELS"
 
@@ -63,3 +64,27 @@ def _path(wanted: str) -> str | None:
         warnings.warn(_MISSING, RuntimeWarning, stacklevel=4)
         return None
     return known[0]
+
+
+def triton(name: str) -> Any:
+    """The module of Triton kernels `hardy.ops.NAME`, for CUDA; None where HARDY_KERNELS is "torch", or where Triton is
+    not installed, which is said once."""
+    return None if wanted() == "torch" else _triton(name)
+
+
+@functools.cache
+def _triton(name: str) -> Any:
+    try:
+        return importlib.import_module(f"hardy.ops.{name}")
+    except ImportError:
+        _warn_of_triton()
+        return None
+
+
+@functools.cache
+def _warn_of_triton() -> None:
+    warnings.warn(
+        f"hardy computes on CUDA without its Triton kernels, many times slower: {install('cuda')}",
+        RuntimeWarning,
+        stacklevel=6,
+    )

@@ -90,7 +90,16 @@ def packed_attention(query: torch.Tensor, segments: Sequence[Segment], scale: fl
     grouped = query.float().unflatten(1, (heads, -1)).contiguous()
     if query.device.type == "cpu" and query.shape[-1] % 16 == 0 and kernels.path() is not None:
         return _compiled(grouped, segments, scale).flatten(1, 2).to(query.dtype)
+    if query.device.type == "cuda" and (triton := kernels.triton("packed_attention_triton")) is not None:
+        return triton.attend(grouped, segments, scale).flatten(1, 2).to(query.dtype)
     return _reference(grouped, segments, scale).flatten(1, 2).to(query.dtype)
+
+
+def stays_packed(device: torch.device) -> bool:
+    """Whether nothing of the dense cache's size is made there."""
+    if device.type == "cuda":
+        return kernels.triton("packed_attention_triton") is not None
+    return device.type == "cpu"
 
 
 def _reference(query: torch.Tensor, segments: Sequence[Segment], scale: float) -> torch.Tensor:

@@ -12,14 +12,8 @@ So the one approximation is the rounding of the activations (about 6e-3 of the o
 `packed_product.float_product` is the product without it.
 """
 
-import functools
-import importlib
-import warnings
-from typing import Any
-
 import torch
 
-from hardy.errors import install
 from hardy.ops import kernels
 from hardy.ops.packed_product import PackedProduct, quantize_activations
 from hardy.ops.trit_matrix import TritMatrix, unpack
@@ -50,26 +44,12 @@ def trit_product_reference(x: torch.Tensor, matrix: TritMatrix) -> torch.Tensor:
 def _elsewhere(x: torch.Tensor, matrix: TritMatrix) -> torch.Tensor:
     """On CUDA Triton's kernels, where Triton is installed; else the reference."""
     tokens = x.reshape(-1, matrix.width)
-    if x.device.type == "cuda" and kernels.wanted() != "torch" and (triton := _triton()) is not None:
+    if x.device.type == "cuda" and (triton := kernels.triton("trit_product_triton")) is not None:
         tokens = tokens if x.dtype in triton.DTYPES else tokens.to(torch.float32)
         result = triton.trit_product_triton(tokens, matrix)
     else:
         result = trit_product_reference(tokens.to(torch.float32), matrix)
     return result.to(x.dtype).view(*x.shape[:-1], matrix.rows)
-
-
-@functools.cache
-def _triton() -> Any:
-    """The Triton version, or None where Triton is not installed, which is said once."""
-    try:
-        return importlib.import_module("hardy.ops.trit_product_triton")
-    except ImportError:
-        warnings.warn(
-            f"hardy multiplies on CUDA without its Triton kernels, many times slower: {install('cuda')}",
-            RuntimeWarning,
-            stacklevel=5,
-        )
-        return None
 
 
 trit_product = PackedProduct("trit_product", TritMatrix, trit_product_reference, _elsewhere)

@@ -18,6 +18,7 @@ from hardy.quant.onnx_export import export_onnx
 from hardy.quant.pack import Pack
 from hardy.quant.packed_binary import PackedBinaryConv2d, PackedBinaryLinear
 from hardy.quant.packed_embedding import PackedEmbedding, PackedHead
+from hardy.quant.packed_experts import PackedExperts
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
 from hardy.quant.trit_linear import TritLinear
@@ -41,6 +42,7 @@ __all__ = [
     "PackedBinaryConv2d",
     "PackedBinaryLinear",
     "PackedEmbedding",
+    "PackedExperts",
     "PackedHead",
     "RoundToNearest",
     "TritLinear",

@@ -32,6 +32,7 @@ from hardy.quant.gram import count_calls
 from hardy.quant.packed_embedding import PackedEmbedding, PackedHead, scale_of, tables
 from hardy.quant.quantizer import Quantizer
 from hardy.quant.round_to_nearest import RoundToNearest
+from hardy.reading import reading
 from hardy.report import Row
 from hardy.runs.progress import progress
 
@@ -180,7 +181,7 @@ class BlockByBlock:
 
     def _read_back(self, index: int) -> None:
         """Put the block as it was written into the model: pages of its file, which take no memory."""
-        with safe_open(self._file(index), "pt") as file:
+        with reading(self._file(index)), safe_open(self._file(index), "pt") as file:
             described = json.loads(file.metadata()["packed"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         for name, entry in described.items():

@@ -12,6 +12,7 @@ from hardy.core.units import exactly
 from hardy.errors import InputError
 from hardy.quant.calibrated import CalibratedQuantizer
 from hardy.quant.gram import inputs_of
+from hardy.quant.packed_experts import is_stack
 from hardy.quant.quantizer import Quantizer
 
 
@@ -57,7 +58,7 @@ def _shape(model: nn.Module, site: Site) -> tuple[int, ...]:
 
 def _reason(model: nn.Module, site: Site, shape: tuple[int, ...], method: Quantizer) -> str:
     module = model.get_submodule(site.module)
-    if not is_linear(module):
+    if not (is_linear(module) or is_stack(module, site.parameter)):
         return (
             f"no packed layer holds the weights of {site.name} ({type(module).__name__}), which would lose digits and "
             "no bytes"

@@ -11,9 +11,9 @@ from hardy.report import Report
 
 _LOAD = """```python
 import hardy.quant  # teaches transformers the packed layers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {kind}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{folder}")
+model = {kind}.from_pretrained("{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 ```
 
@@ -22,7 +22,7 @@ In a shell: `hardy generate {quoted} --prompt "..."`{chat}.
 """
 
 
-def model_card(report: Report, folder: Path, *, name: str, base: str) -> str:
+def model_card(report: Report, folder: Path, *, name: str, base: str, sees: bool = False) -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:
@@ -30,6 +30,7 @@ def model_card(report: Report, folder: Path, *, name: str, base: str) -> str:
         folder: where its files are.
         name: what the folder is called in the end.
         base: the name of the model that was quantized; of a path its last part is shown.
+        sees: whether it is a language model that takes pictures as well.
     """
     base = Path(base).name if Path(base).exists() else base
     settings: Mapping[str, Any] = report.settings
@@ -47,9 +48,9 @@ def model_card(report: Report, folder: Path, *, name: str, base: str) -> str:
     lines += ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), ""]
     lines += [f"- {note}" for note in report.notes] + ([""] if report.notes else [])
     template = (folder / "chat_template.jinja").is_file() or _template_in(folder / "tokenizer_config.json")
-    quoted = shlex.quote(name)
+    quoted, kind = shlex.quote(name), "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
     chat = f" or `hardy chat {quoted}`" if template else ""
-    lines += ["## How to load it", "", _LOAD.format(folder=name, quoted=quoted, chat=chat)]
+    lines += ["## How to load it", "", _LOAD.format(folder=name, quoted=quoted, chat=chat, kind=kind)]
     lines += ["Layer by layer: `report.html`. The base model's licence holds for this one too.", ""]
     return "\n".join(lines)
 

@@ -31,8 +31,9 @@ class Pack(Method):
 
     Layers with binary weights become `PackedBinaryConv2d` and `PackedBinaryLinear` as they are now.
     On CPU trit-planes and layers on a grid then compute with activations rounded to int8, group by group. What has no
-    packed layer stays dense and is reported as such: stacks of experts, parts of fused projections, convolutions, and
-    the forms of quantizers that are baselines only. A head that is tied to a packed embedding is packed along, and
+    packed layer stays dense and is reported as such: parts of fused projections, convolutions, and the forms of
+    quantizers that are baselines only. The matrices of a stack of experts are packed one by one (`PackedExperts`). A
+    head that is tied to a packed embedding is packed along, and
     stores nothing.
 
     A Hugging Face model stays loadable by `from_pretrained`, for whoever has imported `hardy.quant`.

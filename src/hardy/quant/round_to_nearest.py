@@ -65,6 +65,11 @@ class GridWeight:
         codes, scale, zero_point = (torch.cat(kind) for kind in zip(*parts, strict=True))
         return GridWeight(codes, scale, zero_point, self.bits_per_code, self.width, self.symmetric)
 
+    def expert(self, index: int) -> "GridWeight":
+        """One matrix (out, in) of a stack (experts, out, in)."""
+        parts = (self.codes[index], self.scale[index], self.zero_point[index])
+        return GridWeight(*parts, self.bits_per_code, self.width, self.symmetric)
+
     @property
     def bits(self) -> int:
         """What has to be stored: codes, a float16 scale per group and, unless symmetric, a zero point of a code."""

@@ -15,7 +15,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from hardy.artefacts.packing import describe, install
+from hardy.artefacts.packing import describe, install, packed_layers
 from hardy.errors import InputError
 from hardy.quant.unpacking import unpack
 
@@ -51,13 +51,17 @@ class PackedQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
         modules, whole = self.quantization_config.modules, cast(Any, model)
         install(model, modules)
-        guards = "|".join(re.escape(_guard(name)) for name in modules)
+        guards = "|".join(re.escape(guard) for guard in _guards(model))
         ignored = whole._keys_to_ignore_on_load_unexpected  # a list in some versions, a set in others
         ignored = [] if ignored is None else ignored
         whole._keys_to_ignore_on_load_unexpected = type(ignored)([*ignored, f"^({guards})$"])
 
     def get_state_dict_and_metadata(self, model: nn.Module, *_: Any) -> Any:
-        guards = {_guard(name): torch.zeros(1, dtype=torch.uint8) for name in describe(model)}
+        # Stacks of experts are stored expert by expert, gate and up apart, so theirs is one that can be split.
+        guards = {
+            name: torch.zeros(1 if name.endswith(".weight") else (2, 2, 2), dtype=torch.uint8)
+            for name in _guards(model)
+        }
         return model.state_dict() | guards, {}
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -77,5 +81,5 @@ def quantizer_of(model: nn.Module) -> Any:
     return quantizer(config(modules=describe(model)))
 
 
-def _guard(layer: str) -> str:
-    return f"{layer}.weight"
+def _guards(model: nn.Module) -> list[str]:
+    return [f"{name}.{weight}" for name, layer in packed_layers(model).items() for weight in layer.stands_for]

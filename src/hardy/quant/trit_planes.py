@@ -79,6 +79,10 @@ class TritWeight:
         trits, scales, converged = (list(kind) for kind in zip(*parts, strict=True))
         return TritWeight(torch.cat(trits, 1), torch.cat(scales, 1), self.width, torch.cat(converged))
 
+    def expert(self, index: int) -> "TritWeight":
+        """One matrix (out, in) of a stack (experts, out, in)."""
+        return TritWeight(self.trits[:, index], self.scales[:, index], self.width, self.converged[index])
+
     @property
     def bits(self) -> int:
         """What has to be stored: trits five to a byte, with those that fill a row's last byte; float16 scales."""

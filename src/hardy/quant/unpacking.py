@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hardy.artefacts.packing import PackedLayer
+from hardy.artefacts.packing import packed_layers
 from hardy.core.method import Method
 from hardy.core.surgery import Absent, Edits
 from hardy.errors import InputError
@@ -39,7 +39,7 @@ class Unpack(Method):
         rest = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         dtype = rest if self.dtype is None else getattr(torch, self.dtype)
         rows, size = [], 0
-        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PackedLayer)}
+        layers = packed_layers(model)
         for name, layer in sorted(layers.items(), key=lambda entry: bool(entry[1].tied_to)):
             dense: Any = layer.dense(dtype)
             if layer.tied_to:
@@ -62,6 +62,6 @@ class Unpack(Method):
 
 def unpack(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """`model` with dense weights in the place of packed layers, in place, if it has any; see `Unpack`."""
-    if any(isinstance(layer, PackedLayer) for layer in model.modules()):
+    if packed_layers(model):
         Unpack(dtype=None if dtype is None else str(dtype).removeprefix("torch.")).apply(model)
     return model

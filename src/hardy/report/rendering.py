@@ -75,7 +75,7 @@ def to_svg(figure: Figure, prefix: str) -> str:
     """
     buffer = io.StringIO()
     with _drawn(figure) as canvas, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        warnings.filterwarnings("ignore", "Glyph .* missing from ", UserWarning)
         # Letters as shapes look the same everywhere; only what our font lacks is left to the fonts of the reader.
         glyphs = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
         letters = {ord(letter) for text in canvas.findobj(Text) for letter in text.get_text()}

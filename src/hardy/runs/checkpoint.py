@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,26 @@ class Checkpoint:
         sweep(self.path)
         if not self.path.exists():
             return None
-        identity, state = read(self.path, self.kind)
-        if identity != self.identity:
-            raise InputError(
-                f"{self.path} belongs to another {self.kind}: {difference(identity, self.identity)}; "
-                "choose another place, or remove it to begin anew"
-            )
+        with reading(self.path):
+            identity, state = read(self.path, self.kind)
+            if identity != self.identity:
+                raise InputError(
+                    f"{self.path} belongs to another {self.kind}: {difference(identity, self.identity)}; "
+                    "choose another place, or remove it to begin anew"
+                )
         return state
+
+    def resume(self, restore: Callable[[dict[str, Any]], object]) -> bool:
+        """Give the state that `save` stored to `restore`; whether there was one.
+
+        Raises:
+            InputError: as `load`; or what is in the file is not what `restore` takes.
+        """
+        if (state := self.load()) is None:
+            return False
+        with reading(self.path):
+            restore(state)
+        return True
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:

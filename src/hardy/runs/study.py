@@ -12,6 +12,7 @@ from typing import Any
 from hardy import __version__
 from hardy.errors import InputError
 from hardy.files import read_json, sweep, write_json
+from hardy.reading import reading
 from hardy.runs.conditions import Cell, Condition, Result, Results
 from hardy.runs.progress import progress
 from hardy.runs.workers import Backend, check_workers, run_jobs
@@ -100,10 +101,11 @@ class Study:
                     raise KeyError("format")
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(f"{path} is damaged or not a study of hardy; choose another folder") from None
-            if old != record:
-                raise InputError(
-                    f"{self.out} holds a different study ({_difference(old, record)}); choose another --out"
-                )
+            with reading(self.out):
+                if old != record:
+                    raise InputError(
+                        f"{self.out} holds a different study ({_difference(old, record)}); choose another --out"
+                    )
         else:
             foreign = self.out.is_file() or (
                 self.out.is_dir() and set(self.out.iterdir()) - set(self.out.glob(".study.json.*.tmp"))

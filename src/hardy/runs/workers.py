@@ -22,7 +22,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from hardy import checks
 from hardy.errors import InputError, install
 from hardy.files import temporary_beside
-from hardy.mapping import return_freed_memory
+from hardy.mapping import return_freed_memory, trim
 from hardy.reading import available_memory
 
 _log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _on_one_thread(run: Callable[[Any, Job], Found], shared: Any, job: Job) -> F
         return run(shared, job)
     finally:
         torch.set_num_threads(threads)
-        return_freed_memory()
+        trim()
 
 
 def _on_cluster(

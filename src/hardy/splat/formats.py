@@ -1,11 +1,13 @@
 """Gaussians in the files that other programs exchange: read by `load_gaussians`, written by `save_gaussians`.
 
 PLY, SuperSplat's compressed PLY, antimatter15's .splat, Niantic's SPZ, PlayCanvas' SOG (read), and glTF with
-KHR_gaussian_splatting (written). Compressed PLY, SPZ and SOG go through the package gsply.
+KHR_gaussian_splatting (written). Compressed PLY and SPZ go through the package gsply, which takes the sizes that a
+file declares for true: they are compared with what is there first.
 """
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import struct
@@ -19,11 +21,14 @@ import torch
 from hardy.errors import InputError, install
 from hardy.files import write_atomic
 from hardy.ops.spherical_harmonics import FIRST
-from hardy.reading import reading
-from hardy.splat.ply import NAMES, Parameters, check_gaussians, load_ply, mended, save_ply
+from hardy.reading import check_room, reading
+from hardy.splat.ply import NAMES, Parameters, check_gaussians, elements_of, load_ply, mended, save_ply
+from hardy.splat.sog import read_sog
 
 _SPLAT = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 4), ("quats", "u1", 4)])
 _FLOAT, _POINTS = 5126, 0  # of glTF
+_CHUNK = 256  # Gaussians of compressed PLY that share a range
+_PER_GAUSSIAN = 600  # bytes that reading takes, with all spherical harmonics
 
 
 def load_gaussians(path: str | Path) -> Parameters:
@@ -44,13 +49,13 @@ def load_gaussians(path: str | Path) -> Parameters:
         return load_ply(path)
     readers: dict[str, Callable[[Path], Parameters]] = {
         "splat": _read_splat,
-        "compressed.ply": lambda path: _of_gsply(_gsply().plyread(path)),
-        "spz": lambda path: _of_gsply(_gsply().read_spz(path)),
-        "sog": lambda path: _of_gsply(importlib.import_module("gsply.sog_reader").sogread(path)),
+        "compressed.ply": _read_compressed,
+        "spz": _read_spz,
+        "sog": read_sog,
     }
     if kind not in readers:
         raise InputError(f"{path} is of a kind that is written only; read are .ply, {', .'.join(readers)}")
-    if kind != "splat":
+    if kind in ("compressed.ply", "spz"):
         _gsply()  # what is missing is not the file's fault
     with reading(path):
         made = readers[kind](path)
@@ -116,6 +121,35 @@ def _gsply() -> Any:
         return importlib.import_module("gsply")
     except ImportError:
         raise InputError(f"this format needs the package gsply: {install('splat')}") from None
+
+
+def _read_compressed(path: Path) -> Parameters:
+    elements, body = elements_of(path)
+    counts = {name: count for name, count, _ in elements}
+    names = [name for name, _, _ in elements]
+    vertices, chunks = counts.get("vertex", 0), counts.get("chunk", 0)
+    if names not in (["chunk", "vertex"], ["chunk", "vertex", "sh"]) or not vertices:
+        raise InputError(f"its parts are {', '.join(names) or 'none'}, not chunk, vertex and perhaps sh")
+    if chunks != -(-vertices // _CHUNK) or counts.get("sh", vertices) != vertices:
+        raise InputError(f"{chunks} chunks and {counts.get('sh', 0)} harmonics do not fit {vertices} Gaussians")
+    if (needed := sum(count * kind.itemsize for _, count, kind in elements)) != body:
+        raise InputError(f"it has {body} bytes of Gaussians and declares {needed}")
+    return _of_gsply(_gsply().plyread(path))
+
+
+def _read_spz(path: Path) -> Parameters:
+    """Version 4, of Zstandard, is for gsply alone: it stores how large its parts are."""
+    if path.read_bytes()[:2] == b"\x1f\x8b":
+        with gzip.open(path) as file:
+            _, _, count, degree = struct.unpack("<IIIB", file.read(16)[:13])
+            check_room(f"{count:,} Gaussians", count * _PER_GAUSSIAN)
+            bases = (degree + 1) ** 2 - 1
+            left = count * (20 + 3 * bases) + (1 << 20)  # extensions may follow
+            while piece := file.read(1 << 20):
+                left -= len(piece)
+                if left < 0:
+                    raise InputError(f"it unpacks to far more than its {count} Gaussians")
+    return _of_gsply(_gsply().read_spz(path))
 
 
 def _of_gsply(data: Any) -> Parameters:

@@ -18,6 +18,7 @@ from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.ops.spherical_harmonics import FIRST
+from hardy.reading import below, reading
 from hardy.runs.checkpoint import Checkpoint, digest
 from hardy.splat.filling import Fill, Rules, fill_round
 from hardy.splat.inpainters import Inpainter
@@ -132,13 +133,14 @@ def inpaint(
                 folder / f"round-{turn + 1}" / "fills.safetensors", kind="filling of holes", identity=known
             )
         saved = None if file is None else file.load()
-        if saved is None:
+        if file is None or saved is None:
             seed = options.seed * 1000 + turn
             fills = fill_round(scene.views, holes, seen, graph, inpainter, rules, least, seed, fills)
             if file is not None:
                 file.save({"fills": [{**vars(fill)} for fill in fills]})
         else:
-            fills = [Fill(**fill) for fill in saved["fills"]]
+            with reading(file.path):
+                fills = [Fill(**fill) for fill in saved["fills"]]
         _check_filled(fills, holes, inpainter, rules)
         history.append(_summary(fills, holes))
         if not math.isnan(history[-1]["score"]) and rules.accept:
@@ -200,7 +202,6 @@ def save_photos(views: Sequence[View], folder: Path) -> None:
     from PIL import Image
 
     from hardy.files import write_atomic
-    from hardy.reading import below
 
     for view in views:
         picture = Image.fromarray((view.image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())

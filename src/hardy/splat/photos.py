@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from hardy.errors import InputError
-from hardy.reading import below, reading
+from hardy.reading import below, check_picture, reading
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif")
 
@@ -133,4 +133,5 @@ def _read(file: Path, look: Callable[[Image.Image], Any]) -> Any:
     with reading(file, "the image"), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the memory is asked for instead
         with Image.open(file) as image:
+            check_picture(image)
             return look(image)

@@ -7,6 +7,7 @@ logarithms, rotations are w first, and f_rest is channel-major: all coefficients
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,7 +168,28 @@ def read_vertices(path: str | Path) -> dict[str, np.ndarray]:
         return _vertices(Path(path))
 
 
-def _vertices(path: Path) -> dict[str, np.ndarray]:
+def elements_of(path: Path) -> tuple[list[tuple[str, int, np.dtype[Any]]], int]:
+    """Names, counts and records of the elements of a binary PLY file in little endian, and the bytes after its header.
+
+    Raises:
+        InputError: it is not such a file, or has a list property.
+    """
+    lines, body = _parts(path)
+    if ["format", "binary_little_endian", "1.0"] not in lines:
+        raise InputError(f"{path} is not a binary PLY file in little endian")
+    found: list[tuple[str, int, list[tuple[str, str]]]] = []
+    for line in lines:
+        if line[0] == "element" and len(line) == 3 and _COUNT.fullmatch(line[2]):
+            found.append((line[1], int(line[2]), []))
+        elif line[0] == "property" and len(line) == 3 and line[1] in _TYPES and found:
+            found[-1][2].append((line[2], "<" + _TYPES[line[1]]))
+        elif line[0] != "format":
+            raise InputError(f"{path} has a line that Gaussians have not: {' '.join(line)}")
+    return [(name, count, np.dtype(fields)) for name, count, fields in found], len(body)
+
+
+def _parts(path: Path) -> tuple[list[list[str]], bytes]:
+    """The words of the header's lines, and what follows."""
     data = path.read_bytes()
     head, mark, body = data[: _MAX_HEADER + 11].partition(b"end_header")
     if not data.startswith(b"ply") or not mark:
@@ -175,7 +197,11 @@ def _vertices(path: Path) -> dict[str, np.ndarray]:
     body = data[len(head) + len(mark) :]
     body = body[2:] if body.startswith(b"\r\n") else body[1:]
     lines = [line.split() for line in head.decode("ascii", "replace").splitlines()[1:]]
-    lines = [line for line in lines if line and line[0] not in ("comment", "obj_info")]
+    return [line for line in lines if line and line[0] not in ("comment", "obj_info")], body
+
+
+def _vertices(path: Path) -> dict[str, np.ndarray]:
+    lines, body = _parts(path)
     layout, count, fields, elements = "", None, [], 0
     for line in lines:
         if line[0] == "format" and len(line) > 1:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from hardy.artefacts.packing import PackedLayer
+from hardy.artefacts.packing import packed_layers
 from hardy.report import Report, Row
 from hardy.stream.cache import CompressedCache
 
@@ -18,7 +18,7 @@ def memory(model: nn.Module, cache: CompressedCache) -> Report:
         model: with packed layers (`hardy.quant`) or without.
         cache: of this model.
     """
-    packed = [module for module in model.modules() if isinstance(module, PackedLayer)]
+    packed = list(packed_layers(model).values())
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
     inside = {id(t): t for layer in packed for t in (*layer.parameters(), *layer.buffers())}
     held = {

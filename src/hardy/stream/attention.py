@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hardy.errors import InputError
-from hardy.ops.packed_attention import packed_attention
+from hardy.ops.packed_attention import packed_attention, stays_packed
 
 if TYPE_CHECKING:
     from hardy.stream.layer import CompressedLayer
@@ -138,7 +138,7 @@ def attention(
 def _fused(query: torch.Tensor, view: View, scale: float) -> torch.Tensor | None:
     """(batch, 1, heads, dim) for one query per head, or None where the dense way must do."""
     store = view.layer.store
-    if store.padded or query.device.type != "cpu" or (query.requires_grad and torch.is_grad_enabled()):
+    if store.padded or not stays_packed(query.device) or (query.requires_grad and torch.is_grad_enabled()):
         return None
     segments = store.segments(view.first)
     return None if segments is None else packed_attention(query[:, :, 0], segments, scale)[:, None]

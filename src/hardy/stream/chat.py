@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,11 @@ class Chat:
         if self.out is not None:
             identity = {"model": subject.name, "sha256": subject.digest, "policy": str(policy)}
             self._checkpoint = Checkpoint(self.out / "session.safetensors", kind="chat", identity=identity)
-            if (state := self._checkpoint.load()) is not None:
-                self.turns = list(state["turns"])
-                self.cache.load_state_dict(state["cache"])
+            self._checkpoint.resume(self._take_back)
+
+    def _take_back(self, state: Mapping[str, Any]) -> None:
+        self.turns = [{**turn} for turn in state["turns"]]
+        self.cache.load_state_dict(state["cache"])
 
     @property
     def context(self) -> int | None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, ImageSequence
 
 from hardy.errors import InputError
 from hardy.ffmpeg import program
-from hardy.reading import reading
+from hardy.reading import check_picture, reading
 
 PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 ANIMATED = (".gif", ".apng", ".png", ".webp")
@@ -75,6 +75,7 @@ class Frames:
         if self.files:
             for file in self.files[first:]:
                 with reading(file, "the frame"), Image.open(file) as image:
+                    check_picture(image)
                     pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
                 yield pixels
             return
@@ -89,6 +90,7 @@ class Frames:
     def _animated(self) -> Iterator[np.ndarray]:
         with reading(self.source, "the video"), Image.open(self.source) as image:
             for frame in ImageSequence.Iterator(image):
+                check_picture(frame)  # each: a later one may be larger
                 yield np.asarray(frame.convert("RGB"))
 
     def _film(self) -> Iterator[np.ndarray]:

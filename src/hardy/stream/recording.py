@@ -23,7 +23,7 @@ from PIL import Image
 from hardy.core.rng import derive
 from hardy.errors import InputError
 from hardy.files import write_atomic, write_text
-from hardy.reading import reading
+from hardy.reading import check_picture, reading
 from hardy.stream.session import FrameGeometry
 from hardy.zoo.vggt.camera import quaternion, unprojected
 
@@ -96,6 +96,7 @@ class Recording:
         """(height, width, 3) uint8: the frame as it came."""
         path = self.folder / "images" / f"{index:06}.jpg"
         with reading(path), Image.open(path) as image:
+            check_picture(image)
             return np.asarray(image.convert("RGB"))
 
     def finish(self, count: int, *, rate: float = 1.0) -> int:

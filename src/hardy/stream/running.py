@@ -13,6 +13,7 @@ from PIL import Image
 
 from hardy import checks
 from hardy.errors import InputError
+from hardy.reading import reading
 from hardy.report import Pictures, Report, Row
 from hardy.report.figures import Lines, Series
 from hardy.runs.checkpoint import Checkpoint, digest
@@ -81,8 +82,10 @@ def run(
     checkpoint = Checkpoint(recording.folder / "session.safetensors", kind="stream of frames", identity=identity)
     course, size = _Course(), None
     if (state := checkpoint.load()) is not None:
-        session.load_state_dict(state["session"])
-        course, size = _Course(list(state["bytes"]), state["seconds"]), tuple(state["picture"])
+        with reading(checkpoint.path):
+            session.load_state_dict(state["session"])
+            height, width = state["picture"]
+            course, size = _Course(list(state["bytes"]), float(state["seconds"])), (height, width)
 
     def save() -> None:
         if session.frames:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.ops.packed_attention import Segment
 from hardy.stream.codec import Affine, Codec, Codes
@@ -228,10 +229,27 @@ class LayerStore:
                 "held": dict(self._held)}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Have what `state_dict` of a store with the same codec gave."""
+        """Have what `state_dict` of a store with the same codec gave.
+
+        Raises:
+            InputError: its numbers and tensors do not fit each other, or a key or value is not finite.
+        """
         self.clear()
-        self.seen, self.plain, self.requantized = state["seen"], state["plain"], state["requantized"]
-        self.padded, self._held = state["padded"], dict(state["held"])
+        for name in ("seen", "plain", "requantized"):
+            setattr(self, name, checks.integer(name, state[name], at_least=0))
+        self.padded, self._held = bool(state["padded"]), dict(state["held"])
+        if not self._held:
+            return
+        keys, values, positions = (self._held[name] for name in ("plain_keys", "plain_values", "positions"))
+        if keys.ndim != 4 or keys.shape != values.shape or keys.dtype != values.dtype or self.plain > keys.shape[2]:
+            shapes = f"plain keys {tuple(keys.shape)} and values {tuple(values.shape)}"
+            raise InputError(f"{shapes} are not of {self.plain} tokens")
+        heads = keys.shape[1] if self.per_head else 1
+        if positions.shape != (keys.shape[0], heads, self.length) or positions.dtype != torch.int32:
+            raise InputError(f"positions {tuple(positions.shape)} are not those of {self.length} tokens")
+        for name, tensor in self._held.items():
+            used = tensor[:, :, : self.plain] if name in ("plain_keys", "plain_values") else tensor
+            checks.finite(name, used)
 
     def _begin(self, keys: torch.Tensor) -> None:
         batch, heads, _, dim = keys.shape

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy.artefacts.packing import PackedLayer
+from hardy.artefacts.packing import packed_layers
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import adc_area, lossless_adc_bits, matrix_cost
 from hardy.hooks import run, watch
@@ -82,6 +82,6 @@ def stored_bytes(model: nn.Module) -> int:
 
 def packed_share(model: nn.Module) -> float:
     """The share of the weights that are packed."""
-    packed = sum(layer.weights for layer in model.modules() if isinstance(layer, PackedLayer))
+    packed = sum(layer.weights for layer in packed_layers(model).values())
     dense = sum(p.numel() for p in model.parameters() if p.ndim > 1)
     return packed / (packed + dense)

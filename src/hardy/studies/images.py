@@ -11,7 +11,7 @@ from PIL import Image
 from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
-from hardy.reading import reading
+from hardy.reading import check_picture, reading
 from hardy.runs.checkpoint import digest
 from hardy.zoo import digits
 
@@ -106,6 +106,7 @@ def _folder(path: Path) -> Images:
         held = set(order[: max(1, round(TEST_SHARE * len(files)))])
         for i, file in enumerate(files):
             with reading(file), Image.open(file) as picture:
+                check_picture(picture)
                 image = torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0).float() / 255
             size = size or tuple(image.shape)
             if tuple(image.shape) != size:

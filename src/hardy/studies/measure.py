@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hardy.analog.layers import clipping, stored_weights
-from hardy.artefacts.packing import PackedLayer
+from hardy.artefacts.packing import packed_layers
 from hardy.core.method import ALL_SELECTED, Method, from_dict
 from hardy.evaluate.language import token_losses
 from hardy.mapping import return_freed_memory, to_file
@@ -44,7 +44,7 @@ def dense(source: Source, **options: Any) -> Subject:
     if isinstance(source, str | Path) and subject.size > _IN_FILE:
         return_freed_memory()
         to_file(subject.model)
-    packed = sum(isinstance(layer, PackedLayer) for layer in subject.model.modules())
+    packed = len(packed_layers(subject.model))
     if not packed:
         return subject
     model: Any = unpack(copy_sharing_weights(subject.model))

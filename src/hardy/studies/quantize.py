@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import logging
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -42,15 +43,21 @@ from hardy.studies.locating import locate
 from hardy.studies.measure import perplexity_of
 from hardy.studies.quantizing import BEFORE, STORED, UNTUNED, by_block, cast, embedding_method, in_memory
 from hardy.zoo.calibration import HELD_OUT, OWN, calibration_batches, sources_of
-from hardy.zoo.loading import dtype_of, find, outline
+from hardy.zoo.loading import dtype_of, find, outline, text_part
 from hardy.zoo.subject import HELD_OUT as HELD_OUT_MODULES
 from hardy.zoo.subject import Source, Subject
 from hardy.zoo.text import read_text
 
 _log = logging.getLogger(__name__)
 
+SELECT = "linear,!head,!router"
+"""What is quantized unless somebody says otherwise; of a model that sees as well, in its language model."""
+
 CALIBRATION = f"{OWN},{HELD_OUT}"
 """What is calibrated on unless another text is named: half of it the model's own samples, for no kind of text alone."""
+
+DAMPING = 0.1
+"""Chosen on texts that no table is judged on; `benchmarks.damping` has what it gives on those."""
 
 LOUD = 1.25
 """From so many times the perplexity on, it is said loudly."""
@@ -94,11 +101,12 @@ def quantize(
     calibration: str = CALIBRATION,
     text: str | None = None,
     group_size: int | None = 128,
-    select: Selector = "linear,!head,!router",
+    select: Selector = SELECT,
     tokens: int | None = None,
     window: int | None = None,
     calibration_tokens: int = 16384,
     correction: float = 0.3,
+    damping: float = DAMPING,
     tune: int = 0,
     embedding_bits: int = 8,
     device: str | None = None,
@@ -121,12 +129,15 @@ def quantize(
         text: a UTF-8 file, on whose second half perplexity is measured (its first ranks layers, unless a file is
             calibrated on); by default held-out standard-library modules.
         group_size: weights that share scales; None for one group per output channel.
-        select: which layers. Those that cannot be quantized, as with rows shorter than a group, stay as they are, and
+        select: which layers; by default all linear ones but the head, of a model that sees pictures as well those of
+            its language model. Those that cannot be quantized, as with rows shorter than a group, stay as they are, and
             the report's notes say so.
         tokens, window, device: as in `hardy.zoo.Subject.of`.
         calibration_tokens: of calibration text, at most; more were measured to help little.
         correction: share of what the layers before a layer do wrong that it makes up for, 0 to 1
             (`hardy.quant.calibrated.CalibratedQuantizer`); with a budget, none.
+        damping: how little to trust the calibration text, 0 to 1: more keeps other kinds of text better
+            (`hardy.quant.calibrated.CalibratedQuantizer`, whose own is 0.01, as is usual).
         tune: steps of `TunedScales`, after trit-planes: their scales and the norms are trained on the calibration text.
             Each takes about as long as reading 4,000 tokens, and needs memory for gradients; a hundred are worth it.
         embedding_bits: 8, 4, or 16 to leave them as they are: of the embedding, and of the head, which are most of a
@@ -150,11 +161,10 @@ def quantize(
     if budget is not None and not bits and not planes:
         bits = (2, 4)
     steps = levels(bits, planes, group_size, bool(sources))
-    if budget is None:
-        steps = tuple(
-            dataclasses.replace(step, correction=correction) if isinstance(step, CalibratedQuantizer) else step
-            for step in steps
-        )
+    trust: dict[str, Any] = {"damping": damping} | ({"correction": correction} if budget is None else {})
+    steps = tuple(
+        dataclasses.replace(step, **trust) if isinstance(step, CalibratedQuantizer) else step for step in steps
+    )
     if (budget is None) != (len(steps) == 1):
         raise InputError(
             f"one kind of layer takes no budget, several need one: got {len(steps)} kinds and a budget of {budget}"
@@ -168,6 +178,12 @@ def quantize(
     embedding = embedding_method(checks.one_of("embedding_bits", embedding_bits, (4, 8, 16)))
     named = isinstance(model, str | Path)
     plan = outline(model) if named else Subject.of(model).model  # what fits is known before any weight is read
+    inside, outside = text_part(plan) if select == SELECT else "", ""
+    if inside:
+        whole = weights_of(plan, select)
+        select = (SELECT, f"!re:(?!{re.escape(inside)}[.]).*")
+        share = 1 - weights_of(plan, select) / whole
+        outside = f"{share:.1%} of the weights of linear layers are not in {inside} and stay as they are"
     select, odd, share = fitting(plan, select, steps[0])
     if text is not None:
         read_text(text)
@@ -180,6 +196,9 @@ def quantize(
         calibration_tokens if sources else 0, 2 * subject.tokens,
     ))  # fmt: skip
     notes = list(subject.notes)
+    if outside:
+        notes.append(f"{outside}; --select 'linear,!head' takes them too")
+        _log.info(notes[-1])
     if odd:
         name, reason = next(iter(odd.items()))
         loudly = "THE MODEL HARDLY SHRINKS: " if share > 0.5 else ""
@@ -271,7 +290,9 @@ def quantize(
         rows_of_all = (*rows, *size, whole, *found.rows)
         report = Report(title=title, rows=rows_of_all, settings=settings, notes=tuple(notes))
         report.save(folder)
-        card = model_card(report, folder, name=Path(out).name, base=subject.name)
+        for file in sorted(Path(subject.name).glob("*processor_config.json")):  # of what makes numbers of pictures
+            shutil.copy(file, folder)
+        card = model_card(report, folder, name=Path(out).name, base=subject.name, sees=bool(text_part(loaded)))
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     stored = save(loaded, out, tokenizer=tokenizer, extra=write_report, shard_size=SHARD if blocks else None)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hardy.artefacts.artefact import history, remember
-from hardy.artefacts.packing import PackedLayer
+from hardy.artefacts.packing import PackedLayer, packed_layers
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.selection import select
 from hardy.quant import ClippedRoundToNearest, Pack, RoundToNearest, TunedScales
@@ -23,6 +23,7 @@ from hardy.quant.packed_embedding import tables
 from hardy.quant.quantizer import Quantizer
 from hardy.quant.transformers_hooks import quantizer_of
 from hardy.quant.unpacking import PACKED
+from hardy.reading import reading
 from hardy.report import Row
 from hardy.runs.checkpoint import Checkpoint
 from hardy.studies.measure import loss_on
@@ -113,23 +114,26 @@ def by_block(
     """
     checkpoint = Checkpoint(kept / "state.safetensors", kind="quantization", identity=identity)
     state: dict[str, Any] = checkpoint.load() or {}
+    with reading(checkpoint.path):
+        begun = Done.from_dict(state["done"]) if state else Done()
+        if state:
+            state = {"data": list(state["data"]), "losses": {BEFORE: float(state["losses"][BEFORE])}}
     parts = BlockByBlock(model, blocks, kept, work)
     before = history(model)
     if state:
-        _log.info("going on from %s: %d of %d blocks are done", kept, state["done"]["at"], len(blocks))
+        _log.info("going on from %s: %d of %d blocks are done", kept, begun.at, len(blocks))
     else:
         state = {"data": calibrate()}
         state["losses"] = {BEFORE: parts.losses(judged, "measuring the unmodified model")}
-        state["done"] = Done().to_dict()
         kept.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(state)
+        checkpoint.save({**state, "done": begun.to_dict()})
     entries = [] if embedding is None else pack_tables(model, embedding)
 
     def keep(done: Done) -> None:
         checkpoint.save({**state, "done": done.to_dict()})
 
     modules = {site.name: site.module for site in select(model, method.select, layers=method.layers)}
-    done = parts.quantize(method, state["data"], Done.from_dict(state["done"]), keep)
+    done = parts.quantize(method, state["data"], begun, keep)
     losses = {**state["losses"], STORED: parts.losses(judged, "measuring the packed model")}
     quantizer = quantizer_of(model)
     whole: Any = model
@@ -139,7 +143,7 @@ def by_block(
         done_to_it.insert(-2, dataclasses.replace(embedding, select=_exactly(entry["site"] for entry in entries)))
     methods = [each.to_dict() for each in done_to_it]
     remember(model, {"methods": methods, "base_sha256": identity["model_sha256"]})
-    layers = [layer for layer in model.modules() if isinstance(layer, PackedLayer)]
+    layers = packed_layers(model).values()
     size, bits = sum(layer.weights for layer in layers), sum(layer.bits for layer in layers)
     dense = sum(
         entry["size"]

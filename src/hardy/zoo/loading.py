@@ -1,5 +1,8 @@
 """Load a causal language model: from the zoo, a Hugging Face folder, a GGUF file, an artefact of hardy, or the hub."""
 
+import contextlib
+import importlib
+import importlib.metadata
 import importlib.util
 import json
 from pathlib import Path
@@ -9,7 +12,14 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from hardy import checks
 from hardy.artefacts.artefact import RECORD, no_progress_bars, read_record, remember
@@ -79,7 +89,7 @@ def load(
     dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in evaluation mode, and its tokenizer.
+    """A causal language model in evaluation mode, and its tokenizer. It may be one that sees pictures as well.
 
     Args:
         name: a zoo name, a local Hugging Face folder, a GGUF file (whose few bits become dense weights), an artefact of
@@ -95,22 +105,17 @@ def load(
     place = find(name)
     source: dict[str, Any] = {"pretrained_model_name_or_path": place}
     if place.is_file():
-        source = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
+        source = _in_gguf(place)
         dtype = torch.float32 if dtype == "auto" else dtype
     config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
     with reading(name, "model"):
-        if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
-            raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
-    made = _reading(
-        name,
-        "weights",
-        lambda: check_declared(place, config, lambda: AutoModelForCausalLM.from_config(config)),
-    )
+        kind = _kind_of(name, config)
+    made = _reading(name, "weights", lambda: check_declared(place, config, lambda: kind.from_config(config)))
     _check_room(name, made, dtype)
     model, info = _reading(
         name,
         "weights",
-        lambda: AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, output_loading_info=True),
+        lambda: kind.from_pretrained(**source, dtype=dtype, output_loading_info=True),
     )
     missing = [*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])]
     if missing:
@@ -130,18 +135,16 @@ def outline(name: str | Path) -> nn.Module:
     """The model `name` as its configuration says, on the meta device: all its modules, no weights, read in no time.
 
     Raises:
-        InputError: as `load`, for what the configuration tells.
+        InputError: as `load`, for what the configuration tells, also of more layers than are stored.
     """
     name = str(name)
     place = find(name)
     source: dict[str, Any] = {"pretrained_model_name_or_path": place}
     if place.is_file():
-        source = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
+        source = _in_gguf(place)
     config = _reading(name, "configuration", lambda: AutoConfig.from_pretrained(**source))
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not _says_causal(config):
-        raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+    kind = _kind_of(name, config)
+    return _reading(name, "weights", lambda: check_declared(place, config, lambda: kind.from_config(config)))
 
 
 def stored_dtype(name: str) -> torch.dtype | None:
@@ -236,6 +239,15 @@ def generate(
     return "".join(tokenizer.batch_decode([continuation], skip_special_tokens=True))
 
 
+def _in_gguf(file: Path) -> dict[str, Any]:
+    """What transformers calls a GGUF file."""
+    with contextlib.suppress(ImportError):
+        gguf: Any = importlib.import_module("gguf")
+        if not hasattr(gguf, "__version__"):  # which older transformers under Python 3.10 ask for
+            gguf.__version__ = importlib.metadata.version("gguf")
+    return {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+
+
 def _reading(name: str, part: str, read: Any) -> Any:
     """Run `read`, whose errors are as many as file formats, and give them one shape; without progress bars."""
     try:
@@ -244,6 +256,25 @@ def _reading(name: str, part: str, read: Any) -> Any:
     except Exception as error:
         reason = shortened(error, 300) or type(error).__name__
         raise InputError(f"cannot read the {part} of model {name!r}: {reason}") from error
+
+
+def text_part(model: Any) -> str:
+    """Name of the language model inside a model that takes pictures or sound as well; "" for one that does not."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config") or config.get_text_config() is config:
+        return ""
+    decoder = model.get_decoder()
+    return next((name for name, module in model.named_modules() if module is decoder), "")
+
+
+def _kind_of(name: str, config: Any) -> Any:
+    """The class of transformers that makes and reads such a model: a language model, or one that sees as well."""
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and _says_causal(config):
+        return AutoModelForCausalLM
+    sees = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and _says_causal(config)
+    if sees and config.get_text_config() is not config and not config.is_encoder_decoder:
+        return AutoModelForImageTextToText
+    raise InputError(f"model {name!r} is a {_architecture(config)}, not a causal language model")
 
 
 def _architecture(config: Any) -> str:

@@ -1,6 +1,7 @@
 """tiny-mamba: a Mamba of 0.9 M parameters that writes Python: no attention, one state space after the other."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers.models.mamba import modeling_mamba
 from hardy.ops.selective_scan import selective_scan
 from hardy.zoo.corpus import LibraryText
 from hardy.zoo.recipe import Recipe
+
+_log = logging.getLogger(__name__)
 
 
 def build(vocab_size: int) -> PreTrainedModel:
@@ -37,9 +40,13 @@ def quick_scan() -> Iterator[None]:
     """Within it, every Mamba of transformers computes its recurrence with `hardy.ops.selective_scan`.
 
     The loop of transformers lets autograd keep five tensors for each token; a training step takes several times as
-    long with it.
+    long with it. An older transformers has its loop within the layer: there it stays.
     """
-    original = modeling_mamba.mamba_selective_scan
+    original = getattr(modeling_mamba, "mamba_selective_scan", None)
+    if original is None:
+        _log.info("this transformers computes Mamba's recurrence in a way of its own; with a newer one it is quicker")
+        yield
+        return
     modeling_mamba.mamba_selective_scan = _scan
     try:
         yield

@@ -20,6 +20,7 @@ from hardy.core.rng import derive
 from hardy.errors import InputError
 from hardy.evaluate.geometry import depth_errors, depth_scale, trajectory_error
 from hardy.files import write_json
+from hardy.reading import reading
 from hardy.runs.checkpoint import Checkpoint
 from hardy.runs.progress import progress
 from hardy.zoo.optimizers import optimizers_of, trapezoid
@@ -91,15 +92,16 @@ def train(out: str | Path = FOLDER, *, steps: int = STEPS, seed: int = 0, valida
     optimizers = optimizers_of(model, matrix_lr=MATRIX_LR, other_lr=OTHER_LR, weight_decay=WEIGHT_DECAY)
     start, seconds, curve = 0, 0.0, []
     if (state := checkpoint.load()) is not None:
-        start, seconds, curve = state["step"], state["seconds"], state["curve"]
-        if steps != state["steps"] and trapezoid(start - 1, state["steps"], WARMUP, DECAY) < 1:
-            raise InputError(
-                f"steps={steps}: the learning rate of {checkpoint.path} is already falling (or still rising) for "
-                f"{state['steps']} steps at step {start}; go on with {state['steps']}, or train anew elsewhere"
-            )
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        with reading(checkpoint.path):
+            start, seconds, curve = state["step"], state["seconds"], state["curve"]
+            if steps != state["steps"] and trapezoid(start - 1, state["steps"], WARMUP, DECAY) < 1:
+                raise InputError(
+                    f"steps={steps}: the learning rate of {checkpoint.path} is already falling (or still rising) for "
+                    f"{state['steps']} steps at step {start}; go on with {state['steps']}, or train anew elsewhere"
+                )
+            model.load_state_dict(state["model"])
+            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
     clock, running = time.monotonic(), 0.0
     with progress(NAME, steps, done=start) as bar:
         for step in range(start, steps):

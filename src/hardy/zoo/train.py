@@ -144,14 +144,15 @@ def _save(
     model: PreTrainedModel,
     optimizers: list[torch.optim.Optimizer],
 ) -> None:
-    states = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
-    checkpoint.save({"steps": steps, "step": line["step"], "seconds": line["seconds"], **states})
     log = checkpoint.path.with_name(LOG)
     with reading(log):
         lines = [json.loads(text) for text in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
         lines = [{**line, "step": checks.integer("step", line["step"])} for line in lines]
     lines = [old for old in lines if old["step"] < line["step"]] + [line]
     write_text(log, "".join(json.dumps(entry) + "\n" for entry in lines))
+    # After the log: a run that is killed between the two comes to this step, and writes this line, again.
+    states = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+    checkpoint.save({"steps": steps, "step": line["step"], "seconds": line["seconds"], **states})
 
 
 def _resume(

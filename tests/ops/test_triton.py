@@ -1,9 +1,10 @@
-"""The Triton version without a GPU: its bits in Triton's interpreter, and that all of it compiles for one.
+"""The Triton kernels without a GPU: what they give in Triton's interpreter, and that all of it compiles for one.
 
 Each in a process of its own: the interpreter must be chosen before Triton is imported. It cuts floats down to bfloat16
 instead of rounding them; that type's bits are compared on a GPU, by benchmarks/gpu.py.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -12,12 +13,17 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+NEEDED = ("triton", "setuptools") if importlib.metadata.version("torch").startswith("2.6") else ("triton",)
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in NEEDED),
+    reason="Triton, or what the Triton of torch 2.6 imports, is not installed",
+)
 
 _BITS = """
+import dataclasses
 import sys
 import torch
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/ops"]
 from trit_matrices import activations, matrix_of
 from hardy.ops.trit_product import trit_product_reference
 from hardy.ops.trit_product_triton import trit_product_triton
@@ -37,6 +43,17 @@ for planes in (1, 2, 3):
             assert torch.equal(found.isnan(), expected.isnan())
             assert torch.equal(found.nan_to_num(), expected.nan_to_num()), (planes, rows, width, group_size, tokens)
 assert 2 <= FEW_TOKENS < 18
+
+from test_packed_attention import generated, packed
+from hardy.ops.packed_attention import Segment, _reference
+from hardy.ops.packed_attention_triton import attend
+
+for bits, dim, page_heads in (((4, 4), 16, 1), ((2, 8), 80, 3), ((8, 2), 80, 1), ((16, 4), 24, 1), ((4, 16), 64, 3)):
+    query = generated(2, 9, dim, seed=9).unflatten(1, (3, 3))
+    tail = Segment(keys=generated(2, 3, 40, dim).half(), values=generated(2, 3, 40, dim, seed=8).half(), tokens=33)
+    segments = [dataclasses.replace(packed(bits, 130, dim, page_heads=page_heads), first=7), tail]
+    found, wanted = attend(query, segments, dim**-0.5), _reference(query, segments, dim**-0.5)
+    torch.testing.assert_close(found, wanted, atol=3e-5, rtol=3e-5)
 print("same bits")
 """
 
@@ -44,7 +61,7 @@ _COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from hardy.ops import trit_tiles_triton, trit_vector_triton
+from hardy.ops import packed_attention_triton, trit_tiles_triton, trit_vector_triton
 
 def compiled(kernel, pointers, constants):
     signature, constexprs = {{}}, {{}}
@@ -66,6 +83,13 @@ for planes, pairs, singles in ((1, 0, 8), (2, 16, 0), (3, 16, 8)):
     many = compiled(trit_tiles_triton._multiply_many, pointers, sizes | tile)
     assert "wgmma" in many.asm["ptx"]
 compiled(trit_tiles_triton._round, {{"x": "*bf16", "codes": "*i32", "facts": "*i32"}}, {{"GROUPS": 32, "WORDS": 32}})
+halves, sizes = "*fp16", {{"DIM": 128, "WIDTH": 128, "HEADS": 4, "GROUP": 16, "TOKENS": 32}}
+pointers = dict.fromkeys(("query", "largest", "totals", "mixed"), "*fp32") | {{"scale": "fp32"}}
+for key_bits, value_bits in ((4, 4), (16, 2)):
+    sides = {{"keys": "*u8" if key_bits < 16 else halves, "values": "*u8", "pages": "*i16"}}
+    sides |= {{"key_scales": halves, "value_scales": halves}}
+    bits = {{"KEY_BITS": key_bits, "VALUE_BITS": value_bits}}
+    compiled(packed_attention_triton._attend, pointers | sides, sizes | bits)
 print("compiled")
 """
 
