@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from hardy.cli.options import Device, Dtype, Kept, Model, interruptible, numbers, shown
+from hardy.cli.interrupts import interruptible
+from hardy.cli.options import Device, Dtype, Kept, Model, numbers, shown
 
 app = typer.Typer(
     help="Whether what carries or steers a behaviour is still there on 2 to 4 bits, 1 to 3 trit-planes, in noise.",
