@@ -94,7 +94,7 @@ def by_transformer_lens(model: Any, task: interp.Task, folder: str) -> Acts:
 
     def patch() -> torch.Tensor:
         values = []
-        wanted = {".".join(name.split(".")[:3]).replace(".z", ".hook_z") for name in SOME}
+        wanted = {".".join(name.split(".")[:4]).replace(".z", ".hook_z") for name in SOME}
         with torch.no_grad():
             logits, clean = bridge.run_with_cache(task.clean, names_filter=lambda name: name in wanted)
             high, low = task.score(logits).mean(), task.score(bridge(task.corrupt)).mean()
@@ -137,11 +137,11 @@ def by_nnsight(model: Any, task: interp.Task, folder: str) -> Acts:
 
     def attribute() -> torch.Tensor:
         with torch.no_grad(), wrapped.trace(clean_ids):
-            clean = [layer.self_attn.o_proj.input for layer in layers].save()
+            clean = [layer.self_attn.o_proj.input for layer in layers].save()  # pyright: ignore
             logits = wrapped.lm_head.output.save()
         with torch.enable_grad(), wrapped.trace(corrupt_ids):
-            kept = [layer.self_attn.o_proj.input for layer in layers].save()
-            scores = task.score(wrapped.lm_head.output).save()
+            kept = [layer.self_attn.o_proj.input for layer in layers].save()  # pyright: ignore
+            scores = task.score(wrapped.lm_head.output).save()  # pyright: ignore
             gradients = torch.autograd.grad(scores.sum(), kept).save()
         effect = (task.score(logits) - scores).sum()
         products = [(c - k.detach()) * g for c, k, g in zip(clean, kept, gradients, strict=True)]
@@ -152,7 +152,7 @@ def by_nnsight(model: Any, task: interp.Task, folder: str) -> Acts:
         places = [(int(name.split(".")[1]), int(name.split(".")[-1])) for name in SOME]
         with torch.no_grad():
             with wrapped.trace(clean_ids):
-                clean = [layers[layer].self_attn.o_proj.input for layer, _ in places].save()
+                clean = [layers[layer].self_attn.o_proj.input for layer, _ in places].save()  # pyright: ignore
                 logits = wrapped.lm_head.output.save()
             with wrapped.trace(corrupt_ids):
                 others = wrapped.lm_head.output.save()

@@ -231,21 +231,46 @@ def fields() -> str:
         "PSNR, dB": "{psnr:.1f}",
         "median steps to 30 dB": "{median_steps_to_30_db.value:.0f}",
     }
-    codec = {
-        "bits per pixel": "{bits_per_pixel.value:.2f}",
-        "PSNR, dB": "{psnr.value:.1f}",
-        "JPEG": "{jpeg.value:.1f}",
-        "WebP": "{webp.value:.1f}",
-        "seconds to encode": "{seconds.value:.0f}",
-    }
     photos = len(record("fields").report.settings["photos"])
-    encoded = record("codec").report.settings["options"]["photos"]
     return (
         f"Fields of {photos} photographs, mean PSNR ± spread over photographs (`{record('fields').command}`):\n\n"
         + of_columns(columns, rows("fields"), where={"shown": True}, order="psnr")
-        + f"\n\nThe codec on {encoded} photographs beside JPEG and WebP of "
-        f"the same size, all headers counted (`{record('codec').command}`):\n\n"
-        + of_columns(codec, rows("codec"), by=("asked",), where={"condition": "mean over photographs"})
+        + f"\n\n{codec()}"
+    )
+
+
+def codec() -> str:
+    found = rows("codec")
+    forms = values_of("against", found)
+    means = [row for row in found if "photo" not in row.details]
+    against: dict[str, Cell] = {f"{form}, %": "{at[against=" + form + "].bd_rate.value:+.1f}" for form in forms}
+    columns = {"": "{condition}", **against, "s to encode": "{encode.value:.1f}", "s to decode": "{decode.value:.2f}"}
+    at: dict[str, Cell] = {f"{rate:g}": f"{{at[asked={rate}].psnr.value:.2f}}" for rate in values_of("asked", means)}
+    photos = len(record("codec").report.settings["photos"])
+    return (
+        f"{photos} Kodak photographs at full size: how many percent more bytes at equal PSNR (BD-rate, mean over the "
+        f"photographs) than each of five codecs (`{record('codec').command}`):\n\n"
+        + of_columns(columns, [row for row in means if row.metric != "psnr"])
+        + "\n\nPSNR in dB, mean over the photographs, at bits per pixel:\n\n"
+        + of_columns({"": "{condition}", **at}, [row for row in means if row.metric == "psnr"])
+    )
+
+
+def codec_plot() -> Plot:
+    """Mean PSNR against rate on the photographs, a line for each codec."""
+    found = [row for row in rows("codec") if row.metric == "psnr" and "photo" not in row.details]
+    series = []
+    for name in dict.fromkeys(row.condition for row in found):
+        of_name = [row for row in found if row.condition == name]
+        rates = tuple(float(str(row.details["asked"])) for row in of_name)
+        values = tuple(row.value for row in of_name)
+        series.append(Series(label=name, x=rates, y=values, style="line" if "hardy" in name else "dashed"))
+    return Plot(
+        title="Kodak at full size: PSNR against bits per pixel",
+        caption="all bytes of a file counted; upper left is better",
+        x_label="bits per pixel",
+        y_label="PSNR [dB]",
+        series=tuple(series),
     )
 
 
@@ -384,6 +409,41 @@ def splat_parts() -> str:
             title = f"{name[0].upper()}{name[1:]} (`{found.command}`):"
             texts.append(f"{title}\n\n{of_columns(SPLAT, parts)}")
     return "\n\n".join(texts)
+
+
+def inpainting() -> str:
+    columns: dict[str, Cell] = {
+        "": "{method}",
+        "holes, dB": "{hole:.1f}",
+        "others see it": "{seen:.1f}",
+        "nobody does": "{unseen:.1f}",
+        "shadow": "{shadow:.1f}",
+        "held-out views": "{held_out:.1f}",
+        "SSIM": "{ssim.value:.2f}",
+        "views agree, dB": "{agreement:.1f}",
+        "photos agree, dB": "{photos_agree.value:.1f}",
+        "seconds": "{seconds.value:.0f}",
+    }
+    found = rows("inpaint")
+    parts = []
+    for scene in values_of("scene", found):
+        of_scene = [row for row in found if row.details["scene"] == scene]
+        known = {row.metric for row in of_scene} | {"method"}
+        shown = {title: cell for title, cell in columns.items() if re.findall(r"\w+", str(cell))[0] in known}
+        parts.append(f"{scene[0].upper()}{scene[1:]}:\n\n{of_columns(shown, of_scene, by=('method',))}")
+    return "\n\n".join(parts)
+
+
+def inpainting_margins() -> str:
+    columns: dict[str, Cell] = {
+        "scene": "{scene}",
+        "pixels that others see": "{at[method=true photos].share_seen.value:.0f} %",
+        "holes": "{at[method=whole].hole_above_2d:+.1f}",
+        "others see it": "{at[method=whole].seen_above_2d:+.1f}",
+        "nobody does": "{at[method=whole].unseen_above_2d:+.1f}",
+        "views agree": "{at[method=whole].agreement_above_2d:+.1f}",
+    }
+    return of_columns(columns, rows("inpaint"), by=("scene",))
 
 
 def rasterizer() -> str:
@@ -695,10 +755,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "noise-aware": noise_aware,
     "repairs": repairs,
     "romer": romer,
+    "codec": codec,
     "noise-cost": noise_cost,
     "halora": halora,
     "splat": splat,
     "splat-parts": splat_parts,
+    "inpainting": functools.partial(where_measured, "inpaint", inpainting),
+    "inpainting-margins": functools.partial(where_measured, "inpaint", inpainting_margins),
     "rasterizer": rasterizer,
     "gpu": gpu,
     "cores": cores,
@@ -790,6 +853,7 @@ def write() -> None:
     for name, figure in zip(PLOTS, record("survival").report.figures, strict=True):
         save_png(figure, IMAGES / f"{name}.png", dpi=110)
     save_png(quantizers_plot(), IMAGES / "quantizers.png", dpi=110)
+    save_png(codec_plot(), IMAGES / "codec.png", dpi=110)
     save_png(real_quantizers_plot(), IMAGES / "real_quantizers.png", dpi=110)
     for name, figure in rtl_tables.plots().items():
         save_png(figure, IMAGES / f"{name}.png", dpi=110)

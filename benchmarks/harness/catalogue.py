@@ -17,6 +17,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": "smollm2-135m", "only": "budget", "seeds": 2},
     ),
     "circuit_survival-smollm2-circuit": ("circuit_survival", {"model": "smollm2-135m", "only": "circuit"}),
+    "inpaint": ("inpaint", {}),
+    "inpaint-long": (
+        "inpaint",
+        {"width": 96, "views": 20, "steps": 800, "later": 200, "budget": 4000, "scenes": "hovering; standing; wall"},
+    ),
     "interp-edit": ("interp", {"part": "edit"}),
     "interp-locate": ("interp", {"part": "locate"}),
     "interp-steer": ("interp", {"part": "steer"}),

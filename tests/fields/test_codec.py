@@ -1,21 +1,23 @@
 """The codec: sizes and targets kept, every kind of picture back as it was, honest refusals, and the command line."""
 
 import re
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from scipy.io import wavfile
 
 from hardy.cli import main as command_line
 from hardy.core import InputError
 from hardy.evaluate import psnr
-from hardy.fields import Signal, audio, entropy, image
+from hardy.fields import IntegerModel, Signal, audio, entropy, image
 from hardy.fields.codec import Encoded, decode, encode, encode_album, first_omega, scaled
-from hardy.fields.container import Contents, unpacked
+from hardy.fields.container import Contents, load_fields, unpacked
 from hardy.fields.media import load_media, save_media
 
 PICTURE = Image.effect_mandelbrot((30, 21), (-2.2, -1.3, 0.9, 1.3), 30)
@@ -127,6 +129,8 @@ def test_an_album_shares_and_each_picture_is_its_own(tmp_path: Path) -> None:
     grids = tuple(signal.grid for signal in signals if signal.grid)
     album = encode_album(signals, Contents(kind="image", grids=grids), width=24, steps=150)
     models, contents = unpacked(album.data)
+    assert isinstance(models[0], IntegerModel)
+    assert isinstance(models[2], IntegerModel)
     shown = [torch.from_numpy(decode(*pair)) for pair in zip(models, contents.grids, strict=True)]
     found = [image(pixels.numpy()) for pixels in shown]
     for index, signal in enumerate(signals):
@@ -162,7 +166,13 @@ def test_the_commands_do_all_that(
         (["encode", "a.png", "--target", "many"], "--target takes a PSNR such as 35dB, got 'many'"),
         (["encode", "a.png", "--target", "-3"], "target must be a finite number above 0"),
         (["encode", "a.png", "--bpp", "nan"], "bits per pixel must be a finite number above 0, got nan"),
-        (["encode", "a.png", "--steps", "0"], "steps must be an integer of at least 1, got 0"),
+        (["encode", "a.png", "--field", "latents", "--steps", "9"], "--steps and --seed are of --field coordinates"),
+        (["encode", "a.png", "--field", "waves"], "field must be latents or coordinates, got 'waves'"),
+        (["encode", "a.png", "--preset", "slow"], "preset must be fast, default or best, got 'slow'"),
+        (
+            ["encode", "a.png", "--field", "coordinates", "--steps", "0"],
+            "steps must be an integer of at least 1, got 0",
+        ),
         (["decode", "a.png", "b.png"], "a.png: this is no file of hardy's fields"),
         (["decode", "empty.png", "b.png"], "empty.png: the file is empty"),
         (["decode", "good.hardy", "b.txt"], "pictures are written to .png"),
@@ -204,7 +214,7 @@ def test_signals_without_a_grid_or_with_a_long_one_are_refused() -> None:
     with pytest.raises(InputError, match="a signal on a grid"):
         encode(scattered, Contents(), target_psnr=30.0)
     with pytest.raises(InputError, match="at most 32768 points per axis"):
-        encode(Signal.on_grid(torch.zeros(40000, 1)), Contents(kind="audio"), target_psnr=30.0)
+        encode(Signal.on_grid(torch.zeros(40000, 1, 1)), Contents(kind="image"), target_psnr=30.0)
 
 
 def test_encoding_in_a_pipe_says_how_far_it_is(
@@ -214,8 +224,9 @@ def test_encoding_in_a_pipe_says_how_far_it_is(
     monkeypatch.setenv("HARDY_PROGRESS", "lines")
     monkeypatch.setattr("hardy.runs.progress.EVERY", 0.0)
     assert (
-        hardy(monkeypatch, "field", "encode", tmp_path / "p.png", tmp_path / "f.hardy", "--bpp", 4, "--steps", 3) == 0
-    )
+        hardy(monkeypatch, "field", "encode", tmp_path / "p.png", tmp_path / "f.hardy", "--bpp", 4, "--steps", 3,
+            "--field", "coordinates") == 0
+    )  # fmt: skip
     said = capsys.readouterr()
     assert "fit: 2/3 (67%)" in said.err
     assert "bits per pixel" in said.out
@@ -236,7 +247,10 @@ def test_a_budget_below_the_smallest_field_gives_that_one_and_says_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     PICTURE.crop((0, 0, 30, 1)).save("line.png")
-    assert hardy(monkeypatch, "field", "encode", "line.png", "--bpp", "0.01", "--steps", "1") == 0
+    assert (
+        hardy(monkeypatch, "field", "encode", "line.png", "--field", "coordinates", "--bpp", "0.01", "--steps", "1")
+        == 0
+    )
     captured = capsys.readouterr()
     size = Path("line.png.hardy").stat().st_size
     assert re.search(rf"no field fits into 0\.01 bits per point, 0 bytes here: .* {size} bytes", captured.err)
@@ -249,3 +263,77 @@ def test_the_first_frequency_of_a_sound_grows_with_its_length() -> None:
     assert first_omega(image(PICTURE)) == 30
     lengths = [first_omega(audio(torch.zeros(samples).numpy())) for samples in (100, 640, 64000)]
     assert lengths == [30, 30, 300]
+
+
+def test_a_long_sound_is_cut_into_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hardy.fields.codec.PIECE", 300)
+    wave = (20000 * np.sin(np.arange(800) / 9)).astype(np.int16)
+    wavfile.write("in.wav", 8000, wave)
+    assert hardy(monkeypatch, "field", "encode", "in.wav", "f.hardy", "--target", "12dB", "--steps", 60) == 0
+    said = capsys.readouterr()
+    assert "piece 3 of 3, 266 samples" in said.err
+    assert "bits per sample" in said.out
+    assert hardy(monkeypatch, "field", "decode", "f.hardy", "out.wav") == 0
+    rate, back = wavfile.read("out.wav")
+    assert (rate, len(back)) == (8000, 800)
+    error = np.mean((back.reshape(-1) / 32768 - wave / 32768) ** 2)
+    promised = float(re.search(r"([\d.]+) dB", said.out)[1])  # pyright: ignore[reportOptionalSubscript]
+    assert 10 * np.log10(4 / error) == pytest.approx(promised, abs=0.2)
+
+
+def test_an_animated_picture_is_a_film_and_pages_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frames = [PICTURE.rotate(40 * index).convert("RGB") for index in range(3)]
+    frames[0].save("in.gif", save_all=True, append_images=frames[1:], duration=50)
+    contents = load_media("in.gif")[1]
+    assert (contents.kind, contents.grids, contents.rate) == ("video", ((3, 21, 30),), 20)
+    assert hardy(monkeypatch, "field", "encode", "in.gif", "f.hardy", "--bpp", 8, "--steps", 20) == 0
+    assert "(width " in capsys.readouterr().out
+    for name in ("out.gif", "out.webp"):
+        assert hardy(monkeypatch, "field", "decode", "f.hardy", name) == 0
+        with Image.open(name) as back:
+            assert (back.n_frames, back.size) == (3, (30, 21))  # pyright: ignore[reportAttributeAccessIssue]
+            back.load()
+            assert back.info["duration"] == 50
+    frames[0].save("pages.tif", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match=r"pages.tif has 3 pages: the first is taken"):
+        assert load_media("pages.tif")[1].kind == "image"
+
+
+@pytest.mark.parametrize("field", ["latents", "coordinates"])
+def test_a_colour_profile_is_kept_or_left_out_on_demand(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    PICTURE.convert("RGB").save("in.png", icc_profile=profile)
+    more = ("--steps", 5) if field == "coordinates" else ()
+    assert hardy(monkeypatch, "field", "encode", "in.png", "f.hardy", "--bpp", 16, "--field", field, *more) == 0
+    assert hardy(monkeypatch, "field", "info", "f.hardy") == 0
+    assert f"a colour profile of {len(profile)} bytes" in capsys.readouterr().out
+    assert hardy(monkeypatch, "field", "decode", "f.hardy", "out.png") == 0
+    with Image.open("out.png") as back:
+        assert back.info["icc_profile"] == profile
+    assert hardy(
+        monkeypatch, "field", "encode", "in.png", "g.hardy", "--bpp", 8, "--field", field, "--no-profile", *more
+    ) == 0  # fmt: skip
+    assert load_fields("g.hardy")[1].profile == b""
+    PICTURE.convert("CMYK").save("inks.tif", icc_profile=profile)
+    assert load_media("inks.tif")[1].profile == b""
+
+
+def test_sixteen_bits_of_colour_are_refused_not_cut(tmp_path: Path) -> None:
+    """A PNG of 16 bits in three channels, which Pillow can read only as one of 8."""
+    rows = b"".join(b"\0" + bytes(range(1, 13)) for _ in range(2))
+    chunks = [(b"IHDR", struct.pack(">2I5B", 2, 2, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    data = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    with pytest.raises(InputError, match=r"deep.png: a picture of 16 bits in 3 channels would lose half of them"):
+        load_media(tmp_path / "deep.png")

@@ -21,7 +21,8 @@ def test_blocks_are_read_again_where_a_module_or_how_it_attends_has_changed() ->
     layer = model.model.layers[1]
     layer.mlp = torch.nn.Identity()
     assert "blocks.1.mlp.post" not in points(model)
-    model.model.layers[1] = models.build("llama").model.layers[1]
+    other: Any = models.build("llama")
+    model.model.layers[1] = other.model.layers[1]
     assert "blocks.1.mlp.post" in points(model)
     kept = weakref.ref(layer)
     del layer

@@ -27,6 +27,8 @@ def write_scene(folder: Path) -> None:
     record = {"fl_x": float(k[0, 0]), "fl_y": float(k[1, 1]), "w": 32, "h": 24, "frames": frames}
     (folder / "transforms.json").write_text(json.dumps(record))
     save_masks(made.holes, made.scene.views, folder / "masks")
+    save_masks(made.masks, made.scene.views, folder / "things")
+    save_masks(made.shadows, made.scene.views, folder / "shadows")
 
 
 def run(*words: object) -> str:
@@ -56,6 +58,10 @@ def test_an_object_is_removed_and_its_hole_filled_from_the_shell(tmp_path: Path)
     run(*line)  # finished: the same again, from what is there
     assert load_ply(tmp_path / "out" / "gaussians.ply")["means"].equal(first)
     assert Report.load(tmp_path / "out").value("Gaussians", "completed") == report.value("Gaussians", "completed")
+    apart = ("--masks", scene / "things", "--shadows", scene / "shadows", "--before", "masked", "--inpainter", "none")
+    said = run("inpaint", scene, tmp_path / "shadows", *apart, *rounds)
+    assert said.count("Masks: 6 of 6 photos") == 2
+    assert len(list((tmp_path / "shadows" / "photos").iterdir())) == 6  # none is held out
     refused = CliRunner().invoke(app, ["splat", "inpaint", str(scene), str(tmp_path / "other")])
     assert refused.exit_code != 0
     refused = CliRunner().invoke(app, ["splat", "inpaint", "demo", str(tmp_path / "other"), "--inpainter", "patchmach"])

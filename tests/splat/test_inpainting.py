@@ -17,6 +17,7 @@ from hardy.splat.filling import Rules, fill_round, pull, rim_depth
 from hardy.splat.inpainters import PatchMatch
 from hardy.splat.points import gaussians_from
 from hardy.splat.quality import view_loss
+from hardy.splat.removal import gone_of
 from hardy.splat.scene import View
 from hardy.splat.strategies import Box, vanilla
 from hardy.splat.traced_removal import removable
@@ -90,7 +91,7 @@ def test_with_exact_depth_other_photos_give_the_hidden_pixels(traced: Any) -> No
     seen = surfaces(traced)
     assert depth_tolerance(traced.truth, seen, traced.holes) < 0.05
     index = max(range(8), key=lambda i: int(traced.holes[i].sum()))
-    fill = pull(index, traced.scene.views, traced.holes, seen, Rules(colors="photos"), 0.03)
+    fill = pull(index, traced.scene.views, traced.holes, seen, Rules(), 0.03)
     hole = traced.holes[index]
     truth = traced.truth[index].image
     assert fill.pulled.sum() > 0.3 * hole.sum()
@@ -183,6 +184,7 @@ def test_rounds_end_the_same_wherever_they_were_stopped(
     report = report_of(whole, traced.scene, inpainter="patchmatch", truth=traced.truth)
     assert report.value("hole PSNR", "renderings") > 5
     assert "anchor" in report.to_html()
+    assert report.value("Gaussians", "removed") == whole.gone
 
 
 def test_it_begins_with_trained_gaussians_or_a_training(traced: Any) -> None:
@@ -191,9 +193,40 @@ def test_it_begins_with_trained_gaussians_or_a_training(traced: Any) -> None:
     assert len(found.training.parameters["means"]) > 0
     options = dataclasses.replace(SHORT, steps=55)
     base = train(traced.scene, vanilla(40), options=options, until=40)
+    left = gone_of(base.parameters, traced.scene.views, traced.holes)
+    assert left.gone.any()
+    kept = module._left(base, ~left.gone)
+    for tensors in (kept.parameters, *kept.moments.values()):
+        assert {len(each) for each in tensors.values() if each.ndim} == {int((~left.gone).sum())}
+    masked = inpaint(traced.scene, traced.holes, before="masked", **settings(rounds=1))
+    assert masked.training.step == 55
+    with pytest.raises(InputError, match="before must be"):
+        inpaint(traced.scene, traced.holes, before="never", **settings())  # pyright: ignore[reportArgumentType]
     assert inpaint(traced.scene, traced.holes, start=base, **settings(rounds=1)).training.step == 55
     with pytest.raises(InputError, match="has 40 steps, not the 30 asked for"):
         inpaint(traced.scene, traced.holes, start=base, **settings(steps=30))
+
+
+def test_a_shadow_is_filled_and_its_surface_stays(traced: Any) -> None:
+    assert all(torch.equal(a | b, c) for a, b, c in zip(traced.masks, traced.shadows, traced.holes, strict=True))
+    options = dataclasses.replace(SHORT, steps=75)
+    base = train(traced.scene, vanilla(60), options=options, until=60)
+    going = gone_of(base.parameters, traced.scene.views, traced.masks).gone
+    everything = gone_of(base.parameters, traced.scene.views, traced.holes).gone
+    assert 0 < going.sum() < everything.sum()
+    lengths = []
+    for masks, shadows in ((traced.masks, traced.shadows), (traced.holes, None)):
+        changes = settings(steps=60, rounds=1, inpainter=None)
+        found = inpaint(traced.scene, masks, shadows=shadows, start=base, **changes)
+        assert all(torch.equal(a, b) for a, b in zip(found.holes, traced.holes, strict=True))
+        lengths.append(len(found.training.parameters["means"]))
+        assert found.gone == int((going if shadows is not None else everything).sum())
+    assert lengths[0] - lengths[1] >= int(everything.sum() - going.sum()) // 2
+    none = [torch.zeros_like(hole) for hole in traced.holes]
+    assert inpaint(traced.scene, traced.holes, shadows=none, start=base, **settings(steps=60, rounds=1)).fills
+    every = [hole | (torch.arange(40) == 20)[None] for hole in traced.holes]
+    with pytest.raises(InputError, match="grown by 30 pixels, the masks of all 8 views cover everything"):
+        inpaint(traced.scene, every, **settings(growth=30))
 
 
 def test_what_cannot_be_inpainted_is_refused(traced: Any) -> None:
@@ -208,12 +241,13 @@ def test_what_cannot_be_inpainted_is_refused(traced: Any) -> None:
     everyone = [torch.ones(30, 40, dtype=torch.bool) for _ in holes]
     for hole in everyone:
         hole[:2] = False
+    alone = Rules(pulled=100, neighbours=0)
     with (
         pytest.raises(InputError, match="no other photo shows any of the .* choose an inpainter"),
         pytest.warns(UserWarning, match="cover more"),
     ):
-        inpaint(scene, everyone, **settings(inpainter=None, rules=Rules(pulled=100, neighbours=0), steps=2))
-    for wrong in ({"pulled": -1}, {"accept": 2}, {"candidates": 0}, {"colors": "mine"}):
+        inpaint(scene, everyone, before="masked", **settings(inpainter=None, rules=alone, steps=2))
+    for wrong in ({"pulled": -1}, {"accept": 2}, {"candidates": 0}, {"trust": 0}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             Rules(**wrong)  # pyright: ignore[reportArgumentType]
 

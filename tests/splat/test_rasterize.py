@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -302,14 +303,61 @@ def test_refuses_what_makes_no_sense(wrong: dict[str, Any], message: str) -> Non
 def test_the_arguments_of_gsplat_are_taken_where_they_mean_what_is_done_anyway() -> None:
     inputs: Any = plain(7) | {"width": WIDTH, "height": HEIGHT}
     expected = rasterization(**inputs)[0]
-    same = {"packed": False, "absgrad": True, "sparse_grad": False, "tile_size": 8, "camera_model": "pinhole"}
-    assert torch.equal(rasterization(**inputs, **same, covars=None, channel_chunk=32)[0], expected)
+    same: dict[str, Any] = {
+        "packed": False,
+        "absgrad": True,
+        "sparse_grad": False,
+        "tile_size": 8,
+        "camera_model": "pinhole",
+    }
+    same["rolling_shutter"] = types.SimpleNamespace(name="GLOBAL")  # as gsplat's enumeration has it
+    assert torch.equal(rasterization(**inputs, **same, tile_size=8, covars=None, channel_chunk=32)[0], expected)
     with pytest.raises(InputError, match="packed must be False here, got True"):
         rasterization(**inputs, packed=True)
     with pytest.raises(InputError, match="camera_model must be 'pinhole' here, got 'fisheye'"):
         rasterization(**inputs, camera_model="fisheye")
     with pytest.raises(TypeError, match="unexpected keyword argument 'tiles'"):
         rasterization(**inputs, tiles=8)
+
+
+def test_scenes_in_batch_dimensions_are_those_alone() -> None:
+    inputs = [gaussians(20, seed) for seed in range(2)]
+    backgrounds = torch.stack([each.pop("backgrounds") for each in inputs])
+    batch = {name: torch.stack([each[name] for each in inputs])[:, None] for name in inputs[0]}  # (2, 1, ...)
+    means = batch.pop("means").requires_grad_()
+    image, alphas, info = rasterization(
+        means, **batch, width=WIDTH, height=HEIGHT, sh_degree=2, backgrounds=backgrounds[:, None]
+    )
+    assert image.shape == (2, 1, 1, HEIGHT, WIDTH, 3)
+    assert alphas.shape == (2, 1, 1, HEIGHT, WIDTH, 1)
+    assert info["weights"].shape == (2, 1, 1, 20)
+    info["scenes"][1]["means2d"].retain_grad()
+    image[1].sum().backward()
+    for i, each in enumerate(inputs):
+        alone, _, known = rasterization(**each, width=WIDTH, height=HEIGHT, sh_degree=2, backgrounds=backgrounds[i])
+        assert torch.equal(image[i, 0], alone)
+        assert torch.equal(info["pixel_counts"][i, 0], known["pixel_counts"])
+    assert means.grad is not None
+    assert not means.grad[0].any()
+    assert means.grad[1].any()
+    assert info["scenes"][1]["means2d"].grad.any()
+    with pytest.raises(InputError, match="quats must begin with the batch dimensions"):
+        rasterization(means, **batch | {"quats": batch["quats"][:1]}, width=WIDTH, height=HEIGHT, sh_degree=2)
+
+
+def test_each_camera_may_have_coefficients_and_all_one_background() -> None:
+    inputs = gaussians(20) | {"backgrounds": torch.tensor([0.1, 0.5, 0.9])}
+    size = {"width": WIDTH, "height": HEIGHT, "sh_degree": 3}
+    own = torch.stack([inputs["colors"], -inputs["colors"]])
+    pair = {name: inputs[name].expand(2, -1, -1) for name in ("viewmats", "Ks")}
+    both, _, _ = rasterization(**inputs | pair | {"colors": own}, **size)
+    for camera in range(2):
+        alone, _, _ = rasterization(
+            **inputs | {"colors": own[camera], "backgrounds": torch.tensor([[0.1, 0.5, 0.9]])}, **size
+        )
+        assert torch.equal(both[camera], alone[0])
+    with pytest.raises(InputError, match=r"or \(2, 20, at least 16, 3\)"):
+        rasterization(**inputs | pair | {"colors": own[:1]}, **size)
 
 
 def test_the_old_name_works_and_warns() -> None:

@@ -1,5 +1,6 @@
 """Votes by mask are exact blending weights, what went is what had to, and what cannot be is refused."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from splat.scenes import known_scene
 
 from hardy.errors import InputError
 from hardy.splat import remove
-from hardy.splat.masks import check_holes, differing, grown, shrunk
+from hardy.splat.masks import check_holes, differing, grown, png_names, save_masks, shrunk
 from hardy.splat.points import gaussians_from
 from hardy.splat.quality import render_view
 from hardy.splat.removal import holes_of, in_hull, votes
@@ -117,6 +118,14 @@ def test_masks_grow_as_discs_and_shrink_back() -> None:
     first, second = torch.zeros(9, 9, 3), torch.zeros(9, 9, 3)
     second[4, 4, 1] = 0.5
     assert torch.equal(differing(first, second, growth=0).nonzero(), torch.tensor([[4, 4]]))
+
+
+def test_files_of_photos_do_not_meet(tmp_path: Path) -> None:
+    view = known_scene().views[0]
+    views = [dataclasses.replace(view, name=name) for name in ("a.jpg", "a.png", "B.png", "b.png", "sub/c.jpg")]
+    assert png_names(views) == ["a.jpg.png", "a.png.png", "B.png.png", "b.png.png", str(Path("sub/c.png"))]
+    save_masks([torch.zeros(3, 4, dtype=torch.bool)] * 5, views, tmp_path)
+    assert len(list(tmp_path.rglob("*.png"))) == 5
 
 
 def test_flat_hulls_hold_nothing() -> None:

@@ -1,7 +1,9 @@
 """`hardy field`: pictures, videos and short sounds as small networks of integers in a file."""
 
+import dataclasses
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,34 +37,85 @@ def encode(
     ] = None,
     target: Annotated[str, typer.Option(help="PSNR to reach, such as 35dB: the smallest file that does.")] = "",
     bpp: Annotated[float | None, typer.Option(help="Bits per pixel of the file: the best picture that fits.")] = None,
-    steps: Steps = 1000,
-    seed: Seed = 0,
+    field: Annotated[
+        str,
+        typer.Option(
+            help="latents, or coordinates: a network of them, with --steps or --seed and for films and sounds."
+        ),
+    ] = "",
+    profile: Annotated[bool, typer.Option(help="Keep the profile of a picture's colours, some hundred bytes.")] = True,
+    preset: Annotated[str, typer.Option(help="fast, default or best: how long to encode latents.")] = "default",
+    steps: Annotated[int | None, typer.Option(help="Of each fit of a network of coordinates; 1000.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the fits of networks of coordinates; 0.")] = None,
 ) -> None:
     """Encode a picture, a folder of frames or a short sound. Without an aim, 0.25 bits per pixel."""
-    from hardy.fields.codec import encode as run
+    from hardy import checks
+    from hardy.fields.codec import encode as encode_coordinates
     from hardy.fields.codec import save_encoded
+    from hardy.fields.latent_codec import encode_latents
     from hardy.fields.media import load_media
 
     aim = _aim(target)
     if aim is not None and bpp is not None:
         raise InputError("--target and --bpp exclude each other")
     signal, contents = load_media(source)
-    result = run(
-        signal,
-        contents,
-        target_psnr=aim,
-        bits_per_point=0.25 if aim is None and bpp is None else bpp,
-        steps=steps,
-        seed=seed,
-        report=lambda text: typer.echo(text, err=True),
-        progress=True,
-    )
+    if contents.profile and not profile:
+        contents = dataclasses.replace(contents, profile=b"")
+    of_network = steps is not None or seed is not None
+    field = field or ("latents" if contents.kind == "image" and not of_network else "coordinates")
+    checks.one_of("field", field, ("latents", "coordinates"))
+    settings: dict[str, Any] = {
+        "target_psnr": aim,
+        "bits_per_point": 0.25 if aim is None and bpp is None else bpp,
+        "report": lambda text: typer.echo(text, err=True),
+        "progress": True,
+    }
+    if field == "latents":
+        if of_network:
+            raise InputError("--steps and --seed are of --field coordinates; latents have a --preset")
+        result = encode_latents(signal, contents, preset=preset, **settings)
+    else:
+        steps, seed = 1000 if steps is None else steps, seed or 0
+        result = encode_coordinates(signal, contents, steps=steps, seed=seed, **settings)
     path = Path(f"{Path(source).name}.hardy") if out is None else out
     save_encoded(result, path)
+    chosen = ", ".join(f"{name} {value:g}" for name, value in result.settings.items())
     typer.echo(
-        f"{path}: {len(result.data)} bytes, {result.bits_per_point:.3f} bits per pixel, {result.psnr[0]:.2f} dB "
-        f"(layers of {result.width}, {result.weight_bits} bits)"
+        f"{path}: {len(result.data)} bytes, {result.bits_per_point:.3f} bits per "
+        f"{'sample' if contents.kind == 'audio' else 'pixel'}, {result.psnr[0]:.2f} dB ({chosen})"
     )
+
+
+@app.command()
+def info(
+    source: Annotated[Path, typer.Argument(help="File that hardy field wrote.")],
+    most_points: Annotated[
+        int | None,
+        typer.Option(help="Pixels or samples that a file may declare; by default 16384 for each byte of it."),
+    ] = None,
+) -> None:
+    """What a file holds: its kind, sizes, and what its pixels are made from."""
+    from hardy.fields.container import load_fields
+    from hardy.fields.latent_field import LatentField
+
+    models, contents = load_fields(source, most_points=most_points)
+    size = source.stat().st_size
+    points = sum(math.prod(grid) for grid in contents.grids)
+    rate = f", {8 * size / points:.3f} bits per pixel" if points else ""
+    profile = f", a colour profile of {len(contents.profile)} bytes" if contents.profile else ""
+    typer.echo(
+        f"{source}: {contents.kind}, {len(models)} in {size} bytes{rate}, {contents.sample_bits} bits a sample{profile}"
+    )
+    for index, model in enumerate(models):
+        grid = " x ".join(map(str, contents.grids[index])) if contents.grids else "no grid"
+        if isinstance(model, LatentField):
+            parts = [part for level in model.latents for part in level]
+            total, other = sum(part.size for part in parts), sum(int((part != 0).sum()) for part in parts)
+            made = f"{total} latents at {len(model.latents) - 1} levels, {other / total:.1%} of them not zero"
+        else:
+            widths = [model.in_features, *(len(layer.bias) for layer in model.layers)]
+            made = f"a network of {'-'.join(map(str, widths))}, {model.bits} bits before entropy coding"
+        typer.echo(f"  {grid}: {made}")
 
 
 @app.command()
@@ -76,6 +129,8 @@ def decode(
     ] = None,
 ) -> None:
     """Decode a file to the same pixels on every machine, at any size."""
+    import numpy as np
+
     from hardy.fields.codec import decode as run
     from hardy.fields.codec import scaled
     from hardy.fields.container import load_fields
@@ -88,12 +143,17 @@ def decode(
     axes = (1, 2) if contents.kind == "video" else (0, 1)
     if contents.kind == "audio" and scale != 1:
         raise InputError("--scale is for pictures and videos")
-    check_writable(out, folder=len(models) > 1)
-    for index, (model, grid) in enumerate(zip(models, contents.grids, strict=True)):
-        samples = run(model, scaled(grid, scale, axes), contents.sample_bits)
-        path = out if len(models) == 1 else out / f"picture-{index:05}.png"
-        save_media(samples, path, contents)
-    typer.echo(f"{out}: {len(models)} {contents.kind}{'s' if len(models) > 1 else ''}")
+    several = len(models) > 1 and contents.kind != "audio"
+    check_writable(out, folder=several)
+    found = [
+        run(model, scaled(grid, scale, axes), contents.sample_bits)
+        for model, grid in zip(models, contents.grids, strict=True)
+    ]
+    if contents.kind == "audio":
+        found = [np.concatenate(found)]
+    for index, samples in enumerate(found):
+        save_media(samples, out / f"picture-{index:05}.png" if several else out, contents)
+    typer.echo(f"{out}: {len(found)} {contents.kind}{'s' if several else ''}")
 
 
 @app.command()
@@ -118,9 +178,12 @@ def album(
         raise InputError("an album is made of pictures")
     grids = tuple(contents.grids[0] for _, contents in pairs)
     deep = max(contents.sample_bits for _, contents in pairs)
+    profiles = {contents.profile for _, contents in pairs}
+    if len(profiles) > 1:
+        typer.echo("the pictures have different colour profiles: none is kept", err=True)
     result = encode_album(
         [signal for signal, _ in pairs],
-        Contents(kind="image", grids=grids, sample_bits=deep),
+        Contents(kind="image", grids=grids, sample_bits=deep, profile=profiles.pop() if len(profiles) == 1 else b""),
         width=width,
         weight_bits=bits,
         steps=steps,

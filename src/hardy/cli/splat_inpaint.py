@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -91,9 +91,11 @@ def inpaint(
         ),
     ],
     masks: _Removed = None,
-    ply: Annotated[
-        Path | None, typer.Option(help="Trained Gaussians to begin with; what shows in the masks is removed.")
+    shadows: Annotated[
+        Path | None,
+        typer.Option(help="Folder of masks, white where what goes casts a shadow: filled too, its surface stays."),
     ] = None,
+    ply: Annotated[Path | None, typer.Option(help="Trained Gaussians to begin with.")] = None,
     inpainter: Annotated[
         str, typer.Option(help="patchmatch, opencv, opencv-telea, tiny, diffusers:FOLDER, or none: other photos only.")
     ] = "patchmatch",
@@ -103,6 +105,13 @@ def inpaint(
     rounds: Annotated[int, typer.Option(help="Of filling and training.")] = 4,
     steps: Annotated[int, typer.Option(help="Of training before the first round, one view each.")] = 1500,
     round_steps: Annotated[int, typer.Option(help="Of training after each round.")] = 300,
+    before: Annotated[
+        Literal["removed", "masked"],
+        typer.Option(
+            help="removed: train on the photos as they are, then take out what masks show. masked: leave holes out of "
+            "the photos, where they hide no thing but scratches or people that walk by."
+        ),
+    ] = "removed",
     candidates: Annotated[int, typer.Option(help="Of each fill, among which the best is taken.")] = 4,
     accept: Annotated[float, typer.Option(help="Least score of a fill that trains; 0 takes all.")] = 0.5,
     growth: _Growth = None,
@@ -126,17 +135,18 @@ def inpaint(
 
     if graph not in ("covisibility", "sift"):
         raise InputError(f"--graph must be covisibility or sift, got {graph!r}")
-    rules, truth, growing = Rules(candidates=candidates, accept=accept), (), growth
+    rules, truth, growing, dark = Rules(candidates=candidates, accept=accept), (), growth, None
     if scene == "demo":
         from hardy.splat.traced_removal import removable
 
-        if masks is not None or ply is not None:
+        if masks is not None or ply is not None or shadows is not None:
             raise InputError("the demo brings its own masks and begins with nothing; a folder named demo is ./demo")
         if inpainter not in ("tiny", "none"):
             named(inpainter)
         typer.echo("Tracing the room with a ball and without ...")
         made = removable(width=96, height=72, views=20, points=2000, seed=seed)
-        photos, holes, truth, growing = made.scene, made.holes, made.truth, 0 if growth is None else growth
+        photos, truth, growing = made.scene, made.truth, 0 if growth is None else growth
+        holes, dark = made.masks, made.shadows
         budget = budget or 4000
     else:
         if masks is None:
@@ -144,20 +154,24 @@ def inpaint(
         if inpainter not in ("tiny", "none"):
             named(inpainter)  # before photos are read for nothing
         color = read_background(background)
-        photos = read_scene(Path(scene), downscale, None, outside, removed=masks, images=images, background=color)
+        how: dict[str, Any] = {"outside": outside, "images": images, "background": color, "hold_out": 0}
+        photos = read_scene(Path(scene), downscale, removed=masks, **how)
         holes = photos.holes
+        if shadows is not None:
+            dark = read_scene(Path(scene), downscale, removed=shadows, **how).holes
     start = None if ply is None else gaussians_of(ply)
     options = Options(steps=max(1, steps), sh_degree=degree, seed=seed, background=read_background(background))
     begun = time.monotonic()
     with interruptible(out):
-        filler = None if inpainter == "none" else named(inpainter, [v.image for v in photos.views], holes, seed)
+        both = holes if dark is None else [hole | shadow for hole, shadow in zip(holes, dark, strict=True)]
+        filler = None if inpainter == "none" else named(inpainter, [v.image for v in photos.views], both, seed)
         grapher: Any = covisibility
         if graph == "sift":
             grapher = lambda views, seen, holes: matched(views, sift)  # noqa: E731
         found = run(
-            photos, holes, start=start, inpainter=filler, rules=rules, rounds=rounds, steps=steps,
-            round_steps=round_steps, growth=growing, strategy=vanilla(steps, cap_max=budget, seed=seed),
-            options=options, grapher=grapher, out=out,
+            photos, holes, shadows=dark, start=start, inpainter=filler, rules=rules, rounds=rounds, steps=steps,
+            round_steps=round_steps, growth=growing, before=before, options=options, grapher=grapher, out=out,
+            strategy=vanilla(steps, cap_max=budget, seed=seed),
         )  # fmt: skip
         with progress("report", None):
             report = report_of(found, photos, inpainter=inpainter, truth=truth, seconds=time.monotonic() - begun)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hardy.fields.hadamard_quant import HadamardQuant
     from hardy.fields.integer import IntegerField
     from hardy.fields.integer_model import IntegerModel
+    from hardy.fields.latent_field import LatentField
     from hardy.fields.losses import GradientNorm, Loss, SharpnessAware, SquaredError, WeightPerturbation
     from hardy.fields.saving import load_field, save_field
     from hardy.fields.shared import SharedField, add_images, fit_shared
@@ -27,6 +28,7 @@ _HOMES = {
     "integer_model": ("IntegerModel",),
     "losses": ("GradientNorm", "Loss", "SharpnessAware", "SquaredError", "WeightPerturbation"),
     "chips": ("noisy_psnr", "robustness"),
+    "latent_field": ("LatentField",),
     "saving": ("load_field", "save_field"),
     "shared": ("SharedField", "add_images", "fit_shared"),
     "signals": ("Signal", "audio", "distance", "grid_coordinates", "image", "sample_photo", "video"),
@@ -43,6 +45,7 @@ __all__ = [
     "HadamardQuant",
     "IntegerField",
     "IntegerModel",
+    "LatentField",
     "Loss",
     "Quad",
     "Relu",

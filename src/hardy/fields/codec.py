@@ -12,21 +12,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from hardy import checks
 from hardy.errors import InputError
 from hardy.fields.activations import Quad
-from hardy.fields.container import Contents, packed
+from hardy.fields.container import Contents, Model, packed, unpacked
 from hardy.fields.descent import Schedule
 from hardy.fields.field import Field
 from hardy.fields.fitting import fit
 from hardy.fields.hadamard_quant import HadamardQuant
 from hardy.fields.integer import IntegerField
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel
+from hardy.fields.latent_field import LatentField
 from hardy.fields.shared import SharedField, fit_shared
 from hardy.fields.signals import Signal
 from hardy.files import write_atomic
@@ -36,6 +38,8 @@ WEIGHT_BITS = (8, 7, 6, 5)
 LAYERS = 3
 LEARNING_RATE = 2e-3
 """On scikit-learn's photographs 5e-3 is as good in float, but its weights have longer tails: 2 dB less at 6 bits."""
+PIECE = LARGEST_GRID
+"""Samples of a sound that one field takes; longer ones are cut into pieces."""
 POINTS = 16384
 """Drawn in each step of a signal that has more."""
 # Biases are multiples of 2^5 codes of phase, 1/128 of a quarter period, and those of values of 2^-9.
@@ -52,17 +56,15 @@ class Encoded:
 
     Attributes:
         data: the file's bytes.
-        psnr: in dB, of each decoded signal before its samples are rounded to 8 or 16 bits.
+        psnr: in dB, of each decoded signal; of coordinate fields before samples are rounded to 8 or 16 bits.
         bits_per_point: of the file, headers included: per pixel, or per sample of a sound.
-        width: units of a hidden layer.
-        weight_bits: of a weight before entropy coding.
+        settings: what the search chose, by name: "width" of a hidden layer and "weight bits", or the "step" of latents.
     """
 
     data: bytes
     psnr: tuple[float, ...]
     bits_per_point: float
-    width: int
-    weight_bits: int
+    settings: Mapping[str, float]
 
 
 def encode(
@@ -82,6 +84,8 @@ def encode(
     and the fewest bits that do. For a size, the widest field that should take it is fitted, and of the bits that do
     the best are taken; where no field is that small the smallest is taken, which `report` or a warning says.
 
+    A sound of more than `PIECE` samples becomes several fields in one file, each held to the same aim.
+
     Args:
         signal: on a grid.
         contents: what it shows, with its grid.
@@ -96,6 +100,10 @@ def encode(
         InputError: both or none of the aims are given, or the target is not reached; the message says what was.
     """
     steps = checks.integer("steps", steps, at_least=1)
+    if contents.kind == "audio" and signal.grid is not None and signal.grid[0] > PIECE:
+        aims: dict[str, Any] = {"target_psnr": target_psnr, "bits_per_point": bits_per_point}
+        settings: dict[str, Any] = {"steps": steps, "seed": seed, "report": report, "progress": progress}
+        return _in_pieces(signal, contents, lambda piece, of_piece: encode(piece, of_piece, **aims, **settings), report)
     _check_grid(signal)
     if (target_psnr is None) == (bits_per_point is None):
         raise InputError("exactly one of a target in dB and bits per pixel is wanted")
@@ -118,7 +126,7 @@ def encode(
             fit(field, signal, schedule=_schedule(steps, points, seed), progress=progress)
             fits[width] = [_encoded([field], [signal], contents, width, bits) for bits in WEIGHT_BITS]
             best = fits[width][0]
-            _say(report, f"width {width}: {best.psnr[0]:.2f} dB at {best.bits_per_point:.3f} bits per point")
+            tell(report, f"width {width}: {best.psnr[0]:.2f} dB at {best.bits_per_point:.3f} bits per point")
         return fits[width]
 
     if target_psnr is not None:
@@ -161,11 +169,29 @@ def _for_size(tried: Callable[[int], list[Encoded]], budget: float, signal: Sign
         f"no field fits into {8 * budget / len(signal.values):g} bits per point, {budget:.0f} bytes here: this is the "
         f"smallest, {len(smallest.data)} bytes, {smallest.bits_per_point:.3f} bits per point"
     )
-    if report is None:
-        warnings.warn(message, stacklevel=3)
-    else:
-        report(message)
+    tell_or_warn(report, message)
     return smallest
+
+
+def _in_pieces(
+    signal: Signal, contents: Contents, encoded: Callable[[Signal, Contents], Encoded], report: Report | None
+) -> Encoded:
+    """A long sound in pieces of equal lengths, as nearly as can be, each a field of its own in one file."""
+    pieces = signal.values.tensor_split(math.ceil(len(signal.values) / PIECE))
+    results = []
+    for index, values in enumerate(pieces):
+        tell(report, f"piece {index + 1} of {len(pieces)}, {len(values)} samples")
+        results.append(encoded(Signal.on_grid(values), dataclasses.replace(contents, grids=((len(values),),))))
+    models = [cast(IntegerModel, unpacked(result.data)[0][0]) for result in results]
+    data = packed(models, dataclasses.replace(contents, grids=tuple((len(values),) for values in pieces)))
+    error = sum(len(values) * 10 ** (-result.psnr[0] / 10) for values, result in zip(pieces, results, strict=True))
+    settings = {"pieces": len(pieces), "widest": max(result.settings["width"] for result in results)}
+    return Encoded(
+        data=data,
+        psnr=(-10 * math.log10(error / len(signal.values)),),
+        bits_per_point=8 * len(data) / len(signal.values),
+        settings=settings,
+    )
 
 
 def encode_album(
@@ -211,8 +237,13 @@ def encode_album(
     return _encoded(fields, signals, contents, width, weight_bits)
 
 
-def decode(model: IntegerModel, grid: Sequence[int], sample_bits: int = 8) -> np.ndarray:
-    """The samples on a grid, (*grid, channels), uint8 or uint16; the same on every machine."""
+def decode(model: Model, grid: Sequence[int], sample_bits: int = 8) -> np.ndarray:
+    """The samples on a grid, (*grid, channels), uint8 or uint16; the same on every machine.
+
+    `sample_bits` are those of the file; a picture as latents has its own.
+    """
+    if isinstance(model, LatentField):
+        return model.pixels(grid)
     return IntegerField(model).pixels(tuple(grid), sample_bits).numpy()
 
 
@@ -243,7 +274,8 @@ def _encoded(fields: Sequence[Field], signals: Sequence[Signal], contents: Conte
     data = packed([field.model for field in made], contents)
     points = sum(len(signal.values) for signal in signals)
     psnr = tuple(field.psnr(signal) for field, signal in zip(made, signals, strict=True))
-    return Encoded(data=data, psnr=psnr, bits_per_point=8 * len(data) / points, width=width, weight_bits=bits)
+    settings = {"width": width, "weight bits": bits}
+    return Encoded(data=data, psnr=psnr, bits_per_point=8 * len(data) / points, settings=settings)
 
 
 def _coarse(model: IntegerModel) -> IntegerModel:
@@ -281,6 +313,15 @@ def first_omega(signal: Signal) -> float:
     return 30.0 if others else 30.0 * math.sqrt(max(1.0, length / 640))
 
 
-def _say(report: Report | None, text: str) -> None:
+def tell(report: Report | None, text: str) -> None:
+    """Say how the search goes to who wants to hear it."""
     if report is not None:
+        report(text)
+
+
+def tell_or_warn(report: Report | None, text: str) -> None:
+    """Say what must not go unheard."""
+    if report is None:
+        warnings.warn(text, stacklevel=4)
+    else:
         report(text)

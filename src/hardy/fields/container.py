@@ -1,8 +1,9 @@
 """Fields in integers as one file, `.hardy`: entropy-coded, versioned, checked, the same picture on every machine.
 
 The file is the magic "\\x93hrd", a version byte, the CRC-32 of all that follows (little-endian), and what a
-`hardy.fields.entropy.Writer` made of: what the fields are (`Contents`), the first field, and the others, whose layers
-that repeat the first one's cost a byte.
+`hardy.fields.entropy.Writer` made of: what the fields are (`Contents`), the first field, and the others. Of coordinate
+fields, layers that repeat the first one's cost a byte. Version 2 says first whether it holds pictures as latents,
+by the number of their start, and the profile of their colours.
 """
 
 from __future__ import annotations
@@ -13,22 +14,27 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from hardy.errors import InputError
 from hardy.fields.entropy import Reader, Writer
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, LinearCodes, Requantization, UnitCodes
+from hardy.fields.latent_field import LatentField, read_latents, write_latents
+from hardy.fields.latent_start import START
 from hardy.fields.tables import TABLE_REACH, wavelet_tables
 from hardy.files import write_atomic
 from hardy.reading import most_points as declarable
 from hardy.reading import reading
 
-MAGIC, VERSION = b"\x93hrd", 1
+MAGIC, VERSION, NEWER = b"\x93hrd", 1, 2
+"""Files of version 1 hold coordinate fields; those of version 2 these or pictures as latents, and a colour profile."""
 KINDS = ("field", "image", "video", "audio")
 UNITS = ("sine", "quad", "triangle", "finer", "gauss", "relu", "wavelet", "table")
 _NUMBERS = {"finer": 2, "wavelet": 1}
 _HEAD = struct.Struct("<4sBI")
+_MOST_PROFILE = 2**22
 _MOST_FIELDS, _MOST_LAYERS, _MOST_WIDTH = 2**12, 64, 2**12
 _LARGEST_BIAS, _LARGEST_FACTOR, _LARGEST_SHIFT = 2**45, 2**24, 62
 
@@ -42,18 +48,28 @@ class Contents:
         grids: the sizes that each field was made for; of kind "field" none.
         sample_bits: 8 or 16: of a channel.
         rate: samples of a sound or frames of a video per second; 0 where there is none.
+        profile: of the picture's colours, as ICC has it; empty where there is none.
     """
 
     kind: str = "field"
     grids: tuple[tuple[int, ...], ...] = ()
     sample_bits: int = 8
     rate: int = 0
+    profile: bytes = b""
 
 
-def packed(models: Sequence[IntegerModel], contents: Contents | None = None) -> bytes:
+Model = IntegerModel | LatentField
+
+
+def packed(models: Sequence[IntegerModel] | Sequence[LatentField], contents: Contents | None = None) -> bytes:
     """The file's bytes."""
     contents = contents or Contents()
+    latents = bool(models) and isinstance(models[0], LatentField)
+    version = VERSION if not latents and not contents.profile else NEWER
     writer = Writer()
+    if version == NEWER:
+        writer.number(START if latents else 0)
+        writer.text(contents.profile)
     writer.number(KINDS.index(contents.kind))
     writer.number(contents.sample_bits)
     writer.number(contents.rate)
@@ -62,9 +78,12 @@ def packed(models: Sequence[IntegerModel], contents: Contents | None = None) -> 
         for size in grid:
             writer.number(size)
     for index, model in enumerate(models):
-        _write(writer, model, models[0] if index else None)
+        if isinstance(model, LatentField):
+            write_latents(writer, model)
+        else:
+            _write(writer, model, cast(IntegerModel, models[0]) if index else None)
     body = writer.finished()
-    return _HEAD.pack(MAGIC, VERSION, zlib.crc32(body)) + body
+    return _HEAD.pack(MAGIC, version, zlib.crc32(body)) + body
 
 
 def save_fields(models: Sequence[IntegerModel], path: str | Path, contents: Contents | None = None) -> int:
@@ -74,7 +93,7 @@ def save_fields(models: Sequence[IntegerModel], path: str | Path, contents: Cont
     return len(data)
 
 
-def load_fields(path: str | Path, *, most_points: int | None = None) -> tuple[list[IntegerModel], Contents]:
+def load_fields(path: str | Path, *, most_points: int | None = None) -> tuple[list[Model], Contents]:
     """The fields of a file, and what they show.
 
     Args:
@@ -87,23 +106,14 @@ def load_fields(path: str | Path, *, most_points: int | None = None) -> tuple[li
             declares more points.
     """
     with reading(path):
-        data = Path(path).read_bytes()
-        models, contents = unpacked(data)
-        most = declarable(len(data)) if most_points is None else most_points
-        if (points := sum(math.prod(grid) for grid in contents.grids)) > most:
-            sizes = " x ".join(map(str, max(contents.grids, key=math.prod)))
-            raise InputError(
-                f"{len(data)} bytes declare {points} points (up to {sizes}), more than the {most} that are allowed; "
-                "most_points (--most-points) allows more"
-            )
-        return models, contents
+        return unpacked(Path(path).read_bytes(), most_points=most_points)
 
 
-def unpacked(data: bytes) -> tuple[list[IntegerModel], Contents]:
-    """What `packed` packed.
+def unpacked(data: bytes, *, most_points: int | None = None) -> tuple[list[Model], Contents]:
+    """What `packed` packed; `most_points` is that of `load_fields`.
 
     Raises:
-        InputError: these are not such bytes.
+        InputError: these are not such bytes, or they declare more points.
     """
     if not data:
         raise InputError("the file is empty")
@@ -112,20 +122,33 @@ def unpacked(data: bytes) -> tuple[list[IntegerModel], Contents]:
     if len(data) < _HEAD.size:
         raise InputError("the file is truncated")
     _, version, checksum = _HEAD.unpack_from(data)
-    if version != VERSION:
-        raise InputError(f"the file is of version {version}; this hardy reads version {VERSION}")
+    if version not in (VERSION, NEWER):
+        raise InputError(f"the file is of version {version}; this hardy reads versions {VERSION} and {NEWER}")
     body = data[_HEAD.size :]
+    most = declarable(len(data)) if most_points is None else most_points
     if zlib.crc32(body) != checksum:
         raise InputError("the file is truncated or damaged: its checksum does not fit")
     try:
-        return _contents(Reader(body))
+        return _contents(Reader(body), version, len(data), most)
+    except TooManyPointsError:
+        raise
     except InputError as error:
         raise InputError(f"the file is damaged: {error}") from None
     except (ValueError, OverflowError, AssertionError) as error:
         raise InputError(f"the file is damaged: {error or 'its stream of codes is none'}") from None
 
 
-def _contents(reader: Reader) -> tuple[list[IntegerModel], Contents]:
+class TooManyPointsError(InputError):
+    """A file declares more points than are allowed."""
+
+
+def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[Model], Contents]:
+    latents, profile = False, b""
+    if version == NEWER:
+        learned = reader.number()
+        if learned > START:
+            raise InputError(f"its latents are of start {learned}, and this hardy knows {START}: a newer one reads it")
+        latents, profile = learned > 0, reader.text(_MOST_PROFILE)
     kind, sample_bits, rate = KINDS[reader.number(len(KINDS) - 1)], reader.number(16), reader.number(2**24)
     count = reader.number(_MOST_FIELDS)
     if sample_bits not in (8, 16) or not count:
@@ -134,13 +157,26 @@ def _contents(reader: Reader) -> tuple[list[IntegerModel], Contents]:
     grids = [tuple(reader.number(LARGEST_GRID) for _ in range(axes)) for _ in range(count)] if axes else []
     if any(0 in grid for grid in grids):
         raise InputError("it has a grid without points")
+    if (points := sum(math.prod(grid) for grid in grids)) > most:
+        sizes = " x ".join(map(str, max(grids, key=math.prod)))
+        raise TooManyPointsError(
+            f"{size} bytes declare {points} points (up to {sizes}), more than the {most} that are allowed; "
+            "most_points (--most-points) allows more"
+        )
+    contents = Contents(kind=kind, grids=tuple(grids), sample_bits=sample_bits, rate=rate, profile=profile)
+    if latents:
+        if kind != "image":
+            raise InputError(f"latents are no {kind}")
+        pictures: list[Model] = [read_latents(reader, (grid[0], grid[1]), sample_bits) for grid in grids]
+        reader.finish()
+        return pictures, contents
     models: list[IntegerModel] = []
     for _ in range(count):
         models.append(_read(reader, models[0] if models else None))
     if axes and any(model.in_features != axes for model in models):
         raise InputError(f"its fields are no {kind}")
     reader.finish()
-    return models, Contents(kind=kind, grids=tuple(grids), sample_bits=sample_bits, rate=rate)
+    return [*models], contents
 
 
 def _write(writer: Writer, model: IntegerModel, before: IntegerModel | None) -> None:

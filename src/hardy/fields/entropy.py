@@ -11,6 +11,7 @@ import decimal
 import functools
 import importlib
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,11 @@ def _frequencies(shape: int, width: int, low: int, high: int) -> np.ndarray:
 
 
 def _model(shape: int, width: int, low: int, high: int) -> Any:
-    return _stream().model.Categorical(_frequencies(shape, width, low, high), perfect=False)
+    return _categorical(_frequencies(shape, width, low, high))
+
+
+def _categorical(frequencies: np.ndarray) -> Any:
+    return _stream().model.Categorical(frequencies.astype(np.float64), perfect=False)
 
 
 class Writer:
@@ -75,6 +80,12 @@ class Writer:
     def signed(self, value: int) -> None:
         """A number of either sign."""
         self.number(-2 * value - 1 if value < 0 else 2 * value)
+
+    def text(self, data: bytes) -> None:
+        """Bytes, compressed by zlib."""
+        packed = zlib.compress(data, 9) if data else b""
+        self.number(len(packed))
+        self.head += packed
 
     def array(self, values: np.ndarray) -> None:
         """Integers of any shape, which the reader has to know."""
@@ -104,6 +115,10 @@ class Writer:
         if shape != EVEN:
             self.number(widths[shape])
         self._put(flat - low, shape, widths[shape], low, high)
+
+    def symbols(self, values: np.ndarray, frequencies: np.ndarray) -> None:
+        """Symbols from 0 up of which the reader knows how frequent each is, integers of at least 1."""
+        self.coder.encode(values.astype(np.int32), _categorical(frequencies))
 
     def _put(self, places: np.ndarray, shape: int, width: int, low: int, high: int) -> None:
         self.coder.encode(places.astype(np.int32), _model(shape, width, low, high))
@@ -153,6 +168,24 @@ class Reader:
         value = self.number(2 * most)
         return -(value + 1) // 2 if value % 2 else value // 2
 
+    def text(self, most: int) -> bytes:
+        """At most so many bytes, zlib undone."""
+        size = self.number()
+        end = self.place + size
+        if end > self.end:
+            raise InputError("its bytes end too early")
+        packed, self.place = self.data[self.place : end], end
+        if not packed:
+            return b""
+        unzip = zlib.decompressobj()
+        try:
+            data = unzip.decompress(packed, most)
+        except zlib.error as error:
+            raise InputError(f"its bytes are no stream of zlib: {error}") from None
+        if not unzip.eof:
+            raise InputError(f"it has more than {most} bytes where that is the most")
+        return data
+
     def array(self, shape: tuple[int, ...], most: int) -> np.ndarray:
         """Integers of this shape, int64, none larger than `most` in size."""
         count = math.prod(shape)
@@ -174,6 +207,10 @@ class Reader:
         if np.abs(flat).max(initial=0) > most >> zeros:
             raise InputError(f"it has codes beyond {most}")
         return (flat << zeros).reshape(shape)
+
+    def symbols(self, count: int, frequencies: np.ndarray) -> np.ndarray:
+        """What `Writer.symbols` wrote, (count,) int32."""
+        return self.coder.decode(_categorical(frequencies), count)
 
     def _take(self, count: int, shape: int, width: int, low: int, high: int) -> np.ndarray:
         return self.coder.decode(_model(shape, width, low, high), count).astype(np.int64)

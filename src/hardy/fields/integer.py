@@ -177,6 +177,8 @@ class IntegerField(nn.Module):
         models = load_fields(path)[0]
         if len(models) != 1:
             raise InputError(f"{path} holds {len(models)} fields, not one")
+        if not isinstance(models[0], IntegerModel):
+            raise InputError(f"{path} holds a picture as latents, no network: hardy.fields.codec.decode shows it")
         return cls(models[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,11 @@ from hardy.errors import InputError
 from hardy.fields.container import Contents
 from hardy.fields.signals import Signal, audio, image, sample_photo, video
 from hardy.files import write_atomic
+from hardy.reading import reading
 
+ANIMATED = (".gif", ".webp", ".apng")
+"""Endings of films in one file."""
+FILMS = ("GIF", "PNG", "WEBP", "AVIF")
 SAMPLES = ("china", "flower")
 """Names that stand for the photographs that scikit-learn brings along."""
 
@@ -37,8 +42,31 @@ def load_media(source: str | Path) -> tuple[Signal, Contents]:
 
         signal = audio(path)
         return signal, Contents(kind="audio", grids=(_grid(signal),), sample_bits=16, rate=wavfile.read(path)[0])
+    frames, rate, profile = _looked_at(path)
+    if frames > 1:
+        signal = video(path)
+        return signal, Contents(kind="video", grids=(_grid(signal),), rate=rate)
     signal = image(path)
-    return signal, Contents(kind="image", grids=(_grid(signal),), sample_bits=_sample_bits(path))
+    return signal, Contents(kind="image", grids=(_grid(signal),), sample_bits=_sample_bits(path), profile=profile)
+
+
+def _looked_at(path: Path) -> tuple[int, int, bytes]:
+    """Frames of a picture, how many of them are shown in a second, and the profile of its colours.
+
+    A profile of inks is none of the red, green and blue that they become, and is left out.
+    """
+    from PIL import Image
+
+    with reading(path, "the picture"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the memory is asked for instead
+        with Image.open(path) as opened:
+            if getattr(opened, "n_frames", 1) > 1 and opened.format not in FILMS:
+                warnings.warn(f"{path} has {opened.n_frames} pages: the first is taken", stacklevel=3)
+            frames, duration = getattr(opened, "n_frames", 1), opened.info.get("duration", 0)
+            animated = frames > 1 and opened.format in FILMS  # the pages of a TIFF are no film
+            profile = opened.info.get("icc_profile") or b""
+            kept = profile if opened.mode in ("L", "LA", "P", "PA", "RGB", "RGBA") or opened.mode[0] == "I" else b""
+            return frames if animated else 1, max(1, round(1000 / duration)) if duration else 0, kept
 
 
 def save_media(samples: np.ndarray, path: str | Path, contents: Contents) -> None:
@@ -48,7 +76,9 @@ def save_media(samples: np.ndarray, path: str | Path, contents: Contents) -> Non
         InputError: the kind of file at `path` cannot hold them.
     """
     path = Path(path)
-    if contents.kind == "video":
+    if contents.kind == "video" and path.suffix.lower() in ANIMATED:
+        _save_animated(samples, path, contents.rate)
+    elif contents.kind == "video":
         for index, frame in enumerate(samples):
             _save_picture(frame, path / f"frame-{index:05}.png")
     elif contents.kind == "audio":
@@ -59,10 +89,23 @@ def save_media(samples: np.ndarray, path: str | Path, contents: Contents) -> Non
             raise InputError(f"a sound is written to a .wav file, got {path}")
         write_atomic(path, lambda temporary: wavfile.write(temporary, contents.rate, sound))
     else:
-        _save_picture(samples, path)
+        _save_picture(samples, path, contents.profile)
 
 
-def _save_picture(samples: np.ndarray, path: Path) -> None:
+def _save_animated(samples: np.ndarray, path: Path, rate: int) -> None:
+    from PIL import Image
+
+    first, *others = (Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in samples)
+    duration = round(1000 / rate) if rate else 100
+    form = Image.registered_extensions()[path.suffix.lower()]
+
+    def write(temporary: Path) -> None:
+        first.save(temporary, format=form, save_all=True, append_images=others, duration=duration, loop=0)
+
+    write_atomic(path, write)
+
+
+def _save_picture(samples: np.ndarray, path: Path, profile: bytes = b"") -> None:
     from PIL import Image
 
     channels = samples.shape[-1]
@@ -73,8 +116,9 @@ def _save_picture(samples: np.ndarray, path: Path) -> None:
         raise InputError(f"{path}: pictures are written to .png and other formats that Pillow writes")
     picture = Image.fromarray(samples[..., 0] if channels == 1 else samples)
     form = kinds[path.suffix.lower()]
+    colors = {"icc_profile": profile} if profile else {}
     try:
-        write_atomic(path, lambda temporary: picture.save(temporary, format=form))
+        write_atomic(path, lambda temporary: picture.save(temporary, format=form, **colors))
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # a full disk, not the format

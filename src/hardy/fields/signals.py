@@ -209,6 +209,7 @@ def _pixels(source: Any) -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the memory is asked for instead
             with Image.open(source) as opened:
                 check_picture(opened)
+                _check_depth(opened)
                 return _pixels(ImageOps.exif_transpose(opened))
     if isinstance(source, Image.Image):
         source = np.asarray(_plain(source))
@@ -272,11 +273,22 @@ def _frames(source: Any) -> list[Any]:
     with reading(path, "the video"), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as opened:
+            _check_depth(opened)
             count, frames = getattr(opened, "n_frames", 1), []
             for frame in ImageSequence.Iterator(opened):
                 check_picture(frame, count)  # each: a later one may be larger
                 frames.append(frame.convert("RGB"))
             return frames
+
+
+def _check_depth(picture: Any) -> None:
+    """Refuse a file whose samples Pillow would cut to 8 bits: it reads 16 bits of one channel only."""
+    raw = [str(tile[3]) for tile in getattr(picture, "tile", ())]
+    if not picture.mode.startswith("I") and any(";16" in arguments for arguments in raw):
+        raise InputError(
+            f"a picture of 16 bits in {len(picture.getbands())} channels would lose half of them, as Pillow reads it: "
+            "save it with 8 bits, or pass its pixels as an array of uint16"
+        )
 
 
 def _centre(pixels: torch.Tensor, size: int | tuple[int, int] | None) -> torch.Tensor:

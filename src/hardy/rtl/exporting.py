@@ -159,7 +159,13 @@ def _read(
     if isinstance(source, IntegerModel):
         models = [source]
     elif isinstance(source, str | Path):
-        models, contents = load_fields(source)
+        found, contents = load_fields(source)
+        models = [model for model in found if isinstance(model, IntegerModel)]
+        if len(models) < len(found):
+            raise InputError(
+                f"{source} holds a picture as latents; the accelerator draws networks of coordinates: hardy field "
+                "encode --field coordinates"
+            )
         if contents.kind not in ("image", "field"):
             raise InputError(f"{source} holds {len(models)} {contents.kind}(s); the accelerator draws pictures")
         if contents.sample_bits != 8:

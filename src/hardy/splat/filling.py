@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -36,28 +36,27 @@ class Rules:
 
     Args:
         pulled: least number of other views that must show a pixel's surface for their colors to be taken; 0 for never.
-        colors: of pixels that others show: "photos", the mean of theirs; or "scene", what the Gaussians show, where
-            their depth is what the others confirm: they are trained on the same photos, and depth is not exact enough
-            to carry pixels over.
         neighbours: views of an anchor that get its fill as a prior; 0 for no propagation.
         candidates: of each fill, among which the best is taken.
         accept: least score of a fill that trains, and not less than the median of the round before; 0 takes all.
         texture: share of texture in a score; the rest is depth.
+        trust: weight of what was invented, times its score, where what photos show has 1: they must win where the two
+            meet in space.
     """
 
     pulled: int = 1
-    colors: Literal["scene", "photos"] = "scene"
     neighbours: int = 4
     candidates: int = 4
     accept: float = 0.5
     texture: float = 0.5
+    trust: float = 0.3
 
     def __post_init__(self) -> None:
         for name, least in (("pulled", 0), ("neighbours", 0), ("candidates", 1)):
             checks.integer(name, getattr(self, name), at_least=least)
-        checks.one_of("colors", self.colors, ("scene", "photos"))
         checks.number("accept", self.accept, at_least=0, at_most=1)
         checks.number("texture", self.texture, at_least=0, at_most=1)
+        checks.number("trust", self.trust, above=0, at_most=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,8 +121,12 @@ def fill_round(
     if inpainter is None:
         return fills
     anchors = [i for i in done if fills[i].anchor]
+    doubts = dict.fromkeys(waiting, math.inf)
+    if rules.neighbours:
+        doubts = _doubts(waiting, views, fills, rest, graph, inpainter, seed)
     while waiting:
-        anchor = graph.anchor(waiting, anchors)
+        surest = [view for view in waiting if doubts[view] < math.inf]
+        anchor = min(surest, key=lambda view: doubts[view]) if surest else graph.anchor(waiting, anchors)
         anchors.append(anchor)
         for view in [anchor, *graph.neighbours(anchor, rules.neighbours, waiting)]:
             sources = graph.neighbours(view, 2 * rules.neighbours, done) if rules.neighbours else []
@@ -140,6 +143,37 @@ def fill_round(
     return fills
 
 
+def _doubts(
+    waiting: Sequence[int],
+    views: Sequence[View],
+    fills: Sequence[Fill],
+    rest: Sequence[torch.Tensor],
+    graph: ViewGraph,
+    inpainter: Inpainter,
+    seed: int,
+) -> dict[int, float]:
+    """How far what each view would invent by itself is from what its neighbours would: the best anchor has the least.
+
+    Mean squared differences of colors where they show one place; infinite where there is nothing to compare.
+    """
+    own = {}
+    for view in waiting:
+        image = fills[view].image
+        found = inpainter(image, rest[view], prior=None, count=1, seed=derive(seed, "doubt", view))
+        _check_candidates(found, image, rest[view])
+        own[view] = dataclasses.replace(fills[view], image=found[0])
+    doubts = {}
+    for view in waiting:
+        total = count = 0.0
+        for other in graph.neighbours(view, 8, waiting):
+            given = _passed(views, own[other], rest[other], other, view)
+            both = given.there & rest[view]
+            total += float((given.image - own[view].image)[both].square().sum())
+            count += int(both.sum())
+        doubts[view] = total / count if count >= 12 else math.inf
+    return doubts
+
+
 def pull(
     index: int,
     views: Sequence[View],
@@ -150,34 +184,30 @@ def pull(
 ) -> Fill:
     """The hole of one view, as far as other photos show what is there.
 
-    The depth of a pixel is what the Gaussians show, or else the harmonic fill of the rim, whichever more views confirm:
-    their own depth agrees, and the pixel they see it at is not in a hole.
+    The depth of a pixel is what the Gaussians show, or the harmonic fill of the rim where they show nothing. Another
+    view confirms it if its own depth agrees, and the pixel it sees it at is not in a hole.
     """
     view, hole, here, least = views[index], holes[index], seen[index], rules.pulled
     image, smooth = torch.where(hole[..., None], here.image, view.image), rim_depth(here, hole)
     pulled, weight, depth = torch.zeros_like(hole), torch.zeros(hole.shape), smooth.clone()
     if not bool(hole.any()):
         return Fill(image=image, depth=depth, weight=weight, pulled=pulled, fresh=hole, **_NOTHING)
-    best = torch.zeros(int(hole.sum()))
-    for guess in (torch.where(here.alpha > 0.5, here.depth, smooth), smooth):
-        points = places(view, guess)[hole]
-        colors, count = _photographed(points, index, views, holes, seen, tolerance)
-        better = count > best if least else torch.zeros_like(best, dtype=torch.bool)
-        better &= count >= least
-        best = torch.where(better, count, best)
-        rows = hole.nonzero()[better]
-        if rules.colors == "photos" or guess is smooth:
-            image[rows[:, 0], rows[:, 1]] = colors[better]
-        depth[rows[:, 0], rows[:, 1]] = guess[hole][better]
-        pulled[rows[:, 0], rows[:, 1]] = True
+    guess = torch.where(here.alpha > 0.5, here.depth, smooth)
+    colors, count = _photographed(places(view, guess)[hole], index, views, holes, seen, tolerance)
+    shown = (count >= least) & (least > 0)
+    rows = hole.nonzero()[shown].T
+    image[rows[0], rows[1]] = colors[shown]
+    depth[rows[0], rows[1]] = guess[hole][shown]
+    pulled[rows[0], rows[1]] = True
+    weight[hole] = torch.where(~shown, 0.0, torch.where(count >= 2, 1.0, 0.5))
     pulled = shrunk(grown(pulled, 1), 1) & hole  # a lone pixel between others is theirs
-    weight[hole] = torch.where(best >= 2, 1.0, torch.where(best >= 1, 0.5, 0.0))
     weight[pulled & (weight == 0)] = 0.5
     left = hole & ~pulled
     if bool(left.any()) and bool(pulled.any()):  # what was pulled is rim now
         known = Rendered(image=image, depth=torch.where(pulled, depth, here.depth), alpha=here.alpha.clone())
         known.alpha[pulled] = 1
         depth = torch.where(left, rim_depth(known, left), depth)
+    depth = torch.where(left & (here.alpha > 0.5), here.depth, depth)
     return Fill(image=image, depth=depth, weight=weight, pulled=pulled, fresh=torch.zeros_like(hole), **_NOTHING)
 
 
@@ -264,7 +294,7 @@ def _invented(
         image=candidates[best],
         depth=depth,
         fresh=rest & ~prior,
-        weight=torch.where(rest, sure if accepted else 0.0, fill.weight),
+        weight=torch.where(rest, rules.trust * sure if accepted else 0.0, fill.weight),
         score=scores[best],
         accepted=accepted,
         anchor=anchor,

@@ -137,6 +137,9 @@ class _Info(dict[str, Any]):
         super().__init__(known)
         self._made = made
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._made or super().__contains__(name)
+
     def __missing__(self, name: str) -> torch.Tensor:
         value = self[name] = self._made[name]()
         return value
@@ -148,7 +151,8 @@ def _colors(means: torch.Tensor, colors: torch.Tensor, viewmats: torch.Tensor, s
         return colors if colors.ndim == 3 else colors.expand(len(viewmats), -1, -1)
     every = torch.ones(len(means), 2, dtype=torch.int32, device=means.device)
     eyes = [-view[:3, :3].T @ view[:3, 3] for view in viewmats]
-    return torch.stack([sh_colors(sh_degree, means, eye, colors, every) for eye in eyes])
+    own = colors if colors.ndim == 4 else [colors] * len(eyes)
+    return torch.stack([sh_colors(sh_degree, means, eye, each, every) for eye, each in zip(eyes, own, strict=True)])
 
 
 def _with_ones(gradient: torch.Tensor, place: int) -> torch.Tensor:

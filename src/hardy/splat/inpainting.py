@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,10 +22,10 @@ from hardy.reading import below, reading
 from hardy.runs.checkpoint import Checkpoint, digest
 from hardy.splat.filling import Fill, Rules, fill_round
 from hardy.splat.inpainters import Inpainter
-from hardy.splat.masks import check_holes, grown, usual_growth
+from hardy.splat.masks import check_holes, grown, png_names, usual_growth
 from hardy.splat.ply import NAMES, Parameters, save_ply
 from hardy.splat.points import gaussians_from
-from hardy.splat.removal import remove
+from hardy.splat.removal import gone_of
 from hardy.splat.scene import Scene, View
 from hardy.splat.strategies import Densification, Near, vanilla
 from hardy.splat.training import PLY, Options, Training, train
@@ -46,6 +46,7 @@ class Inpainting:
         holes: (height, width) bool for each view, grown.
         fills: what was put into each, by the last round.
         graph: of the views.
+        gone: how many Gaussians were taken out before the first round.
         rounds: of each, shares of pixels pulled and invented, how many fills were accepted, and their median score.
     """
 
@@ -54,6 +55,7 @@ class Inpainting:
     holes: tuple[torch.Tensor, ...]
     fills: tuple[Fill, ...]
     graph: ViewGraph
+    gone: int
     rounds: tuple[dict[str, float], ...]
 
 
@@ -61,6 +63,7 @@ def inpaint(
     scene: Scene,
     masks: Sequence[torch.Tensor],
     *,
+    shadows: Sequence[torch.Tensor] | None = None,
     start: Parameters | Training | None = None,
     inpainter: Inpainter | None = None,
     rules: Rules | None = None,
@@ -68,6 +71,7 @@ def inpaint(
     steps: int = 1500,
     round_steps: int = 300,
     growth: int | None = None,
+    before: Literal["removed", "masked"] = "removed",
     strategy: Densification | None = None,
     options: Options | None = None,
     grapher: Grapher = covisibility,
@@ -80,14 +84,19 @@ def inpaint(
     Args:
         scene: photos; what their masks (`View.mask`) leave out does not count at all.
         masks: (height, width) bool for each training view, true for what is to go.
-        start: Gaussians of the scene as it is, from which what shows in the masks is removed first; by default the
-            scene's points outside of the masks. Or a training on the photos without their holes, of `steps` steps.
+        shadows: the same, true where what is to go casts a shadow or is reflected: filled too, but the Gaussians there
+            stay, as the surface does.
+        start: Gaussians of the scene as it is; by default its points. Or a training of `steps` steps on the photos
+            that `before` names, whole or without their holes.
         inpainter: for what no other photo shows; None leaves it unfilled.
         rules: how holes are filled.
         rounds: of filling and training.
-        steps: of training before the first round, with the holes left out.
+        steps: of training before the first round.
         round_steps: of training after each.
         growth: pixels by which masks are grown; by default a hundredth of the width, 1 to 7.
+        before: how Gaussians train before the first round. On the photos as they are, and those of what is to go are
+            then "removed": a thing that stands there in all photos keeps anything else out of its place meanwhile. Or
+            on photos "masked", their holes left out: where those hide what is no part of the scene, such as scratches.
         strategy: of densification before the first round; by default `vanilla(steps)`. Later it acts near fills only.
         options: of the training, but for its steps.
         grapher: makes the graph of views; by default by covisibility.
@@ -97,31 +106,45 @@ def inpaint(
         InputError: masks do not fit, or take or leave everything; there is one view only; the views of holes fall apart
             into parts that share nothing; or no other photo shows any of a hole and there is no inpainter.
     """
+    checks.one_of("before", before, ("removed", "masked"))
     rules, growth = rules or Rules(), usual_growth(scene.views) if growth is None else growth
     for name, value, low in (("rounds", rounds, 1), ("steps", steps, 1), ("round_steps", round_steps, 1)):
         checks.integer(name, value, at_least=low)
     check_holes(masks, scene.views)
     if len(scene.views) < 2:
         raise InputError("a scene of one view has no others to agree with; inpaint its photo instead")
-    holes = [grown(mask, growth) for mask in masks]
+    things = holes = [grown(mask, growth) for mask in masks]
+    if shadows is not None:
+        check_holes(shadows, scene.views, empty=True)
+        holes = [thing | grown(shadow, growth) for thing, shadow in zip(things, shadows, strict=True)]
+    if all(bool(hole.all()) for hole in holes):
+        raise InputError(f"grown by {growth} pixels, the masks of all {len(holes)} views cover everything")
     options = dataclasses.replace(options or Options(), steps=steps + rounds * round_steps, save_every=500)
     strategy = strategy or vanilla(steps)
-    masked = without_holes(scene, holes)
-    folder = None if out is None else Path(out)
+    folder, gone = None if out is None else Path(out), 0
+    whole, masked = dataclasses.replace(scene, held_out=()), without_holes(scene, holes)
     if isinstance(start, Training):
         training = start
         if training.step != steps:
             raise InputError(f"the training to start from has {training.step} steps, not the {steps} asked for")
     else:
-        if start is None:
-            first = starting_points(scene, masks, options)
-        else:
-            first = remove(start, scene.views, masks, growth=growth).parameters
-        training = train(masked, strategy, options=options, start=first, until=steps, out=_below(folder, "before"))
+        first = start
+        if before == "masked":
+            first = starting_points(scene, things, options)
+            if start is not None:
+                left = ~gone_of(start, scene.views, things).gone
+                gone = int((~left).sum())
+                first = {name: start[name].detach()[left] for name in NAMES}
+        photos = masked if before == "masked" else whole
+        training = train(photos, strategy, options=options, start=first, until=steps, out=_below(folder, "before"))
+    if before == "removed":
+        left = ~gone_of(training.parameters, scene.views, things).gone
+        gone, training = int((~left).sum()), _left(training, left)
     fills: list[Fill] = []
     views, graph, history, least = masked.views, ViewGraph(torch.eye(len(holes))), [], rules.accept
     identity = {"rules": dataclasses.asdict(rules), "inpainter": repr(inpainter), "rounds": rounds}
     for turn in range(rounds):
+        kept = [fill.accepted for fill in fills] or [False] * len(holes)
         seen = [rendered(training.parameters, view, options) for view in scene.views]
         if turn == 0:
             graph = grapher(scene.views, seen, holes)
@@ -146,7 +169,7 @@ def inpaint(
         if not math.isnan(history[-1]["score"]) and rules.accept:
             least = max(rules.accept, history[-1]["score"])
         views = tuple(_filled(*each) for each in zip(scene.views, holes, fills, strict=True))
-        seeds = _seeds(views, fills, seen, options, turn)
+        seeds = _seeds(views, fills, kept, seen, options, turn)
         training = _joined(training, seeds)
         last = turn == rounds - 1
         later = _later(strategy, views, fills, holes, steps + turn * round_steps, round_steps, last)
@@ -163,7 +186,7 @@ def inpaint(
     if folder is not None:
         save_ply(training.parameters, folder / PLY)
         save_photos(views, folder / "photos")
-    done = {"fills": tuple(fills), "graph": graph, "rounds": tuple(history)}
+    done = {"fills": tuple(fills), "graph": graph, "gone": gone, "rounds": tuple(history)}
     return Inpainting(training=training, views=views, holes=tuple(holes), **done)
 
 
@@ -198,14 +221,13 @@ def points_outside(scene: Scene, holes: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def save_photos(views: Sequence[View], folder: Path) -> None:
-    """Each view's photo as a PNG with its name."""
+    """Each view's photo as a PNG with its name (`png_names`)."""
     from PIL import Image
 
     from hardy.files import write_atomic
 
-    for view in views:
+    for view, name in zip(views, png_names(views), strict=True):
         picture = Image.fromarray((view.image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-        name = str(Path(view.name).with_suffix(".png"))
         write_atomic(below(folder, name, "the scene"), lambda path, made=picture: made.save(path, "PNG"))
 
 
@@ -256,20 +278,38 @@ def _summary(fills: Sequence[Fill], holes: Sequence[torch.Tensor]) -> dict[str, 
 
 
 def _seeds(
-    views: Sequence[View], fills: Sequence[Fill], seen: Sequence[Rendered], options: Options, turn: int
+    views: Sequence[View],
+    fills: Sequence[Fill],
+    kept: Sequence[bool],
+    seen: Sequence[Rendered],
+    options: Options,
+    turn: int,
 ) -> Parameters:
-    """Gaussians, a pixel wide, where something was invented and the scene shows nothing at that depth."""
+    """Gaussians, a pixel wide, where something was invented now and the scene shows nothing at that depth.
+
+    One for each place: several views see it. Fills that are `kept` from the round before have theirs.
+    """
     means, colors, sizes = [], [], []
-    for view, fill, here in zip(views, fills, seen, strict=True):
+    for view, fill, old, here in zip(views, fills, kept, seen, strict=True):
+        if old:
+            continue
         lacking = (here.alpha < 0.5) | ((here.depth - fill.depth).abs() > 0.05 * fill.depth)
         chosen = fill.fresh & (fill.weight > 0) & (fill.depth > 0) & lacking
         means.append(places(view, fill.depth)[chosen])
         colors.append(fill.image[chosen])
         sizes.append((fill.depth / view.K[0, 0])[chosen])
-    points, shown, wide = torch.cat(means), torch.cat(colors), torch.cat(sizes)
+    empty = torch.zeros(0, 3)
+    points, shown, wide = torch.cat([empty, *means]), torch.cat([empty, *colors]), torch.cat([empty[:, 0], *sizes])
+    if len(points):
+        _, groups = torch.unique((points / wide.median()).round().long(), dim=0, return_inverse=True)
+        first = torch.full((int(groups.max()) + 1,), len(points))
+        first.scatter_reduce_(0, groups, torch.arange(len(points)), "amin")
+        points, shown, wide = points[first], shown[first], wide[first]
     if len(points) > _MOST_SEEDS:
-        kept = torch.randperm(len(points), generator=generator(options.seed, "seeds", turn))[:_MOST_SEEDS].sort().values
-        points, shown, wide = points[kept], shown[kept], wide[kept]
+        drawn = (
+            torch.randperm(len(points), generator=generator(options.seed, "seeds", turn))[:_MOST_SEEDS].sort().values
+        )
+        points, shown, wide = points[drawn], shown[drawn], wide[drawn]
     count = len(points)
     quats = torch.zeros(count, 4)
     quats[:, 0] = 1
@@ -281,6 +321,22 @@ def _seeds(
         "sh0": ((shown - 0.5) / FIRST)[:, None],
         "shN": torch.zeros(count, (options.sh_degree + 1) ** 2 - 1, 3),
     }
+
+
+def _left(training: Training, kept: torch.Tensor) -> Training:
+    """The training with some of its N Gaussians only: `kept` (N,)."""
+
+    def chosen(value: Any) -> Any:
+        return value[kept] if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(kept) else value
+
+    return dataclasses.replace(
+        training,
+        parameters={name: value[kept] for name, value in training.parameters.items()},
+        state={name: chosen(value) for name, value in training.state.items()},
+        moments={
+            name: {key: chosen(value) for key, value in moments.items()} for name, moments in training.moments.items()
+        },
+    )
 
 
 def _joined(training: Training, more: Parameters) -> Training:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -39,6 +40,7 @@ def report_of(
     rows = [
         Row(metric="agreement of views in holes", condition="renderings", value=agreed, unit="dB"),
         Row(metric="agreement of views in holes", condition="filled photos", value=photos, unit="dB"),
+        Row(metric="Gaussians", condition="removed", value=found.gone),
         Row(metric="Gaussians", condition="completed", value=len(parameters["means"])),
     ]
     for i, each in enumerate(found.rounds):
@@ -70,6 +72,8 @@ def report_of(
         f"{last['accepted']:.0f} of {last['invented in']:.0f} fills of the rest were accepted.",
         f"Where two views show one point in their holes they agree to {agreed:.1f} dB.",
     ]
+    if not found.gone:
+        summary.append("No Gaussian was removed: none showed mostly inside of the masks before the first round.")
     if truth:
         summary.insert(0, f"In the holes the completed scene has a PSNR of {right:.2f} dB to the truth.")
     if unfilled > 0.001:
@@ -95,18 +99,18 @@ def _views(found: Inpainting, scene: Scene, images: Sequence[torch.Tensor], trut
     rows, arrays = [], []
     for i in shown:
         view, fill, hole = scene.views[i], found.fills[i], found.holes[i]
-        score = "no judge" if math.isnan(fill.score) else f"{fill.score:.2f}"
-        score = score if bool((hole & ~fill.pulled).any()) else "pulled"
+        score = "" if math.isnan(fill.score) or not bool((hole & ~fill.pulled).any()) else f" {fill.score:.2f}"
         rejected = torch.zeros_like(view.image) if fill.rejected is None else fill.rejected[0]
         line = [view.image, _gray(hole.float()), fill.image, _gray(fill.weight), rejected, images[i]]
         arrays.append([each.clamp(0, 1).cpu().numpy() for each in [*line, *([truth[i].image] if truth else [])]])
-        name = view.name + (" (anchor)" if fill.anchor else "")
-        rows.append(f"{name}\n{score}{'' if fill.accepted or score == 'pulled' else ', not accepted'}")
+        sign = "*" * fill.anchor + "†" * (not fill.accepted and bool((hole & ~fill.pulled).any()))
+        rows.append(f"{Path(view.name).stem}{sign}{score}")
     if not rows:
         return []
     caption = (
-        f"{len(rows)} of {len(sizes)} views, anchors first. Weight: how much each pixel of the fill counted. Rejected: "
-        "the worst of the candidates, black where there was one only. The number is the score of the fill."
+        f"{len(rows)} of {len(sizes)} views. Weight: how much each pixel of the fill counted. Rejected: the worst of "
+        "the candidates, black where there was one only. The number is the score of the fill, where other views judged "
+        "it; * is an anchor, † a fill that was not accepted."
     )
     return [Pictures.of("Views", caption, rows, columns, arrays)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,10 +49,10 @@ def differing(first: torch.Tensor, second: torch.Tensor, least: float = 0.02, gr
     return grown((first - second).abs().amax(-1) > least, growth)
 
 
-def check_holes(holes: Sequence[torch.Tensor], views: Sequence[View]) -> None:
+def check_holes(holes: Sequence[torch.Tensor], views: Sequence[View], *, empty: bool = False) -> None:
     """Raise InputError unless there is a mask of the right size for each view, and they leave and take something.
 
-    Warns where a mask covers more than nine tenths.
+    With `empty` they may take nothing. Warns where a mask covers more than nine tenths.
     """
     if len(holes) != len(views):
         raise InputError(f"there must be a mask for each view, got {len(holes)} for {len(views)}")
@@ -62,7 +63,7 @@ def check_holes(holes: Sequence[torch.Tensor], views: Sequence[View]) -> None:
             raise InputError(
                 f"the mask of {view.name} is {shape} {hole.dtype}, its photo {width} x {height}; bool is due"
             )
-    if not any(bool(hole.any()) for hole in holes):
+    if not empty and not any(bool(hole.any()) for hole in holes):
         raise InputError(f"the masks of all {len(holes)} views are empty (black): there is nothing to remove")
     if all(bool(hole.all()) for hole in holes):
         raise InputError(f"the masks of all {len(holes)} views cover everything: nothing would be left")
@@ -75,14 +76,20 @@ def check_holes(holes: Sequence[torch.Tensor], views: Sequence[View]) -> None:
         )
 
 
+def png_names(views: Sequence[View]) -> list[str]:
+    """The file of each view as a PNG: its name with that ending, or where two would share it with .png after it."""
+    short = [str(Path(view.name).with_suffix(".png")) for view in views]
+    count = Counter(name.lower() for name in short)
+    return [name if count[name.lower()] == 1 else f"{view.name}.png" for name, view in zip(short, views, strict=True)]
+
+
 def save_masks(masks: Sequence[torch.Tensor], views: Sequence[View], folder: str | Path) -> None:
-    """Each mask as a PNG with its view's name, white for true."""
+    """Each mask as a PNG with its view's name (`png_names`), white for true."""
     from PIL import Image
 
     from hardy.files import write_atomic
     from hardy.reading import below
 
-    for mask, view in zip(masks, views, strict=True):
+    for mask, name in zip(masks, png_names(views), strict=True):
         picture = Image.fromarray(mask.cpu().to(torch.uint8).numpy() * 255)
-        name = str(Path(view.name).with_suffix(".png"))
         write_atomic(below(folder, name, "the scene"), lambda path, made=picture: made.save(path, "PNG"))

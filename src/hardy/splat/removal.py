@@ -109,34 +109,55 @@ def remove(
     if (region is None) == (not masks):
         raise InputError("remove needs either masks with their views or a region, such as a box")
     means = parameters["means"].detach()
-    unseen, rounds = torch.zeros(len(means), dtype=torch.bool), 0
     if region is not None:
-        gone = region.contains(means)
+        found = Gone(gone=region.contains(means), unseen=torch.zeros(len(means), dtype=torch.bool), rounds=0)
     else:
         check_holes(masks, views)
         pixels = usual_growth(views) if growth is None else growth
-        masks = [grown(mask, pixels) for mask in masks]
-        first = votes(parameters, views, masks)
-        gone = first.share > share
-        spared, unseen = first.seen & ~gone, ~first.seen
-        for _ in range(_MOST_ROUNDS if bool(gone.any()) else 0):
-            rounds += 1
-            hull = in_hull(means[gone], means) & ~gone & ~spared
-            left = votes({name: parameters[name][~gone] for name in NAMES}, views, masks)
-            shares, seen = torch.zeros(len(means)), torch.zeros(len(means), dtype=torch.bool)
-            shares[~gone], seen[~gone] = left.share.cpu(), left.seen.cpu()
-            more = hull.cpu() & (~seen | (shares > share))
-            if not bool(more.any()):
-                break
-            gone = gone | more.to(gone.device)
-    if not bool(gone.any()):
+        found = gone_of(parameters, views, [grown(mask, pixels) for mask in masks], share)
+    if bool(found.gone.all()):
+        raise InputError(f"that region holds all {len(means)} Gaussians: nothing would be left")
+    if not bool(found.gone.any()):
         what = "lies in that region" if region is not None else "shows mostly inside of the masks"
         raise InputError(f"none of the {len(means)} Gaussians {what}")
+    kept = {name: parameters[name].detach()[~found.gone] for name in NAMES}
+    return Removal(parameters=kept, gone=found.gone, unseen=int((found.gone & found.unseen).sum()), rounds=found.rounds)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gone:
+    """(N,) which Gaussians go, and which no view shows; after so many rounds of votes."""
+
+    gone: torch.Tensor
+    unseen: torch.Tensor
+    rounds: int
+
+
+def gone_of(parameters: Parameters, views: Sequence[View], masks: Sequence[torch.Tensor], share: float = 0.5) -> Gone:
+    """Which Gaussians `remove` takes for these masks as they are; it may be none.
+
+    Raises:
+        InputError: all would go.
+    """
+    means, rounds = parameters["means"].detach(), 0
+    first = votes(parameters, views, masks)
+    gone = first.share > share
+    spared, unseen = first.seen & ~gone, ~first.seen
+    for _ in range(_MOST_ROUNDS if bool(gone.any()) and not bool(gone.all()) else 0):
+        rounds += 1
+        hull = in_hull(means[gone], means) & ~gone & ~spared
+        left = votes({name: parameters[name][~gone] for name in NAMES}, views, masks)
+        shares, seen = torch.zeros(len(means)), torch.zeros(len(means), dtype=torch.bool)
+        shares[~gone], seen[~gone] = left.share.cpu(), left.seen.cpu()
+        more = hull.cpu() & (~seen | (shares > share))
+        if not bool(more.any()):
+            break
+        gone = gone | more.to(gone.device)
+        if bool(gone.all()):
+            break
     if bool(gone.all()):
-        what = "that region holds" if region is not None else "the masks take"
-        raise InputError(f"{what} all {len(means)} Gaussians: nothing would be left")
-    kept = {name: parameters[name].detach()[~gone] for name in NAMES}
-    return Removal(parameters=kept, gone=gone, unseen=int((gone & unseen.to(gone.device)).sum()), rounds=rounds)
+        raise InputError(f"the masks take all {len(means)} Gaussians: nothing would be left")
+    return Gone(gone=gone, unseen=unseen, rounds=rounds)
 
 
 def holes_of(

@@ -3,7 +3,7 @@
 "3D Gaussian Splatting for Real-Time Radiance Field Rendering" (arXiv 2308.04079); gsplat (arXiv 2409.06765).
 Where we differ from gsplat: a Gaussian is cut off only where its alpha falls below 1/255, so the image does not depend
 on the size of tiles; `info` always holds each Gaussian's summed weights and pixel counts and, after the backward pass,
-its absolute gradients; one call renders any number of cameras, without `packed` or sparse gradients.
+its absolute gradients; one call renders any number of cameras and scenes, without `packed` or sparse gradients.
 """
 
 from typing import Any, Literal, get_args
@@ -53,12 +53,16 @@ def rasterization(
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     """Render N Gaussians with C cameras: on a CPU by compiled loops, on CUDA by gsplat where it is installed.
 
+    Scenes of N Gaussians, each with C cameras of its own, may lie in batch dimensions before those named here; results
+    have them then, too. `info["scenes"]` holds what each gave alone, whose "means2d" densification must ask.
+
     Args:
         means: (N, 3), world.
         quats: (N, 4), rotations, w first, of any length above zero.
         scales: (N, 3), standard deviations, above zero.
         opacities: (N,), in [0, 1].
-        colors: (N, D) or (C, N, D) without `sh_degree`; with it (N, K, 3) coefficients, K >= (sh_degree + 1)^2.
+        colors: (N, D) or (C, N, D) without `sh_degree`; with it coefficients (N, K, 3) or, of each camera its own,
+            (C, N, K, 3), K >= (sh_degree + 1)^2.
         viewmats: (C, 4, 4), world to camera; x to the right, y down, z forward.
         Ks: (C, 3, 3), intrinsics in pixels; pixel (0, 0) has its centre at (0.5, 0.5).
         width, height: of the images.
@@ -67,7 +71,7 @@ def rasterization(
         near_plane, far_plane: depths between which Gaussians are seen.
         radius_clip: Gaussians whose radius in the image is no larger are left out, in pixels.
         eps2d: added to the variances in the image, in square pixels.
-        backgrounds: (C, D + E), shown where the Gaussians leave something through; depth has no background.
+        backgrounds: (D + E,) or (C, D + E), shown where the Gaussians leave something through; depth has no background.
         render_mode: "D" is accumulated depth, "ED" expected depth (accumulated over alpha), the last channel.
         rasterize_mode: "antialiased" lowers opacities by what `eps2d` adds to the size.
         gsplat_options: gsplat's further arguments, at the values that say what is done here anyway: `packed=False`,
@@ -88,12 +92,23 @@ def rasterization(
         InputError: shapes do not fit, a value is not finite, a quaternion is zero, a scale is not above zero, the
             degree or a mode is unknown.
     """
+    if means.ndim > 2:
+        tensors = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
+        tensors |= {"viewmats": viewmats, "Ks": Ks, "features": features, "backgrounds": backgrounds}
+        settings: dict[str, Any] = {"sh_degree": sh_degree, "near_plane": near_plane, "far_plane": far_plane}
+        settings |= {"radius_clip": radius_clip, "eps2d": eps2d, "render_mode": render_mode}
+        settings |= {"width": width, "height": height, "rasterize_mode": rasterize_mode, **gsplat_options}
+        return _each(tensors, settings)
+    if backgrounds is not None and backgrounds.ndim == 1:
+        backgrounds = backgrounds.expand(len(viewmats), -1)
     _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, features, backgrounds)
     checks.one_of("render_mode", render_mode, get_args(RenderMode))
     checks.one_of("rasterize_mode", rasterize_mode, get_args(RasterizeMode))
     for name, value in gsplat_options.items():
         if name not in _GSPLAT_OPTIONS:
             raise TypeError(f"rasterization() got an unexpected keyword argument {name!r}")
+        if getattr(value, "name", None) == "GLOBAL":  # gsplat's RollingShutterType: none
+            value = None
         if value not in _GSPLAT_OPTIONS[name] and _GSPLAT_OPTIONS[name]:
             known = " or ".join(map(repr, _GSPLAT_OPTIONS[name]))
             raise InputError(f"{name} must be {known} here, got {value!r}")
@@ -140,7 +155,8 @@ def rasterization(
         if "RGB" in render_mode:
             if sh_degree is not None:
                 eye = -view[:3, :3].T @ view[:3, 3]
-                parts.append(sh_colors(sh_degree, means, eye, colors, radii[camera]))
+                coefficients = colors if colors.ndim == 3 else colors[camera]
+                parts.append(sh_colors(sh_degree, means, eye, coefficients, radii[camera]))
             else:
                 parts.append(colors if colors.ndim == 2 else colors[camera])
             if features is not None:
@@ -183,6 +199,38 @@ def rasterization(
     }
     means2d.absgrad = absolute  # pyright: ignore[reportAttributeAccessIssue]
     return image, alphas, info
+
+
+def _each(
+    tensors: dict[str, torch.Tensor | None], settings: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """What `rasterization` gives for scenes in batch dimensions, one after the other."""
+    assert tensors["means"] is not None
+    batch = tensors["means"].shape[:-2]
+    flat: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor is None or (name == "backgrounds" and tensor.ndim == 1):
+            continue
+        if tensor.shape[: len(batch)] != batch:
+            raise InputError(f"{name} must begin with the batch dimensions {tuple(batch)}, got {tuple(tensor.shape)}")
+        flat[name] = tensor.flatten(0, len(batch) - 1)
+    shared = {} if tensors["backgrounds"] is None or "backgrounds" in flat else {"backgrounds": tensors["backgrounds"]}
+    if not batch.numel():
+        raise InputError(f"the batch dimensions {tuple(batch)} hold no scene")
+    found = [
+        rasterization(**{name: tensor[i] for name, tensor in flat.items()}, **shared, **settings)
+        for i in range(batch.numel())
+    ]
+    images, alphas, infos = zip(*found, strict=True)
+
+    def together(parts: Any) -> torch.Tensor:
+        return torch.stack(list(parts)).unflatten(0, batch)
+
+    names = ("means2d", "radii", "depths", "conics", "opacities", "weights", "pixel_counts", "absgrad")
+    info: dict[str, Any] = {name: together(each[name] for each in infos) for name in names}
+    info |= {name: infos[0][name] for name in ("width", "height", "n_cameras", "camera_ids", "gaussian_ids")}
+    info |= {"pairs": sum(each["pairs"] for each in infos), "scenes": infos}
+    return together(images), together(alphas), info
 
 
 def _check(
@@ -232,10 +280,11 @@ def _check(
         if sh_degree not in range(4):
             raise InputError(f"sh_degree must be 0 to 3, or None for plain colors, got {sh_degree!r}")
         bases = (sh_degree + 1) ** 2
-        if colors.ndim != 3 or colors.shape[0] != count or colors.shape[1] < bases or colors.shape[2] != 3:
+        leading, rest = tuple(colors.shape[:-2]), tuple(colors.shape[-2:])
+        if leading not in ((count,), (cameras, count)) or rest[0] < bases or rest[1] != 3:
             raise InputError(
-                f"colors must have the shape ({count}, at least {bases}, 3) for sh_degree={sh_degree}, "
-                f"got {tuple(colors.shape)}"
+                f"colors must have the shape ({count}, at least {bases}, 3) for sh_degree={sh_degree}, or "
+                f"({cameras}, {count}, at least {bases}, 3), got {tuple(colors.shape)}"
             )
         channels += 3
     if not 1 <= channels < MOST_CHANNELS:

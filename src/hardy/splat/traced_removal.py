@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hardy.errors import InputError
-from hardy.splat.masks import differing
+from hardy.splat.masks import differing, grown
 from hardy.splat.room import room
 from hardy.splat.scene import Scene, View
 from hardy.splat.warping import places
@@ -18,10 +18,12 @@ _BOX = ((0.35, 0.3, 0.6), (0.95, 0.75, 0.4))
 STAGES: dict[str, tuple[Ball | Block, tuple[Ball | Block, ...]]] = {
     "hovering": (Ball(center=(-0.2, 0.2, 0.1), radius=0.4, colors=_BOX), (THINGS[0], THINGS[3], THINGS[5])),
     "standing": (THINGS[0], THINGS[1:]),
+    "block": (THINGS[4], (*THINGS[:4], THINGS[5])),
     "wall": (Block(center=(0.6, 0.35, 1.8), half=(0.45, 0.4, 0.19), colors=_BOX), (THINGS[0], THINGS[3], THINGS[5])),
 }
 """By name, the thing that is to go and what else is there: one in mid-air, which others see all around of; one that
-stands on the floor, whose foot nobody sees; one hung on a wall, with nothing seen behind it."""
+stands on the floor, whose foot nobody sees; a block that stands there; one hung on a wall, with nothing seen behind
+it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,16 @@ class Removable:
     depths: tuple[torch.Tensor, ...]
     held_out: tuple[View, ...]
     held_out_holes: tuple[torch.Tensor, ...]
+
+    @property
+    def masks(self) -> tuple[torch.Tensor, ...]:
+        """Of each hole the thing itself, with the pixels at its edge."""
+        return tuple(grown(thing, 1) & hole for thing, hole in zip(self.things, self.holes, strict=True))
+
+    @property
+    def shadows(self) -> tuple[torch.Tensor, ...]:
+        """Of each hole the rest."""
+        return tuple(hole & ~mask for mask, hole in zip(self.masks, self.holes, strict=True))
 
 
 def removable(

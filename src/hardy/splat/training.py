@@ -185,11 +185,13 @@ def train(
             view = sizes[factor][_order(options.seed, step, len(scene.views))]
             sh_degree = min(options.sh_degree, step // sh_degree_interval)
             _set_rate(optimizers["means"], options, scene.extent, step, strategy.full_size_from(state))
-            before = len(params["means"])
+            before, starved = len(params["means"]), state.get("starved_at")
             with memory.out_of_memory_named(step, before, out):
                 record["pairs"] += _step(params, optimizers, strategy, state, step, view, options, sh_degree, loss)
             record["seconds"] += time.perf_counter() - clock
             record["step"] = done = step + 1
+            if starved is None and state.get("starved_at") is not None:
+                bar.print(f"step {step}: hardly any Gaussian is large enough to be split, so cloning begins early")
             count = len(params["means"])
             if done == until or (options.evaluate_every and done % options.evaluate_every == 0):
                 quality = evaluate(params, evaluated, options, sh_degree)  # pyright: ignore[reportArgumentType]

@@ -86,7 +86,7 @@ def visible(
 
 
 def depth_tolerance(views: Sequence[View], seen: Sequence[Rendered], holes: Sequence[torch.Tensor]) -> float:
-    """Relative difference of depth within which two views mean the same surface: 2.5 times their median difference.
+    """Relative difference of depth within which two views mean the same surface: 1.5 times their median difference.
 
     Depth is only as exact as the Gaussians are trained. Looked at is what lies outside of holes; 0.01 to 0.12.
     """
@@ -106,7 +106,7 @@ def depth_tolerance(views: Sequence[View], seen: Sequence[Rendered], holes: Sequ
             ]
             found.append(off[off < 0.3])  # farther apart is another surface
     every = torch.cat(found) if found else torch.zeros(0)
-    return min(0.12, max(0.01, 2.5 * float(every.median()))) if len(every) else TOLERANCE
+    return min(0.12, max(0.01, 1.5 * float(every.median()))) if len(every) else TOLERANCE
 
 
 def matched(views: Sequence[View], matcher: Matcher) -> ViewGraph:

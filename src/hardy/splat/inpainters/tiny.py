@@ -18,7 +18,7 @@ from hardy.errors import InputError
 from hardy.runs.progress import track
 from hardy.splat.harmonic import harmonic_fill
 
-_CROP = 48
+_SIDES = (48, 40, 32, 24)  # of crops; the largest of which there is one
 _BATCH = 8
 
 
@@ -68,12 +68,16 @@ class Tiny:
         """
         checks.integer("steps", steps, at_least=1)
         random = generator(seed, "tiny-inpainter")
-        corners = [_crops(hole) for hole in holes]
-        whole = [i for i, places in enumerate(corners) if len(places)]
+        whole, corners, side = [], [], _SIDES[-1]
+        for side in _SIDES:
+            corners = [_crops(hole, side) for hole in holes]
+            whole = [i for i, places in enumerate(corners) if len(places)]
+            if whole:
+                break
         cut = [hole for hole in holes if bool(hole.any())]
         if not whole or not cut:
             raise InputError(
-                f"the inpainter 'tiny' learns from crops of {_CROP} x {_CROP} without a hole and from holes; of "
+                f"the inpainter 'tiny' learns from crops of at least {side} x {side} without a hole and from holes; of "
                 f"{len(images)} photos {len(whole)} have such a crop and {len(cut)} a hole"
             )
 
@@ -83,12 +87,12 @@ class Tiny:
         def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             photo = whole[number(len(whole))]
             y, x = corners[photo][number(len(corners[photo]))].tolist()
-            crop = images[photo][y : y + _CROP, x : x + _CROP].float()
+            crop = images[photo][y : y + side, x : x + side].float()
             hole = cut[number(len(cut))]
-            at = hole.nonzero()[number(int(hole.sum()))] - _CROP // 2
-            mask = torch.zeros(_CROP, _CROP, dtype=torch.bool)
+            at = hole.nonzero()[number(int(hole.sum()))] - side // 2
+            mask = torch.zeros(side, side, dtype=torch.bool)
             places = hole.nonzero() - at
-            places = places[((places >= 4) & (places < _CROP - 4)).all(1)]  # some rim must be left
+            places = places[((places >= 4) & (places < side - 4)).all(1)]  # some rim must be left
             mask[places[:, 0], places[:, 1]] = True
             return _input(crop, mask, random), crop.permute(2, 0, 1), mask
 
@@ -138,9 +142,9 @@ def _input(image: torch.Tensor, hole: torch.Tensor, random: torch.Generator) -> 
     return torch.cat([smooth.permute(2, 0, 1), hole[None].float(), noise[None]])
 
 
-def _crops(hole: torch.Tensor) -> torch.Tensor:
+def _crops(hole: torch.Tensor, side: int) -> torch.Tensor:
     """(M, 2) corners y, x of crops without a hole."""
-    if min(hole.shape) < _CROP:
+    if min(hole.shape) < side:
         return torch.zeros(0, 2, dtype=torch.long)
-    inside = torch.nn.functional.max_pool2d(hole.float()[None, None], _CROP, 1)[0, 0]
+    inside = torch.nn.functional.max_pool2d(hole.float()[None, None], side, 1)[0, 0]
     return (inside == 0).nonzero()

@@ -2,10 +2,12 @@
 
 A criterion gives, for one view, each Gaussian's value and the weight of it; densification keeps the sums of weight
 times value and of weight. Gradients are by the centre in normalized device coordinates: those by pixels times half the
-image's size.
+image's size. Summed weights and counts of pixels, which gsplat's own `info` has not, are estimated there from the
+ellipse of each Gaussian.
 """
 
 import dataclasses
+import math
 from typing import Any, Protocol
 
 import torch
@@ -44,7 +46,7 @@ class PixelWeightedGradient:
 
     def measure(self, info: dict[str, Any], camera: int, extent: float) -> tuple[torch.Tensor, torch.Tensor]:
         damping = (info["depths"][camera].detach() / (self.near * extent)).clamp(0, 1).square()
-        return lengths(info["means2d"].grad[camera], info) * damping, info["pixel_counts"][camera].float()
+        return lengths(info["means2d"].grad[camera], info) * damping, pixels(info, camera)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,12 +54,46 @@ class ImportanceWeightedGradient:
     """Views count by how much the Gaussian shows in them (ReAct-GS, arXiv 2510.19653).
 
     The weight is the mean over the pixels it contributed to of alpha times transmittance. A gradient is proportional to
-    it, so in a plain mean the views that hardly show a Gaussian dilute the one that does.
+    it, so in a plain mean the views that hardly show a Gaussian dilute the one that does. With gsplat's own `info` the
+    transmittance is unknown and counts as 1; `hardy.splat.rasterization` knows it, on CUDA by gsplat too.
     """
 
     def measure(self, info: dict[str, Any], camera: int, extent: float) -> tuple[torch.Tensor, torch.Tensor]:
-        importance = info["weights"][camera] / info["pixel_counts"][camera].clamp(min=1)
+        importance = weights(info, camera) / pixels(info, camera).clamp(min=1)
         return lengths(info["means2d"].grad[camera], info), importance
+
+
+def pixels(info: dict[str, Any], camera: int) -> torch.Tensor:
+    """(N,) pixels a Gaussian contributed to; from gsplat's `info` the area in which its alpha reaches 1/255.
+
+    That is 2 pi ln(255 opacity) sqrt(det covariance), at most its box of `radii` within the image.
+    """
+    if "pixel_counts" in info:
+        return info["pixel_counts"][camera].float()
+    opacities, spread = _ellipse(info, camera)
+    area = 2 * math.pi * (255 * opacities).clamp(min=1).log() * spread
+    centers, radii = info["means2d"][camera].detach(), info["radii"][camera].to(spread)
+    radii = radii if radii.ndim == 2 else radii[:, None].expand(-1, 2)
+    size = centers.new_tensor([info["width"], info["height"]])
+    box = ((centers + radii).clamp(min=0).minimum(size) - (centers - radii).clamp(min=0).minimum(size)).prod(-1)
+    return area.minimum(box) * seen(info, camera)
+
+
+def weights(info: dict[str, Any], camera: int) -> torch.Tensor:
+    """(N,) sums over pixels of alpha times transmittance; from gsplat's `info` of alpha, over the same area."""
+    if "weights" in info:
+        return info["weights"][camera]
+    opacities, spread = _ellipse(info, camera)
+    whole = 2 * math.pi * spread * (opacities - 1 / 255).clamp(min=0)
+    area = 2 * math.pi * (255 * opacities).clamp(min=1).log() * spread
+    return whole * (pixels(info, camera) / area.clamp(min=1e-12)).clamp(max=1)
+
+
+def _ellipse(info: dict[str, Any], camera: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) opacities, and roots of the determinants of covariances in the image, in square pixels."""
+    xx, xy, yy = info["conics"][camera].detach().unbind(-1)
+    opacities = info["opacities"].detach()
+    return opacities[camera] if opacities.ndim == 2 else opacities, (xx * yy - xy * xy).clamp(min=1e-12).rsqrt()
 
 
 def lengths(gradients: torch.Tensor, info: dict[str, Any]) -> torch.Tensor:
@@ -68,4 +104,5 @@ def lengths(gradients: torch.Tensor, info: dict[str, Any]) -> torch.Tensor:
 
 def seen(info: dict[str, Any], camera: int) -> torch.Tensor:
     """(N,) 1 where the Gaussian is in the image, else 0."""
-    return (info["radii"][camera] > 0).all(-1).float()
+    radii = info["radii"][camera]
+    return (radii > 0).float() if radii.ndim == 1 else (radii > 0).all(-1).float()

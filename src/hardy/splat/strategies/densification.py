@@ -136,8 +136,22 @@ class Densification:
     def step_pre_backward(
         self, params: Parameters, optimizers: Optimizers, state: State, step: int, info: dict[str, Any]
     ) -> None:
-        """Ask autograd to keep the gradients that the criterion reads."""
+        """Ask autograd to keep the gradients that the criterion reads; widen needles, if that comes before the step."""
         info["means2d"].retain_grad()
+        if self._needles_due(step, "before"):
+            assert self.needles is not None
+            self.needles.apply(params, optimizers)
+            scales = params["scales"]
+
+            def sit_out(_: torch.Tensor) -> None:
+                scales.grad = None
+                handle.remove()
+
+            handle = scales.register_post_accumulate_grad_hook(sit_out)
+
+    def _needles_due(self, step: int, when: str) -> bool:
+        due = 0 < step < self.needles_stop and step % self.needles_every == 0
+        return self.needles is not None and self.needles.when == when and due
 
     def step_post_backward(
         self,
@@ -155,7 +169,8 @@ class Densification:
         """
         if packed:
             raise InputError("packed must be False: statistics have a row for each Gaussian")
-        if self.needles is not None and 0 < step < self.needles_stop and step % self.needles_every == 0:
+        if self._needles_due(step, "after"):
+            assert self.needles is not None
             self.needles.apply(params, optimizers)
         if step >= self.refine_stop_iter:
             return
@@ -214,8 +229,14 @@ class Densification:
             state["splits"][-2 * int(split.sum()) :] += 1
 
     def _starved(self, state: State, step: int, count: int) -> bool:
-        """Whether splitting alone gets nowhere, because hardly any Gaussian is large; judged halfway to cloning."""
-        return 2 * step >= state["clone_from"] and count < 1.2 * state["first_count"]
+        """Whether splitting alone gets nowhere, because hardly any Gaussian is large; judged halfway to cloning.
+
+        The first step at which it is so goes into the state, as "starved_at".
+        """
+        starved = 2 * step >= state["clone_from"] and count < 1.2 * state["first_count"]
+        if starved and state.get("starved_at") is None:
+            state["starved_at"] = step
+        return starved
 
     def _prune(self, params: Parameters, optimizers: Optimizers, state: State, step: int) -> None:
         last = state["last_reset"]

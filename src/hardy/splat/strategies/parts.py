@@ -1,13 +1,16 @@
 """What densification is put together from besides its criterion: how to clone, to split, to prune, to mend needles."""
 
 import dataclasses
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
 from hardy import checks
 from hardy.splat.points import neighbour_distances
 from hardy.splat.strategies.edits import Optimizers, Parameters, State, assign, duplicate, normal, split
+
+PUBLISHED_EVENTS = (25_000 - 500) // 100
+"""Densifications, each with a prune, of the training that 3 % at a time was published for."""
 
 
 class Clone(Protocol):
@@ -34,13 +37,26 @@ class DensityClone:
 
     The standard deviation is the root of the mean squared distance to the three nearest centres, as in the authors'
     code; their paper has a variance equal to the mean distance, which is no length.
+
+    Args:
+        farthest: in longest standard deviations of the Gaussian itself; what is drawn beyond it goes no farther. None,
+            as the authors have it, for no limit.
     """
+
+    farthest: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.farthest is not None:
+            checks.number("farthest", self.farthest, above=0)
 
     def apply(
         self, params: Parameters, optimizers: Optimizers, state: State, mask: torch.Tensor, random: torch.Generator
     ) -> None:
         spread = neighbour_distances(params["means"].detach())[mask]
         offsets = normal((len(spread), 3), random, spread.device) * spread[:, None]
+        if self.farthest is not None:
+            limits = self.farthest * params["scales"].detach()[mask].exp().amax(1)
+            offsets *= (limits / offsets.norm(dim=1).clamp(min=1e-12)).clamp(max=1)[:, None]
         duplicate(params, optimizers, state, mask, offsets)
 
 
@@ -84,6 +100,12 @@ class QuantilePrune:
     share: float = 0.03
     cap: float = 0.05
 
+    @classmethod
+    def over(cls, events: int, *, share: float = 0.03, cap: float = 0.05) -> "QuantilePrune":
+        """One that takes in so many events the part that `share` takes in the 245 of the published schedule."""
+        checks.integer("events", events, at_least=1)
+        return cls(share=1 - (1 - share) ** (PUBLISHED_EVENTS / events), cap=cap)
+
     def __post_init__(self) -> None:
         checks.number("share", self.share, at_least=0, below=1)
         checks.number("cap", self.cap, at_least=0, at_most=1)
@@ -104,10 +126,18 @@ class NeedlePerturbation:
     Where the largest axis has more than `share` of the sum of axes, both others are multiplied by half of largest over
     middle, so that the middle one becomes half of the largest. From the authors' code, not the paper: shares from
     `most` on are left alone.
+
+    Args:
+        share, most: as said.
+        when: "after" the step of the optimizers, or "before" it, as the authors have it: scales then sit that step out.
     """
 
     share: float = 0.8
     most: float = 0.999
+    when: Literal["before", "after"] = "after"
+
+    def __post_init__(self) -> None:
+        checks.one_of("when", self.when, ("before", "after"))
 
     def apply(self, params: Parameters, optimizers: Optimizers) -> int:
         """Widen the needles; how many there were."""
