@@ -3,7 +3,7 @@
     python -m benchmarks run interp-steer
     python -m benchmarks run interp-steer --part locate --out FOLDER
 
-Of the parts locate, steer, circuit and edit only steer has a committed result so far.
+The parts are locate, steer, circuit and edit; `python -m benchmarks run interp-PART` measures one.
 
 Heads for induction (repeated random tokens) and indirect objects by patching and by attribution, each beside random
 heads and the ranking for shuffled answers; a sentiment and a truth direction made on some pairs and judged on others,
@@ -14,7 +14,7 @@ real model; by default SmolLM2-135M among those in HARDY_REAL_MODELS.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,8 +32,9 @@ from hardy.quant import RoundToNearest, TritPlanes
 
 DEFAULT = "smollm2-135m"
 RANDOM = range(3)
-COUNTRIES = 12
+COUNTRIES = 10
 PATCHED = 40
+SCALES = (-2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0)
 
 
 def run(*, part: str = "locate", model: str = "", examples: int = 8, threads: int = 1) -> Result:
@@ -119,18 +120,7 @@ def steered(model: Any, tokenizer: Any, n: int) -> Result:
     """Directions from 40 pairs, layers chosen on 20 others, judged on the neutral prompts and on text."""
     found: list[Row] = []
     notes = []
-    neutral = [
-        f"I went to see the {thing} yesterday. I thought that it was" for thing in ("film", "play", "show", "band")
-    ]
-    neutral += [
-        f"My friend told me about the {thing}. She said that it was" for thing in ("book", "hotel", "game", "song")
-    ]
-    good, bad = (
-        [word for word in words if len(tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1]
-        for words in (prompts.GOOD, prompts.BAD)
-    )
-    examples = [interp.Example(text, tuple(f" {w}" for w in good), tuple(f" {w}" for w in bad)) for text in neutral]
-    judge = interp.Task.of(examples, tokenizer, name="neutral openings")
+    judge = interp.Task.of(prompts.sentiment_openings(tokenizer), tokenizer, name="neutral openings")
     ids = {kind: encode(tokenizer, text_of(kind)[:4000])[:128][None] for kind in ("prose", "code")}
     with torch.no_grad():
         before = {kind: model(input_ids=t, use_cache=False).logits.float().log_softmax(-1) for kind, t in ids.items()}
@@ -149,13 +139,16 @@ def steered(model: Any, tokenizer: Any, n: int) -> Result:
         chances = [told_apart(random_direction(both.shape[-1], seed), positive[15], negative[15])[1] for seed in RANDOM]
         found += rows(f"{name}: random directions", seeds=RANDOM, held_out_pairs_told_apart=mean_of(chances))
         if name == "sentiment":
-            layer = len(both) // 2
-            r = interp.direction(positive[layer, :40], negative[layer, :40])
+            made = {i: interp.direction(positive[i, :40], negative[i, :40]) for i in range(4, len(both) - 2, 4)}
+            layer = best_layer(model, tokenizer, made)
+            r = made[layer]
             chance = {f"random {seed}": random_direction(len(r), seed) * r.norm() for seed in RANDOM}
             for condition, vector in {"mean-difference": r, **chance}.items():
-                for scale in (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0):
+                shifts = []
+                for scale in SCALES:
                     with interp.SteeringVector(vector=vector, layer=layer, scale=scale).apply(model):
                         moved = interp.scores(model, judge).mean().item() - plain
+                        shifts.append(moved)
                         spilled: Any = {
                             f"divergence_{k}": Value(divergence(model, before[k], t), "nats/token")
                             for k, t in ids.items()
@@ -165,9 +158,36 @@ def steered(model: Any, tokenizer: Any, n: int) -> Result:
                         shift=Value(moved, "nats"), **spilled,
                     )  # fmt: skip
                     print(condition, scale, round(moved, 3), spilled, flush=True)
-    notes.append("the shift is of the log-odds of ten good against ten bad words after eight neutral openings")
+                found += rows(f"sentiment, {condition}", {"layer": layer}, dose_response=monotone(shifts))
+    notes.append(
+        "the shift is of the log-odds of good against bad words, none of them in the pairs, after neutral "
+        "openings; the layer is the one with the largest shift from scale -0.5 to 0.5 after other openings"
+    )
+    notes.append("dose_response is Spearman's correlation of scale and shift, from -1 to 1")
     notes.append("the held-out pairs are other sentences of the same words and countries: an easy test of a direction")
     return Result(rows=found, settings={"pairs": 40, "held out": 20, "score before": plain}, notes=notes)
+
+
+def best_layer(model: Any, tokenizer: Any, made: Mapping[int, torch.Tensor]) -> int:
+    """Of the layers, the one whose direction shifts other openings than those that are reported most."""
+    task = interp.Task.of(prompts.sentiment_openings(tokenizer, choosing=True), tokenizer, name="other openings")
+
+    def shift(layer: int) -> float:
+        ends = []
+        for scale in (-0.5, 0.5):
+            with interp.SteeringVector(vector=made[layer], layer=layer, scale=scale).apply(model):
+                ends.append(interp.scores(model, task).mean().item())
+        return ends[1] - ends[0]
+
+    return max(made, key=shift)
+
+
+def monotone(shifts: Sequence[float]) -> float:
+    """Spearman's correlation of the scales from -1 to 1 and the shifts there."""
+    near = {str(scale): shift for scale, shift in zip(SCALES, shifts, strict=True) if abs(scale) <= 1}
+    doses, found = ({name: float(value) for name, value in pairs} for pairs in (((n, n) for n in near), near.items()))
+    facts: Any = {"meaning": "dose", "unit": "", "by": "scale"}
+    return Ranking(scores=doses, **facts).agreement(Ranking(scores=found, **facts)).spearman
 
 
 def told_apart(r: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> tuple[float, float]:
@@ -231,36 +251,36 @@ def edited(model: Any, tokenizer: Any, n: int) -> Result:
         with torch.no_grad():
             if model(input_ids=ids).logits[0, -1].argmax().item() == answer:
                 known.append((country, capital))
-    known = known[:COUNTRIES]
+        if len(known) == COUNTRIES:
+            break
     found = rows("unmodified", facts_known=len(known))
     text = encode(tokenizer, text_of("prose", "calibration")[:60000])[:8192].reshape(-1, 512)
-    held_out = encode(tokenizer, text_of("prose")[:4000])[:256][None]
+    held_out = encode(tokenizer, text_of("prose")[:4000])[:128][None]
     with torch.no_grad():
         before = model(input_ids=held_out, use_cache=False).logits.float().log_softmax(-1)
-    for layer in (4, 10):
-        for moments in (True, False):
-            got: dict[str, list[float]] = {"efficacy": [], "paraphrase": [], "locality": [], "divergence": []}
-            for i, (country, _) in enumerate(known[:n]):
-                target = known[(i + 3) % len(known)][1]
-                method = interp.ROME.of(tokenizer, "The capital of {} is", country, f" {target}", layer=layer)
-                with method.apply(model, list(text[:4].split(2)) if moments else None):
-                    goal = tokenizer(f" {target}", add_special_tokens=False).input_ids[0]
-                    got["efficacy"].append(float(says(model, tokenizer, f"The capital of {country} is") == goal))
-                    got["paraphrase"].append(
-                        float(says(model, tokenizer, f"The capital city of {country} is called") == goal)
-                    )
-                    others = [pair for pair in known if pair[0] != country][:8]
-                    stay = [
-                        says(model, tokenizer, f"The capital of {c} is")
-                        == tokenizer(f" {a}", add_special_tokens=False).input_ids[0]
-                        for c, a in others
-                    ]
-                    got["locality"].append(sum(stay) / len(stay))
-                    got["divergence"].append(divergence(model, before, held_out))
-            name = f"ROME in block {layer}, {'with' if moments else 'without'} moments"
-            means: Any = {metric: mean_of(values) for metric, values in got.items()}
-            found += rows(name, {"layer": layer}, **means)
-            print(name, {k: sum(v) / len(v) for k, v in got.items()}, flush=True)
+    for layer, moments in ((4, True), (4, False), (10, True)):
+        got: dict[str, list[float]] = {"efficacy": [], "paraphrase": [], "locality": [], "divergence": []}
+        for i, (country, _) in enumerate(known[:n]):
+            target = known[(i + 3) % len(known)][1]
+            method = interp.ROME.of(tokenizer, "The capital of {} is", country, f" {target}", layer=layer)
+            with method.apply(model, list(text[:4].split(2)) if moments else None):
+                goal = tokenizer(f" {target}", add_special_tokens=False).input_ids[0]
+                got["efficacy"].append(float(says(model, tokenizer, f"The capital of {country} is") == goal))
+                got["paraphrase"].append(
+                    float(says(model, tokenizer, f"The capital city of {country} is called") == goal)
+                )
+                others = [pair for pair in known if pair[0] != country][:8]
+                stay = [
+                    says(model, tokenizer, f"The capital of {c} is")
+                    == tokenizer(f" {a}", add_special_tokens=False).input_ids[0]
+                    for c, a in others
+                ]
+                got["locality"].append(sum(stay) / len(stay))
+                got["divergence"].append(divergence(model, before, held_out))
+        name = f"ROME in block {layer}, {'with' if moments else 'without'} moments"
+        means: Any = {metric: mean_of(values) for metric, values in got.items()}
+        found += rows(name, {"layer": layer}, **means)
+        print(name, {k: sum(v) / len(v) for k, v in got.items()}, flush=True)
     return Result(rows=found, settings={"edits": min(n, len(known))})
 
 

@@ -90,7 +90,7 @@ def splat(ax: Axes) -> None:
 
 
 def interp(ax: Axes) -> None:
-    scales = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
+    scales = (-2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0)
     for direction, color in (("random 0", GREY), ("random 1", GREY), ("random 2", GREY), ("mean-difference", BLUE)):
         shifts = [row("interp-steer", "shift", f"sentiment, {direction}, scale {scale:g}").value for scale in scales]
         ax.plot(scales, shifts, "o-", ms=3, color=color, label="random" if direction == "random 0" else None)

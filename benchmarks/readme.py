@@ -4,6 +4,7 @@ python -m benchmarks tables
 """
 
 import ast
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -535,6 +536,54 @@ CIRCUIT_METRICS = (
 )  # fmt: skip
 
 
+def steering(name: str) -> str:
+    columns: dict[str, Cell] = {
+        "condition": "{condition}",
+        "old vector, nats": "{old vector effect:.2f}",
+        "own vector": "{own vector effect:.2f}",
+        "random vectors, size": "{random vectors effect:.2f}",
+        "dose and response, Spearman": "{old vector dose response.value:.2f}",
+        "side effect of the old vector, nats/token": "{old vector divergence:.2f}",
+        "of random ones": "{random vectors divergence:.2f}",
+        "cosine of old and own": "{cosine of old and own vector:.2f}",
+    }
+    found = [dataclasses.replace(row, metric=row.metric.replace(":", "")) for row in rows(name)]
+    return of_columns(columns, found)
+
+
+def located_heads() -> str:
+    columns: dict[str, Cell] = {
+        "behaviour: located by": "{condition}",
+        "effect lost without the top 10": "{effect_lost:.2f}",
+        "Spearman with patching": "{spearman_with_patching.value:.2f}",
+        "first head of patching among the top 10": "{best_patched_in_top_10.value:.0f}",
+    }
+    found = [row for row in rows("interp-locate") if row.metric in ("effect_lost", "spearman_with_patching",
+                                                                   "best_patched_in_top_10")]  # fmt: skip
+    return of_columns(columns, found)
+
+
+def edits() -> str:
+    columns: dict[str, Cell] = {
+        "edit": "{condition}",
+        "efficacy": "{efficacy:.2f}",
+        "paraphrase": "{paraphrase:.2f}",
+        "locality": "{locality:.2f}",
+        "divergence on other text, nats/token": "{divergence:.3f}",
+    }
+    return of_columns(columns, [row for row in rows("interp-edit") if row.metric != "facts_known"])
+
+
+def planted() -> str:
+    columns: dict[str, Cell] = {
+        "what": "{condition}",
+        "measured": "{value.value:.3g}",
+        "needed": "{needed}",
+        "control": "{control.value:.3g}",
+    }
+    return of_columns(columns, rows("interp_planted"))
+
+
 def located_budget() -> str:
     columns: dict[str, Cell] = {
         "budget, by": "{condition}",
@@ -683,6 +732,15 @@ def where_measured(name: str, block: Callable[[], str]) -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "circuit-smollm2": functools.partial(circuits, "circuit_survival-smollm2-circuit"),
+    "interp-locate": located_heads,
+    "interp-planted": functools.partial(where_measured, "interp_planted", planted),
+    "interp-edit": functools.partial(where_measured, "interp-edit", edits),
+    "steering-smollm2": functools.partial(
+        where_measured, "steering_survival-smollm2", functools.partial(steering, "steering_survival-smollm2")
+    ),
+    "steering-planted": functools.partial(
+        where_measured, "steering_survival", functools.partial(steering, "steering_survival")
+    ),
     "circuit-tiny": functools.partial(circuits, "circuit_survival"),
     "located-budget": located_budget,
     "survival": survival,

@@ -144,7 +144,7 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             ours="{at[sentiment, mean-difference, scale 1].shift.value:.1f}",
             control="three random directions: {at[sentiment, random 0, scale 1].shift.value:.1f}, "
             "{at[sentiment, random 1, scale 1].shift.value:.1f}, {at[sentiment, random 2, scale 1].shift.value:.1f}",
-            verdict="works at this scale; beyond it random ones move as much",
+            verdict="works, in order of the dose",
         ),
     ),
     "romer": (

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from hardy.cli.main import app
 from hardy.errors import InputError
+from hardy.quant import RoundToNearest
 from hardy.report import Report
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "k"]
@@ -160,3 +161,23 @@ def test_mistakes_in_a_task(line: dict[str, str], message: str, micro_llama: Pat
     file.write_text(json.dumps(line))
     with pytest.raises(InputError, match=message):
         run("interpret", micro_llama, "--task", file)
+
+
+def test_what_survives_few_bits(micro_llama: Path, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = {"2 bits": RoundToNearest(bits=2, group_size=16)}
+    monkeypatch.setattr("hardy.studies.circuit_study.usual_conditions", lambda noise: methods)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"positive": f"{w} add", "negative": f"{w} def"}) + "\n" for w in WORDS))
+    vector = ("survive", "vector", micro_llama, "--pairs", pairs, "--task", task, "--scales=-1,0,1", "--layer", 0)
+    run(*vector, "--out", tmp_path / "vector")
+    report = Report.load(tmp_path / "vector")
+    assert report.value("old vector: divergence at 0", "2 bits") == 0
+    assert report.value("random vectors: effect", "2 bits") > 0
+    kept = {cell: cell.stat().st_mtime_ns for cell in (tmp_path / "vector" / "cells").iterdir()}
+    run(*vector, "--out", tmp_path / "vector")  # goes on: nothing is measured again
+    assert {cell: cell.stat().st_mtime_ns for cell in (tmp_path / "vector" / "cells").iterdir()} == kept
+    with pytest.raises(InputError, match="task is needed to judge"):
+        run("survive", "vector", micro_llama, "--pairs", pairs)
+    task.write_text("".join(task.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(InputError, match="no behaviour to survive"):
+        run("survive", "circuit", micro_llama, "--task", task)

@@ -11,7 +11,7 @@ from models import assert_same, same_bytes, snapshot
 import hardy
 from hardy import hooks
 from hardy.errors import InputError
-from hardy.interp import AblatedWeights, BakedVector, DirectionalAblation, SteeringVector, bake
+from hardy.interp import AblatedWeights, BakedVector, DirectionalAblation, Directions, SteeringVector, bake
 from hardy.interp.steering import Positions
 
 VECTOR = torch.randn(32, generator=torch.Generator().manual_seed(1))
@@ -163,3 +163,13 @@ def test_what_does_not_fit_is_refused(llama: torch.nn.Module) -> None:
     with pytest.raises(InputError, match="all positions"):
         bake(SteeringVector(vector=VECTOR, layer=0, positions="last"))
     assert_same(before, llama)
+
+
+def test_directions_of_another_architecture_are_refused(llama: torch.nn.Module, tmp_path: Path) -> None:
+    made = Directions({1: VECTOR}, "a model", "pca", "llama")
+    for kept in (made, -made, made + made, Directions.load(made.save(tmp_path / "v.safetensors"))):
+        assert kept.steering(llama, 1).layer == 1
+        with pytest.raises(InputError, match="made from a model of type llama, GPT2LMHeadModel is of type gpt2"):
+            kept.steering(build("gpt2"), 1)
+    assert Directions({1: VECTOR}, architecture="gptneox").steering(build("gpt_neox"), 1).layer == 1
+    assert Directions({1: VECTOR}).steering(build("gpt2"), 1).layer == 1

@@ -14,7 +14,7 @@ from hardy.interp import Pair, Task
 from hardy.quant import RoundToNearest
 from hardy.studies import circuit_survival, steering_survival
 from hardy.studies.circuit_study import METRICS
-from hardy.studies.located_budget import blocks_for
+from hardy.studies.located_budget import blocks_for, located_budget
 from hardy.zoo import Subject
 
 
@@ -67,18 +67,46 @@ def test_the_same_model_has_the_same_circuit_and_finished_cells_are_kept(tmp_pat
         circuit_survival(subject(), Task(worse.clean, worse.wrong, worse.right, worse.corrupt))
 
 
-def test_a_vector_is_added_to_the_changed_model_beside_its_own_and_random_ones() -> None:
+def test_a_vector_is_added_to_the_changed_model_beside_its_own_and_random_ones(tmp_path: Path) -> None:
     pairs = [Pair("a bb ccc", "dddd ee f"), Pair("aa bb cccc", "ddd ee ff"), Pair("a b ccc", "dddd eee f")]
-    methods: dict[str, Method] = {"no noise": ProportionalNoise(strength=0.0)}
-    ids = torch.arange(3, 11)[None]
-    report = steering_survival(subject(), pairs, task(), ids, layer=0, methods=methods, seeds=2)
-    for metric in ("old vector: shift", "own vector: shift", "random: divergence"):
+    methods: dict[str, Method] = {
+        "no noise": ProportionalNoise(strength=0.0), "much noise": ProportionalNoise(strength=0.5)
+    }  # fmt: skip
+    settings: dict[str, Any] = {
+        "layer": 0, "methods": methods, "seeds": 1, "chances": 1, "scales": (-1, 0, 1), "out": tmp_path
+    }  # fmt: skip
+    given = pairs, task(), torch.arange(3, 11)[None]
+    report = steering_survival(subject(), *given, **settings)
+    for metric in ("old vector: effect", "own vector: shift at 1", "random vectors: divergence"):
         before, after = (report.value(metric, name) for name in ("unmodified", "no noise"))
         assert after == pytest.approx(before, abs=1e-5)
+        assert abs(before) > 1e-4
     assert report.value("cosine of old and own vector", "no noise") == pytest.approx(1, abs=1e-5)
+    assert report.value("cosine of old and own vector", "much noise") < 0.999
+    assert report.value("old vector: divergence at 0", "much noise") == 0
+    assert (tmp_path / "report.html").is_file()
+    again = steering_survival(subject(), *given, **settings)  # what is finished is read
+    assert [row.value for row in again.rows] == [row.value for row in report.rows]
+    with pytest.raises(InputError, match="0 to 1, got 2|not for 2"):
+        steering_survival(subject(), *given, layer=2)
 
 
 def test_blocks_have_what_their_heads_and_mlps_carry() -> None:
     ranking = blocks_for(subject(), task(), steps=1)
     assert list(ranking.scores) == ["model.layers.0.*", "model.layers.1.*"]
     assert all(score > 0 for score in ranking.scores.values())
+
+
+def test_budgets_are_spent_by_every_ranking_and_finished_cells_are_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("hardy.studies.located_budget.loss_of", lambda subject: 1.0)
+    settings: dict[str, Any] = {"others": (), "group_size": 16, "seeds": 1, "out": tmp_path}
+    report = located_budget(subject(), task(), task(6), **settings)
+    kept = {row.condition: row.value for row in report.select("score_kept")}
+    assert len(kept) == 6  # three budgets, located and random
+    copies = [located_budget(subject(), task(), task(6), **settings | {"copies": n, "out": None}) for n in (1, 64)]
+    gone = [abs(1 - r.value("score_kept", f"30% noise, {n} copies of half of the blocks: located")) for r, n in
+            zip(copies, (1, 64), strict=True)]  # fmt: skip
+    protected = abs(1 - kept["30% noise, half of the blocks kept from it: located"])
+    assert abs(gone[1] - protected) < abs(gone[0] - protected)  # many copies are as good as no noise
+    again = located_budget(subject(), task(), task(6), **settings)
+    assert [row.value for row in again.rows] == [row.value for row in report.rows]

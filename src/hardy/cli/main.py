@@ -46,6 +46,7 @@ from hardy.cli.rtl import app as rtl_app
 from hardy.cli.simulate import simulate
 from hardy.cli.splat import app as splat_app
 from hardy.cli.stream import app as stream_app
+from hardy.cli.survive import app as survive_app
 from hardy.cli.teach import teach
 from hardy.cli.zoo import app as zoo_app
 from hardy.errors import InputError, shortened
@@ -71,6 +72,7 @@ app.add_typer(steer_app, name="steer")
 app.add_typer(sae_app, name="sae")
 app.add_typer(rtl_app, name="rtl")
 app.add_typer(stream_app, name="stream")
+app.add_typer(survive_app, name="survive")
 app.command()(quantize)
 app.command()(binarize)
 app.command()(export)

@@ -26,6 +26,21 @@ MOST_SHOWN = 100
 """Units in a table or plot that is not told how many."""
 
 
+def rank_correlation(x: Any, y: Any) -> float:
+    """Spearman's correlation of two sequences of n numbers; 0 where one of them is constant.
+
+    Raises:
+        InputError: they are of other lengths, or of fewer than two.
+    """
+    first, second = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
+        raise InputError(f"x and y must be as many numbers, at least two, got {first.shape} and {second.shape}")
+    if not np.ptp(first) or not np.ptp(second):
+        return 0.0
+    found: Any = spearmanr(first, second)
+    return float(found[0])
+
+
 @dataclasses.dataclass(frozen=True)
 class Agreement:
     """Spearman rank correlation between two rankings of the same `n` units, and its two-sided p-value."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -80,6 +83,35 @@ class Block:
     known: bool
 
 
+Found = TypeVar("Found")
+
+
+def remembered(read: Callable[[nn.Module], Found]) -> Callable[[nn.Module], Found]:
+    """A function of a model's structure that is computed again only when a module, or how it attends, has changed.
+
+    Whoever hooks asks for it, often several times for one run of the model. What it gives is not to be written to.
+    """
+    kept: weakref.WeakKeyDictionary[nn.Module, tuple[list[Any], Found]] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(read)
+    def find(model: nn.Module) -> Found:
+        now = [
+            (name, module, getattr(vars(module).get("config"), "_attn_implementation", None))
+            for name, module in model.named_modules(remove_duplicate=False)
+        ]
+        before = kept.get(model)
+        if before is not None and len(before[0]) == len(now):
+            pairs = zip(before[0], now, strict=True)
+            if all(a[0] == b[0] and a[1]() is b[1] and a[2] == b[2] for a, b in pairs):
+                return before[1]
+        found = read(model)
+        kept[model] = [(name, weakref.ref(module), attends) for name, module, attends in now], found
+        return found
+
+    return find
+
+
+@remembered
 def blocks_of(model: nn.Module) -> list[Block]:
     """The blocks of `model` that hold attention, an MLP or a state-space layer, in order; read off names alone."""
     stacks = stacks_of(model)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hardy.errors import InputError, near_misses
-from hardy.hooks.blocks import Block, blocks_of
+from hardy.hooks.blocks import Block, blocks_of, remembered
 
 Side = Literal["input", "output"]
 PointLike: TypeAlias = "str | tuple[str | nn.Module, Side] | tuple[str | nn.Module, Side, int] | Point"
@@ -212,6 +212,12 @@ def canonical(name: str) -> str:
 
 def table(model: nn.Module) -> dict[str, Point | str]:
     """Every named activation of `model`; in the place of one that cannot be had, the reason."""
+    return _own(model) | vars(model).get(_NAMED, {})
+
+
+@remembered
+def _own(model: nn.Module) -> dict[str, Point | str]:
+    """Those that the architecture has."""
     found: dict[str, Point | str] = {}
     names = {id(module): name for name, module in model.named_modules()}
 
@@ -230,7 +236,7 @@ def table(model: nn.Module) -> dict[str, Point | str]:
             full = f"{block.label}.{name}"
             found[full] = point if isinstance(point, str) else dataclasses.replace(point, name=full, block=block.name)
     embeddings("logits", "get_output_embeddings")
-    return found | vars(model).get(_NAMED, {})
+    return found
 
 
 _NAMED = "_hardy_named_points"

@@ -1,13 +1,15 @@
 """What happens inside a language model: locate what matters for a behaviour, steer it, and say what else changed."""
 
-from hardy.interp import circuit, prompts, recipes
+from hardy.interp import circuit, planted, prompts, recipes
+from hardy.interp.adapters import adapter_task_vector, write_adapter
 from hardy.interp.amplitude import Amplitude, LayerSkip, without_tokens
 from hardy.interp.attention import PrefixMatching, Sink
 from hardy.interp.baking import AblatedWeights, BakedVector, bake
 from hardy.interp.causal import Patching, knocked_out, patch, record
+from hardy.interp.corrections import GradDrop, QKFix
 from hardy.interp.dola import DoLa
 from hardy.interp.edge_search import PathPatching, acdc, learned_masks
-from hardy.interp.gradient import AttributionPatching, Fisher, GradDrop, Gradient
+from hardy.interp.gradient import AttributionPatching, Fisher, Gradient
 from hardy.interp.head_vectors import HeadVectors
 from hardy.interp.knockouts import Controls, controls
 from hardy.interp.lenses import Patchscope, TunedLens
@@ -65,6 +67,7 @@ __all__ = [
     "PathPatching",
     "PrefixMatching",
     "Probing",
+    "QKFix",
     "Selection",
     "Sink",
     "SteeringVector",
@@ -76,6 +79,7 @@ __all__ = [
     "Unit",
     "Unlearning",
     "acdc",
+    "adapter_task_vector",
     "bake",
     "block_influence",
     "circuit",
@@ -86,6 +90,7 @@ __all__ = [
     "learned_masks",
     "locate",
     "patch",
+    "planted",
     "prompts",
     "recipes",
     "record",
@@ -95,5 +100,6 @@ __all__ = [
     "train_sae",
     "unit_named",
     "without_tokens",
+    "write_adapter",
     "write_task_vector",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -47,18 +49,25 @@ class PrefixMatching(Locator):
         return found
 
 
-def patterns(model: nn.Module, task: Task) -> dict[str, torch.Tensor]:
-    """ "blocks.3" -> attention pattern (n, head, query, key) on the clean prompts."""
+@contextlib.contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Attention that is computed step by step, so that its pattern can be seen, for as long as the block lasts."""
     chosen = getattr(getattr(model, "config", None), "_attn_implementation", None)
     setter = getattr(model, "set_attn_implementation", None)
-    if chosen not in (None, "eager") and callable(setter):
-        setter("eager")
+    if chosen in (None, "eager") or not callable(setter):
+        yield
+        return
+    setter("eager")
     try:
-        with torch.no_grad(), hooks.record(model, "blocks.*.attn.pattern") as seen:
-            last_logits(model, task.inputs())
+        yield
     finally:
-        if chosen not in (None, "eager") and callable(setter):
-            setter(chosen)
+        setter(chosen)
+
+
+def patterns(model: nn.Module, task: Task) -> dict[str, torch.Tensor]:
+    """ "blocks.3" -> attention pattern (n, head, query, key) on the clean prompts."""
+    with eager(model), torch.no_grad(), hooks.record(model, "blocks.*.attn.pattern") as seen:
+        last_logits(model, task.inputs())
     return {str(name).removesuffix(".attn.pattern"): pattern for name, pattern in seen.items()}
 
 

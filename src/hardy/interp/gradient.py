@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardy import checks, hooks
+from hardy import checks
 from hardy.core.roles import is_transposed
 from hardy.errors import InputError
-from hardy.hooks.blocks import blocks_of
 from hardy.interp.locator import Locator, per_unit, recorded, with_gradients
+from hardy.interp.objects import Unit, points_of
 from hardy.interp.task import Task, last_logits
 from hardy.interp.tuning import parts_of
 from hardy.runs.progress import track
@@ -42,12 +42,15 @@ class AttributionPatching(Locator):
         checks.integer("steps", self.steps, at_least=1)
 
     def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
-        units = self.units(model, task)
-        points = list(dict.fromkeys(unit.point for unit in units))
-        total = torch.zeros(len(units), dtype=torch.float64)
+        points = points_of(model, self.kind)
+        units: list[Unit] = []
+        total = torch.zeros(())
         clean_sum = corrupt_sum = 0.0
         for part in track(list(task.batches(self.batch)), f"{self.by} {self.object}"):
             clean, logits = recorded(model, ["embed", *(p for p in points if p != "embed")], part.inputs())
+            if not units:
+                units = self.units(model, task, clean if self.kind.indexed else None)
+                total = torch.zeros(len(units), dtype=torch.float64)
             clean_sum += part.score(logits).double().sum().item()
             corrupt, gradients, score = with_gradients(
                 model, ["embed", *(p for p in points if p != "embed")], part.inputs("corrupt"), part
@@ -99,43 +102,6 @@ class Gradient(Locator):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GradDrop(Locator):
-    """Attribution patching without cancelling: the mean of the sizes of what it finds with the gradient through one
-    block after the other cut off (the GradDrop of AtP*, Kramar et al. 2024).
-
-    A positive and a negative path of the same size hide an object from the plain gradient; with one of the two cut off
-    it is seen. One backward pass per block. The other correction of AtP*, for queries and keys under a flat softmax, is
-    of objects that this room does not rank.
-    """
-
-    by = "grad-drop"
-    family = "gradient"
-    meaning = "share of the effect to first order, mean of sizes with one block's gradient cut off"
-
-    def effects(self, model: nn.Module, task: Task) -> dict[str, float]:
-        units = self.units(model, task)
-        points = list(dict.fromkeys(unit.point for unit in units))
-        labels = [block.label for block in blocks_of(model)]
-        total = torch.zeros(len(labels), len(units), dtype=torch.float64)
-        effect = 0.0
-        for part in track(list(task.batches(self.batch)), f"{self.by} {self.object}"):
-            clean, logits = recorded(model, points, part.inputs())
-            effect += part.score(logits).double().sum().item()
-            for number, label in enumerate(labels):
-                cut = {f"{label}.{end}": lambda x: x.detach() for end in ("attn_out", "mlp_out")}
-                with hooks.patch(model, cut):
-                    corrupt, gradients, score = with_gradients(model, points, part.inputs("corrupt"), part)
-                effect -= score.double().sum().item() / len(labels)
-                products = {point: (clean[point] - corrupt[point]).double() * gradients[point].double()
-                            for point in points}  # fmt: skip
-                total[number] += per_unit(units, products).sum(1).cpu()
-        if abs(effect) / len(task) < 1e-6:
-            raise InputError(f"clean and corrupt prompts of {task.name} score the same: nothing tells them apart")
-        values = total.abs().sum(0) / (max(1, len(labels) - 1) * abs(effect))
-        return {str(unit): value for unit, value in zip(units, values.tolist(), strict=True)}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Fisher(Locator):
     """The weights of each object by the squared gradient of the score, mean over examples and summed over the object's
     weights: the diagonal of the Fisher information where the score is a log-likelihood.
@@ -151,7 +117,7 @@ class Fisher(Locator):
     family = "gradient"
     meaning = "squared gradient of the score at the object's weights"
     unit = "nats^2"
-    kinds = ("attention", "head", "ffn", "neuron")
+    kinds = ("attention", "head", "query", "key", "value", "ffn", "neuron")
     why_not = "it has no weights of its own"
     needs_corrupt = False
 

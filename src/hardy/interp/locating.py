@@ -14,8 +14,9 @@ from hardy.core.ranking import Ranking
 from hardy.errors import InputError, near_misses
 from hardy.interp.attention import PrefixMatching, Sink
 from hardy.interp.causal import Patching
+from hardy.interp.corrections import GradDrop, QKFix
 from hardy.interp.edge_search import PathPatching
-from hardy.interp.gradient import AttributionPatching, Fisher, GradDrop, Gradient
+from hardy.interp.gradient import AttributionPatching, Fisher, Gradient
 from hardy.interp.lenses import Patchscope
 from hardy.interp.locator import LOCATORS, Locator
 from hardy.interp.magnitude import BlockInfluence, Magnitude, Massive
@@ -26,8 +27,8 @@ from hardy.interp.vocabulary import DirectLogitAttribution, LogitLens
 __all__ = ["locate", "locator_of"]
 
 _ALL = (
-    Patching, AttributionPatching, GradDrop, Gradient, Fisher, Magnitude, Massive, BlockInfluence, PrefixMatching, Sink,
-    Probing, LogitLens, Patchscope, DirectLogitAttribution, PathPatching,
+    Patching, AttributionPatching, QKFix, GradDrop, Gradient, Fisher, Magnitude, Massive, BlockInfluence,
+    PrefixMatching, Sink, Probing, LogitLens, Patchscope, DirectLogitAttribution, PathPatching,
 )  # fmt: skip
 
 
@@ -53,10 +54,10 @@ def locate(model: nn.Module, task: Task, *, object: str | None = None, by: str =
     Args:
         model: any decoder of transformers, quantized, packed or on a chip too.
         task: in the tokens of the model.
-        object: "head" (the default of most), "embedding", "residual", "attention", "ffn", "neuron", or "feature" of a
-            sparse autoencoder that is attached.
-        by: a name in `LOCATORS`: "patching", "attribution-patching", "grad-drop", "gradient", "fisher", "magnitude",
-            "massive", "block-influence", "prefix-matching", "sink", "probing", "logit-lens", "patchscope",
+        object: "head" (the default of most), "embedding", "residual", "attention", "query", "key", "value", "ffn",
+            "neuron", or "feature" of a sparse autoencoder that is attached.
+        by: a name in `LOCATORS`: "patching", "attribution-patching", "qk-fix", "grad-drop", "gradient", "fisher",
+            "magnitude", "massive", "block-influence", "prefix-matching", "sink", "probing", "logit-lens", "patchscope",
             "direct-logit-attribution", "path-patching".
         options: fields of the locator.
 

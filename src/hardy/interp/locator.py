@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -26,8 +26,8 @@ class Locator(abc.ABC):
     """Scores the objects of one kind by their part in a task.
 
     Args:
-        object: a kind of `hardy.interp.KINDS`: "embedding", "residual", "attention", "head", "ffn", "neuron"
-            or "feature".
+        object: a kind of `hardy.interp.KINDS`: "embedding", "residual", "attention", "head", "query", "key", "value",
+            "ffn", "neuron" or "feature".
         per_position: whether each position is an object of its own; by default for "embedding" and "residual".
         batch: examples that the model is run on at once.
     """
@@ -99,12 +99,15 @@ class Locator(abc.ABC):
             raise InputError(f"{self.by} compares clean and corrupt prompts; {task.name} has no corrupt ones")
         return task
 
-    def units(self, model: nn.Module, task: Task) -> list[Unit]:
-        """What is scored, in the order of the model."""
+    def units(self, model: nn.Module, task: Task, seen: Mapping[str, torch.Tensor] | None = None) -> list[Unit]:
+        """What is scored, in the order of the model; `seen` are its activations, where they are at hand."""
         sizes: dict[str, int] = {}
-        if self.kind.indexed:
-            with torch.no_grad(), hooks.record(model, points_of(model, self.kind)) as seen:
-                last_logits(model, task.take(slice(0, 1)).inputs())
+        if seen is not None:
+            sizes = {point: activation.shape[2] for point, activation in seen.items()}
+        elif self.kind.indexed:
+            one = {"input_ids": task.clean[:1, -1:], "use_cache": False}  # how many there are does not depend on a text
+            with torch.no_grad(), hooks.record(model, points_of(model, self.kind), stop=True) as seen:
+                hooks.run(model, one)
             sizes = {point: activation.shape[2] for point, activation in seen.items()}
         return units_of(model, self.kind, sizes, task.length, self.separates_positions)
 

@@ -45,6 +45,9 @@ KINDS = {
         Kind("residual", "blocks.*.resid_post", False, True, "the residual stream after each block"),
         Kind("attention", "blocks.*.attn_out", False, False, "what all heads of a block add"),
         Kind("head", "blocks.*.attn.z", True, False, "one attention head, before the output projection"),
+        Kind("query", "blocks.*.attn.q", True, False, "the queries of one head, before norms and rotation"),
+        Kind("key", "blocks.*.attn.k", True, False, "the keys of one head, or of the group of heads that shares them"),
+        Kind("value", "blocks.*.attn.v", True, False, "the values of one head, or of a group, likewise"),
         Kind("ffn", "blocks.*.mlp_out", False, False, "what the MLP, or the experts, of a block add"),
         Kind("neuron", "blocks.*.mlp.post", True, False, "one neuron of an MLP, after its nonlinearity"),
         Kind("feature", "*.feature", True, False, "one feature of a sparse autoencoder that is attached to the model"),
@@ -57,17 +60,21 @@ _OTHER_NAMES = {
     "sae-feature": "feature",
     "residual-stream": "residual",
     "token": "embedding",
+    "q": "query",
+    "k": "key",
+    "v": "value",
+    "z": "head",
 }
 
 
 def kind_named(name: str) -> Kind:
-    """The kind of object called `name`; plurals and "mlp", "mha" are understood.
+    """The kind of object called `name`; plurals, "mlp", "mha", "q", "k", "v" and "hook_z" are understood.
 
     Raises:
         InputError: there is none.
     """
-    word = str(name).lower().replace("_", "-").replace(" ", "-")
-    for candidate in (word, word.removesuffix("s")):
+    word = str(name).lower().replace("_", "-").replace(" ", "-").removeprefix("hook-")
+    for candidate in (word, word.removesuffix("s"), word.removesuffix("ies") + "y"):
         found = KINDS.get(_OTHER_NAMES.get(candidate, candidate))
         if found is not None:
             return found

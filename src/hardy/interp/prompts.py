@@ -74,6 +74,9 @@ GOOD = [
 ]
 BAD = ["terrible", "awful", "bad", "horrible", "dreadful", "poor", "boring", "disappointing", "ugly", "pathetic"]
 FILMS = ["film", "movie", "book", "show", "play", "song", "story", "album", "novel", "game"]
+# Judge a direction made of the words above: none of them is among these.
+OTHER_GOOD = ["good", "amazing", "nice", "fun", "impressive", "outstanding", "incredible", "awesome", "remarkable"]
+OTHER_BAD = ["dull", "stupid", "annoying", "ridiculous", "worse", "weak", "sad", "worthless", "disgusting", "useless"]
 OPINIONS = (
     "I thought the {thing} was {word}", "The {thing} we saw was {word}", "Everyone said that the {thing} is {word}",
     "My friends found the {thing} {word}", "This {thing} is really {word}", "What a {word} {thing}",
@@ -189,6 +192,28 @@ def sentiment(tokenizer: Any, n: int = 60, seed: int = 0) -> list[Pair]:
         Pair(form.format(thing=thing, word=draw.choice(GOOD)), form.format(thing=thing, word=draw.choice(BAD)))
         for form, thing in ((draw.choice(OPINIONS), draw.choice(FILMS)) for _ in range(n))
     ]
+
+
+def sentiment_openings(tokenizer: Any, *, choosing: bool = False) -> list[Example]:
+    """Neutral openings that go on with a good or a bad word, none of them of `sentiment`: what judges its direction.
+
+    Args:
+        tokenizer: of the model; words that are several tokens are left out.
+        choosing: other openings, to choose a layer or a scale by.
+
+    Raises:
+        InputError: fewer than four words of a side are one token.
+    """
+    forms = (
+        ("I went to see the {} yesterday. I thought that it was", ("film", "play", "show", "band")),
+        ("My friend told me about the {}. She said that it was", ("book", "hotel", "game", "song")),
+    )
+    if choosing:
+        forms = (("We talked about the {} for hours. To all of us it seemed", ("dinner", "concert", "trip", "party")),)
+    good, bad = (
+        tuple(f" {word}" for word in single(tokenizer, words, "words", 4)) for words in (OTHER_GOOD, OTHER_BAD)
+    )
+    return [Example(form.format(thing), good, bad) for form, things in forms for thing in things]
 
 
 TASKS: dict[str, Callable[..., list[Example]]] = {"indirect-object": indirect_object, "greater-than": greater_than}

@@ -22,6 +22,7 @@ from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hooks.blocks import blocks_of
 from hardy.interp.steering import block_name
+from hardy.interp.task import last_logits
 from hardy.report import Row
 
 
@@ -136,8 +137,8 @@ class ROME(Method):
         """What a projection takes in and gives at the subject's last token, (in,) and (out,)."""
         points = [(projection, "input"), (projection, "output")]
         ids = torch.tensor([self.prompt], device=model.device)
-        with torch.no_grad(), hooks.record(model, points) as seen:  # pyright: ignore[reportArgumentType]
-            model(input_ids=ids, use_cache=False)
+        with torch.no_grad(), hooks.record(model, points, stop=True) as seen:  # pyright: ignore[reportArgumentType]
+            hooks.run(model, ids)
         key, value = (seen[point].reshape(len(self.prompt), -1)[self.subject].float() for point in points)
         return key, value
 
@@ -147,7 +148,9 @@ class ROME(Method):
         goals = whole[0, len(self.prompt) :]
         essence = torch.tensor([self.essence], device=model.device) if self.essence else None
         with torch.no_grad():
-            held = None if essence is None else model(input_ids=essence, use_cache=False).logits[0, -1].float()
+            held = (
+                None if essence is None else last_logits(model, {"input_ids": essence, "use_cache": False})[0].float()
+            )
         shift = torch.zeros_like(old, requires_grad=True)
         optimizer = torch.optim.Adam([shift], lr=self.learning_rate)
 
@@ -160,7 +163,9 @@ class ROME(Method):
 
         def target_log_probability() -> torch.Tensor:
             with hooks.patch(model, {(projection, "output"): shifted(self.subject)}):
-                logits = model(input_ids=whole, use_cache=False).logits[0, len(self.prompt) - 1 : -1].float()
+                logits = last_logits(model, {"input_ids": whole, "use_cache": False}, len(self.target) + 1)[
+                    0, :-1
+                ].float()
             return logits.log_softmax(-1).gather(1, goals.unsqueeze(1)).mean()
 
         with torch.no_grad():
@@ -171,7 +176,7 @@ class ROME(Method):
                 loss = -chance + self.weight_decay * shift.norm() / old.norm().square()
                 if essence is not None and held is not None and self.divergence:
                     with hooks.patch(model, {(projection, "output"): shifted(self.essence_subject)}):
-                        now = model(input_ids=essence, use_cache=False).logits[0, -1].float()
+                        now = last_logits(model, {"input_ids": essence, "use_cache": False})[0].float()
                     held_log = held.log_softmax(-1)
                     loss = loss + self.divergence * kl_div(
                         held_log, now.log_softmax(-1), log_target=True, reduction="sum"
@@ -193,7 +198,7 @@ def second_moment(model: Any, projection: str, data: Iterable[Any], damping: flo
     """E[k k^T] of what a projection takes in, (in, in), float64, with `damping` times its mean diagonal added."""
     total, count = None, 0
     for batch in data:
-        with hooks.record(model, [(projection, "input")]) as seen:
+        with hooks.record(model, [(projection, "input")], stop=True) as seen:  # nothing after it is needed
             hooks.run(model, batch)
         keys = seen[(projection, "input")].flatten(0, -2).double()
         total = keys.mT @ keys if total is None else total + keys.mT @ keys

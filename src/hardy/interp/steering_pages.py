@@ -13,11 +13,39 @@ from hardy.core.method import Method
 from hardy.errors import InputError
 from hardy.evaluate import encode
 from hardy.interp import prompts
+from hardy.interp.task import Task
 from hardy.interp.vectors import By, Directions, Pair, activations, divergence, read_pairs
 from hardy.report import Report, Row
 from hardy.report.figures import Lines, Series
 from hardy.zoo.subject import Source, Subject
 from hardy.zoo.text import held_out_text
+
+
+def pairs_of(given: str | Path | Sequence[Pair], subject: Subject, *, n: int = 60) -> list[Pair]:
+    """The pairs of a file, or of the name of a known kind ("sentiment", "truth"), or as they are.
+
+    Args:
+        given: which.
+        subject: whose tokenizer takes them.
+        n: pairs of a known kind.
+    """
+    if isinstance(given, str) and given in prompts.PAIRS:
+        return prompts.PAIRS[given](subject.tokenizer, n)
+    return read_pairs(given) if isinstance(given, str | Path) else list(given)
+
+
+def judge_of(task: str | Path | None, pairs: str | Path | Sequence[Pair], subject: Subject) -> Task:
+    """What judges a direction: a task file, or for the known pairs of sentiment neutral openings.
+
+    Raises:
+        InputError: other pairs come without a task.
+    """
+    if task is not None:
+        return Task.of(task, subject.tokenizer).to(subject.device)
+    if pairs != "sentiment":
+        raise InputError(f"task is needed to judge the direction of {pairs}: a file of prompts with right and wrong")
+    examples = prompts.sentiment_openings(subject.tokenizer)
+    return Task.of(examples, subject.tokenizer, name="neutral openings").to(subject.device)
 
 
 def make_directions(
@@ -43,10 +71,7 @@ def make_directions(
         device, dtype: of the model.
     """
     subject = Subject.of(model, device=device, dtype=dtype)
-    if isinstance(pairs, str) and pairs in prompts.PAIRS:
-        given = prompts.PAIRS[pairs](subject.tokenizer, n)
-    else:
-        given = read_pairs(pairs) if isinstance(pairs, str | Path) else list(pairs)
+    given = pairs_of(pairs, subject, n=n)
     if len(given) < 3:
         raise InputError(f"a direction needs at least three pairs, one of them held out, got {len(given)}")
     made, held = given[: -(len(given) // 3)], given[-(len(given) // 3) :]

@@ -302,10 +302,12 @@ def scores(model: nn.Module, task: Task, side: str = "clean", batch: int = 32) -
     return torch.cat([part.score(last_logits(model, part.inputs(side))) for part in task.batches(batch)])
 
 
-def last_logits(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
-    """(n, vocabulary): logits at the last position, without those of the others where the model can leave them out."""
-    keep = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
-    return model(**inputs, **keep).logits[:, -1]
+def last_logits(model: nn.Module, inputs: Mapping[str, Any], count: int | None = None) -> torch.Tensor:
+    """Logits at the last position, (n, vocabulary), or at the `count` last, (n, count, vocabulary), without those of
+    the others where the model can leave them out."""
+    keep = {"logits_to_keep": count or 1} if "logits_to_keep" in _parameters(model) else {}
+    logits = model(**inputs, **keep).logits
+    return logits[:, -1] if count is None else logits[:, -count:]
 
 
 def _parameters(model: nn.Module) -> Mapping[str, Any]:

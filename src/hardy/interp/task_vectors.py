@@ -7,7 +7,7 @@ a sign is elected for each weight by the sum, and those that agree with it are a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,11 +59,17 @@ def write_task_vector(base: nn.Module, tuned: nn.Module, path: str | Path) -> Pa
     if {n: p.shape for n, p in before.items()} != {n: p.shape for n, p in after.items()}:
         raise InputError(f"{type(base).__name__} and {type(tuned).__name__} have parameters of other names or shapes")
     found = {name: after[name].detach().float().cpu() - before[name].detach().float().cpu() for name in before}
-    found = {name: checks.finite(name, value).contiguous() for name, value in found.items() if value.any()}
+    found = {name: checks.finite(name, value) for name, value in found.items() if value.any()}
     if not found:
         raise InputError("the two models are the same: there is no task vector")
+    return save_vector(found, path)
+
+
+def save_vector(changes: Mapping[str, torch.Tensor], path: str | Path) -> Path:
+    """Write what is added to each named parameter, atomically."""
+    plain = {name: value.contiguous() for name, value in changes.items()}
     metadata = {"format": FORMAT, "version": str(VERSION)}
-    write_atomic(path, lambda temporary: save_file(found, temporary, metadata))
+    write_atomic(path, lambda temporary: save_file(plain, temporary, metadata))
     return Path(path)
 
 

@@ -80,6 +80,14 @@ def _inside(model: nn.Module, block: Block, unit: Unit, kind: str) -> list[tuple
                 own = chosen if heads == attention.heads else range(heads)
                 found.append((attention.parts[part], 0, _wide(model, block, attention.parts[part], 0, heads, own)))
         return found
+    if kind in ("attn.q", "attn.k", "attn.v") and kind[-1] in getattr(block.attention.get("attn"), "parts", {}):
+        attention = block.attention["attn"]
+        heads = attention.heads if kind == "attn.q" else attention.kv_heads
+        chosen = range(heads) if unit.index is None else range(unit.index, unit.index + 1)
+        if chosen.stop > heads:
+            raise InputError(f"{unit} is not there: {unit.point} has {heads} heads")
+        inside = attention.parts[kind[-1]]
+        return [(inside, 0, _wide(model, block, inside, 0, heads, chosen))]
     if kind in ("mlp.post", "mlp_out") and "down" in block.mlp:
         size = _size(model, block, block.mlp["down"], 1)
         chosen = range(size) if unit.index is None else range(unit.index, unit.index + 1)
@@ -87,7 +95,7 @@ def _inside(model: nn.Module, block: Block, unit: Unit, kind: str) -> list[tuple
             raise InputError(f"{unit} is not there: {unit.point} has {size} neurons")
         found = [(block.mlp["down"], 1, chosen)]
         return found + [(block.mlp[part], 0, chosen) for part in ("gate", "up") if part in block.mlp]
-    raise InputError(f"{unit} has no weights of its own: train heads, neurons, attention or ffn")
+    raise InputError(f"{unit} has no weights of its own: train heads, q, k, v, neurons, attention or ffn")
 
 
 def _size(model: nn.Module, block: Block, inside: str, axis: int) -> int:

@@ -22,7 +22,7 @@ from hardy.files import write_atomic
 from hardy.interp.locator import recorded
 from hardy.interp.objects import KINDS, points_of
 from hardy.interp.steering import SteeringVector, block_name, width_of
-from hardy.interp.task import _left, _tokens, read_lines
+from hardy.interp.task import Task, _left, _tokens, read_lines, scores
 from hardy.reading import reading
 from hardy.runs.progress import track
 
@@ -114,11 +114,13 @@ class Directions:
         values: layer -> (d_model,).
         model: what it was made from, for messages.
         by: how.
+        architecture: `config.model_type` of that model, which another's directions are told by; "" where not known.
     """
 
     values: Mapping[int, torch.Tensor]
     model: str = ""
     by: str = ""
+    architecture: str = ""
 
     @classmethod
     def make(
@@ -133,19 +135,19 @@ class Directions:
             raise InputError(f"a direction needs at least two pairs, got {len(pairs)}")
         both = activations(model, tokenizer, [p.positive for p in pairs] + [p.negative for p in pairs])
         made = {i: direction(x[: len(pairs)], x[len(pairs) :], by) for i, x in enumerate(both)}
-        return cls(made, name or type(model).__name__, by)
+        return cls(made, name or type(model).__name__, by, _type_of(model))
 
     def __neg__(self) -> Directions:
         return self * -1.0
 
     def __mul__(self, factor: float) -> Directions:
-        return Directions({n: v * factor for n, v in self.values.items()}, self.model, self.by)
+        return dataclasses.replace(self, values={n: v * factor for n, v in self.values.items()})
 
     def __add__(self, other: Directions) -> Directions:
         layers = sorted({*self.values, *other.values})
         zero = torch.zeros_like(next(iter(self.values.values())))
         summed = {n: self.values.get(n, zero) + other.values.get(n, zero) for n in layers}
-        return Directions(summed, self.model, f"{self.by} + {other.by}")
+        return dataclasses.replace(self, values=summed, by=f"{self.by} + {other.by}")
 
     def __sub__(self, other: Directions) -> Directions:
         return self + -other
@@ -166,12 +168,42 @@ class Directions:
                 f"{type(model).__name__} of {width_of(model)}"
             )
         block_name(model, max(self.values))  # a deeper model's are refused
+        # llama.cpp has shorter names: gptneox for gpt_neox, gemma3 for gemma3_text, and llama for mistral.
+        own, theirs = (
+            name.replace("_", "").replace("mistral", "llama") for name in (_type_of(model), self.architecture)
+        )
+        if own and theirs and not (own.startswith(theirs) or theirs.startswith(own)):
+            raise InputError(
+                f"the directions were made from a model of type {self.architecture}, {type(model).__name__} is of type "
+                f"{_type_of(model)}; without architecture they are taken for any of its width and depth"
+            )
         return SteeringVector(vector=self.values[chosen], layer=chosen, **settings)
+
+    def best_layer(self, model: nn.Module, judge: Task, scale: float = 0.5) -> int:
+        """The layer whose direction shifts a score most from -scale to scale, the last tenth of them left out.
+
+        Args:
+            model: that they were made from.
+            judge: whose score is to rise; not what the directions are reported on.
+            scale: of the doses.
+        """
+        deepest = max(self.values)
+
+        def shift(layer: int) -> float:
+            ends = []
+            for dose in (-scale, scale):
+                with SteeringVector(vector=self.values[layer], layer=layer, scale=dose).apply(model):
+                    ends.append(scores(model, judge).double().mean().item())
+            return ends[1] - ends[0]
+
+        tried = [layer for layer in self.values if layer < 0.9 * deepest or layer == min(self.values)]
+        return max(tried, key=shift)
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with "direction.N" for each layer, atomically."""
         tensors = {f"direction.{n}": vector.contiguous() for n, vector in self.values.items()}
         metadata = {"format": FORMAT, "version": str(VERSION), "model": self.model, "by": self.by}
+        metadata |= {"architecture": self.architecture}
         write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))
         return Path(path)
 
@@ -188,7 +220,8 @@ class Directions:
         if path.suffix == ".gguf":
             from hardy.interp.control_vectors import read_control_vector
 
-            return cls(*read_control_vector(path))
+            values, hint, by = read_control_vector(path)
+            return cls(values, hint, by, hint)
         with reading(path):
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -197,7 +230,12 @@ class Directions:
                 if metadata.get("version") != str(VERSION):
                     raise InputError(f"{path} is of version {metadata.get('version')}; this hardy reads {VERSION}")
                 values = {int(key.removeprefix("direction.")): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return cls(dict(sorted(values.items())), metadata.get("model", ""), metadata.get("by", ""))
+            about = [metadata.get(name, "") for name in ("model", "by", "architecture")]
+            return cls(dict(sorted(values.items())), *about)
+
+
+def _type_of(model: Any) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", ""))
 
 
 @torch.no_grad()

@@ -86,7 +86,7 @@ class DirectLogitAttribution(Locator):
     meaning = "direct effect on logit(right) - logit(wrong)"
     unit = "nats"
     kinds = ("embedding", "attention", "head", "ffn", "neuron", "feature")
-    why_not = "a stream is all of what was added; read it with logit-lens"
+    why_not = "it adds up what is written to the stream: read streams with logit-lens; q, k and v write nothing there"
     needs_corrupt = False
 
     def effects(self, model: nn.Module, task: Task) -> dict[str, float]:

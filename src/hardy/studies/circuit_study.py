@@ -1,30 +1,26 @@
 """Does the circuit survive? What carries a behaviour inside of a model, before and after bits or noise took their toll.
 
 The same locators are run on the model as it is and as each method leaves it: whether the heads and edges that matter
-are the same, whether the old circuit still carries the behaviour, and how much of the behaviour is left at all. Beside
-it, whether a steering vector made on the intact model still steers.
+are the same, whether the old circuit still carries the behaviour, and how much of the behaviour is left at all.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from hardy import checks
 from hardy.core.method import Method, from_dict
 from hardy.core.ranking import Ranking
-from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.hardware import ProportionalNoise
-from hardy.interp import AttributionPatching, Directions, Pair, SteeringVector, Task, circuit, scores
+from hardy.interp import AttributionPatching, Task, circuit, scores
 from hardy.interp.circuit import Circuit
 from hardy.interp.knockouts import overlap
-from hardy.interp.vectors import divergence
 from hardy.quant import RoundToNearest, TritPlanes
 from hardy.report import Report, Row
 from hardy.runs.checkpoint import digest
@@ -85,10 +81,7 @@ def measure(known: _Known, arguments: Mapping[str, Any], seed: int) -> dict[str,
     """
     if arguments["method"] is None:
         return _compared(known, seed)
-    method = from_dict(arguments["method"])
-    if any(field.name == "seed" for field in dataclasses.fields(method)):
-        method = dataclasses.replace(method, seed=seed)  # pyright: ignore[reportCallIssue]
-    with method.apply(known.model):
+    with with_seed(from_dict(arguments["method"]), seed).apply(known.model):
         return _compared(known, seed)
 
 
@@ -165,7 +158,7 @@ def circuit_survival(
         name="circuit survival", run=measure, settings=settings, subject=known, out=None if out is None else Path(out)
     )
     conditions = [Condition.of(WHOLE, {"method": None})] + [
-        Condition.of(name, {"method": method.to_dict()}, range(seeds if _draws(method) else 1), baseline=WHOLE)
+        Condition.of(name, {"method": method.to_dict()}, range(seeds if draws(method) else 1), baseline=WHOLE)
         for name, method in chosen.items()
     ]
     results = study.results(conditions, workers=1, title="circuit survival")
@@ -174,7 +167,7 @@ def circuit_survival(
     found = [c.row(results, _named(metric), metric=metric) for c in conditions for metric in METRICS]
     rows += [row for row in found if row is not None]
     rows += results.failures()
-    return Report(
+    report = Report(
         title=f"Does the circuit of {task.name} survive in {subject.name}?",
         summary=(_said(results, chosen),),
         rows=tuple(rows),
@@ -185,14 +178,23 @@ def circuit_survival(
             *results.notes(),
         ),
     )
+    if out is not None:
+        report.save(out)
+    return report
 
 
 def _named(metric: str) -> Callable[[Mapping[str, float]], float | None]:
     return lambda values: values.get(metric)
 
 
-def _draws(method: Method) -> bool:
+def draws(method: Method) -> bool:
+    """Whether a method has a seed."""
     return any(field.name == "seed" for field in dataclasses.fields(method))
+
+
+def with_seed(method: Method, seed: int) -> Method:
+    """The method with this seed, where it has one."""
+    return dataclasses.replace(method, seed=seed) if draws(method) else method  # pyright: ignore[reportCallIssue]
 
 
 def _said(results: Results, chosen: Mapping[str, Method]) -> str:
@@ -205,83 +207,3 @@ def _said(results: Results, chosen: Mapping[str, Method]) -> str:
         kept, old = (sum(v.get(m, 0.0) for v in values) / len(values) for m in ("score_kept", "old_circuit"))
         parts.append(f"at {name} {kept:.0%} of the score is kept and the old circuit is {old:.0%} faithful")
     return "; ".join(parts) + "."
-
-
-def steering_survival(
-    subject: Subject,
-    pairs: Sequence[Pair],
-    judge: Task,
-    ids: torch.Tensor,
-    *,
-    layer: int | None = None,
-    scales: Sequence[float] = (-2.0, 2.0),
-    methods: Mapping[str, Method] | None = None,
-    seeds: int = 3,
-) -> Report:
-    """Add a vector made on the intact model to the model as each method leaves it, beside one made there and a random.
-
-    Args:
-        subject: any decoder.
-        pairs: make the vectors.
-        judge: whose score the vector is to shift; not what it is made from.
-        ids: (n, positions) of text that it should not change, for the side effect.
-        layer: block after which it is added; the middle one by default.
-        scales: two doses, whose scores' difference is the shift.
-        methods: as of `circuit_survival`.
-        seeds: of the methods that draw, and of random directions.
-    """
-    chosen: dict[str, Method | None] = {WHOLE: None, **(usual_conditions() if methods is None else methods)}
-    model, tokenizer = subject.model, subject.tokenizer
-    made = Directions.make(model, tokenizer, pairs)
-    place = sorted(made.values)[len(made.values) // 2] if layer is None else layer
-    vector = made.values[place]
-    rows: list[Row] = []
-    for name, method in chosen.items():
-        draws = range(seeds) if method is not None and _draws(method) else range(1)
-        found: dict[str, list[float]] = {}
-        for seed in draws:
-            if method is not None and _draws(method):
-                method = dataclasses.replace(method, seed=seed)  # pyright: ignore[reportCallIssue]
-            change = None if method is None else method.apply(model)
-            try:
-                with silenced():
-                    own = Directions.make(model, tokenizer, pairs).values[place]
-                with torch.no_grad():
-                    before = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
-                vectors = {"old vector": vector, "own vector": own}
-                for number in range(seeds):
-                    chance = torch.randn(len(vector), generator=generator(number, "random-direction"))
-                    vectors[f"random {number}"] = chance / chance.norm() * vector.norm().cpu()
-                for kind, v in vectors.items():
-                    shifted, spilled = [], []
-                    for scale in scales:
-                        with SteeringVector(vector=v, layer=place, scale=scale).apply(model):
-                            shifted.append(scores(model, judge).mean().item())
-                            spilled.append(divergence(model, before, ids))
-                    key = "random" if kind.startswith("random") else kind
-                    found.setdefault(f"{key}: shift", []).append(shifted[-1] - shifted[0])
-                    found.setdefault(f"{key}: divergence", []).append(sum(spilled) / len(spilled))
-                cosine = torch.cosine_similarity(own.cpu(), vector.cpu(), 0).item()
-                found.setdefault("cosine of old and own vector", []).append(cosine)
-            finally:
-                if change is not None:
-                    change.undo()
-        for metric, values in found.items():
-            spread = torch.tensor(values, dtype=torch.float64).std().item() if len(values) > 1 else None
-            unit = "" if metric.startswith("cosine") else "nats"
-            rows.append(Row(metric=metric, condition=name, value=sum(values) / len(values), spread=spread,
-                            n=len(values), unit=unit, baseline=None if name == WHOLE else WHOLE))  # fmt: skip
-    first = {row.condition: row.value for row in rows if row.metric == "old vector: shift"}
-    said = "; ".join(f"at {name} {value / first[WHOLE]:.0%}" for name, value in first.items() if name != WHOLE)
-    return Report(
-        title=f"Does the vector still steer {subject.name}?",
-        summary=(f"Of the shift of {first[WHOLE]:.2f} nats in the intact model there is left: {said}.",),
-        rows=tuple(rows),
-        settings={
-            "model": subject.name,
-            "pairs": len(pairs),
-            "layer": place,
-            "scales": list(scales),
-            "judge": judge.name,
-        },
-    )
