@@ -86,7 +86,7 @@ class Recording:
             InputError: it is missing or damaged.
         """
         path = self.folder / "frames" / f"{index:06}.npz"
-        with reading(path), np.load(path, allow_pickle=False) as arrays:
+        with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             depth, confidence, viewmat, k = (
                 torch.from_numpy(arrays[name]) for name in ("depth", "confidence", "viewmat", "K")
             )

@@ -66,7 +66,7 @@ def read_images(source: str | Path | None) -> Images:
         return _folder(path)
     if not path.is_file():
         raise InputError(f"{path} is not there; --data takes an .npz or a folder of pictures by class")
-    with reading(path), np.load(path, allow_pickle=False) as stored:
+    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         missing = [name for name in NAMES if name not in stored]
         if missing:
             raise InputError(f"{path} lacks {', '.join(missing)}; it has {', '.join(stored) or 'nothing'}")
