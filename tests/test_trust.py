@@ -338,6 +338,7 @@ def test_ctrl_c_ends_a_command_with_a_word_whatever_it_was_doing(tmp_path: Path)
     """While modules are imported, too, where libraries take the exception for a module that is missing."""
     script = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background were told to ignore it
 from hardy.cli import main
 
 def interrupted():

@@ -36,6 +36,7 @@ OF_TASKS = {
     "path-patching",
     "prefix-matching",
     "probing",
+    "qk-fix",
     "sink",
 }
 

@@ -13,7 +13,7 @@ from trit_matrices import activations, matrix_of
 
 from hardy.errors import InputError
 from hardy.ops import kernels
-from hardy.ops.trit_product import _triton, trit_product, trit_product_reference
+from hardy.ops.trit_product import trit_product, trit_product_reference
 from hardy.quant import TritLinear
 from hardy.quant.trit_planes import fit
 
@@ -62,11 +62,13 @@ def test_without_the_extension_the_reference_runs_and_says_so_once(monkeypatch: 
 
 def test_without_triton_says_what_to_install_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hardy.ops.trit_product_triton", None)
-    _triton.cache_clear()
+    monkeypatch.setitem(sys.modules, "hardy.ops.packed_attention_triton", None)
+    kernels._triton.cache_clear()
+    kernels._warn_of_triton.cache_clear()
     with pytest.warns(RuntimeWarning, match=r'without its Triton kernels.*pip install "hardy-nn\[cuda\]"'):
-        assert _triton() is None
-    assert _triton() is None
-    _triton.cache_clear()
+        assert kernels.triton("trit_product_triton") is None
+    assert kernels.triton("packed_attention_triton") is None
+    kernels._triton.cache_clear()
 
 
 def test_the_variable_changes_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_p
     sizes, peaks = [], []
     for layers in (2, 6):
         config = LlamaConfig(
-            vocab_size=270, hidden_size=384, intermediate_size=1024, num_hidden_layers=layers, num_attention_heads=8,
+            vocab_size=270, hidden_size=512, intermediate_size=512, num_hidden_layers=layers, num_attention_heads=8,
             num_key_value_heads=8, bos_token_id=0, eos_token_id=0, max_position_embeddings=64,
         )  # fmt: skip
         source, out = tmp_path / f"source-{layers}", tmp_path / f"out-{layers}"
@@ -202,4 +202,4 @@ def test_memory_is_that_of_a_block_and_not_of_the_model(micro_llama: Path, tmp_p
         peaks.append(float(ended.stdout.splitlines()[-1]))
     # 27 MB more in float32; 4 MB more of what is stored, which is written at once.
     assert sizes[1] - sizes[0] > 26
-    assert peaks[1] - peaks[0] < 0.3 * (sizes[1] - sizes[0])
+    assert peaks[1] - peaks[0] < 0.3 * (sizes[1] - sizes[0]), (peaks, sizes)

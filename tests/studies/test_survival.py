@@ -95,7 +95,7 @@ def test_one_worker_gives_the_same_report(finished: Path, micro_llama: Path, tmp
 def test_a_local_ray_cluster_gives_the_same_report(finished: Path, micro_llama: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     try:
-        survival(str(micro_llama), out=tmp_path / "out", plan=PLAN, backend="ray", workers=2, **TEXT)
+        survival(str(micro_llama), out=tmp_path / "out", plan=PLAN, backend="ray", workers=1, **TEXT)
     finally:
         ray.shutdown()
     assert (tmp_path / "out" / "report.json").read_bytes() == (finished / "report.json").read_bytes()
