@@ -10,6 +10,7 @@ from hypothesis import settings
 from transformers.utils import logging
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of those that tests start: the cores are shared
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # of a few Gaussians: compiling takes longer than doing
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `benchmarks`
 sys.path.insert(0, str(Path(__file__).parent))  # for `models`, `reference` and `contract`
