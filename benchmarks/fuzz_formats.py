@@ -25,6 +25,7 @@ import hardy
 from benchmarks.harness import FOLDER
 from hardy.core import Ranking
 from hardy.fields import signals
+from hardy.fields.codec import decode
 from hardy.fields.container import load_fields
 from hardy.fields.media import load_media
 from hardy.files import write_json
@@ -78,6 +79,12 @@ class Format:
 def _copied(name: str) -> Callable[[Path], object]:
     source = DATA / name
     return lambda folder: shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder)
+
+
+def _pixels(path: Path) -> None:
+    """What a file of latents shows: most of what is in it is looked at by decoding alone."""
+    (field,), contents = load_fields(path)
+    decode(field, contents.grids[0])
 
 
 def _chip_csv(folder: Path) -> None:
@@ -412,6 +419,8 @@ FORMATS: dict[str, Format] = {
                     ("field-0.1.safetensors",), after=lambda f: _digested(f / "field-0.1.safetensors")),
     ".hardy": Format(_copied("field-0.1.hardy"), lambda f: load_fields(f / "field-0.1.hardy"), ("field-0.1.hardy",),
                      _crc, cases=OF_SLOW),
+    ".hardy of latents": Format(_copied("latents-1.hardy"), lambda f: _pixels(f / "latents-1.hardy"),
+                                ("latents-1.hardy",), _crc, cases=OF_SLOW),
     "picture": Format(lambda f: _photos(f, ("a.png",)), lambda f: load_media(f / "a.png"), ("a.png",),
                       cases=OF_SLOW),
     "sound": Format(lambda f: wavfile.write(f / "a.wav", 8000, np.arange(-50, 50, dtype=np.int16)),

@@ -13,7 +13,7 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from models import CONFIGS, ConvNet, assert_same, build, snapshot
+from models import CONFIGS, SIZES, ConvNet, assert_same, build, snapshot
 from torch import nn
 
 import hardy
@@ -27,6 +27,7 @@ from hardy.quant import (
     GridLinear,
     LayerBits,
     Pack,
+    PackedExperts,
     RoundToNearest,
     TritLinear,
     TritPlanes,
@@ -237,6 +238,30 @@ def test_without_hardy_transformers_refuses_a_packed_folder(llama: nn.Module, tm
     assert said["nothing"].stdout == "refused\n" * 3
     assert "Unknown quantization type, got hardy" in said["nothing"].stderr
     assert "MISMATCH" in said["nothing"].stderr
+
+
+@pytest.mark.parametrize("method", [TritPlanes(group_size=16), GRIDS[0]], ids=["trits", "grid"])
+def test_experts_whose_matrices_are_transposed_multiply_packed(
+    method: TritPlanes | RoundToNearest, ids: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}
+    kinds = {"layer_types": ["sliding_attention", "full_attention"]}
+    scaling = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    config = transformers.GptOssConfig(**SIZES, **sizes, **kinds, **scaling)
+    model = transformers.GptOssForCausalLM(config).eval()
+    before = snapshot(model)
+    with dataclasses.replace(method, select="experts").apply(model):
+        expected = model(ids).logits
+        with Pack().apply(model):
+            assert isinstance(model.get_submodule("model.layers.0.mlp.experts"), PackedExperts)
+            loaded = hardy.load(hardy.save(model, tmp_path / "packed"))
+            assert (unpack(hardy.load(tmp_path / "packed"))(ids).logits - expected).norm() < 1e-5 * expected.norm()
+            with monkeypatch.context() as patched:
+                patched.delattr("hardy.quant.packed_experts._Matrix.dense")
+                found = loaded(ids).logits
+                assert torch.equal(model(ids).logits, found)
+    assert (found - expected).norm() < 0.02 * expected.norm(), "activations are rounded to int8"
+    assert_same(before, model)
 
 
 class Bytes(PackedLayer):

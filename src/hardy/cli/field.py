@@ -122,7 +122,9 @@ def info(
 def decode(
     source: Annotated[Path, typer.Argument(help="File that hardy field wrote.")],
     out: Annotated[Path, typer.Argument(help="Picture or WAV file to write; a folder for videos and albums.")],
-    scale: Annotated[float, typer.Option(help="So many times the size, rendered, not interpolated.")] = 1.0,
+    scale: Annotated[
+        float, typer.Option(help="So many times the size: networks are rendered, latents interpolated.")
+    ] = 1.0,
     most_points: Annotated[
         int | None,
         typer.Option(help="Pixels or samples that a file may declare; by default 16384 for each byte of it."),

@@ -96,7 +96,7 @@ def packed_attention(query: torch.Tensor, segments: Sequence[Segment], scale: fl
 
 
 def stays_packed(device: torch.device) -> bool:
-    """Whether nothing of the dense cache's size is made there."""
+    """Whether `packed_attention` has a path of its own on `device`, or makes the cache dense."""
     if device.type == "cuda":
         return kernels.triton("packed_attention_triton") is not None
     return device.type == "cpu"

@@ -157,9 +157,6 @@ class _Matrix:
         weight = self._layer.dequantize(dtype)
         return weight.T.contiguous() if self._transposed else weight
 
-    def __rmatmul__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._layer(x) if self._transposed else x @ self.dense(self.dtype)
-
     def __getattr__(self, name: str) -> Any:
         return _of_dense(self, name)
 

@@ -110,7 +110,8 @@ def remove(
         raise InputError("remove needs either masks with their views or a region, such as a box")
     means = parameters["means"].detach()
     if region is not None:
-        found = Gone(gone=region.contains(means), unseen=torch.zeros(len(means), dtype=torch.bool), rounds=0)
+        inside = region.contains(means)
+        found = Gone(gone=inside, unseen=torch.zeros_like(inside), rounds=0)
     else:
         check_holes(masks, views)
         pixels = usual_growth(views) if growth is None else growth

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
+from hardy import checks
 from hardy.errors import InputError
 from hardy.stream.eviction import places_to_keep
 from hardy.stream.policy import KVPolicy
@@ -113,12 +114,19 @@ class BoundedLayer:
         return {"known": known, "store": self.store.state_dict(), "memory": dataclasses.asdict(self.memory)}
 
     def take_back(self, state: Mapping[str, Any], device: torch.device | None = None) -> None:
-        """Have what `held` gave, on `device` if it is given."""
+        """Have what `held` gave, on `device` if it is given.
+
+        Raises:
+            InputError: its numbers and tensors do not fit each other.
+        """
         if device is not None:
             state = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), dict(state))
         self.store.load_state_dict(state["store"])
         self.memory = Memory(**state["memory"])
-        self.tokens, self.room, self.evicted = (state["known"][name] for name in ("tokens", "room", "evicted"))
+        known = state["known"]
+        limits = (known["tokens"], known["room"])
+        self.tokens, self.room = (None if n is None else checks.integer("a budget", n, at_least=0) for n in limits)
+        self.evicted = checks.integer("evicted", known["evicted"], at_least=0)
 
     @property
     def nbytes(self) -> int:

@@ -204,17 +204,23 @@ class StreamSession:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Have what `state_dict` of a session of the same model and policy gave."""
+        """Have what `state_dict` of a session of the same model and policy gave.
+
+        Raises:
+            InputError: its numbers and tensors do not fit each other, or a layer's budget is not that of this policy.
+        """
         self.reset()
         if state["size"] is None:
             return
         self._begin(*state["size"])
         self.frames = state["frames"]
         device = next(self.model.parameters()).device
-        for layer, held in zip(self.layers, state["layers"], strict=True):
+        every = zip([*self.layers, *self.cameras.values()], [*state["layers"], *state["cameras"]], strict=True)
+        for layer, held in every:
+            budget = layer.tokens, layer.room
             layer.take_back(held, device)
-        for layer, held in zip(self.cameras.values(), state["cameras"], strict=True):
-            layer.take_back(held, device)
+            if (layer.tokens, layer.room) != budget:
+                raise InputError(f"a budget of {layer.tokens} tokens, {layer.room} bytes is not this policy's {budget}")
 
     def _check(self, frame: torch.Tensor) -> None:
         if not isinstance(frame, torch.Tensor) or frame.ndim != 3 or frame.shape[0] != 3:

@@ -157,10 +157,7 @@ def circuit_survival(
     study = Study(
         name="circuit survival", run=measure, settings=settings, subject=known, out=None if out is None else Path(out)
     )
-    conditions = [Condition.of(WHOLE, {"method": None})] + [
-        Condition.of(name, {"method": method.to_dict()}, range(seeds if draws(method) else 1), baseline=WHOLE)
-        for name, method in chosen.items()
-    ]
+    conditions = under(chosen, seeds)
     results = study.results(conditions, workers=1, title="circuit survival")
     rows = [Row(metric="score", condition=WHOLE, value=score, unit="nats", n=len(task))]
     rows.append(Row(metric="edges", condition=WHOLE, value=edges.graph.edges))
@@ -185,6 +182,14 @@ def circuit_survival(
 
 def _named(metric: str) -> Callable[[Mapping[str, float]], float | None]:
     return lambda values: values.get(metric)
+
+
+def under(chosen: Mapping[str, Method], seeds: int) -> list[Condition]:
+    """The unmodified model, and under each method by name, with so many seeds where it draws."""
+    return [Condition.of(WHOLE, {"method": None})] + [
+        Condition.of(name, {"method": method.to_dict()}, range(seeds if draws(method) else 1), baseline=WHOLE)
+        for name, method in chosen.items()
+    ]
 
 
 def draws(method: Method) -> bool:

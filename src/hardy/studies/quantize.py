@@ -182,8 +182,8 @@ def quantize(
     if inside:
         whole = weights_of(plan, select)
         select = (SELECT, f"!re:(?!{re.escape(inside)}[.]).*")
-        share = 1 - weights_of(plan, select) / whole
-        outside = f"{share:.1%} of the weights of linear layers are not in {inside} and stay as they are"
+        left = 1 - weights_of(plan, select) / whole
+        outside = f"{left:.1%} of the weights of linear layers are not in {inside} and stay as they are"
     select, odd, share = fitting(plan, select, steps[0])
     if text is not None:
         read_text(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -23,13 +24,11 @@ from hardy.interp.vectors import divergence
 from hardy.report import Report, Row
 from hardy.report.figures import Lines, Series
 from hardy.runs.checkpoint import digest
-from hardy.runs.conditions import Condition
 from hardy.runs.progress import silenced
 from hardy.runs.study import Study
-from hardy.studies.circuit_study import WHOLE, draws, usual_conditions, with_seed
+from hardy.studies.circuit_study import WHOLE, under, usual_conditions, with_seed
 from hardy.zoo.subject import Subject
 
-KINDS = ("old vector", "own vector", "random vectors")
 SCALES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
@@ -92,18 +91,14 @@ def _steered(known: _Known) -> dict[str, float]:
         low, high = min(known.scales), max(known.scales)
         effects = [up - down for up, down in zip(shifts[high], shifts[low], strict=True)]
         # Random ones go either way, and their mean says nothing: what counts is how far one of them gets.
-        values[f"{kind}: effect"] = _mean([abs(e) for e in effects] if len(effects) > 1 else effects)
-        values[f"{kind}: divergence"] = _mean([*spilled[low], *spilled[high]])
+        values[f"{kind}: effect"] = fmean(map(abs, effects) if kind == "random vectors" else effects)
+        values[f"{kind}: divergence"] = fmean([*spilled[low], *spilled[high]])
         curves = zip(*shifts.values(), strict=True)
-        values[f"{kind}: dose response"] = _mean([rank_correlation(known.scales, curve) for curve in curves])
+        values[f"{kind}: dose response"] = fmean([rank_correlation(known.scales, curve) for curve in curves])
         for scale in known.scales:
-            values[f"{kind}: shift at {scale:g}"] = _mean(shifts[scale])
-            values[f"{kind}: divergence at {scale:g}"] = _mean(spilled[scale])
+            values[f"{kind}: shift at {scale:g}"] = fmean(shifts[scale])
+            values[f"{kind}: divergence at {scale:g}"] = fmean(spilled[scale])
     return values
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def steering_survival(
@@ -154,10 +149,7 @@ def steering_survival(
     study = Study(
         name="steering survival", run=measure, settings=settings, subject=known, out=None if out is None else Path(out)
     )
-    conditions = [Condition.of(WHOLE, {"method": None})] + [
-        Condition.of(name, {"method": method.to_dict()}, range(seeds if draws(method) else 1), baseline=WHOLE)
-        for name, method in chosen.items()
-    ]
+    conditions = under(chosen, seeds)
     results = study.results(conditions, workers=1, title="steering survival")
     results.needed(conditions[0])
     metrics = dict.fromkeys(name for result in results if result.values for name in result.values)
@@ -166,9 +158,7 @@ def steering_survival(
         for c in conditions
         for metric in metrics
     ]
-    rows = [
-        dataclasses.replace(row, unit=_unit(row.metric)) for row in found if row is not None
-    ]  # fmt: skip
+    rows = [dataclasses.replace(row, unit=_unit(row.metric)) for row in found if row is not None]
     report = Report(
         title=f"Does the vector still steer {subject.name}?",
         summary=(_said(rows, chosen),),
