@@ -25,6 +25,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "interp-edit": ("interp", {"part": "edit"}),
     "interp-locate": ("interp", {"part": "locate"}),
     "interp-steer": ("interp", {"part": "steer"}),
+    "minr": ("minr", {}),
+    "minr-100": ("minr", {"counts": "100", "crop": 96, "seeds": 1}),
     "noise_aware-cost": ("noise_aware", {"part": "cost"}),
     "noise_aware-language": ("noise_aware", {"part": "language"}),
     "noise_aware-vision": ("noise_aware", {"part": "vision"}),
