@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hardy.fields.field import Field
     from hardy.fields.fitting import fit, fit_many
     from hardy.fields.hadamard_quant import HadamardQuant
+    from hardy.fields.hash_grid import HashGrid
     from hardy.fields.integer import IntegerField
     from hardy.fields.integer_model import IntegerModel
     from hardy.fields.latent_field import LatentField
@@ -24,6 +25,7 @@ _HOMES = {
     "field": ("Field",),
     "fitting": ("fit", "fit_many"),
     "hadamard_quant": ("HadamardQuant",),
+    "hash_grid": ("HashGrid",),
     "integer": ("IntegerField",),
     "integer_model": ("IntegerModel",),
     "losses": ("GradientNorm", "Loss", "SharpnessAware", "SquaredError", "WeightPerturbation"),
@@ -43,6 +45,7 @@ __all__ = [
     "Gauss",
     "GradientNorm",
     "HadamardQuant",
+    "HashGrid",
     "IntegerField",
     "IntegerModel",
     "LatentField",

@@ -16,11 +16,16 @@ from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.fields.activations import Activation, activation
+from hardy.fields.hash_grid import HashGrid
 from hardy.fields.signals import Signal, grid_coordinates
 from hardy.reading import check_room
 
 Parameters = Mapping[str, torch.Tensor]
 """Parameters by qualified name, each with a leading dimension of networks."""
+
+
+TABLES = "tables.weight"
+"""The parameter that holds the features of an encoding."""
 
 
 def affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, factor: float) -> torch.Tensor:
@@ -50,10 +55,12 @@ class Field(nn.Module):
         hidden_features: units of each hidden layer.
         hidden_layers: how many layers of hidden units, at least 1: 3 stands for d - h - h - h - c.
         activation: a name, or an activation with settings such as `Quad(first_omega=30)`.
+        encoding: a `HashGrid`, whose features the layers get in place of coordinates; None for coordinates, as the
+            activation encodes them.
         seed: of the initial weights.
 
     Raises:
-        InputError: a size is not a positive integer, or there is no such activation.
+        InputError: a size is not a positive integer, or there is no such activation or encoding.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class Field(nn.Module):
         hidden_features: int = 256,
         hidden_layers: int = 3,
         activation: str | Activation = "sine",
+        encoding: HashGrid | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -73,7 +81,15 @@ class Field(nn.Module):
         self.hidden_layers = checks.integer("hidden_layers", hidden_layers, at_least=1)
         self.activation = _activation(activation)
         width = self.activation.width(self.hidden_features)
-        encoded = self.activation.encoded_features(self.in_features)
+        if encoding is not None and not isinstance(encoding, HashGrid):
+            raise InputError(f"encoding must be a HashGrid or None, got {encoding!r}")
+        self.encoding = encoding
+        if encoding is None:
+            encoded = self.activation.encoded_features(self.in_features)
+        else:
+            encoded = encoding.encoded_features
+            tables = encoding.draw_tables(self.in_features, generator(seed, "field", "tables"))
+            self.tables = nn.Embedding.from_pretrained(tables, freeze=False)
         sizes = [encoded, *[width] * self.hidden_layers, self.out_features]
         self.layers = nn.ModuleList(
             initial_layer(self.activation, a, b, i == 0, generator(seed, "field", i))
@@ -87,9 +103,14 @@ class Field(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What two fields must have in common to be fitted in one batch: sizes and activation."""
-        names = ("in_features", "out_features", "hidden_features", "hidden_layers", "activation")
+        """What two fields must have in common to be fitted in one batch: sizes, activation and encoding."""
+        names = ("in_features", "out_features", "hidden_features", "hidden_layers", "activation", "encoding")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def learning_rate(self) -> float:
+        """Of Adam, where a schedule names none."""
+        return (self.encoding or self.activation).learning_rate
 
     def forward(self, coordinates: torch.Tensor) -> torch.Tensor:
         """The values (..., out_features) at `coordinates` (..., in_features) in [-1, 1], real.
@@ -103,7 +124,8 @@ class Field(nn.Module):
             )
         first = self.layers[0]
         assert isinstance(first, nn.Linear)
-        x = self.activation.encode(coordinates).to(first.weight.dtype)
+        tables = None if self.encoding is None else self.get_parameter(TABLES)
+        x = self._encoded(coordinates, tables).to(first.weight.dtype)
         for index, layer in enumerate(self.layers[:-1]):
             x = self.activation.function(self.activation.factor(index == 0) * layer(x))
         return _real(self.layers[-1](x))
@@ -118,12 +140,17 @@ class Field(nn.Module):
         Returns:
             (networks, points, out_features), real; equal to `forward` up to rounding.
         """
-        x = self.activation.encode(coordinates)
+        x = self._encoded(coordinates, parameters.get(TABLES))
         for index in range(self.hidden_layers):
             weight, bias = parameters[f"layers.{index}.weight"], parameters[f"layers.{index}.bias"]
             x = self.activation.function(affine(x, weight, bias, self.activation.factor(index == 0)))
         last = f"layers.{self.hidden_layers}"
         return _real(affine(x, parameters[f"{last}.weight"], parameters[f"{last}.bias"], 1.0))
+
+    def _encoded(self, coordinates: torch.Tensor, tables: torch.Tensor | None) -> torch.Tensor:
+        if self.encoding is None or tables is None:
+            return self.activation.encode(coordinates)
+        return self.encoding.encode(coordinates, tables)
 
     @torch.no_grad()
     def render(self, grid: Sequence[int], points_at_once: int = 65536) -> torch.Tensor:

@@ -121,7 +121,7 @@ def _fitted(
         loss=loss or SquaredError(),
         schedule=schedule,
         teacher=teacher,
-        learning_rate=first.activation.learning_rate,
+        learning_rate=first.learning_rate,
         checkpoint=checkpoint,
         progress=progress,
     )

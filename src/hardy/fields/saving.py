@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from hardy import checks
 from hardy.errors import InputError
 from hardy.fields.activations import KINDS
-from hardy.fields.field import Field
+from hardy.fields.field import TABLES, Field
+from hardy.fields.hash_grid import HashGrid
 from hardy.fields.shared import SharedField
 from hardy.files import write_atomic
 from hardy.reading import reading
@@ -43,6 +44,8 @@ def save_field(field: Field | SharedField, path: str | Path) -> None:
         "activation": json.dumps({"name": kind.name, **dataclasses.asdict(kind)}),
         "digest": digest(tensors.values()),
     }
+    if isinstance(field, Field) and field.encoding is not None:
+        metadata["encoding"] = json.dumps(dataclasses.asdict(field.encoding))
     write_atomic(path, lambda temporary: save_file(tensors, str(temporary), metadata))
 
 
@@ -66,9 +69,18 @@ def load_field(path: str | Path) -> Field | SharedField:
         settings = json.loads(metadata["settings"])
         made = {"Field": Field, "SharedField": SharedField}[metadata["class"]]
         _check_settings(settings, tensors)
+        if "encoding" in metadata:
+            encoding = HashGrid(**json.loads(metadata["encoding"]))
+            _check_tables(sum(encoding.entries(settings["in_features"])) * encoding.features, tensors)
+            settings["encoding"] = encoding
         field = made(**settings, activation=KINDS[kind.pop("name")](**kind))
         field.load_state_dict(tensors, assign=True)  # keeps their dtype
     return field
+
+
+def _check_tables(numbers: int, tensors: dict[str, Any]) -> None:
+    if TABLES not in tensors or tensors[TABLES].numel() != numbers:
+        raise InputError(f"its settings say tables of {numbers} numbers, and it holds others")
 
 
 def _check_settings(settings: Any, tensors: dict[str, Any]) -> None:

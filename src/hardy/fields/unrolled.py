@@ -63,6 +63,11 @@ def unrolled(model: nn.Module) -> Unrolled:
 
 
 def _of_field(field: Field) -> Unrolled:
+    if field.encoding is not None:
+        raise InputError(
+            "a field with a hash grid has no form in integers, whose layers begin at coordinates; it is kept in "
+            "floating point by save_field, or take a field without an encoding"
+        )
     kind, last = field.activation, field.hidden_layers
     weights, biases = [], []
     for index in range(last + 1):
