@@ -123,10 +123,10 @@ def read_method(path: Path) -> Any:
 
 def read_integer_fields(path: Path) -> Any:
     """The field in a `.hardy` file, a network of coordinates or a picture as latents; a list if it holds several."""
-    from hardy.fields import IntegerField, LatentField
-    from hardy.fields.container import load_fields
+    from hardy.fields import IntegerField
+    from hardy.fields.container import Picture, load_fields
 
-    fields = [model if isinstance(model, LatentField) else IntegerField(model) for model in load_fields(path)[0]]
+    fields = [model if isinstance(model, Picture) else IntegerField(model) for model in load_fields(path)[0]]
     return fields[0] if len(fields) == 1 else fields
 
 

@@ -189,7 +189,7 @@ def test_files_with_a_right_checksum_and_wrong_contents_are_read_or_refused(data
     [
         (b"", "the file is empty"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "no file of hardy's fields"),
-        (MAGIC + b"\x03" + FILE[5:], "is of version 3; this hardy reads versions 1 and 2"),
+        (MAGIC + b"\x04" + FILE[5:], "is of version 4; this hardy reads versions 1 to 3"),
         (FILE + b"\0", "truncated or damaged"),
         (FILE[:7], "the file is truncated"),
     ],

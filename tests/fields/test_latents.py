@@ -311,8 +311,8 @@ def test_newer_files_are_refused() -> None:
     body = bytes(GOOD[9:]).replace(b"\x01", b"\x02", 1)
     with pytest.raises(InputError, match="its latents are of start 2, and this hardy knows 1: a newer one reads it"):
         unpacked(MAGIC + bytes([2]) + zlib.crc32(body).to_bytes(4, "little") + body)
-    with pytest.raises(InputError, match="the file is of version 3; this hardy reads versions 1 and 2"):
-        unpacked(MAGIC + bytes([3]) + GOOD[5:])
+    with pytest.raises(InputError, match="the file is of version 4; this hardy reads versions 1 to 3"):
+        unpacked(MAGIC + bytes([4]) + GOOD[5:])
 
 
 @pytest.mark.parametrize("grid", [(42, 60), (21, 30), (10, 15), (50, 61), (13, 200)])
@@ -341,7 +341,7 @@ def test_a_decoder_is_small() -> None:
 
 
 def test_a_step_is_found_for_every_preset_and_wrong_ones_are_refused() -> None:
-    photo = Photo(sample_photo("flower", 32), Contents(kind="image", grids=((32, 32),)))
+    photo = Photo(sample_photo("flower", 32).arranged(), 8)
     sizes = [
         len(packed([photo.field(20.0, PRESETS[name].sweeps)], Contents(kind="image", grids=((32, 32),))))
         for name in PRESETS

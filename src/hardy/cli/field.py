@@ -16,6 +16,12 @@ Steps = Annotated[int, typer.Option(help="Steps of each fit.")]
 Seed = Annotated[int, typer.Option(help="Of the fits: the same seed makes the same file on the same machine.")]
 
 
+HASH_GRIDS = (
+    "a hash grid is kept in floating point (hardy.fields.save_field), several times as large as a file of integers: "
+    "--field is latents or coordinates"
+)
+
+
 def _aim(text: str) -> float | None:
     number = text.strip().lower().removesuffix("db").strip()
     if not number:
@@ -63,6 +69,8 @@ def encode(
         contents = dataclasses.replace(contents, profile=b"")
     of_network = steps is not None or seed is not None
     field = field or ("latents" if contents.kind == "image" and not of_network else "coordinates")
+    if field in ("hash", "grid", "hash-grid"):
+        raise InputError(HASH_GRIDS)
     checks.one_of("field", field, ("latents", "coordinates"))
     settings: dict[str, Any] = {
         "target_psnr": aim,
@@ -95,8 +103,8 @@ def info(
     ] = None,
 ) -> None:
     """What a file holds: its kind, sizes, and what its pixels are made from."""
-    from hardy.fields.container import load_fields
-    from hardy.fields.latent_field import LatentField
+    from hardy.fields.container import Picture, load_fields
+    from hardy.fields.latent_tiles import TiledField
 
     models, contents = load_fields(source, most_points=most_points)
     size = source.stat().st_size
@@ -108,10 +116,12 @@ def info(
     )
     for index, model in enumerate(models):
         grid = " x ".join(map(str, contents.grids[index])) if contents.grids else "no grid"
-        if isinstance(model, LatentField):
-            parts = [part for level in model.latents for part in level]
+        if isinstance(model, Picture):
+            tiles = model.tiles if isinstance(model, TiledField) else [model]
+            parts = [part for tile in tiles for level in tile.latents for part in level]
             total, other = sum(part.size for part in parts), sum(int((part != 0).sum()) for part in parts)
-            made = f"{total} latents at {len(model.latents) - 1} levels, {other / total:.1%} of them not zero"
+            made = f"{total} latents at {len(tiles[0].latents) - 1} levels, {other / total:.1%} of them not zero"
+            made += f", in {len(tiles)} tiles" if len(tiles) > 1 else ""
         else:
             widths = [model.in_features, *(len(layer.bias) for layer in model.layers)]
             made = f"a network of {'-'.join(map(str, widths))}, {model.bits} bits before entropy coding"
@@ -161,20 +171,33 @@ def decode(
 @app.command()
 def album(
     files: Annotated[list[str], typer.Argument(help="Pictures, and last the file to write.")],
-    width: Annotated[int, typer.Option(help="Units of a hidden layer.")] = 48,
-    bits: Annotated[int, typer.Option(help="Bits of a weight before entropy coding.")] = 7,
+    target: Annotated[str, typer.Option(help="PSNR that each picture reaches, such as 35dB: as latents.")] = "",
+    bpp: Annotated[float | None, typer.Option(help="Bits per pixel of the file: as latents.")] = None,
+    field: Annotated[str, typer.Option(help="latents, or coordinates: networks that share their middle layers.")] = "",
+    preset: Annotated[str, typer.Option(help="fast, default or best: how long to encode latents.")] = "default",
+    width: Annotated[int, typer.Option(help="Units of a hidden layer of networks.")] = 48,
+    bits: Annotated[int, typer.Option(help="Bits of their weights before entropy coding.")] = 7,
     steps: Steps = 1000,
     seed: Seed = 0,
 ) -> None:
-    """Encode many pictures into one file; the middle layers of their networks are shared."""
+    """Encode many pictures into one file: networks that share their middle layers, or, with an aim, latents."""
+    from hardy import checks
     from hardy.fields.codec import encode_album, save_encoded
     from hardy.fields.container import Contents
+    from hardy.fields.latent_codec import encode_latent_album
     from hardy.fields.media import load_media
 
     *sources, out = files
     new_file(out)
     if not sources or Path(out).suffix != ".hardy":
         raise InputError(f"an album takes pictures and last a file ending in .hardy, got {' '.join(files)}")
+    aim = _aim(target)
+    if aim is not None and bpp is not None:
+        raise InputError("--target and --bpp exclude each other")
+    aimed = aim is not None or bpp is not None
+    field = checks.one_of("field", field or ("latents" if aimed else "coordinates"), ("latents", "coordinates"))
+    if aimed and field == "coordinates":
+        raise InputError("--target and --bpp are of latents; networks that share layers have a --width and --bits")
     pairs = [load_media(source) for source in sources]
     if any(contents.kind != "image" for _, contents in pairs):
         raise InputError("an album is made of pictures")
@@ -183,15 +206,22 @@ def album(
     profiles = {contents.profile for _, contents in pairs}
     if len(profiles) > 1:
         typer.echo("the pictures have different colour profiles: none is kept", err=True)
-    result = encode_album(
-        [signal for signal, _ in pairs],
-        Contents(kind="image", grids=grids, sample_bits=deep, profile=profiles.pop() if len(profiles) == 1 else b""),
-        width=width,
-        weight_bits=bits,
-        steps=steps,
-        seed=seed,
-        progress=True,
+    contents = Contents(
+        kind="image", grids=grids, sample_bits=deep, profile=profiles.pop() if len(profiles) == 1 else b""
     )
+    signals = [signal for signal, _ in pairs]
+    if field == "latents":
+        result = encode_latent_album(
+            signals,
+            contents,
+            target_psnr=aim,
+            bits_per_point=0.25 if not aimed else bpp,
+            preset=preset,
+            report=lambda text: typer.echo(text, err=True),
+            progress=True,
+        )
+    else:
+        result = encode_album(signals, contents, width=width, weight_bits=bits, steps=steps, seed=seed, progress=True)
     save_encoded(result, out)
     mean = sum(result.psnr) / len(result.psnr)
     typer.echo(

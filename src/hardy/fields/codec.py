@@ -21,14 +21,13 @@ import numpy as np
 from hardy import checks
 from hardy.errors import InputError
 from hardy.fields.activations import Quad
-from hardy.fields.container import Contents, Model, packed, unpacked
+from hardy.fields.container import Contents, Model, Picture, packed, unpacked
 from hardy.fields.descent import Schedule
 from hardy.fields.field import Field
 from hardy.fields.fitting import fit
 from hardy.fields.hadamard_quant import HadamardQuant
 from hardy.fields.integer import IntegerField
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel
-from hardy.fields.latent_field import LatentField
 from hardy.fields.shared import SharedField, fit_shared
 from hardy.fields.signals import Signal
 from hardy.files import write_atomic
@@ -242,7 +241,7 @@ def decode(model: Model, grid: Sequence[int], sample_bits: int = 8) -> np.ndarra
 
     `sample_bits` are those of the file; a picture as latents has its own.
     """
-    if isinstance(model, LatentField):
+    if isinstance(model, Picture):
         return model.pixels(grid)
     return IntegerField(model).pixels(tuple(grid), sample_bits).numpy()
 

@@ -3,7 +3,7 @@
 The file is the magic "\\x93hrd", a version byte, the CRC-32 of all that follows (little-endian), and what a
 `hardy.fields.entropy.Writer` made of: what the fields are (`Contents`), the first field, and the others. Of coordinate
 fields, layers that repeat the first one's cost a byte. Version 2 says first whether it holds pictures as latents,
-by the number of their start, and the profile of their colours.
+by the number of their start, and the profile of their colours; version 3, of each picture how many tiles it has.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from hardy.fields.entropy import Reader, Writer
 from hardy.fields.integer_model import LARGEST_GRID, IntegerModel, LinearCodes, Requantization, UnitCodes
 from hardy.fields.latent_field import LatentField, read_latents, write_latents
 from hardy.fields.latent_start import START
+from hardy.fields.latent_tiles import Layout, TiledField
 from hardy.fields.tables import TABLE_REACH, wavelet_tables
 from hardy.files import write_atomic
 from hardy.reading import most_points as declarable
 from hardy.reading import reading
 
-MAGIC, VERSION, NEWER = b"\x93hrd", 1, 2
-"""Files of version 1 hold coordinate fields; those of version 2 these or pictures as latents, and a colour profile."""
+MAGIC, VERSION, NEWER, TILED = b"\x93hrd", 1, 2, 3
+"""Files of version 1 hold coordinate fields; those of version 2 these or pictures as latents, and a colour profile;
+those of version 3 pictures of which one at least has tiles, and a checksum that covers the version."""
 KINDS = ("field", "image", "video", "audio")
 UNITS = ("sine", "quad", "triangle", "finer", "gauss", "relu", "wavelet", "table")
 _NUMBERS = {"finer": 2, "wavelet": 1}
 _HEAD = struct.Struct("<4sBI")
 _MOST_PROFILE = 2**22
+_MOST_TILES = LARGEST_GRID // 256
 _MOST_FIELDS, _MOST_LAYERS, _MOST_WIDTH = 2**12, 64, 2**12
 _LARGEST_BIAS, _LARGEST_FACTOR, _LARGEST_SHIFT = 2**45, 2**24, 62
 
@@ -58,16 +61,18 @@ class Contents:
     profile: bytes = b""
 
 
-Model = IntegerModel | LatentField
+Picture = LatentField | TiledField
+Model = IntegerModel | Picture
 
 
-def packed(models: Sequence[IntegerModel] | Sequence[LatentField], contents: Contents | None = None) -> bytes:
+def packed(models: Sequence[IntegerModel] | Sequence[Picture], contents: Contents | None = None) -> bytes:
     """The file's bytes."""
     contents = contents or Contents()
-    latents = bool(models) and isinstance(models[0], LatentField)
-    version = VERSION if not latents and not contents.profile else NEWER
+    latents = bool(models) and isinstance(models[0], Picture)
+    version = NEWER if latents or contents.profile else VERSION
+    version = TILED if any(isinstance(model, TiledField) for model in models) else version
     writer = Writer()
-    if version == NEWER:
+    if version >= NEWER:
         writer.number(START if latents else 0)
         writer.text(contents.profile)
     writer.number(KINDS.index(contents.kind))
@@ -77,13 +82,23 @@ def packed(models: Sequence[IntegerModel] | Sequence[LatentField], contents: Con
     for grid in contents.grids:
         for size in grid:
             writer.number(size)
+    if version == TILED:
+        for model in models:
+            for count in model.layout.counts if isinstance(model, TiledField) else (1, 1):
+                writer.number(count)
     for index, model in enumerate(models):
-        if isinstance(model, LatentField):
-            write_latents(writer, model)
+        if isinstance(model, Picture):
+            for tile in model.tiles if isinstance(model, TiledField) else [model]:
+                write_latents(writer, tile)
         else:
             _write(writer, model, cast(IntegerModel, models[0]) if index else None)
     body = writer.finished()
-    return _HEAD.pack(MAGIC, version, zlib.crc32(body)) + body
+    return _HEAD.pack(MAGIC, version, checksum(version, body)) + body
+
+
+def checksum(version: int, body: bytes) -> int:
+    """The CRC-32 of a file: of its body, and from version 3 on of the version before it."""
+    return zlib.crc32(body, zlib.crc32(bytes([version])) if version >= TILED else 0)
 
 
 def save_fields(models: Sequence[IntegerModel], path: str | Path, contents: Contents | None = None) -> int:
@@ -121,12 +136,12 @@ def unpacked(data: bytes, *, most_points: int | None = None) -> tuple[list[Model
         raise InputError("this is no file of hardy's fields")
     if len(data) < _HEAD.size:
         raise InputError("the file is truncated")
-    _, version, checksum = _HEAD.unpack_from(data)
-    if version not in (VERSION, NEWER):
-        raise InputError(f"the file is of version {version}; this hardy reads versions {VERSION} and {NEWER}")
+    _, version, found = _HEAD.unpack_from(data)
+    if version not in (VERSION, NEWER, TILED):
+        raise InputError(f"the file is of version {version}; this hardy reads versions {VERSION} to {TILED}")
     body = data[_HEAD.size :]
     most = declarable(len(data)) if most_points is None else most_points
-    if zlib.crc32(body) != checksum:
+    if checksum(version, body) != found:
         raise InputError("the file is truncated or damaged: its checksum does not fit")
     try:
         return _contents(Reader(body), version, len(data), most)
@@ -144,7 +159,7 @@ class TooManyPointsError(InputError):
 
 def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[Model], Contents]:
     latents, profile = False, b""
-    if version == NEWER:
+    if version >= NEWER:
         learned = reader.number()
         if learned > START:
             raise InputError(f"its latents are of start {learned}, and this hardy knows {START}: a newer one reads it")
@@ -167,7 +182,8 @@ def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[
     if latents:
         if kind != "image":
             raise InputError(f"latents are no {kind}")
-        pictures: list[Model] = [read_latents(reader, (grid[0], grid[1]), sample_bits) for grid in grids]
+        layouts = [_layout(reader, (grid[0], grid[1]), version) for grid in grids]
+        pictures: list[Model] = [_read_picture(reader, layout, sample_bits) for layout in layouts]
         reader.finish()
         return pictures, contents
     models: list[IntegerModel] = []
@@ -177,6 +193,23 @@ def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[
         raise InputError(f"its fields are no {kind}")
     reader.finish()
     return [*models], contents
+
+
+def _layout(reader: Reader, grid: tuple[int, int], version: int) -> Layout:
+    if version != TILED:
+        return Layout(grid, (1, 1))
+    layout = Layout(grid, (reader.number(_MOST_TILES), reader.number(_MOST_TILES)))
+    if 0 in layout.counts or not layout.possible:
+        raise InputError(f"a picture of {grid[1]} x {grid[0]} has {layout.counts[1]} x {layout.counts[0]} tiles")
+    return layout
+
+
+def _read_picture(reader: Reader, layout: Layout, sample_bits: int) -> Picture:
+    sizes = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in layout.tiles()]
+    tiles = [read_latents(reader, size, sample_bits) for size in sizes]
+    if len({len(tile.offset) for tile in tiles}) > 1:
+        raise InputError("its tiles have different channels")
+    return tiles[0] if len(tiles) == 1 else TiledField(layout, tiles)
 
 
 def _write(writer: Writer, model: IntegerModel, before: IntegerModel | None) -> None:

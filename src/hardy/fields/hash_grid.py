@@ -115,4 +115,3 @@ class HashGrid:
         first = torch.tensor([0, *itertools.accumulate(sizes)][:-1], device=device)
         rows = torch.where(whole[:, None], dense, hashed & (self.table_size - 1))
         return rows + first[:, None], shares
-

@@ -7,13 +7,13 @@ Where we differ: classes come from the context network and from what the picture
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from hardy.fields.container import Contents
 from hardy.fields.latent_color import LARGEST_WEIGHT, WEIGHT_BITS, predicted, slopes
 from hardy.fields.latent_context import (
     EXTRA_BITS,
@@ -29,7 +29,6 @@ from hardy.fields.latent_context import (
 from hardy.fields.latent_field import COLOR_BITS, FRACTION_BITS, OFFSET_BITS, LatentField
 from hardy.fields.latent_start import start
 from hardy.fields.lifting import levels_of, put_together, taken_apart
-from hardy.fields.signals import Signal
 
 LAMBDA = 0.12
 """Squared steps that a bit is worth; the best of 0.08 to 0.2 on scikit-learn's photographs."""
@@ -37,28 +36,27 @@ _ONE = 1 << FRACTION_BITS
 _DEAD_ZONE = 0.4
 # Bits of a file are about so many times half the logarithm of 1 + (latent / step)^2: 3.1 to 4.9 on two photographs.
 _BITS, _HEADER_BYTES = 3.7, 60
+_ROWS = 256
 
 
 class Photo:
     """A picture taken apart: what quantization starts from, whatever the step."""
 
-    def __init__(self, signal: Signal, contents: Contents) -> None:
-        assert signal.grid is not None
-        self.grid, self.bits = (signal.grid[0], signal.grid[1]), contents.sample_bits
+    def __init__(self, values: torch.Tensor, sample_bits: int) -> None:
+        """Of values (height, width, channels) in [-1, 1]."""
+        self.grid, self.bits = (values.shape[0], values.shape[1]), sample_bits
         self.peak = (1 << self.bits) - 1
-        self.samples = (signal.arranged().double().numpy() + 1) * (self.peak / 2)
+        self.samples = (values.double().numpy() + 1) * (self.peak / 2)
         flat = self.samples.reshape(-1, self.samples.shape[-1])
         self.mean = np.round(flat.mean(0) * (1 << OFFSET_BITS)) / (1 << OFFSET_BITS)
         self.axes = principal_axes(flat - self.mean)
         planes = ((flat - self.mean) @ self.axes).T.reshape(-1, *self.grid)
         self.latents = taken_apart(planes, levels_of(self.grid), start().filters)
         sizes = [np.abs(part).ravel() * (255 / self.peak) for level in self.latents[:-1] for part in level]
-        octaves = np.log2(np.concatenate([*sizes, np.zeros(1)]) + 2.0**-12)
-        self._counts, edges = np.histogram(octaves, bins=200)
-        self._sizes = 2 ** ((edges[1:] + edges[:-1]) / 2)
+        self.expected = Expected.of(np.concatenate([*sizes, np.zeros(1)]), self.samples.size)
 
     def tried(self, step: float, sweeps: int) -> tuple[LatentField, np.ndarray]:
-        """The picture at a step between two values of a latent, in units of samples, and its planes."""
+        """The picture at a step between two values of a latent, in units of samples, and what it shows."""
         scaled = [[part / step for part in level] for level in self.latents]
         latents, weights, planes = quantized(scaled, sweeps)
         field = LatentField(
@@ -69,26 +67,57 @@ class Photo:
             offset=np.round(self.mean * (1 << OFFSET_BITS)).astype(np.int64),
             weights=weights,
         )
-        return field, planes
+        return field, field.shown(planes)
 
     def field(self, step: float, sweeps: int) -> LatentField:
         """The picture at a step."""
         return self.tried(step, sweeps)[0]
 
-    def expected_bytes(self, step: float) -> float:
-        """About the size of the file at a step, in units of 8-bit samples."""
-        bits = _BITS / 2 * float(self._counts @ np.log2(1 + np.square(self._sizes / step)))
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Expected:
+    """What a picture will come to at a step, in units of 8-bit samples, from how large its latents are.
+
+    Attributes:
+        counts: of latents, by size.
+        sizes: of latents.
+        samples: of the picture.
+    """
+
+    counts: np.ndarray
+    sizes: np.ndarray
+    samples: int
+
+    @classmethod
+    def of(cls, sizes: np.ndarray, samples: int) -> Expected:
+        counts, edges = np.histogram(np.log2(sizes + 2.0**-12), bins=200)
+        return cls(counts, 2 ** ((edges[1:] + edges[:-1]) / 2), samples)
+
+    @classmethod
+    def all_of(cls, parts: Sequence[Expected]) -> Expected:
+        """Of parts of a picture."""
+        joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("counts", "sizes")]
+        return cls(*joined, samples=sum(part.samples for part in parts))
+
+    def bytes(self, step: float) -> float:
+        """About the size of the file."""
+        bits = _BITS / 2 * float(self.counts @ np.log2(1 + np.square(self.sizes / step)))
         return _HEADER_BYTES + bits / 8
 
-    def expected_psnr(self, step: float) -> float:
-        """About the PSNR at a step, in units of 8-bit samples: small latents are lost, the others even in a step."""
-        lost = np.where(self._sizes < 0.62 * step, np.square(self._sizes), step**2 / 12)
-        return 10 * math.log10(255**2 * self.samples.size / max(1e-9, float(self._counts @ lost)))
+    def error(self, step: float) -> float:
+        """About the sum of squared errors: small latents are lost, the others even in a step."""
+        lost = np.where(self.sizes < 0.62 * step, np.square(self.sizes), step**2 / 12)
+        return max(1e-9, float(self.counts @ lost))
 
-    def psnr(self, samples: np.ndarray) -> float:
-        """In dB, of decoded samples."""
-        error = np.square(samples - np.round(self.samples)).mean()
-        return 10 * math.log10(self.peak**2 / error) if error else math.inf
+
+def squared_error(samples: np.ndarray, values: torch.Tensor, sample_bits: int) -> float:
+    """The mean squared error of decoded samples, those of `values` in [-1, 1] being rounded; some rows at a time."""
+    half, error = ((1 << sample_bits) - 1) / 2, 0.0
+    for first in range(0, len(samples), _ROWS):
+        block = slice(first, first + _ROWS)
+        exact = np.round((values[block].double().numpy() + 1) * half)
+        error += float(np.square(samples[block] - exact).sum())
+    return error / samples.size
 
 
 def principal_axes(samples: np.ndarray) -> np.ndarray:

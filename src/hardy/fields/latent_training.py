@@ -20,7 +20,6 @@ import torch
 
 from hardy.core.rng import generator
 from hardy.fields import latent_start
-from hardy.fields.container import Contents
 from hardy.fields.latent_context import (
     CLASSES,
     EXTRA_BITS,
@@ -40,7 +39,7 @@ from hardy.fields.latent_field import FRACTION_BITS, LatentField, values_of
 from hardy.fields.latent_quantization import Photo
 from hardy.fields.lifting import put_together
 from hardy.fields.resampling import resampled
-from hardy.fields.signals import Signal, sample_photo
+from hardy.fields.signals import sample_photo
 from hardy.files import write_atomic
 from hardy.ops.straight_through import straight_through
 from hardy.runs.progress import progress
@@ -85,8 +84,7 @@ def examples(
                 pixels = pixels[::-1] if drawn() < 0.5 else pixels
                 pixels = pixels[:, ::-1] if drawn() < 0.5 else pixels
                 pixels = pixels.swapaxes(0, 1) if drawn() < 0.5 else pixels
-                signal = Signal.on_grid(torch.from_numpy(pixels / 127.5 - 1).float())
-                photo = Photo(signal, Contents(kind="image", grids=(pixels.shape[:2],)))
+                photo = Photo(torch.from_numpy(pixels / 127.5 - 1).float(), 8)
                 step = STEPS[0] * (STEPS[1] / STEPS[0]) ** drawn()
                 yield Example(photo, step, photo.field(step, sweeps))
 
