@@ -9,7 +9,7 @@ import torch
 from hardy.core import InputError
 from hardy.fields import Signal, latent_tiles, sample_photo
 from hardy.fields.codec import decode
-from hardy.fields.container import MAGIC, TILED, Contents, checksum, load_fields, packed, unpacked
+from hardy.fields.container import MAGIC, NEWEST, Contents, checksum, load_fields, packed, unpacked
 from hardy.fields.latent_codec import encode_latent_album, encode_latents
 from hardy.fields.latent_tiles import OVERLAP, Layout, TiledField
 
@@ -110,6 +110,6 @@ def test_impossible_tiles_are_damage(counts: tuple[int, int]) -> None:
     body = bytearray(data[9:])
     place = body.index(bytes([64, 64, 2, 2])) + 2
     body[place : place + 2] = bytes(counts)
-    changed = MAGIC + bytes([TILED]) + checksum(TILED, bytes(body)).to_bytes(4, "little") + bytes(body)
+    changed = MAGIC + bytes([NEWEST]) + checksum(NEWEST, bytes(body)).to_bytes(4, "little") + bytes(body)
     with pytest.raises(InputError, match="the file is damaged: a picture of 64 x 64 has"):
         unpacked(changed)

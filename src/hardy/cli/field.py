@@ -50,6 +50,10 @@ def encode(
         ),
     ] = "",
     profile: Annotated[bool, typer.Option(help="Keep the profile of a picture's colours, some hundred bytes.")] = True,
+    hdr: Annotated[
+        bool, typer.Option(help="The picture is of high range (.hdr, .pfm, .npy, float .tif): keep logarithms of it.")
+    ] = False,
+    normalize: Annotated[bool, typer.Option(help="Make a sound as loud as it can be.")] = False,
     preset: Annotated[str, typer.Option(help="fast, default or best: how long to encode latents.")] = "default",
     steps: Annotated[int | None, typer.Option(help="Of each fit of a network of coordinates; 1000.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the fits of networks of coordinates; 0.")] = None,
@@ -64,7 +68,9 @@ def encode(
     aim = _aim(target)
     if aim is not None and bpp is not None:
         raise InputError("--target and --bpp exclude each other")
-    signal, contents = load_media(source)
+    signal, contents = load_media(source, hdr=hdr, normalize=normalize)
+    if normalize and contents.kind != "audio":
+        raise InputError("--normalize is for sounds")
     if contents.profile and not profile:
         contents = dataclasses.replace(contents, profile=b"")
     of_network = steps is not None or seed is not None
@@ -111,6 +117,8 @@ def info(
     points = sum(math.prod(grid) for grid in contents.grids)
     rate = f", {8 * size / points:.3f} bits per pixel" if points else ""
     profile = f", a colour profile of {len(contents.profile)} bytes" if contents.profile else ""
+    if contents.stops is not None:
+        profile += f", logarithms of light from 2^{contents.stops[0]} to 2^{contents.stops[1]}"
     typer.echo(
         f"{source}: {contents.kind}, {len(models)} in {size} bytes{rate}, {contents.sample_bits} bits a sample{profile}"
     )

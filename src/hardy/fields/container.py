@@ -3,7 +3,8 @@
 The file is the magic "\\x93hrd", a version byte, the CRC-32 of all that follows (little-endian), and what a
 `hardy.fields.entropy.Writer` made of: what the fields are (`Contents`), the first field, and the others. Of coordinate
 fields, layers that repeat the first one's cost a byte. Version 2 says first whether it holds pictures as latents,
-by the number of their start, and the profile of their colours; version 3, of each picture how many tiles it has.
+by the number of their start, and the profile of their colours; version 3 then the range of logarithms, and of each
+picture as latents how many tiles it has.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from hardy.files import write_atomic
 from hardy.reading import most_points as declarable
 from hardy.reading import reading
 
-MAGIC, VERSION, NEWER, TILED = b"\x93hrd", 1, 2, 3
+MAGIC, VERSION, NEWER, NEWEST = b"\x93hrd", 1, 2, 3
 """Files of version 1 hold coordinate fields; those of version 2 these or pictures as latents, and a colour profile;
-those of version 3 pictures of which one at least has tiles, and a checksum that covers the version."""
+those of version 3 pictures in tiles or of high dynamic range, and a checksum that covers the version."""
 KINDS = ("field", "image", "video", "audio")
 UNITS = ("sine", "quad", "triangle", "finer", "gauss", "relu", "wavelet", "table")
 _NUMBERS = {"finer": 2, "wavelet": 1}
 _HEAD = struct.Struct("<4sBI")
-_MOST_PROFILE = 2**22
+_MOST_PROFILE, _MOST_STOPS = 2**22, 2**10
 _MOST_TILES = LARGEST_GRID // 256
 _MOST_FIELDS, _MOST_LAYERS, _MOST_WIDTH = 2**12, 64, 2**12
 _LARGEST_BIAS, _LARGEST_FACTOR, _LARGEST_SHIFT = 2**45, 2**24, 62
@@ -52,6 +53,8 @@ class Contents:
         sample_bits: 8 or 16: of a channel.
         rate: samples of a sound or frames of a video per second; 0 where there is none.
         profile: of the picture's colours, as ICC has it; empty where there is none.
+        stops: logarithms to base 2 of the light that the first and the last sample stand for, as `high_range` has it;
+            None where samples are no logarithms.
     """
 
     kind: str = "field"
@@ -59,6 +62,7 @@ class Contents:
     sample_bits: int = 8
     rate: int = 0
     profile: bytes = b""
+    stops: tuple[int, int] | None = None
 
 
 Picture = LatentField | TiledField
@@ -70,11 +74,15 @@ def packed(models: Sequence[IntegerModel] | Sequence[Picture], contents: Content
     contents = contents or Contents()
     latents = bool(models) and isinstance(models[0], Picture)
     version = NEWER if latents or contents.profile else VERSION
-    version = TILED if any(isinstance(model, TiledField) for model in models) else version
+    if contents.stops is not None or any(isinstance(model, TiledField) for model in models):
+        version = NEWEST
     writer = Writer()
     if version >= NEWER:
         writer.number(START if latents else 0)
         writer.text(contents.profile)
+    if version == NEWEST:
+        for end in contents.stops or (0, 0):
+            writer.signed(end)
     writer.number(KINDS.index(contents.kind))
     writer.number(contents.sample_bits)
     writer.number(contents.rate)
@@ -82,7 +90,7 @@ def packed(models: Sequence[IntegerModel] | Sequence[Picture], contents: Content
     for grid in contents.grids:
         for size in grid:
             writer.number(size)
-    if version == TILED:
+    if version == NEWEST and latents:
         for model in models:
             for count in model.layout.counts if isinstance(model, TiledField) else (1, 1):
                 writer.number(count)
@@ -98,7 +106,7 @@ def packed(models: Sequence[IntegerModel] | Sequence[Picture], contents: Content
 
 def checksum(version: int, body: bytes) -> int:
     """The CRC-32 of a file: of its body, and from version 3 on of the version before it."""
-    return zlib.crc32(body, zlib.crc32(bytes([version])) if version >= TILED else 0)
+    return zlib.crc32(body, zlib.crc32(bytes([version])) if version >= NEWEST else 0)
 
 
 def save_fields(models: Sequence[IntegerModel], path: str | Path, contents: Contents | None = None) -> int:
@@ -137,8 +145,8 @@ def unpacked(data: bytes, *, most_points: int | None = None) -> tuple[list[Model
     if len(data) < _HEAD.size:
         raise InputError("the file is truncated")
     _, version, found = _HEAD.unpack_from(data)
-    if version not in (VERSION, NEWER, TILED):
-        raise InputError(f"the file is of version {version}; this hardy reads versions {VERSION} to {TILED}")
+    if version not in (VERSION, NEWER, NEWEST):
+        raise InputError(f"the file is of version {version}; this hardy reads versions {VERSION} to {NEWEST}")
     body = data[_HEAD.size :]
     most = declarable(len(data)) if most_points is None else most_points
     if checksum(version, body) != found:
@@ -158,16 +166,23 @@ class TooManyPointsError(InputError):
 
 
 def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[Model], Contents]:
-    latents, profile = False, b""
+    latents, profile, stops = False, b"", None
     if version >= NEWER:
         learned = reader.number()
         if learned > START:
             raise InputError(f"its latents are of start {learned}, and this hardy knows {START}: a newer one reads it")
         latents, profile = learned > 0, reader.text(_MOST_PROFILE)
+    if version == NEWEST:
+        low, high = reader.signed(_MOST_STOPS), reader.signed(_MOST_STOPS)
+        stops = (low, high) if (low, high) != (0, 0) else None
     kind, sample_bits, rate = KINDS[reader.number(len(KINDS) - 1)], reader.number(16), reader.number(2**24)
     count = reader.number(_MOST_FIELDS)
     if sample_bits not in (8, 16) or not count:
         raise InputError(f"it has {count} fields of {sample_bits} bits")
+    if stops is not None and not (stops[0] < stops[1] and sample_bits == 16):
+        raise InputError(f"a picture of {sample_bits} bits has logarithms from {stops[0]} to {stops[1]}")
+    if stops is not None and kind != "image":
+        raise InputError(f"a {kind} has logarithms of light")
     axes = {"field": 0, "image": 2, "video": 3, "audio": 1}[kind]
     grids = [tuple(reader.number(LARGEST_GRID) for _ in range(axes)) for _ in range(count)] if axes else []
     if any(0 in grid for grid in grids):
@@ -178,7 +193,7 @@ def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[
             f"{size} bytes declare {points} points (up to {sizes}), more than the {most} that are allowed; "
             "most_points (--most-points) allows more"
         )
-    contents = Contents(kind=kind, grids=tuple(grids), sample_bits=sample_bits, rate=rate, profile=profile)
+    contents = Contents(kind=kind, grids=tuple(grids), sample_bits=sample_bits, rate=rate, profile=profile, stops=stops)
     if latents:
         if kind != "image":
             raise InputError(f"latents are no {kind}")
@@ -196,7 +211,7 @@ def _contents(reader: Reader, version: int, size: int, most: int) -> tuple[list[
 
 
 def _layout(reader: Reader, grid: tuple[int, int], version: int) -> Layout:
-    if version != TILED:
+    if version != NEWEST:
         return Layout(grid, (1, 1))
     layout = Layout(grid, (reader.number(_MOST_TILES), reader.number(_MOST_TILES)))
     if 0 in layout.counts or not layout.possible:

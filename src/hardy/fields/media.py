@@ -9,6 +9,7 @@ import numpy as np
 
 from hardy.errors import InputError
 from hardy.fields.container import Contents
+from hardy.fields.high_range import light, logarithms, read_light, save_light
 from hardy.fields.signals import Signal, audio, image, sample_photo, video
 from hardy.files import write_atomic
 from hardy.reading import reading
@@ -20,12 +21,27 @@ SAMPLES = ("china", "flower")
 """Names that stand for the photographs that scikit-learn brings along."""
 
 
-def load_media(source: str | Path) -> tuple[Signal, Contents]:
+def load_media(source: str | Path, *, hdr: bool = False, normalize: bool = False) -> tuple[Signal, Contents]:
     """A picture, a folder of frames, a WAV file, or one of `SAMPLES`.
+
+    Args:
+        source: its file, or its name.
+        hdr: it is a picture of high dynamic range, whose light is to be kept as logarithms (`high_range`). What is
+            darker than 24 stops below the brightest is warned of.
+        normalize: a sound is made as loud as it can be: networks then spend themselves on it and not on silence.
 
     Raises:
         InputError: it is none of these, or cannot be read.
     """
+    if hdr:
+        samples, stops, dark = logarithms(read_light(source))
+        if dark:
+            warnings.warn(
+                f"{source}: {dark:.2%} of the light, zeros included, is raised to 2^{stops[0]}, the least that is kept",
+                stacklevel=2,
+            )
+        signal = image(samples)
+        return signal, Contents(kind="image", grids=(_grid(signal),), sample_bits=16, stops=stops)
     if source in SAMPLES:
         signal = sample_photo(str(source))
         return signal, Contents(kind="image", grids=(_grid(signal),))
@@ -41,7 +57,12 @@ def load_media(source: str | Path) -> tuple[Signal, Contents]:
         from scipy.io import wavfile
 
         signal = audio(path)
+        loudest = signal.values.abs().max().item()
+        if normalize and loudest:
+            signal = Signal.on_grid(signal.values / loudest)
         return signal, Contents(kind="audio", grids=(_grid(signal),), sample_bits=16, rate=wavfile.read(path)[0])
+    if path.suffix.lower() in (".hdr", ".pfm", ".npy", ".exr"):
+        raise InputError(f"{path} is of high dynamic range: --hdr keeps its light as logarithms")
     frames, rate, profile = _looked_at(path)
     if frames > 1:
         signal = video(path)
@@ -76,7 +97,9 @@ def save_media(samples: np.ndarray, path: str | Path, contents: Contents) -> Non
         InputError: the kind of file at `path` cannot hold them.
     """
     path = Path(path)
-    if contents.kind == "video" and path.suffix.lower() in ANIMATED:
+    if contents.stops is not None:
+        save_light(light(samples, contents.stops), path)
+    elif contents.kind == "video" and path.suffix.lower() in ANIMATED:
         _save_animated(samples, path, contents.rate)
     elif contents.kind == "video":
         for index, frame in enumerate(samples):
