@@ -22,6 +22,8 @@ from hardy.fields.signals import Signal
 
 _LONG_ENOUGH = 300
 """Steps after which a field should be better than a constant."""
+_NO_BETTER, _FLAT = 0.1, 60.0
+"""In dB: a field that is not better by so much; a signal that is a constant itself."""
 
 
 def fit(
@@ -49,7 +51,7 @@ def fit(
         progress: whether to show a progress bar.
 
     Returns:
-        What came of it. A field that is worse than a constant after 300 steps or more is warned of.
+        What came of it. A field that is no better than a constant after 300 steps or more is warned of.
 
     Raises:
         InputError: field and signal do not fit, the fit diverged (the field is then as it was), the teacher is for
@@ -61,7 +63,7 @@ def fit(
         raise InputError(f"the fit diverged within {result.steps} steps; use a smaller learning_rate or a weaker loss")
     if result.steps >= _LONG_ENOUGH:
         constant = signal.psnr(signal.values.mean(0, keepdim=True).expand_as(signal.values))
-        if result.psnr < constant - 0.5:
+        if result.psnr < constant + _NO_BETTER and constant < _FLAT:
             warnings.warn(
                 f"after {result.steps} steps the field has {result.psnr:.2f} dB, where the signal's mean has "
                 f"{constant:.2f}: the learning rate or the activation's frequency is too high for it",
