@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import panels, rooms, rtl_tables, systems, trust_tables
+from benchmarks import field_tables, panels, rooms, rtl_tables, systems, trust_tables
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.result import Value, mean_of
@@ -777,6 +777,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     **{name: functools.partial(where_measured, needed, block) for name, (needed, block) in rtl_tables.BLOCKS.items()},
     **{name: functools.partial(where_measured, *block) for name, block in trust_tables.BLOCKS.items()},
+    **{name: functools.partial(where_measured, *block) for name, block in field_tables.BLOCKS.items()},
     "trust-versions": trust_tables.versions,
     "teach-random": functools.partial(where_measured, "teach_table", teach_random),
     "teach-sets": functools.partial(where_measured, "teach_table", teach_sets),
@@ -855,6 +856,6 @@ def write() -> None:
     save_png(quantizers_plot(), IMAGES / "quantizers.png", dpi=110)
     save_png(codec_plot(), IMAGES / "codec.png", dpi=110)
     save_png(real_quantizers_plot(), IMAGES / "real_quantizers.png", dpi=110)
-    for name, figure in rtl_tables.plots().items():
+    for name, figure in (rtl_tables.plots() | field_tables.plots()).items():
         save_png(figure, IMAGES / f"{name}.png", dpi=110)
     panels.save(IMAGES / "rooms.png")

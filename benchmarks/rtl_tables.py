@@ -85,7 +85,7 @@ def quality() -> str:
     return of_columns(columns, "rtl_pareto", by=("unit",), where={"fraction": FRACTIONS})
 
 
-def plots() -> Mapping[str, Plot]:
+def plots() -> dict[str, Plot]:
     """By the name of the image; none before they are measured."""
     if "rtl_pareto" not in committed():
         return {}

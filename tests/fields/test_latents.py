@@ -16,7 +16,17 @@ from PIL import Image
 
 from hardy.cli import main as command_line
 from hardy.core import InputError
-from hardy.fields import IntegerField, LatentField, Signal, image, latent_context, latent_start, sample_photo
+from hardy.fields import (
+    IntegerField,
+    LatentField,
+    Signal,
+    image,
+    latent_context,
+    latent_start,
+    noisy_psnr,
+    robustness,
+    sample_photo,
+)
 from hardy.fields.codec import Encoded, decode
 from hardy.fields.container import MAGIC, Contents, load_fields, packed, unpacked
 from hardy.fields.latent_codec import PRESETS, encode_latents
@@ -29,6 +39,7 @@ from hardy.fields.latent_training import learned
 from hardy.fields.lifting import Filters, levels_of, put_together, shapes, taken_apart
 from hardy.fields.media import load_media, save_media
 from hardy.fields.resampling import resampled
+from hardy.hardware import AdditiveNoise
 from hardy.opening import load as opened
 from tests.reference import latents as loops
 
@@ -305,6 +316,10 @@ def test_what_needs_a_network_refuses_latents(tmp_path: Path) -> None:
         IntegerField.load(tmp_path / "picture.hardy")
     with pytest.raises(InputError, match=r"holds a picture as latents; the accelerator draws networks of coordinates"):
         pytest.importorskip("hardy.rtl.exporting").accelerator(tmp_path / "picture.hardy")
+    noise = AdditiveNoise(strength=0.1)
+    for ask in (noisy_psnr, lambda field, signal, noise: robustness(field, signal, [noise])):
+        with pytest.raises(InputError, match="a picture as latents has no weights of its own that noise could fall on"):
+            ask(opened(tmp_path / "picture.hardy"), sample_photo("flower", 8), noise)
 
 
 def test_newer_files_are_refused() -> None:

@@ -13,10 +13,17 @@ from hardy import checks
 from hardy.errors import InputError
 from hardy.evaluate import psnr_of_error
 from hardy.fields.field import Field, stacked
+from hardy.fields.latent_field import LatentField
+from hardy.fields.latent_tiles import TiledField
 from hardy.fields.losses import Noise, drawn, matrices_of
 from hardy.fields.samples import Samples
 from hardy.fields.signals import PEAK, Signal
 from hardy.report import Row
+
+LATENTS = (
+    "a picture as latents has no weights of its own that noise could fall on: they are integers behind an entropy "
+    "coder, and what decodes them lies in the package; noise is for networks of coordinates (--field coordinates)"
+)
 
 
 @torch.no_grad()
@@ -27,9 +34,11 @@ def noisy_psnr(field: Field, signal: Signal, noise: Noise, instances: int = 10) 
     kept, as on chips that add them digitally.
 
     Raises:
-        InputError: `instances` is not positive, or field and signal do not fit.
+        InputError: `instances` is not positive, field and signal do not fit, or the field is a picture as latents.
     """
     instances = checks.integer("instances", instances, at_least=1)
+    if isinstance(field, LatentField | TiledField):
+        raise InputError(LATENTS)
     parameters = {name: rows[0] for name, rows in stacked([field]).items()}
     device = parameters["layers.0.weight"].device
     samples = Samples.of([signal], device)
@@ -56,6 +65,8 @@ def robustness(
         InputError: see `noisy_psnr`; or fewer than two instances, which have no spread.
     """
     instances = checks.integer("instances", instances, at_least=2)
+    if isinstance(field, LatentField | TiledField):
+        raise InputError(LATENTS)
     clean = f"{condition}, no noise"
     rows = [Row(metric="psnr", condition=clean, value=field.psnr(signal), unit="dB")]
     for noise in noises:

@@ -22,7 +22,7 @@ from hardy.runs.progress import progress as shown_progress
 
 # Of 8-bit samples.
 _SMALLEST_STEP, _LARGEST_STEP = 2.0**-6, 2.0**12
-_BYTES_PER_SAMPLE, _BYTES_PER_TILED = 110, 24
+_BYTES_PER_SAMPLE, _BYTES_PER_TILED = 110, 30
 _FEW_BYTES = 10
 """A size is met when no more than this is left, however small the file."""
 _DB_SLACK, _LOSSLESS = 0.02, 150.0

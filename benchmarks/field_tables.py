@@ -1,0 +1,143 @@
+"""Tables and plots of shared fields, robust losses and fits for the page of fields."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.harness.record import Record, committed
+from benchmarks.harness.tables import Cell, Lines, table, values_of
+from hardy.report import Row
+from hardy.report.figures import Lines as Plot
+from hardy.report.figures import Series
+
+FAMILIES = ("gradient norm", "sharpness-aware", "perturbed weights")
+OF_DEVIATION = "additive, of the deviation"
+
+
+@functools.cache
+def rows(name: str) -> tuple[Row, ...]:
+    return Record.read(name).report.rows
+
+
+def minr() -> str:
+    columns: dict[str, Cell] = {
+        "": "{condition}",
+        "activation": "{activation}",
+        "photos": ("{photos}", "any"),
+        "width": "{width}",
+        "rate": "{rate}",
+        "numbers a photo": "{parameters.value:,.0f}",
+        "PSNR": "{psnr:.1f}",
+        "seeds, ±": ("{spread_of_seeds.value:.2f}", "-"),
+        "separate, as many numbers": ("{psnr_of_separate_at_equal_parameters.value:.1f}", "-"),
+        "numbers saved at equal PSNR, %": ("{parameters_saved_at_equal_psnr.value:.0f}", "-"),
+        "twice the size": ("{psnr_at_twice_the_size:.1f}", "-"),
+    }
+    found = [row for row in rows("minr") if row.condition != "cubic interpolation"]
+    return of_columns(columns, found, by=("activation", "condition", "photos", "width"))
+
+
+def minr_added() -> str:
+    """A photo more with the shared part frozen, beside a network of its own."""
+    added = [row for row in rows("minr") if row.metric.startswith("added_after_")]
+    steps = sorted({int(row.metric.rpartition("_")[2]) for row in added})
+    columns: dict[str, Cell] = {
+        "": ("added to {photos}", "alone, as wide"),
+        "activation": "{activation}",
+        **{f"after {step} steps": f"{{added_after_{step}.value:.1f}}" for step in steps},
+    }
+    return of_columns(columns, added, by=("activation", "photos"))
+
+
+def minr_plot() -> Plot:
+    """PSNR against the numbers stored for a photo."""
+    found, series = rows("minr"), []
+    values = {(row.condition, *_key(row), row.metric): row.value for row in found}
+    for activation in values_of("activation", found):
+        of = [row for row in found if row.details.get("activation") == activation and row.metric == "psnr"]
+        for name, of_name in {
+            f"{activation}, separate": [row for row in of if row.condition == "separate"],
+            **{
+                f"{activation}, shared by {photos}": [
+                    row for row in of if row.condition == "shared" and row.details["photos"] == photos
+                ]
+                for photos in values_of("photos", of)
+            },
+        }.items():
+            points = sorted((values[(row.condition, *_key(row), "parameters")], row.value) for row in of_name)
+            x, y = zip(*points, strict=True)
+            series.append(Series(label=name, x=x, y=y, style="line" if len(points) > 1 else "points"))
+    return Plot(
+        title="Shared layers: PSNR against numbers stored for a photo",
+        caption="eight squares of 96 x 96; upper left is better",
+        x_label="numbers stored for a photo",
+        y_label="PSNR [dB]",
+        series=tuple(series),
+    )
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row.details.get(name) for name in ("activation", "photos", "width"))
+
+
+def robust() -> str:
+    """What each loss gains at additive noise, at its best strength there, and what that costs without noise."""
+    return _gains([row for row in rows("robust") if row.details["noise"].startswith(OF_DEVIATION)])
+
+
+def robust_kinds() -> str:
+    """The same at 5 % of other kinds of noise."""
+    return _gains(
+        [
+            row
+            for row in rows("robust")
+            if row.details["noise"].endswith(", 5%") and not row.details["noise"].startswith(OF_DEVIATION)
+        ]
+    )
+
+
+def _gains(found: Sequence[Row]) -> str:
+    columns: dict[str, Cell] = {
+        "signals": "{signals}",
+        "width": "{width}",
+        "noise": "{noise}",
+        "plain, dB": "{at[plain].psnr.value:.1f}",
+        **{
+            f"{family}: gain (without noise), strength": f"{{at[{family}].gain:+.1f}} "
+            f"(-{{at[{family}].lost_without_noise.value:.1f}}), {{at[{family}].strength}}"
+            for family in FAMILIES
+        },
+    }
+    return of_columns(columns, found, by=("signals", "width", "noise"))
+
+
+def hash_grid() -> str:
+    columns: dict[str, Cell] = {
+        "": "{condition}",
+        "numbers": "{parameters.value:,.0f}",
+        "rate": "{rate}",
+        "PSNR": "{psnr:.1f}",
+        "after a fifth of the steps": "{psnr_after_a_fifth.value:.1f}",
+        "seconds": "{seconds.value:.1f}",
+        "seconds to 30 dB (photos that reach it)": ("{seconds_to_30_db.value:.1f} ({reached})", "-"),
+    }
+    return of_columns(columns, rows("hash_grid"))
+
+
+def plots() -> dict[str, Plot]:
+    """By the name of the image."""
+    return {"minr": minr_plot()} if "minr" in committed() else {}
+
+
+def of_columns(columns: Mapping[str, Cell], found: Sequence[Row], **lines: Any) -> str:
+    return table(tuple(columns), Lines(rows=found, cells=tuple(columns.values()), **lines))
+
+
+BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
+    "minr": ("minr", minr),
+    "minr-added": ("minr", minr_added),
+    "robust": ("robust", robust),
+    "robust-kinds": ("robust", robust_kinds),
+    "hash-grid": ("hash_grid", hash_grid),
+}
+"""By the name of the block: the result it needs, and what writes it."""
