@@ -8,7 +8,6 @@ those to 30 dB go by the checks, every 40 steps.
     pip install siren-pytorch && python -m benchmarks run hash_grid
 """
 
-import statistics
 import time
 from collections.abc import Callable
 
