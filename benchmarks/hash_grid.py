@@ -1,9 +1,9 @@
 """Photos of 256 x 256 in networks of sines, siren-pytorch's among them, and in hash grids of as many numbers.
 
-The central squares of Kodak 1-3, 400 steps of 2048 drawn points, learning rates falling tenfold from one of three,
+The central squares of Kodak 1-3, 300 steps of 2048 drawn points, learning rates falling tenfold from one of three,
 chosen on another photograph in half the steps. Networks have three layers of 144, a hash grid two of 32 behind tables
 that make it as many numbers, or almost three times as many. Photographs take turns. Seconds are those of a processor;
-those to 30 dB go by the checks, every 40 steps.
+those to 30 dB go by the checks, every 30 steps.
 
     pip install siren-pytorch && python -m benchmarks run hash_grid
 """
@@ -20,7 +20,7 @@ from hardy.fields import Field, HashGrid, Quad, Signal, fit
 from hardy.report import Row
 
 PEERS = ("siren-pytorch",)
-SIDE, WIDTH, STEPS, POINTS, CHECK, TARGET = 256, 144, 400, 2048, 40, 30.0
+SIDE, WIDTH, STEPS, POINTS, CHECK, TARGET = 256, 144, 300, 2048, 30, 30.0
 SIREN_RATES, GRID_RATES = (3e-4, 1e-3, 3e-3), (3e-3, 1e-2, 3e-2)
 Found = dict[str, list[float]]
 

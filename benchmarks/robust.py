@@ -13,7 +13,7 @@ there on the choosing signals, at their own chips. So PSNR, the gain over plain 
 each the mean over chips) and what that strength costs without any noise are those of one net. Where the strength
 chosen is at an end of the range that was tried, the row says so.
 
-    python -m benchmarks run robust [--steps 400] [--instances 6]
+    python -m benchmarks run robust [--steps 300] [--instances 6]
 """
 
 import dataclasses
@@ -204,7 +204,7 @@ def short(loss: Loss) -> str:
     return f"{loss.noise.strength:.0%}"
 
 
-def run(*, steps: int = 400, instances: int = 6, work: Path | None = None) -> Result:
+def run(*, steps: int = 300, instances: int = 6, work: Path | None = None) -> Result:
     found: list[Row] = []
     for task in tasks():
 
