@@ -11,7 +11,7 @@ the machine does.
 
 Each picture at 0.8 bits per pixel is decoded a second time with products of 64-bit integers, and must be the same.
 
-    python -m benchmarks run codec [--photos 8]
+    python -m benchmarks run codec [--photos 8] [--presets fast,default]
 """
 
 import functools
@@ -40,7 +40,6 @@ from hardy.runs.progress import silenced
 
 PEERS = ("pillow",)
 RATES = (0.2, 0.4, 0.8, 1.4, 2.0)
-OURS = ("hardy, fast", "hardy, default")
 FORMS: dict[str, tuple[str, Sequence[int], dict[str, Any]]] = {
     "JPEG 4:4:4": ("JPEG", range(1, 100, 5), {"optimize": True, "subsampling": 0}),
     "JPEG 4:2:0": ("JPEG", range(1, 100, 5), {"optimize": True, "subsampling": 2}),
@@ -137,14 +136,15 @@ def _curve(points: list[Point]) -> tuple[list[float], list[float]]:
     return [x for x, _ in found], [y for _, y in found]
 
 
-def run(*, photos: int = 8, work: Path | None = None) -> Result:
+def run(*, photos: int = 8, presets: str = "fast,default", work: Path | None = None) -> Result:
+    ours = tuple(f"hardy, {preset}" for preset in presets.split(","))
     pictures = {}
     for file in photographs(photos):
         with Image.open(file) as opened:
             pictures[file.name] = opened.convert("RGB")
     ways: dict[str, Callable[[Image.Image], list[Point]]] = {
         **{form: functools.partial(of_peer, form=form) for form in FORMS},
-        **{name: functools.partial(of_codec, preset=name.split()[-1]) for name in OURS},
+        **{name: functools.partial(of_codec, preset=name.split()[-1]) for name in ours},
     }
     found: dict[str, dict[str, list[Point]]] = {name: {} for name in pictures}
     for name, way in ways.items():
@@ -152,11 +152,11 @@ def run(*, photos: int = 8, work: Path | None = None) -> Result:
             points = kept(work, f"{Path(photo).stem}-{name}", functools.partial(way, picture))
             found[photo][name] = points
             against = ", ".join(
-                f"{form} {bd_rate(points, found[photo][form]):+.1f} %" for form in FORMS if name in OURS
+                f"{form} {bd_rate(points, found[photo][form]):+.1f} %" for form in FORMS if name in ours
             )
             print(f"{name}, {photo}: {len(points)} files  {against}", flush=True)
     return Result(
-        rows=[*compared(found), *at_rates(found), *every(found)],
+        rows=[*compared(found, ours), *at_rates(found, ours), *every(found, ours)],
         settings={"photos": list(found), "decoded_alike": "products in float32, products in int64"},
     )
 
@@ -173,10 +173,10 @@ def kept(work: Path | None, name: str, make: Callable[[], list[Point]]) -> list[
     return made
 
 
-def compared(found: dict[str, dict[str, list[Point]]]) -> list[Row]:
+def compared(found: dict[str, dict[str, list[Point]]], ours: Sequence[str]) -> list[Row]:
     """BD-rates of each preset against each peer, and of the peers among themselves, over the photographs."""
     lines = []
-    for name in (*OURS, "WebP", "JPEG 2000", "AVIF 4:4:4"):
+    for name in (*ours, "WebP", "JPEG 2000", "AVIF 4:4:4"):
         of_peers = {
             form: mean_of([bd_rate(of_photo[name], of_photo[form]) for of_photo in found.values()], "%")
             for form in FORMS
@@ -193,11 +193,11 @@ def compared(found: dict[str, dict[str, list[Point]]]) -> list[Row]:
     return lines
 
 
-def at_rates(found: dict[str, dict[str, list[Point]]]) -> list[Row]:
+def at_rates(found: dict[str, dict[str, list[Point]]], ours: Sequence[str]) -> list[Row]:
     """Mean PSNR at each rate, of peers interpolated; none where a peer does not reach the rate on every photograph."""
     lines = []
     for rate in RATES:
-        for name in (*FORMS, *OURS):
+        for name in (*FORMS, *ours):
             values = [_at(of_photo[name], rate) for of_photo in found.values()]
             if None not in values:
                 lines += rows(name, {"asked": rate}, psnr=mean_of([v for v in values if v is not None], "dB"))
@@ -211,11 +211,11 @@ def _at(points: list[Point], rate: float) -> float | None:
     return float(np.interp(math.log(rate), logarithms, psnrs))
 
 
-def every(found: dict[str, dict[str, list[Point]]]) -> list[Row]:
+def every(found: dict[str, dict[str, list[Point]]], ours: Sequence[str]) -> list[Row]:
     """All points of the codec, and the BD-rates of each photograph."""
     lines = []
     for photo, of_photo in found.items():
-        for name in OURS:
+        for name in ours:
             for rate, point in zip(RATES, of_photo[name], strict=True):
                 units = {"bits": "bit", "psnr": "dB", "encode": "s", "decode": "s"}
                 values: dict[str, Any] = {key: Value(point[key], unit) for key, unit in units.items()}

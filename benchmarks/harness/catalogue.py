@@ -17,6 +17,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": "smollm2-135m", "only": "budget", "seeds": 2},
     ),
     "circuit_survival-smollm2-circuit": ("circuit_survival", {"model": "smollm2-135m", "only": "circuit"}),
+    "codec": ("codec", {}),
+    "codec-best": ("codec", {"presets": "best"}),
     "inpaint": ("inpaint", {}),
     "inpaint-long": (
         "inpaint",
