@@ -220,9 +220,9 @@ def rows_of(name: str, details: dict[str, Any], arm: Arm, seeds: int, curve: lis
     if name != "separate":
         stored, psnr = zip(*curve, strict=True)
         mean, logs = statistics.mean(arm["psnr"]), np.log(stored)
-        found["psnr_of_separate_at_equal_parameters"] = Value(
-            float(np.interp(np.log(arm["parameters"]), logs, psnr)), "dB"
-        )
+        if stored[0] <= arm["parameters"] <= stored[-1]:
+            equal = float(np.interp(np.log(arm["parameters"]), logs, psnr))
+            found["psnr_of_separate_at_equal_parameters"] = Value(equal, "dB")
         if psnr[0] <= mean <= psnr[-1]:
             needed = float(np.exp(np.interp(mean, psnr, logs)))
             found["parameters_saved_at_equal_psnr"] = Value(100 * (1 - arm["parameters"] / needed), "%")
