@@ -259,6 +259,13 @@ def test_a_budget_below_the_smallest_field_gives_that_one_and_says_so(
         encode(image(PICTURE), Contents(kind="image", grids=((21, 30),)), bits_per_point=0.01, steps=1)
 
 
+def test_a_budget_far_above_the_widest_field_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hardy.fields.codec.WIDTHS", (6,))
+    contents = Contents(kind="image", grids=((21, 30),))
+    with pytest.warns(UserWarning, match=r"the widest network of the search, of 6 units, takes \d+ of the 1575 bytes"):
+        encode(image(PICTURE), contents, bits_per_point=20, steps=1)
+
+
 def test_the_first_frequency_of_a_sound_grows_with_its_length() -> None:
     assert first_omega(image(PICTURE)) == 30
     lengths = [first_omega(audio(torch.zeros(samples).numpy())) for samples in (100, 640, 64000)]

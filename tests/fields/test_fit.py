@@ -273,6 +273,8 @@ def test_a_field_worse_than_a_constant_is_warned_of() -> None:
     field = Field(2, 1, hidden_features=8, hidden_layers=2)
     with pytest.warns(UserWarning, match=r"after 300 steps the field has .* dB, where the signal's mean has"):
         fit(field, signal, steps=300, learning_rate=1e5)
+    constant = Signal.on_grid(torch.full((4, 4, 1), 0.3))
+    fit(Field(2, 1, hidden_features=2, hidden_layers=1), constant, steps=300)  # nobody is better than its mean
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

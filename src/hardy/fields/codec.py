@@ -45,6 +45,8 @@ POINTS = 16384
 _BIAS_STEP, _LAST_BIAS_STEP = 5, 3
 # What a file takes on top of its weights, which have about so many bits at weight_bits = 7: for the first guess only.
 _OVERHEAD, _BITS_PER_WEIGHT = 90, 6.2
+_FULL = 0.8
+"""Of a budget, which is said where the widest network takes less."""
 
 Report = Callable[[str], None]
 
@@ -162,7 +164,14 @@ def _for_size(tried: Callable[[int], list[Encoded]], budget: float, signal: Sign
         found += results
         small = [result for result in results if len(result.data) <= budget]
         if small:
-            return max(small, key=lambda result: result.psnr[0])
+            best = max(small, key=lambda result: result.psnr[0])
+            if width == WIDTHS[-1] and len(best.data) < _FULL * budget:
+                message = (
+                    f"the widest network of the search, of {width} units, takes {len(best.data)} of the {budget:.0f} "
+                    "bytes; latents take as many as there are, and more steps fit it better"
+                )
+                tell_or_warn(report, message)
+            return best
     smallest = min(found, key=lambda result: len(result.data))
     message = (
         f"no field fits into {8 * budget / len(signal.values):g} bits per point, {budget:.0f} bytes here: this is the "
