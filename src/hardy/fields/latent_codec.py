@@ -182,7 +182,7 @@ def encode_latent_album(
 
 
 def _described(signals: Sequence[Signal], tiles: int) -> str:
-    rows, columns = max((signal.grid or () for signal in signals), key=math.prod)
+    rows, columns, *_ = max((signal.grid for signal in signals if signal.grid is not None), key=math.prod)
     size = f"{columns} x {rows} pixels" if len(signals) == 1 else f"{len(signals)} pictures of up to {columns} x {rows}"
     return size + (f" in {tiles} tiles" if tiles > len(signals) else "")
 

@@ -73,14 +73,13 @@ class Layout:
         if self.counts == (1, 1):
             return tiles(0)
         shift = 2 * (2 * OVERLAP).bit_length() - 2
-        made, kind = np.zeros(0), np.dtype(np.uint8)
+        first = tiles(0)
+        made = np.full((*self.grid, first.shape[-1]), 1 << (shift - 1), dtype=np.int32)
         for index, (rows, columns) in enumerate(self.tiles()):
-            tile = tiles(index)
-            if not made.size:
-                made, kind = np.full((*self.grid, tile.shape[-1]), 1 << (shift - 1), dtype=np.int32), tile.dtype
+            tile = tiles(index) if index else first
             share = self.shares(0, rows)[:, None] * self.shares(1, columns)
             made[rows, columns] += (tile * share[..., None]).astype(np.int32)
-        return (made >> shift).astype(kind)
+        return (made >> shift).astype(first.dtype)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
