@@ -35,6 +35,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
     "real_quantizers": ("real_quantizers", {}),
     "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b"}),
+    "robust": ("robust", {}),
+    "robust-long": ("robust", {"steps": 1500}),
     "splat-fox-135": ("splat", {}),
     "splat-fox-135-long": (
         "splat",
