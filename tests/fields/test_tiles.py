@@ -113,3 +113,24 @@ def test_impossible_tiles_are_damage(counts: tuple[int, int]) -> None:
     changed = MAGIC + bytes([NEWEST]) + checksum(NEWEST, bytes(body)).to_bytes(4, "little") + bytes(body)
     with pytest.raises(InputError, match="the file is damaged: a picture of 64 x 64 has"):
         unpacked(changed)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_damage_with_a_right_checksum_is_read_or_refused() -> None:
+    photo = Signal.on_grid(sample_photo("china", 64).arranged()[..., :1])
+    data, random = (
+        encode_latents(photo, contents_of(photo), bits_per_point=0.5, preset="fast").data,
+        np.random.default_rng(0),
+    )
+    for _ in range(25):
+        body = bytearray(data[9:])
+        body[random.integers(0, len(body))] ^= 1 << random.integers(0, 8)
+        changed = MAGIC + bytes([NEWEST]) + checksum(NEWEST, bytes(body)).to_bytes(4, "little") + bytes(body)
+        try:
+            (model,), contents = unpacked(changed)
+            assert decode(model, contents.grids[0]).size
+        except InputError as error:
+            assert "\n" not in str(error)
+    for version in (1, 2):
+        with pytest.raises(InputError, match="its checksum does not fit"):
+            unpacked(MAGIC + bytes([version]) + data[5:])

@@ -160,6 +160,9 @@ def read_latents(reader: Reader, grid: tuple[int, int], sample_bits: int) -> Lat
     check_room(f"a picture of {grid[1]} x {grid[0]}", _BYTES_PER_SAMPLE * planes * grid[0] * grid[1])
     *of_details, (of_smallest,) = shapes(grid, levels_of(grid))
     weights = np.array([reader.number(LARGEST_WEIGHT) for _ in range(len(of_details) * planes * 2)], dtype=np.int64)
+    weights = weights.reshape(len(of_details), planes, 2)
+    if weights[:, 0, 1].any():
+        raise InputError("its first plane is guessed from itself")
     smallest = np.stack([_sums(reader.array(of_smallest, LARGEST)) for _ in range(planes)])
     details = [[np.zeros((planes, *shape), dtype=np.int64) for shape in level] for level in of_details]
     frequencies, seen = Frequencies(start().frequencies), Seen(planes, of_details)
@@ -192,7 +195,7 @@ def read_latents(reader: Reader, grid: tuple[int, int], sample_bits: int) -> Lat
         latents=[*details, [smallest]],
         colors=colors,
         offset=offset,
-        weights=weights.reshape(len(of_details), planes, 2),
+        weights=weights,
     )
 
 
