@@ -50,26 +50,22 @@ def minr_added() -> str:
 
 
 def minr_plot() -> Plot:
-    """PSNR against the numbers stored for a photo."""
-    found, series = rows("minr"), []
+    """PSNR of sines against the numbers stored for a photo."""
+    found, series = [row for row in rows("minr") if row.details.get("activation") == "sine"], []
     values = {(row.condition, *_key(row), row.metric): row.value for row in found}
-    for activation in values_of("activation", found):
-        of = [row for row in found if row.details.get("activation") == activation and row.metric == "psnr"]
-        for name, of_name in {
-            f"{activation}, separate": [row for row in of if row.condition == "separate"],
-            **{
-                f"{activation}, shared by {photos}": [
-                    row for row in of if row.condition == "shared" and row.details["photos"] == photos
-                ]
-                for photos in values_of("photos", of)
-            },
-        }.items():
-            points = sorted((values[(row.condition, *_key(row), "parameters")], row.value) for row in of_name)
-            x, y = zip(*points, strict=True)
-            series.append(Series(label=name, x=x, y=y, style="line" if len(points) > 1 else "points"))
+    of = [row for row in found if row.metric == "psnr"]
+    lines = {"separate": [row for row in of if row.condition == "separate"]}
+    for photos in values_of("photos", of):
+        lines[f"shared by {photos}"] = [
+            row for row in of if row.condition == "shared" and row.details["photos"] == photos
+        ]
+    for name, of_name in lines.items():
+        points = sorted((values[(row.condition, *_key(row), "parameters")], row.value) for row in of_name)
+        x, y = zip(*points, strict=True)
+        series.append(Series(label=name, x=x, y=y, style="line" if len(points) > 1 else "points"))
     return Plot(
         title="Shared layers: PSNR against numbers stored for a photo",
-        caption="eight squares of 96 x 96; upper left is better",
+        caption="networks of sines, eight squares of 96 x 96; upper left is better",
         x_label="numbers stored for a photo",
         y_label="PSNR [dB]",
         series=tuple(series),
@@ -77,7 +73,7 @@ def minr_plot() -> Plot:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return tuple(row.details.get(name) for name in ("activation", "photos", "width"))
+    return tuple(row.details.get(name) for name in ("photos", "width"))
 
 
 def robust() -> str:
