@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import functools
 import re
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -501,14 +502,14 @@ def extras() -> str:
 
 
 def gallery() -> str:
-    """Thumbnails of the gallery's scripts that have a picture, with what their first lines say."""
+    """Thumbnails of the gallery's scripts, with what their first lines say."""
     figures = []
-    for script in sorted((ROOT / "gallery").glob("*.py")):
-        if (IMAGES / "gallery" / f"{script.stem}.png").is_file():
-            title, _, said = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n")
-            picture = f"images/gallery/{script.stem}.png"
-            caption = f"**{title}.** {' '.join(said.split())} `gallery/{script.name}`"
-            figures.append(f"<figure markdown>\n[![{title}]({picture})]({picture})\n\n{caption}\n</figure>")
+    for name in runpy.run_path(str(ROOT / "gallery" / "run.py"))["scripts"]():
+        script = ROOT / "gallery" / f"{name}.py"
+        title, _, said = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n")
+        picture = f"images/gallery/{name}.png"
+        caption = f"**{title}.** {' '.join(said.split())} `gallery/{name}.py`"
+        figures.append(f"<figure markdown>\n[![{title}]({picture})]({picture})\n\n{caption}\n</figure>")
     return '<div class="gallery" markdown>\n\n' + "\n\n".join(figures) + "\n\n</div>"
 
 
