@@ -36,7 +36,8 @@ def test_every_message_on_the_pages_of_errors_is_one_of_the_code(page: Path, sai
     quoted = [line for block in blocks for line in block.splitlines()]
     assert len(quoted) >= 10
     assert [line for line in quoted if line not in said] == []
-    assert page.read_text(encoding="utf-8").count("**Fix.**") == len(blocks)
+    for part in ("**Cause.**", "**Triggers.**", "**Fix.**"):
+        assert page.read_text(encoding="utf-8").count(part) == len(blocks), part
 
 
 def test_hints_of_missing_packages_are_all_on_their_page(said: set[str]) -> None:
