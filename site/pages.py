@@ -89,8 +89,8 @@ def all_messages() -> str:
 
 
 def contributing() -> str:
-    """CONTRIBUTING.md, whose links into the source become names of files."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    """CONTRIBUTING.md beside the pages of docs/develop; its links into the source become names of files."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/develop/", "](")
     return re.sub(r"\[(`[^`]+`)\]\((?!https?:|#)[^)]*\)", r"\1", text)
 
 
