@@ -513,6 +513,19 @@ def gallery() -> str:
     return '<div class="gallery" markdown>\n\n' + "\n\n".join(figures) + "\n\n</div>"
 
 
+def gallery_times() -> str:
+    """How long the scripts took, in a sentence."""
+    found = record("gallery")
+    least = {row.condition: row.value for row in found.report.select("least")}
+    without = [row.condition for row in found.report.select("picture") if not row.value]
+    longest = max(least, key=lambda name: least[name])
+    said = (
+        f"{len(least) - len(without)} of {len(least)} ended with their picture ({found.date}); the longest, `{longest}`, "
+        f"took {least[longest]:.0f} s of two cores, all together {sum(least.values()) / 60:.0f} minutes."
+    )
+    return said + (f" Without one: {', '.join(without)}." if without else "")
+
+
 def circuits(name: str) -> str:
     columns: dict[str, Cell] = {
         "condition": "{condition}",
@@ -770,6 +783,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "systems-of-readme": lambda: systems.overview("docs/systems/"),
     "extras": extras,
     "gallery": gallery,
+    "gallery-times": functools.partial(where_measured, "gallery", gallery_times),
     "systems": lambda: systems.overview(""),
     **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
     "binary-kernel": binary_kernel,

@@ -94,7 +94,7 @@ def test_the_scripts_of_the_gallery_are_cells_with_a_picture_each() -> None:
         assert (ROOT / "docs" / "images" / "gallery" / f"{path.stem}.png").is_file(), path
 
 
-@pytest.mark.parametrize("name", ["activation_unit", "circuit_on_few_bits"])
+@pytest.mark.parametrize("name", ["activation_unit", "circuit_on_few_bits", "quantized_real_model"])
 def test_the_cheapest_scripts_of_the_gallery_run(name: str, tmp_path: Path) -> None:
     if name == "activation_unit":
         pytest.importorskip("amaranth")
