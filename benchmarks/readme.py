@@ -520,8 +520,8 @@ def gallery_times() -> str:
     without = [row.condition for row in found.report.select("picture") if not row.value]
     longest = max(least, key=lambda name: least[name])
     said = (
-        f"{len(least) - len(without)} of {len(least)} ended with their picture ({found.date}); the longest, `{longest}`, "
-        f"took {least[longest]:.0f} s of two cores, all together {sum(least.values()) / 60:.0f} minutes."
+        f"{len(least) - len(without)} of {len(least)} ended with their picture ({found.date}); the longest, "
+        f"`{longest}`, took {least[longest]:.0f} s of two cores, all together {sum(least.values()) / 60:.0f} minutes."
     )
     return said + (f" Without one: {', '.join(without)}." if without else "")
 
