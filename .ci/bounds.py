@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 NAME = "hardy-nn"
-EXTRAS = ("", "ray", "export", "peft", "codec", "view", "poses", "graph", "splat", "docs", "rtl", "dev")
+EXTRAS = ("", "cuda", "ray", "export", "peft", "codec", "view", "poses", "graph", "splat", "docs", "rtl", "dev")
 TESTS = Path(__file__).parents[1] / "tests"
 PROVEN = Path(__file__).with_name("proven.json")
 

@@ -33,7 +33,11 @@ def bars(ax: Axes, found: dict[str, tuple[Row, str]]) -> None:
     spreads = [each.spread or 0.0 for each, _ in found.values()]
     drawn = ax.bar(names, values, yerr=spreads, color=[color for _, color in found.values()], ecolor="#57606a")
     texts = [f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" for value in values]
-    ax.bar_label(drawn, texts, fontsize=7, label_type="center", color="white", fontweight="bold")
+    low = [value < max(values) / 12 for value in values]
+    inside = ["" if each else text for each, text in zip(low, texts, strict=True)]
+    above = [text if each else "" for each, text in zip(low, texts, strict=True)]
+    ax.bar_label(drawn, inside, fontsize=7, label_type="center", color="white", fontweight="bold")
+    ax.bar_label(drawn, above, fontsize=7, fontweight="bold")
     ax.tick_params("x", labelsize=7)
 
 
@@ -77,6 +81,23 @@ def fields(ax: Axes) -> None:
     ax.set(title="fields: eight photographs", ylabel="PSNR [dB]")
 
 
+def stream(ax: Axes) -> None:
+    names = {
+        "Dynamic-\nCache": ("dense", GREY),
+        "4 bits": ("hardy, 4 bits", BLUE),
+        "1,024 kept\nin 4 bits": ("hardy, 4 bits, at most 1024 tokens", BLUE),
+    }
+    bars(ax, {name: (row("stream-speed", "cache", f"{c} | 4096 tokens"), color) for name, (c, color) in names.items()})
+    ax.set(title="stream: cache behind 4,096 tokens", ylabel="MB")
+
+
+def binary(ax: Axes) -> None:
+    names = {"float": GREY, "8-bit": GREY, "binary": BLUE}
+    chip = "2 % stuck cells"
+    bars(ax, {k: (row("binary_chip", "accuracy", f"{k} weights", chip=chip), color) for k, color in names.items()})
+    ax.set(title="binary: 2 % of cells stuck", ylabel="accuracy [%]")
+
+
 def splat(ax: Axes) -> None:
     names = {"vanilla": GREY, "reactivate": ORANGE, "global_to_local": BLUE}
     bars(
@@ -118,13 +139,15 @@ def rtl(ax: Axes) -> None:
     ax.set(title="rtl: a 16-bit activation", ylabel="transistors")
 
 
-PANELS: tuple[Callable[[Axes], None], ...] = (study, quant, analog, fields, splat, interp, teach, rtl)
+PANELS: tuple[Callable[[Axes], None], ...] = (
+    study, quant, analog, fields, stream, binary, splat, interp, teach, rtl,
+)  # fmt: skip
 
 
 def save(path: Path) -> None:
     """Draw all panels into a PNG."""
     with plt.rc_context({"font.size": 8, "axes.titlesize": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, places = plt.subplots(2, 4, figsize=(10.5, 4.6), layout="constrained")
+        figure, places = plt.subplots(2, 5, figsize=(12.6, 4.6), layout="constrained")
         for panel, ax in zip(PANELS, places.flat, strict=True):
             panel(ax)
             ax.yaxis.label.set_size(7)

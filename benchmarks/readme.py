@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import functools
 import re
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -501,15 +502,28 @@ def extras() -> str:
 
 
 def gallery() -> str:
-    """Thumbnails of the gallery's scripts that have a picture, with what their first lines say."""
+    """Thumbnails of the gallery's scripts, with what their first lines say."""
     figures = []
-    for script in sorted((ROOT / "gallery").glob("*.py")):
-        if (IMAGES / "gallery" / f"{script.stem}.png").is_file():
-            title, _, said = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n")
-            picture = f"images/gallery/{script.stem}.png"
-            caption = f"**{title}.** {' '.join(said.split())} `gallery/{script.name}`"
-            figures.append(f"<figure markdown>\n[![{title}]({picture})]({picture})\n\n{caption}\n</figure>")
+    for name in runpy.run_path(str(ROOT / "gallery" / "run.py"))["scripts"]():
+        script = ROOT / "gallery" / f"{name}.py"
+        title, _, said = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n")
+        picture = f"images/gallery/{name}.png"
+        caption = f"**{title}.** {' '.join(said.split())} `gallery/{name}.py`"
+        figures.append(f"<figure markdown>\n[![{title}]({picture})]({picture})\n\n{caption}\n</figure>")
     return '<div class="gallery" markdown>\n\n' + "\n\n".join(figures) + "\n\n</div>"
+
+
+def gallery_times() -> str:
+    """How long the scripts took, in a sentence."""
+    found = record("gallery")
+    least = {row.condition: row.value for row in found.report.select("least")}
+    without = [row.condition for row in found.report.select("picture") if not row.value]
+    longest = max(least, key=lambda name: least[name])
+    said = (
+        f"{len(least) - len(without)} of {len(least)} ended with their picture ({found.date}); the longest, "
+        f"`{longest}`, took {least[longest]:.0f} s of two cores, all together {sum(least.values()) / 60:.0f} minutes."
+    )
+    return said + (f" Without one: {', '.join(without)}." if without else "")
 
 
 def circuits(name: str) -> str:
@@ -769,6 +783,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "systems-of-readme": lambda: systems.overview("docs/systems/"),
     "extras": extras,
     "gallery": gallery,
+    "gallery-times": functools.partial(where_measured, "gallery", gallery_times),
     "systems": lambda: systems.overview(""),
     **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
     "binary-kernel": binary_kernel,

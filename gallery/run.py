@@ -11,15 +11,20 @@ import time
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+ORDER = (
+    "study", "quantized_real_model", "binary_network", "chip_over_a_year", "repaired_mixture", "picture_as_a_network",
+    "picture_in_few_bytes", "album", "noise_and_fields", "thing_taken_out", "video_in_bounded_memory",
+)  # fmt: skip
+"""What is shown first."""
+
 MOST = 60
 """Seconds that a script may take on two cores that nothing else wants: wall clock, and half its processor time."""
 
 
 def scripts() -> list[str]:
     """The names of all, in the order in which they are shown."""
-    order = ("study", "chip_over_a_year", "repaired_mixture", "picture_as_a_network", "album")
     names = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("run", "picture"))
-    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
 def processor_seconds() -> float:

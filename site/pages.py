@@ -7,6 +7,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "hardy"
@@ -27,10 +28,18 @@ def commands() -> str:
     from hardy.cli.main import app
 
     command = get_command(app)
+    whole_sentences(command)
     context = click.Context(command, info_name="hardy")
     text = get_docs_for_click(obj=command, ctx=context, name="hardy", title="Commands")
     # "<" of a metavar would begin a tag
     return re.sub(r"<(?=[A-Z])", "&lt;", text)
+
+
+def whole_sentences(command: Any) -> None:
+    """Have lists of commands say what a command does in full; click cuts that down to 45 characters."""
+    for each in getattr(command, "commands", {}).values():
+        each.short_help = (each.help or "").partition("\n\n")[0].replace("\n", " ")
+        whole_sentences(each)
 
 
 def messages() -> Iterator[tuple[str, str]]:
@@ -80,8 +89,8 @@ def all_messages() -> str:
 
 
 def contributing() -> str:
-    """CONTRIBUTING.md, whose links into the source become names of files."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    """CONTRIBUTING.md beside the pages of docs/develop; its links into the source become names of files."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/develop/", "](")
     return re.sub(r"\[(`[^`]+`)\]\((?!https?:|#)[^)]*\)", r"\1", text)
 
 

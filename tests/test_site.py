@@ -36,7 +36,8 @@ def test_every_message_on_the_pages_of_errors_is_one_of_the_code(page: Path, sai
     quoted = [line for block in blocks for line in block.splitlines()]
     assert len(quoted) >= 10
     assert [line for line in quoted if line not in said] == []
-    assert page.read_text(encoding="utf-8").count("**Fix.**") == len(blocks)
+    for part in ("**Cause.**", "**Triggers.**", "**Fix.**"):
+        assert page.read_text(encoding="utf-8").count(part) == len(blocks), part
 
 
 def test_hints_of_missing_packages_are_all_on_their_page(said: set[str]) -> None:
@@ -93,7 +94,7 @@ def test_the_scripts_of_the_gallery_are_cells_with_a_picture_each() -> None:
         assert (ROOT / "docs" / "images" / "gallery" / f"{path.stem}.png").is_file(), path
 
 
-@pytest.mark.parametrize("name", ["activation_unit", "circuit_on_few_bits"])
+@pytest.mark.parametrize("name", ["activation_unit", "circuit_on_few_bits", "quantized_real_model"])
 def test_the_cheapest_scripts_of_the_gallery_run(name: str, tmp_path: Path) -> None:
     if name == "activation_unit":
         pytest.importorskip("amaranth")

@@ -10,7 +10,7 @@ from hardy.analog import Deploy, program
 from hardy.core import InputError
 from hardy.hardware import Chip
 
-# What torch 2.6 says of constants in a graph, which it then holds all the same.
+# What older releases of torch say of constants in a graph, which they hold all the same.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning"),
     pytest.mark.filterwarnings("ignore:Node .* does not reference an nn.Module:UserWarning"),

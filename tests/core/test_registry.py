@@ -1,7 +1,7 @@
 """Stored records find their classes again: hardy's by id, those of other packages where they say so."""
 
 import dataclasses
-import importlib.util
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -183,7 +183,7 @@ def install(package: Path, into: Path) -> None:
         archive.writestr("mylab-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr("mylab-1.0.dist-info/entry_points.txt", points)
         archive.writestr("mylab-1.0.dist-info/RECORD", "")
-    if importlib.util.find_spec("pip") is None:
+    if not any(importlib.metadata.distributions(name="pip")):
         zipfile.ZipFile(wheel).extractall(into)
         return
     command = [

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.integrate import trapezoid
 from torch import nn
 
 from hardy import checks, hooks
@@ -374,5 +375,5 @@ def faithfulness(
     if abs(clean - corrupt) / len(task) < 1e-6:
         raise InputError(f"clean and corrupt prompts of {task.name} score the same: nothing tells them apart")
     values = (sums - corrupt) / (clean - corrupt)
-    cpr, cmd = (float(np.trapezoid(y, sizes)) for y in (values, np.abs(1 - values)))
+    cpr, cmd = (float(trapezoid(y, sizes)) for y in (values, np.abs(1 - values)))
     return Faithfulness(tuple(sizes), tuple(values.tolist()), cpr, cmd)

@@ -153,8 +153,9 @@ def _multiply_many(
     TOKENS: tl.constexpr, ROWS: tl.constexpr, SMALL: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     # Lines at a time: tensor cores take at least 32 products at once, and more than 128 take too many registers.
-    PAIR_CHUNK: tl.constexpr = min(16, max(4, triton.next_power_of_2(PAIRS)))
-    SINGLE_CHUNK: tl.constexpr = min(8, max(2, triton.next_power_of_2(SINGLES)))
+    # Not by min and max, which give no constant in older releases of Triton.
+    PAIR_CHUNK: tl.constexpr = 16 if PAIRS > 8 else 8 if PAIRS > 4 else 4
+    SINGLE_CHUNK: tl.constexpr = 8 if SINGLES > 4 else 4 if SINGLES > 2 else 2
     program = tl.program_id(1)
     superblock = (program * ROWS) // 64
     blocks = tl.minimum(tl.cdiv(rows, 16) - 4 * superblock, 4)  # of this superblock, whose lines take turns

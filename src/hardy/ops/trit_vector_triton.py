@@ -105,7 +105,7 @@ def _multiply_few(
     WORDS: tl.constexpr, TILES: tl.constexpr, AHEAD: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     HALF: tl.constexpr = WORDS // 4
-    MIDDLE: tl.constexpr = min(HALF, PAIRS)
+    MIDDLE: tl.constexpr = HALF if HALF < PAIRS else PAIRS
     LINES: tl.constexpr = PAIRS + SINGLES
     program, token = tl.program_id(0), tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(rows, 16)

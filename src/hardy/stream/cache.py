@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
-from transformers import Cache, PreTrainedConfig
-from transformers.cache_utils import DummyLayer, get_layer_types_and_kwargs
+from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from hardy.errors import InputError
 from hardy.stream.attention import NAME, register
@@ -24,8 +24,6 @@ from hardy.stream.layer import CompressedLayer
 from hardy.stream.observing import bind
 from hardy.stream.policy import KVPolicy
 from hardy.stream.store import PAGE
-
-_FULL, _SLIDING = ("full_attention",), ("sliding_attention",)
 
 
 class CompressedCache(Cache):
@@ -60,17 +58,20 @@ class CompressedCache(Cache):
                 f"a budget of {limit} is less than what is protected ({first} first and {recent} recent tokens) and "
                 f"one more; give at least {self.policy.least}, or protect less"
             )
-        kinds, options = _layer_kinds(self.config)
-        layers: list[Any] = []
-        for number, (kind, option) in enumerate(zip(kinds, options, strict=True)):
-            if kind == "dummy":
-                layers.append(DummyLayer())
-            elif kind in _FULL or kind in _SLIDING:
-                layers.append(CompressedLayer(self, number, option.get("sliding_window")))
-            else:
-                raise InputError(f"layer {number} is {kind}, which has no keys and values that this cache could keep")
-        super().__init__(layers=layers)
+        super().__init__(layers=[self._layer(*each) for each in enumerate(_dense_layers(self.config))])
         self.shares = dict(zip(self.full, self.policy.shares(self.full), strict=True))
+
+    def _layer(self, number: int, dense: Any) -> Any:
+        """What stands for a layer of transformers' own cache of the model."""
+        kinds = getattr(self.config, "layer_types", None)
+        kind = kinds[number] if kinds else type(dense).__name__
+        if type(dense).__name__ == "DummyLayer":  # reads the keys and values of another layer; older releases lack it
+            return dense
+        if type(dense) is DynamicLayer:
+            return CompressedLayer(self, number)
+        if type(dense) is DynamicSlidingWindowLayer and kind != "chunked_attention":
+            return CompressedLayer(self, number, dense.sliding_window)
+        raise InputError(f"layer {number} is {kind}, which has no keys and values that this cache could keep")
 
     @classmethod
     def for_model(cls, model: nn.Module, policy: KVPolicy | None = None) -> CompressedCache:
@@ -202,9 +203,9 @@ def _config_of(model: nn.Module) -> PreTrainedConfig:
     return config
 
 
-def _layer_kinds(config: Any) -> tuple[list[str], list[dict[str, Any]]]:
+def _dense_layers(config: Any) -> list[Any]:
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{type(config).__name__} is of a model with encoder and decoder; only decoders are supported")
     if not hasattr(config, "num_attention_heads") or not getattr(config, "num_hidden_layers", 0):
         raise InputError(f"{type(config).__name__} is of a model without keys and values: there is nothing to cache")
-    return get_layer_types_and_kwargs(config)
+    return DynamicCache(config=config).layers

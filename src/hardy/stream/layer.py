@@ -111,6 +111,10 @@ class CompressedLayer(BoundedLayer, CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
+    def get_max_cache_shape(self) -> int:
+        """The same, as older releases of transformers call it."""
+        return self.get_max_length()
+
     def note_padding(self, mask: torch.Tensor | None, count: int) -> None:
         """Mark new tokens that not even the last query sees as padding."""
         if mask is None or count == 1:
