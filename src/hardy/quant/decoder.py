@@ -22,6 +22,7 @@ from hardy.ops.decode_step import BLOCK, normalized, rotated
 from hardy.ops.grid_matrix import GridMatrix, round_rows
 from hardy.ops.grid_product import grid_product
 from hardy.ops.packed_product import PackedProduct
+from hardy.ops.rotation import rotate_into
 from hardy.ops.trit_matrix import TritMatrix
 from hardy.ops.trit_product import trit_product
 from hardy.quant.grid_linear import GridLinear
@@ -197,6 +198,7 @@ class _Product:
         self.layers: list[Any] = list(layers)
         self.rows = sum(_rows(layer) for layer in self.layers)
         self.matrices = _joined(self.layers)
+        self.rotations = [layer.rotation for layer in self.layers[: len(self.matrices or ())]]
         biases = [getattr(layer, "bias", None) for layer in self.layers]
         self.bias = None
         if self.matrices is not None and any(bias is not None for bias in biases):
@@ -214,10 +216,13 @@ class _Product:
         if self.matrices is None:
             return [lambda: output.copy_(self.product(x))]
         steps: list[Step] = []
-        begin = 0
-        for matrix in self.matrices:
+        begin, inputs = 0, {0: x}
+        for matrix, rotation in zip(self.matrices, self.rotations, strict=True):
+            if rotation not in inputs:
+                inputs[rotation] = torch.zeros_like(x)
+                steps.append(functools.partial(rotate_into, x, rotation, inputs[rotation]))
             product: PackedProduct[Any] = trit_product if isinstance(matrix, TritMatrix) else grid_product
-            steps.append(product.bound(x, matrix, output[begin : begin + matrix.rows]))
+            steps.append(product.bound(inputs[rotation], matrix, output[begin : begin + matrix.rows]))
             begin += matrix.rows
         if self.bias is not None:
             steps.append(functools.partial(output.add_, self.bias))
@@ -232,7 +237,8 @@ class _Head(_Product):
         self.words, self._rounded = words, rounded
         if rounded is not None:
             bias = getattr(layer, "bias", None)
-            self.matrices, self.bias = [rounded], None if bias is None else bias.detach().float()
+            self.matrices, self.rotations = [rounded], [0]
+            self.bias = None if bias is None else bias.detach().float()
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         if self._rounded is None:
@@ -363,7 +369,9 @@ def _joined(layers: Sequence[Any]) -> list[TritMatrix | GridMatrix] | None:
     if not all(isinstance(layer, TritLinear | GridLinear) for layer in layers):
         return None
     matrices = [layer.matrix() for layer in layers]
-    kinds = {(type(m), m.width, m.group_size, m.planes) for m in matrices}
+    kinds = {
+        (type(m), m.width, m.group_size, m.planes, layer.rotation) for m, layer in zip(matrices, layers, strict=True)
+    }
     if len(layers) == 1 or len(kinds) > 1 or any(m.rows % 64 for m in matrices[:-1]):
         return matrices
     first = matrices[0]
