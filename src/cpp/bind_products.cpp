@@ -34,13 +34,14 @@ void bind_trit_product(nb::module_& module) {
   bind_product(module, "grid_product", hardy::Form::kGrid, 4);
   module.def(
       "rotate",
-      [](const Tensor<const float>& x, int64_t size, const Tensor<float>& output) {
+      [](const std::string& path, const Tensor<const float>& x, int64_t size, const Tensor<float>& output,
+         int threads) {
         if (size < 1 || (size & (size - 1))) throw nb::value_error("size must be a power of two");
         const int64_t width = x.ndim ? x.shape[x.ndim - 1] : 0;
         expect_size("output", output, x.size());
-        if (width) hardy::rotate(x.data, x.size() / width, width, size, output.data);
+        if (width) hardy::rotate(path, x.data, x.size() / width, width, size, output.data, threads);
       },
-      "x"_a, "size"_a, "output"_a, nb::call_guard<nb::gil_scoped_release>());
+      "path"_a, "x"_a, "size"_a, "output"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>());
   module.def("advise_huge_pages", [](const Tensor<uint8_t>& memory) {
     hardy::advise_huge_pages(reinterpret_cast<uintptr_t>(memory.data), memory.size());
   });

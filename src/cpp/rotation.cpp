@@ -1,38 +1,29 @@
 #include "rotation.h"
 
 #include <algorithm>
-#include <cmath>
+
+#include "threads.h"
+#include "trit_product.h"
 
 namespace hardy {
 namespace {
 
-void rotate_block(float* x, int64_t size) {
-  for (int64_t half = 1; half < size; half *= 2) {
-    for (int64_t begin = 0; begin < size; begin += 2 * half) {
-      float* first = x + begin;
-      float* second = first + half;
-      for (int64_t i = 0; i < half; ++i) {
-        const float a = first[i], b = second[i];
-        first[i] = a + b;
-        second[i] = a - b;
-      }
-    }
-  }
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
-  for (int64_t i = 0; i < size; ++i) x[i] *= scale;
-}
+// Threads are woken for no fewer numbers than this: about 20 microseconds of work.
+constexpr int64_t kWorthAThread = int64_t{1} << 16;
 
 }  // namespace
 
-void rotate(const float* x, int64_t rows, int64_t width, int64_t size, float* output) {
-  if (output != x) std::copy(x, x + rows * width, output);
-  for (int64_t row = 0; row < rows; ++row) {
-    float* at = output + row * width;
-    for (int64_t left = width, block = size; left > 0; left -= block, at += block) {
-      while (block > left) block /= 2;
-      rotate_block(at, block);
+void rotate(const std::string& name, const float* x, int64_t rows, int64_t width, int64_t size, float* output,
+            int threads) {
+  const Path& path = path_named(name);
+  const int useful = static_cast<int>(std::min<int64_t>(threads, 1 + rows * width / kWorthAThread));
+  parallel_for(rows, 8, useful, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* at = output + row * width;
+      if (output != x) std::copy_n(x + row * width, width, at);
+      path.rotate(at, width, size);
     }
-  }
+  });
 }
 
 }  // namespace hardy

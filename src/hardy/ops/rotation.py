@@ -37,11 +37,10 @@ def rotate(x: torch.Tensor, size: int) -> torch.Tensor:
 
 def rotate_into(x: torch.Tensor, size: int, output: torch.Tensor) -> None:
     """`rotate` of contiguous float32 on the CPU into `output`, which may be `x`."""
-    module = kernels.extension() if kernels.path() is not None else None
-    if module is None:
+    if (path := kernels.path()) is None:
         output.copy_(rotate_reference(x, size))
     else:
-        module.rotate(x, size, output)
+        kernels.extension().rotate(path, x, size, output, torch.get_num_threads())  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def rotate_reference(x: torch.Tensor, size: int) -> torch.Tensor:
