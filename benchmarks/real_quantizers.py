@@ -112,31 +112,41 @@ class Arm:
     tune: int = 0
 
 
+TRUST: dict[str, Any] = {"correction": 0.3, "damping": 0.1}
+"""As `hardy quantize` has them."""
+ROTATED: dict[str, Any] = {**TRUST, "rotation": 128}
+
+
 def arms() -> dict[str, Arm]:
-    found = {"two trit-planes, calibrated": Arm(CalibratedTritPlanes(correction=0.3), OWN_AND_PROSE, (8, 4, 16))}
+    found = {"two trit-planes, calibrated": Arm(CalibratedTritPlanes(**ROTATED), OWN_AND_PROSE, (8, 4, 16))}
     if importlib.util.find_spec("xllamacpp"):
         found |= {f"llama.cpp {kind}": Arm(Ggml(type=kind)) for kind in ("Q3_K", "Q2_K", "Q4_K")}
-    found["two trit-planes, calibrated, no correction"] = Arm(CalibratedTritPlanes(), OWN_AND_PROSE)
-    found["two trit-planes, calibrated and tuned"] = Arm(CalibratedTritPlanes(correction=0.3), OWN_AND_PROSE, tune=64)
+    found["two trit-planes, plain"] = Arm(TritPlanes())
+    found["two trit-planes, plain, rotated"] = Arm(TritPlanes(rotation=128))
+    found["two trit-planes, calibrated, not rotated"] = Arm(CalibratedTritPlanes(**TRUST), OWN_AND_PROSE)
     found["GPTQ 3 bits"] = Arm(GPTQ(bits=3), OWN_AND_PROSE)
-    found["GPTQ 3 bits, corrected"] = Arm(GPTQ(bits=3, correction=0.3), OWN_AND_PROSE)
+    found["GPTQ 3 bits, corrected and rotated"] = Arm(GPTQ(bits=3, **ROTATED), OWN_AND_PROSE)
     found["round to nearest 4 bits"] = Arm(RoundToNearest(bits=4))
     if importlib.util.find_spec("hqq"):
         found |= {f"hqq {bits} bits": Arm(HQQ(bits=bits, group_size=64)) for bits in (3, 4)}
-    found["two trit-planes, plain"] = Arm(TritPlanes())
-    found["two trit-planes, calibrated as by default"] = Arm(CalibratedTritPlanes(correction=0.3), DEFAULT)
+    found["two trit-planes, calibrated and tuned"] = Arm(CalibratedTritPlanes(**ROTATED), OWN_AND_PROSE, tune=64)
+    found["two trit-planes, calibrated as by default"] = Arm(CalibratedTritPlanes(**ROTATED), DEFAULT)
+    found["two trit-planes, calibrated, no correction"] = Arm(
+        CalibratedTritPlanes(damping=0.1, rotation=128), OWN_AND_PROSE
+    )
     found["GPTQ 4 bits"] = Arm(GPTQ(bits=4), OWN_AND_PROSE)
-    found["three trit-planes, calibrated"] = Arm(CalibratedTritPlanes(planes=3, correction=0.3), OWN_AND_PROSE)
+    found["three trit-planes, calibrated"] = Arm(CalibratedTritPlanes(planes=3, **ROTATED), OWN_AND_PROSE)
     found["clipped rounding 3 bits"] = Arm(ClippedRoundToNearest(bits=3))
     if importlib.util.find_spec("xllamacpp"):
         found["llama.cpp IQ2_XXS"] = Arm(Ggml(type="IQ2_XXS"))
-    found["one trit-plane, calibrated"] = Arm(CalibratedTritPlanes(planes=1, correction=0.3), OWN_AND_PROSE)
+    found["one trit-plane, calibrated"] = Arm(CalibratedTritPlanes(planes=1, **ROTATED), OWN_AND_PROSE)
     return found
 
 
 CORE = (
-    "two trit-planes, calibrated", "two trit-planes, calibrated, no correction", "two trit-planes, plain",
-    "GPTQ 3 bits", "round to nearest 4 bits", "hqq 3 bits", "llama.cpp Q2_K", "llama.cpp Q3_K", "llama.cpp Q4_K",
+    "two trit-planes, calibrated", "two trit-planes, calibrated, not rotated", "two trit-planes, plain",
+    "two trit-planes, plain, rotated", "GPTQ 3 bits", "GPTQ 3 bits, corrected and rotated", "round to nearest 4 bits",
+    "hqq 3 bits", "llama.cpp Q2_K", "llama.cpp Q3_K", "llama.cpp Q4_K",
 )  # fmt: skip
 
 

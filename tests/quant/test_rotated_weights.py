@@ -1,5 +1,6 @@
 """Quantizers that rotate: the error that outliers cost, packed layers that rotate their input, files, decoding."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from models import SIZES
 from torch import nn
 
 import hardy
+from hardy.core import Site
 from hardy.errors import InputError
 from hardy.ops.rotation import rotate
 from hardy.quant import (
@@ -28,6 +30,7 @@ from hardy.quant.decoder import Decoder
 from hardy.quant.gguf_export import export_gguf
 from hardy.quant.quantizer import Quantizer
 
+SITE = Site("w", "w", "weight", None, None, None)
 KIND: dict[str, Any] = {"group_size": 16, "rotation": 16}
 QUANTIZERS = [
     TritPlanes(**KIND),
@@ -41,11 +44,8 @@ each = pytest.mark.parametrize("method", QUANTIZERS, ids=lambda method: type(met
 
 def model_of(kind: str = "llama") -> Any:
     """A small model some of whose weights stick out, as those of real ones do."""
-    config = {
-        "llama": lambda: hf.LlamaConfig(**{**SIZES, "head_dim": 16}),
-        "phi3": lambda: hf.Phi3Config(**SIZES),
-        "mixtral": lambda: hf.MixtralConfig(**SIZES, num_local_experts=4),
-    }[kind]()
+    sizes: dict[str, Any] = {"llama": {"head_dim": 16}, "phi3": {}, "mixtral": {"num_local_experts": 4}}
+    config = hf.AutoConfig.for_model(kind, **SIZES, **sizes[kind])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = hf.AutoModelForCausalLM.from_config(config).eval()
@@ -77,8 +77,9 @@ def test_outliers_cost_less_and_the_packed_model_computes_the_same(
     intact = logits_of(model, ids)
     errors, bits = {}, {}
     for size in (0, 16):
-        one = type(method)(**{**vars(method), "rotation": size})
-        with one.apply(model, [ids] if isinstance(method, CalibratedQuantizer) else None) as change:
+        with dataclasses.replace(method, rotation=size).apply(
+            model, [ids] if isinstance(method, CalibratedQuantizer) else None
+        ) as change:
             errors[size] = distance(model, ids, intact)
             bits[size] = change.report.value("bits_per_weight", "all selected weights")
     assert bits[16] == bits[0], "a rotation takes no bits"
@@ -126,12 +127,11 @@ def test_fused_projections_and_experts(kind: str, ids: torch.Tensor) -> None:
 
 def test_parts_of_other_rotations_are_no_whole() -> None:
     weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
-    site: Any = None
-    plain = TritPlanes(group_size=16).stored(weight, site)[0]
-    rotated = TritPlanes(group_size=16, rotation=16).stored(weight, site)[0]
-    assert plain.joined([rotated]) is None
-    grid = RoundToNearest(bits=4, group_size=16).stored(weight, site)[0]
-    assert grid.joined([RoundToNearest(bits=4, group_size=16, rotation=8).stored(weight, site)[0]]) is None
+    for method in (TritPlanes(group_size=16), RoundToNearest(bits=4, group_size=16)):
+        forms: list[Any] = [dataclasses.replace(method, rotation=size).stored(weight, SITE)[0] for size in (0, 16, 16)]
+        assert forms[0].joined(forms[1:]) is None
+        whole = forms[1].joined(forms[2:])
+        assert torch.equal(whole.dequantize(), torch.cat([forms[1].dequantize()] * 2))
 
 
 def test_decoding_step_by_step(ids: torch.Tensor) -> None:
@@ -161,9 +161,10 @@ def test_tuned_scales_keep_the_rotation(ids: torch.Tensor) -> None:
 
 
 def test_gradients_reach_the_input_of_a_packed_layer() -> None:
-    model = nn.Sequential(nn.Linear(32, 16))
+    layer = nn.Linear(32, 16)
+    model = nn.Sequential(layer)
     TritPlanes(group_size=16, rotation=16, select="*").apply(model)
-    dense = model[0].weight.detach().clone()
+    dense = layer.weight.detach().clone()
     Pack().apply(model)
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     model(x).square().sum().backward()

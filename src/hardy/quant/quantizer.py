@@ -20,8 +20,10 @@ from hardy.runs.progress import track
 class StoredWeight(Protocol):
     """A weight in the few bits it is stored in."""
 
-    rotation: int
-    """Inputs that are turned together, as `Quantizer` says; 0 where none are."""
+    @property
+    def rotation(self) -> int:
+        """Inputs that were turned together, as `Quantizer` says; 0 where none were."""
+        ...
 
     @property
     def bits(self) -> int:
