@@ -151,7 +151,15 @@ CORE = (
 )  # fmt: skip
 
 
-def run(*, models: str = "", tokens: int = 2048, only: str = "", whole: str = "", work: Path | None = None) -> Result:
+def run(
+    *,
+    models: str = "",
+    tokens: int = 2048,
+    only: str = "",
+    whole: str = "",
+    without: str = "",
+    work: Path | None = None,
+) -> Result:
     """
     Args:
         models: folders, as HARDY_REAL_MODELS.
@@ -159,6 +167,7 @@ def run(*, models: str = "", tokens: int = 2048, only: str = "", whole: str = ""
         only: names of models, with commas between them.
         whole: names of models, likewise, that all arms and all bits of the embedding are measured on, which takes two
             hours a model; the others have the arms in `CORE`.
+        without: names of arms to leave out, with semicolons between them.
         work: where finished arms are kept.
     """
     assert work is not None
@@ -168,9 +177,13 @@ def run(*, models: str = "", tokens: int = 2048, only: str = "", whole: str = ""
         if only and name not in only.split(","):
             continue
         everything = name in whole.split(",")
-        found += _measured(name, folder, tokens, everything, work)
+        chosen = {arm: spec for arm, spec in arms().items() if arm not in without.split("; ")}
         if not everything:
-            notes.append(f"{name}: {len(CORE)} of {len(arms())} arms were measured; --whole {name} takes all")
+            chosen = {
+                arm: dataclasses.replace(spec, tables=spec.tables[:1]) for arm, spec in chosen.items() if arm in CORE
+            }
+            notes.append(f"{name}: {len(chosen)} of {len(arms())} arms were measured; --whole {name} takes all")
+        found += _measured(name, folder, tokens, chosen, work)
     if not found:
         raise NotMeasuredError(f"none of {only} is among the models")
     for peer in PEERS:
@@ -306,17 +319,13 @@ class Bench:
         return [self.kept(f"{arm}-{bits}-{self.tokens}", lambda bits=bits: line(bits)) for bits in spec.tables]
 
 
-def _measured(name: str, folder: Path, tokens: int, everything: bool, work: Path) -> list[Any]:
+def _measured(name: str, folder: Path, tokens: int, chosen: Mapping[str, Arm], work: Path) -> list[Any]:
     bench = Bench(name, folder, work, tokens)
     intact = bench.kept(f"unmodified-{tokens}", lambda: bench.measure(bench.model))
     print(f"\n{name}: unmodified {intact}", flush=True)
     details = {"model": name, "tokens_judged": tokens, "parameters": bench.weights}
     found = [*rows("unmodified", details, seeds=(0,), megabytes=2 * bench.weights / 1e6, bits_of_all=16.0, **intact)]
-    for arm, spec in arms().items():
-        if not everything:
-            if arm not in CORE:
-                continue
-            spec = dataclasses.replace(spec, tables=spec.tables[:1])
+    for arm, spec in chosen.items():
         for line in bench.lines(arm, spec):
             told = {
                 "model": name,

@@ -30,7 +30,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise_aware-vision": ("noise_aware", {"part": "vision"}),
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
     "real_quantizers": ("real_quantizers", {}),
-    "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b"}),
+    "real_quantizers-qwen": (
+        "real_quantizers",
+        {
+            "only": "qwen2.5-coder-0.5b",
+            "without": "two trit-planes, calibrated, not rotated; GPTQ 3 bits, corrected and rotated",
+        },
+    ),
     "splat-fox-135": ("splat", {}),
     "splat-fox-135-long": (
         "splat",
