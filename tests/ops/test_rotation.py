@@ -8,7 +8,7 @@ import torch
 
 from hardy.errors import InputError
 from hardy.ops import kernels
-from hardy.ops.rotation import check_rotation, rotate, rotate_into, rotate_reference
+from hardy.ops.rotation import check_rotation, rotate, rotate_by_matrix, rotate_into, rotate_reference
 
 
 def matrix(*sizes: int) -> torch.Tensor:
@@ -26,6 +26,7 @@ def test_is_the_product_with_the_matrix_and_its_own_inverse(width: int, size: in
     torch.testing.assert_close(rotate(x, size), expected)
     torch.testing.assert_close(rotate(rotate(x, size), size), x)
     assert rotate(x, 0) is x
+    torch.testing.assert_close(rotate_by_matrix(x, size), expected)
     torch.testing.assert_close(rotate(x.float(), size), expected.float())
     turned = rotate(x.bfloat16(), size)
     assert turned.dtype == torch.float32, "more would be lost than bfloat16 already has"
