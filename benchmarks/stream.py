@@ -4,12 +4,12 @@
     python -m benchmarks run stream-speed
     python -m benchmarks run stream-growth
 
-A real model reads 2,048 tokens of prose and of code with four planted facts, 128 at a time, and is asked for them at the
-end, when the cache has long chosen. Scorers (`--scorers all` for all of them) at the same bytes, in 16 bits and in 4,
-beside random eviction, the dense cache, few bits without a budget and, with `--peers`, transformers' quantized caches.
-A fact is recalled if every digit is the most likely token. Speed: one token at a time after 1024 and 4096 random keys,
-all caches in turns. Growth: greedy generation within a budget, and the store alone for 50,000 tokens. `--model` is the
-folder of a real model; by default SmolLM2-135M among those in HARDY_REAL_MODELS.
+A real model reads 2,048 tokens of prose and of code with four planted facts, 128 at a time, and is asked for them at
+the end, when the cache has long chosen. Scorers (`--scorers all` for all of them) at the same bytes, in 16 bits and in
+4, beside random eviction, the dense cache, few bits without a budget and, with `--peers`, transformers' quantized
+caches. A fact is recalled if every digit is the most likely token. Speed: one token at a time after 1024 and 4096
+random keys, all caches in turns. Growth: greedy generation within a budget, and the store alone for 50,000 tokens.
+`--model` is the folder of a real model; by default SmolLM2-135M among those in HARDY_REAL_MODELS.
 """
 
 import copy
