@@ -7,6 +7,8 @@ from typing import Any
 
 FOLDER = Path(__file__).parents[1]
 
+ABLATIONS = "two trit-planes, calibrated, not rotated; GPTQ 3 bits, corrected and rotated"
+
 # Results that are one of several of a script, or not measured with its defaults; all others are named as their script.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "calibrated-quality": ("calibrated", {"part": "quality"}),
@@ -29,14 +31,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise_aware-language": ("noise_aware", {"part": "language"}),
     "noise_aware-vision": ("noise_aware", {"part": "vision"}),
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
-    "real_quantizers": ("real_quantizers", {}),
-    "real_quantizers-qwen": (
-        "real_quantizers",
-        {
-            "only": "qwen2.5-coder-0.5b",
-            "without": "two trit-planes, calibrated, not rotated; GPTQ 3 bits, corrected and rotated",
-        },
-    ),
+    "real_quantizers": ("real_quantizers", {"only": "smollm2-135m"}),
+    "real_quantizers-gemma": ("real_quantizers", {"only": "gemma3-270m", "without": ABLATIONS}),
+    "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b", "without": ABLATIONS}),
     "splat-fox-135": ("splat", {}),
     "splat-fox-135-long": (
         "splat",
