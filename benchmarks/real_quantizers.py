@@ -2,12 +2,13 @@
 
 Every arm quantizes the linear layers of the blocks. Embedding and head (one table where they are tied) have 8 bits in
 all arms but those that say otherwise; whatever else there is stays at 16 bits, and all of it is in the megabytes.
-Judged on WikiText-2's test text and on Python's language reference, which no arm is calibrated on. "own + prose" is
-4,096 tokens that the model wrote itself and 4,096 of WikiText-2's validation text; "own + held-out" is what
-`hardy quantize` takes by default, 16,384 tokens of which half are standard-library modules. The types of llama.cpp
-(ggml) are given the mean squares of the unmodified model's inputs on "own + prose" as importances, one type for all
-layers; where rows are no multiple of 256 their blocks run on into the next row, where llama.cpp itself takes a larger
-type, so their files would be larger than they are here.
+Judged on WikiText-2's test text and on Python's language reference. "own + held-out" is what `hardy quantize` is
+calibrated on by default, half of it written by the model itself and half standard-library modules; here 8,192 tokens,
+of which the command takes twice as many. Neither text that is judged is of a kind that it has. "own + prose" has 4,096
+tokens of WikiText-2's validation text instead of the modules. The types of llama.cpp (ggml) are given the mean squares
+of the unmodified model's inputs on "own + held-out" as importances, one type for all layers; where rows are no multiple
+of 256 their blocks run on into the next row, where llama.cpp itself takes a larger type, so their files would be larger
+than they are here. "Rotated" and "corrected" arms are as `hardy quantize` has them; the others are their papers' own.
 
 Agreement is the share of tokens on which the likeliest next one is the unmodified model's. CPU-seconds are of the
 quantizer, its runs of the calibration text and its tuning included, on one thread. The models were 4-bit files:
@@ -58,7 +59,7 @@ from hardy.zoo.subject import spread_windows
 PEERS = ("hqq", "xllamacpp", "gguf")
 WINDOW, TOKENS = 512, 8192
 SELECT = "linear,!head,!router"
-OWN_AND_PROSE, DEFAULT = "own + prose", "own + held-out"
+OWN_AND_PROSE, OWN_AND_HELD_OUT = "own + prose", "own + held-out"
 IMPORTANCES: dict[str, torch.Tensor] = {}
 """Mean square of each input, by site, of the model that is measured."""
 
@@ -112,35 +113,53 @@ class Arm:
     tune: int = 0
 
 
+TRUST: dict[str, Any] = {"correction": 0.3, "damping": 0.1}
+"""As `hardy quantize` has them."""
+ROTATED: dict[str, Any] = {**TRUST, "rotation": 128}
+
+
 def arms() -> dict[str, Arm]:
-    found = {"two trit-planes, calibrated": Arm(CalibratedTritPlanes(correction=0.3), OWN_AND_PROSE, (8, 4, 16))}
+    found = {"two trit-planes, calibrated": Arm(CalibratedTritPlanes(**ROTATED), OWN_AND_HELD_OUT, (8, 4, 16))}
     if importlib.util.find_spec("xllamacpp"):
         found |= {f"llama.cpp {kind}": Arm(Ggml(type=kind)) for kind in ("Q3_K", "Q2_K", "Q4_K")}
-    found["two trit-planes, calibrated, no correction"] = Arm(CalibratedTritPlanes(), OWN_AND_PROSE)
-    found["two trit-planes, calibrated and tuned"] = Arm(CalibratedTritPlanes(correction=0.3), OWN_AND_PROSE, tune=64)
-    found["GPTQ 3 bits"] = Arm(GPTQ(bits=3), OWN_AND_PROSE)
-    found["GPTQ 3 bits, corrected"] = Arm(GPTQ(bits=3, correction=0.3), OWN_AND_PROSE)
+    found["two trit-planes, plain"] = Arm(TritPlanes())
+    found["two trit-planes, plain, rotated"] = Arm(TritPlanes(rotation=128))
+    found["two trit-planes, calibrated, not rotated"] = Arm(CalibratedTritPlanes(**TRUST), OWN_AND_HELD_OUT)
+    found["GPTQ 3 bits"] = Arm(GPTQ(bits=3), OWN_AND_HELD_OUT)
+    found["GPTQ 3 bits, corrected and rotated"] = Arm(GPTQ(bits=3, **ROTATED), OWN_AND_HELD_OUT)
     found["round to nearest 4 bits"] = Arm(RoundToNearest(bits=4))
     if importlib.util.find_spec("hqq"):
         found |= {f"hqq {bits} bits": Arm(HQQ(bits=bits, group_size=64)) for bits in (3, 4)}
-    found["two trit-planes, plain"] = Arm(TritPlanes())
-    found["two trit-planes, calibrated as by default"] = Arm(CalibratedTritPlanes(correction=0.3), DEFAULT)
-    found["GPTQ 4 bits"] = Arm(GPTQ(bits=4), OWN_AND_PROSE)
-    found["three trit-planes, calibrated"] = Arm(CalibratedTritPlanes(planes=3, correction=0.3), OWN_AND_PROSE)
+    found["two trit-planes, calibrated and tuned"] = Arm(CalibratedTritPlanes(**ROTATED), OWN_AND_HELD_OUT, tune=64)
+    found["two trit-planes, calibrated on prose"] = Arm(CalibratedTritPlanes(**ROTATED), OWN_AND_PROSE)
+    found["two trit-planes, calibrated, no correction"] = Arm(
+        CalibratedTritPlanes(damping=0.1, rotation=128), OWN_AND_HELD_OUT
+    )
+    found["GPTQ 4 bits"] = Arm(GPTQ(bits=4), OWN_AND_HELD_OUT)
+    found["three trit-planes, calibrated"] = Arm(CalibratedTritPlanes(planes=3, **ROTATED), OWN_AND_HELD_OUT)
     found["clipped rounding 3 bits"] = Arm(ClippedRoundToNearest(bits=3))
     if importlib.util.find_spec("xllamacpp"):
         found["llama.cpp IQ2_XXS"] = Arm(Ggml(type="IQ2_XXS"))
-    found["one trit-plane, calibrated"] = Arm(CalibratedTritPlanes(planes=1, correction=0.3), OWN_AND_PROSE)
+    found["one trit-plane, calibrated"] = Arm(CalibratedTritPlanes(planes=1, **ROTATED), OWN_AND_HELD_OUT)
     return found
 
 
 CORE = (
-    "two trit-planes, calibrated", "two trit-planes, calibrated, no correction", "two trit-planes, plain",
-    "GPTQ 3 bits", "round to nearest 4 bits", "hqq 3 bits", "llama.cpp Q2_K", "llama.cpp Q3_K", "llama.cpp Q4_K",
+    "two trit-planes, calibrated", "two trit-planes, calibrated, not rotated", "two trit-planes, plain",
+    "two trit-planes, plain, rotated", "GPTQ 3 bits", "GPTQ 3 bits, corrected and rotated", "round to nearest 4 bits",
+    "hqq 3 bits", "llama.cpp Q2_K", "llama.cpp Q3_K", "llama.cpp Q4_K",
 )  # fmt: skip
 
 
-def run(*, models: str = "", tokens: int = 2048, only: str = "", whole: str = "", work: Path | None = None) -> Result:
+def run(
+    *,
+    models: str = "",
+    tokens: int = 2048,
+    only: str = "",
+    whole: str = "",
+    without: str = "",
+    work: Path | None = None,
+) -> Result:
     """
     Args:
         models: folders, as HARDY_REAL_MODELS.
@@ -148,6 +167,7 @@ def run(*, models: str = "", tokens: int = 2048, only: str = "", whole: str = ""
         only: names of models, with commas between them.
         whole: names of models, likewise, that all arms and all bits of the embedding are measured on, which takes two
             hours a model; the others have the arms in `CORE`.
+        without: names of arms to leave out, with semicolons between them.
         work: where finished arms are kept.
     """
     assert work is not None
@@ -157,9 +177,13 @@ def run(*, models: str = "", tokens: int = 2048, only: str = "", whole: str = ""
         if only and name not in only.split(","):
             continue
         everything = name in whole.split(",")
-        found += _measured(name, folder, tokens, everything, work)
+        chosen = {arm: spec for arm, spec in arms().items() if arm not in without.split("; ")}
         if not everything:
-            notes.append(f"{name}: {len(CORE)} of {len(arms())} arms were measured; --whole {name} takes all")
+            chosen = {
+                arm: dataclasses.replace(spec, tables=spec.tables[:1]) for arm, spec in chosen.items() if arm in CORE
+            }
+            notes.append(f"{name}: {len(chosen)} of {len(arms())} arms were measured; --whole {name} takes all")
+        found += _measured(name, folder, tokens, chosen, work)
     if not found:
         raise NotMeasuredError(f"none of {only} is among the models")
     for peer in PEERS:
@@ -220,8 +244,7 @@ class Bench:
             prose = self.work / "prose.txt"
             prose.write_text(text_of("prose", "calibration"), encoding="utf-8")
             sources = ("own", str(prose)) if data == OWN_AND_PROSE else ("own", "held-out")
-            tokens = TOKENS if data == OWN_AND_PROSE else 2 * TOKENS
-            found = calibration_batches(self.model, self.tokenizer, sources, window=WINDOW, tokens=tokens)
+            found = calibration_batches(self.model, self.tokenizer, sources, window=WINDOW, tokens=TOKENS)
             torch.save(found, file)
         return torch.load(file)
 
@@ -253,7 +276,7 @@ class Bench:
         if isinstance(spec.method, Ggml):
             file = self.file("importances.pt")
             if not file.is_file():
-                seen = observe(self.model, self.calibration(OWN_AND_PROSE), SELECT, [MeanSquare])
+                seen = observe(self.model, self.calibration(OWN_AND_HELD_OUT), SELECT, [MeanSquare])
                 torch.save({site: squares.value for site, (squares,) in seen.items()}, file)
             IMPORTANCES.update(torch.load(file))
         model: Any = hardy.zoo.load(self.folder)[0]
@@ -296,17 +319,13 @@ class Bench:
         return [self.kept(f"{arm}-{bits}-{self.tokens}", lambda bits=bits: line(bits)) for bits in spec.tables]
 
 
-def _measured(name: str, folder: Path, tokens: int, everything: bool, work: Path) -> list[Any]:
+def _measured(name: str, folder: Path, tokens: int, chosen: Mapping[str, Arm], work: Path) -> list[Any]:
     bench = Bench(name, folder, work, tokens)
     intact = bench.kept(f"unmodified-{tokens}", lambda: bench.measure(bench.model))
     print(f"\n{name}: unmodified {intact}", flush=True)
     details = {"model": name, "tokens_judged": tokens, "parameters": bench.weights}
     found = [*rows("unmodified", details, seeds=(0,), megabytes=2 * bench.weights / 1e6, bits_of_all=16.0, **intact)]
-    for arm, spec in arms().items():
-        if not everything:
-            if arm not in CORE:
-                continue
-            spec = dataclasses.replace(spec, tables=spec.tables[:1])
+    for arm, spec in chosen.items():
         for line in bench.lines(arm, spec):
             told = {
                 "model": name,

@@ -36,10 +36,10 @@ def study() -> str:
 
 def quant() -> str:
     found = {
-        name: row("real_quantizers", "perplexity_prose", name, model="gemma3-270m")
+        name: row("real_quantizers-gemma", "perplexity_prose", name, model="gemma3-270m")
         for name in ("two trit-planes, calibrated", "llama.cpp Q3_K", "unmodified")
     }
-    bits = value("real_quantizers", "bits_per_weight", "two trit-planes, calibrated", model="gemma3-270m")
+    bits = value("real_quantizers-gemma", "bits_per_weight", "two trit-planes, calibrated", model="gemma3-270m")
     planes, rival, intact = (each.value for each in found.values())
     return (
         f"Gemma 3 270M, {bits:.2f} bits: perplexity {planes:.0f}, llama.cpp's Q3_K {rival:.0f}, unmodified {intact:.0f}"

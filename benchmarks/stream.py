@@ -4,12 +4,12 @@
     python -m benchmarks run stream-speed
     python -m benchmarks run stream-growth
 
-A real model reads 512 tokens of prose and of code with four planted facts, 128 at a time, and is asked for them at the
-end, when the cache has long chosen. Scorers (`--scorers all` for all of them) at the same bytes, in 16 bits and in 4,
-beside random eviction, the dense cache, few bits without a budget and, with `--peers`, transformers' quantized caches.
-A fact is recalled if every digit is the most likely token. Speed: one token at a time after 1024 and 4096 random keys,
-all caches in turns. Growth: greedy generation within a budget, and the store alone for 50,000 tokens. `--model` is the
-folder of a real model; by default SmolLM2-135M among those in HARDY_REAL_MODELS.
+A real model reads 2,048 tokens of prose and of code with four planted facts, 128 at a time, and is asked for them at
+the end, when the cache has long chosen. Scorers (`--scorers all` for all of them) at the same bytes, in 16 bits and in
+4, beside random eviction, the dense cache, few bits without a budget and, with `--peers`, transformers' quantized
+caches. A fact is recalled if every digit is the most likely token. Speed: one token at a time after 1024 and 4096
+random keys, all caches in turns. Growth: greedy generation within a budget, and the store alone for 50,000 tokens.
+`--model` is the folder of a real model; by default SmolLM2-135M among those in HARDY_REAL_MODELS.
 """
 
 import copy
@@ -47,8 +47,8 @@ from hardy.stream.scorers import SCORERS
 
 PEERS = ("transformers", "optimum-quanto", "hqq", "kvpress")
 DEFAULT = "smollm2-135m"
-TOKENS, CHUNK, FACTS = 512, 128, 4
-BUDGET_BYTES = "4MB"  # 170 tokens in 16 bits, to whose bytes every scorer is held
+TOKENS, CHUNK, FACTS = 2048, 128, 4
+BUDGET_BYTES = "8MB"  # 350 tokens in 16 bits, to whose bytes every scorer is held
 PEER_ARMS = {"quanto, 4 bits": ("quanto", 4), "hqq, 4 bits": ("hqq", 4)}
 
 
@@ -123,7 +123,7 @@ def quality(
         baseline = arm.replace(scorer, "random") if scorer in SCORERS and scorer != "random" else "dense"
         lines += rows(
             f"{arm} | {kind}",
-            {"kept": values[0].get("kept"), "requantized": values[0].get("requantized")},
+            {"arm": arm, "text": kind, "kept": values[0].get("kept"), "requantized": values[0].get("requantized")},
             seeds=range(seeds),
             baseline=None if arm == "dense" else f"{baseline} | {kind}",
             perplexity=mean_of([math.exp(v["loss"]) for v in values]),

@@ -210,7 +210,7 @@ CLAIMS: dict[str, Sequence[Claim]] = {
                     "real_quantizers",
                     "plain planes collapse; calibrated ahead on one text, behind on one",
                 ),
-                ("Gemma 3 270M", "gemma3-270m", "real_quantizers", "plain planes collapse; calibrated ahead"),
+                ("Gemma 3 270M", "gemma3-270m", "real_quantizers-gemma", "plain planes collapse; calibrated ahead"),
                 (
                     "Qwen2.5-Coder 0.5B",
                     "qwen2.5-coder-0.5b",

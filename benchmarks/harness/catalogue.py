@@ -7,6 +7,8 @@ from typing import Any
 
 FOLDER = Path(__file__).parents[1]
 
+ABLATIONS = "two trit-planes, calibrated, not rotated; GPTQ 3 bits, corrected and rotated"
+
 # Results that are one of several of a script, or not measured with its defaults; all others are named as their script.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "calibrated-quality": ("calibrated", {"part": "quality"}),
@@ -33,8 +35,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise_aware-language": ("noise_aware", {"part": "language"}),
     "noise_aware-vision": ("noise_aware", {"part": "vision"}),
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
-    "real_quantizers": ("real_quantizers", {}),
-    "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b"}),
+    "real_quantizers": ("real_quantizers", {"only": "smollm2-135m"}),
+    "real_quantizers-gemma": ("real_quantizers", {"only": "gemma3-270m", "without": ABLATIONS}),
+    "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b", "without": ABLATIONS}),
     "robust": ("robust", {}),
     "robust-long": ("robust", {"steps": 1500}),
     "splat-fox-135": ("splat", {}),
@@ -49,7 +52,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "steering_survival": ("steering_survival", {}),
     "steering_survival-smollm2": ("steering_survival", {"model": "smollm2-135m", "seeds": 2}),
     "stream-growth": ("stream", {"part": "growth"}),
-    "stream-quality": ("stream", {"part": "quality"}),
+    "stream-quality": ("stream", {"part": "quality", "scorers": "all", "peers": True, "seeds": 2}),
     "stream-speed": ("stream", {"part": "speed"}),
     "stream-vision": ("stream_vision", {"part": "quality", "rooms": 3}),
     "stream-vision-speed": ("stream_vision", {"part": "speed"}),

@@ -3,6 +3,7 @@
 #include "binary_conv.h"
 #include "decode_step.h"
 #include "huge_pages.h"
+#include "rotation.h"
 #include "trit_product.h"
 
 namespace {
@@ -31,6 +32,16 @@ void bind_trit_product(nb::module_& module) {
   module.def("trit_product_paths", &hardy::trit_product_paths);
   bind_product(module, "trit_product", hardy::Form::kTrits, 3);
   bind_product(module, "grid_product", hardy::Form::kGrid, 4);
+  module.def(
+      "rotate",
+      [](const std::string& path, const Tensor<const float>& x, int64_t size, const Tensor<float>& output,
+         int threads) {
+        if (size < 1 || (size & (size - 1))) throw nb::value_error("size must be a power of two");
+        const int64_t width = x.ndim ? x.shape[x.ndim - 1] : 0;
+        expect_size("output", output, x.size());
+        if (width) hardy::rotate(path, x.data, x.size() / width, width, size, output.data, threads);
+      },
+      "path"_a, "x"_a, "size"_a, "output"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>());
   module.def("advise_huge_pages", [](const Tensor<uint8_t>& memory) {
     hardy::advise_huge_pages(reinterpret_cast<uintptr_t>(memory.data), memory.size());
   });

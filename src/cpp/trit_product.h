@@ -91,6 +91,8 @@ struct Path {
                        float* output);
   void (*attend)(const Attention&, int64_t begin, int64_t end);
   void (*gate)(Gate, const float* both, int64_t size, float* output);
+  // Of rotation.h: one row, in place.
+  void (*rotate)(float* x, int64_t width, int64_t size);
 };
 
 extern const Path kScalar, kAvx2, kAvx512, kNeon, kNeonDot;

@@ -94,9 +94,10 @@ struct Isa {
 #include "trit_product_loops.h"
 
 #include "decode_step_loops.h"
+#include "rotation_loops.h"
 
 }  // namespace
 
-const Path kAvx2{"avx2", quantize, product, add_rms_norm, attend, gate};
+const Path kAvx2{"avx2", quantize, product, add_rms_norm, attend, gate, rotate};
 
 }  // namespace hardy

@@ -22,9 +22,10 @@ struct Isa : Registers {
 #include "trit_product_loops.h"
 
 #include "decode_step_loops.h"
+#include "rotation_loops.h"
 
 }  // namespace
 
-const Path kNeon{"neon", quantize, product, add_rms_norm, attend, gate};
+const Path kNeon{"neon", quantize, product, add_rms_norm, attend, gate, rotate};
 
 }  // namespace hardy

@@ -108,9 +108,10 @@ struct Isa {
 #include "trit_product_loops.h"
 
 #include "decode_step_loops.h"
+#include "rotation_loops.h"
 
 }  // namespace
 
-const Path kScalar{"scalar", quantize, product, add_rms_norm, attend, gate};
+const Path kScalar{"scalar", quantize, product, add_rms_norm, attend, gate, rotate};
 
 }  // namespace hardy

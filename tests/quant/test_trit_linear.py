@@ -224,7 +224,8 @@ def test_first_used_in_inference_mode_it_can_still_be_trained_through() -> None:
 
 def test_says_what_it_is_and_makes_its_weight_when_it_is_read() -> None:
     layer = layer_of()
-    assert repr(layer) == "TritLinear(in_features=52, out_features=20, planes=2, group_size=16, bias=True)"
+    described = "in_features=52, out_features=20, planes=2, group_size=16, bias=True, rotation=0"
+    assert repr(layer) == f"TritLinear({described})"
     assert torch.equal(layer.weight, layer.dequantize())
     assert "weight" not in dict(layer.named_parameters())
     with pytest.raises(AttributeError, match="'TritLinear' object has no attribute 'wieght'"):

@@ -37,7 +37,7 @@ def test_the_folder_holds_what_the_report_says(micro_llama: Path, tmp_path: Path
     assert report.select("unconverged_per_weight", "all selected weights")
     assert Report.load(out).rows == report.rows
     model, tokenizer = hardy.zoo.load(str(out))
-    assert sum(isinstance(layer, TritLinear) for layer in model.modules()) == 14
+    assert [layer.rotation for layer in model.modules() if isinstance(layer, TritLinear)] == 14 * [128]
     assert isinstance(model.get_input_embeddings(), PackedEmbedding)
     assert [type(method).__name__ for method in hardy.artefacts.history(model)] == [
         "RoundToNearest", "CalibratedTritPlanes", "Pack",

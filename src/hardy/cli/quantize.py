@@ -50,6 +50,9 @@ def quantize(
     damping: Annotated[
         float, typer.Option(help="How little to trust the calibration text, 0 to 1; more keeps other texts better.")
     ] = 0.1,
+    rotation: Annotated[
+        int, typer.Option(help="Inputs turned together so that none sticks out, a power of two; 0 for none.")
+    ] = 128,
     tune: Annotated[int, typer.Option(help="Steps of training the scales of trit-planes; 100 help, 0 for none.")] = 0,
     embedding_bits: Annotated[
         int, typer.Option(help="Bits of the embedding and the head: 8, 4, or 16 to leave them as they are.")
@@ -80,6 +83,7 @@ def quantize(
             calibration_tokens=calibration_tokens,
             correction=correction,
             damping=damping,
+            rotation=rotation,
             tune=tune,
             embedding_bits=embedding_bits,
             device=device,

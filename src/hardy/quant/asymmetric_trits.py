@@ -15,6 +15,7 @@ import torch
 
 from hardy.errors import InputError
 from hardy.ops.feedback import Order, hessian_root, quantize_groups
+from hardy.ops.rotation import rotate
 from hardy.ops.rounding import grouped, ungrouped
 from hardy.quant.calibrated import CalibratedQuantizer, each_matrix
 
@@ -30,16 +31,18 @@ class AsymmetricTritWeight:
         scale: (..., groups, 1) float32 with float16 values of at least 0.
         offset: (..., groups, 1) float32 with float16 values.
         width: inputs; the last group of a row may be shorter.
+        rotation: of the weight that this is of, as `hardy.quant.quantizer.Quantizer` says; 0 for none.
     """
 
     trits: torch.Tensor
     scale: torch.Tensor
     offset: torch.Tensor
     width: int
+    rotation: int = 0
 
     def dequantize(self) -> torch.Tensor:
         """The weight, (..., in) float32."""
-        return ungrouped(self.trits * self.scale + self.offset, self.width)
+        return rotate(ungrouped(self.trits * self.scale + self.offset, self.width), self.rotation)
 
     @property
     def bits(self) -> int:

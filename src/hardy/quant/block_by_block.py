@@ -123,7 +123,7 @@ class BlockByBlock:
                         for site in here[block]:
                             weight = ledger.read(site)
                             method.check_row(site, weight)
-                            stored, facts = method.quantize(weight, site)
+                            stored, facts = method.stored(weight, site)
                             ledger.write(site, weight, stored.dequantize(), facts)
                             ledger.edits.store(site, stored)
                     done.entries = ledger.entries

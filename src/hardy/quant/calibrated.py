@@ -26,8 +26,9 @@ from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hooks.block_inputs import BlockInputs, block_inputs, block_of
 from hardy.ops.feedback import Order
+from hardy.ops.rotation import rotate
 from hardy.quant.gram import Gram, Inputs, count_calls, gather, place, recorded, stages
-from hardy.quant.quantizer import Quantizer, StoredWeight
+from hardy.quant.quantizer import Quantizer, StoredWeight, turned
 from hardy.report import Row
 from hardy.runs.progress import track
 
@@ -75,6 +76,12 @@ class CalibratedQuantizer(Quantizer):
     @abc.abstractmethod
     def quantize_for(self, weight: torch.Tensor, gram: torch.Tensor) -> tuple[StoredWeight, Mapping[str, float]]:
         """The stored form of `weight` (..., out, in) for inputs of the Gram matrix `gram` (..., in, in), and facts."""
+
+    def stored_for(self, weight: torch.Tensor, gram: torch.Tensor) -> tuple[StoredWeight, Mapping[str, float]]:
+        """What `quantize_for` gives for `weight` and its inputs, both turned by the method's `rotation`."""
+        size = self.rotation
+        found, facts = self.quantize_for(rotate(weight, size), rotate(rotate(gram, size).mT, size))
+        return turned(found, size), facts
 
     def quantize(self, weight: torch.Tensor, site: Site) -> tuple[StoredWeight, Mapping[str, float]]:
         """As `quantize_for` when nothing is known: independent inputs of equal power."""
@@ -135,7 +142,7 @@ class CalibratedQuantizer(Quantizer):
             for site in sites_here:
                 weight, gram = ledger.read(site), grams[place(site)]
                 target = weight if gram.drift is None else self._corrected(weight, gram.value, gram.drift)
-                stored, facts = self.quantize_for(target, gram.value)
+                stored, facts = self.stored_for(target, gram.value)
                 new = stored.dequantize()
                 if ledger.write(site, weight, new, facts):
                     ledger.edits.store(site, stored)

@@ -6,7 +6,7 @@ is read at 8 bits. Everything is computed in float32, keys and values are kept i
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,28 +14,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hardy import checks
-from hardy.artefacts.packing import PackedLayer
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length
 from hardy.ops import decode_step, kernels
 from hardy.ops.decode_step import BLOCK, normalized, rotated
-from hardy.ops.grid_matrix import GridMatrix, round_rows
-from hardy.ops.grid_product import grid_product
-from hardy.ops.packed_product import PackedProduct
-from hardy.ops.trit_matrix import TritMatrix
-from hardy.ops.trit_product import trit_product
-from hardy.quant.grid_linear import GridLinear
-from hardy.quant.trit_linear import TritLinear
+from hardy.quant.decoder_products import Product, Step, head_of
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
-HEAD_GROUP = 64
 CHUNK = 512
 """Tokens of a prompt that are read at a time."""
 
 _SILU, _GELU = ("silu", "swish"), ("gelu_pytorch_tanh",)
 _ROTATIONS = ("default", "linear", "llama3", "yarn")
-
-Step = Callable[[], object]
 
 
 def obstacle(model: nn.Module) -> str | None:
@@ -90,7 +80,7 @@ class Decoder:
         self._embedding, self._norm = body.embed_tokens, _Norm(body.norm)
         self.capacity = -(-capacity // BLOCK) * BLOCK
         self._layers = [_Layer(layer, self._rotation(body, layer), self.capacity) for layer in body.layers]
-        self._head_layer = _head(model, head_bits)
+        self._head_layer = head_of(model, head_bits)
         self.head = self._head_layer.words
         self.vocabulary = self._head_layer.rows
         self._position = torch.zeros(1, dtype=torch.int64)
@@ -190,68 +180,6 @@ class _Norm:
         return functools.partial(decode_step.add_rms_norm, path, residual, delta, self.weight, self.epsilon, output)
 
 
-class _Product:
-    """Linear layers that read the same input, whose outputs stand one behind the other."""
-
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        self.layers: list[Any] = list(layers)
-        self.rows = sum(_rows(layer) for layer in self.layers)
-        self.matrices = _joined(self.layers)
-        biases = [getattr(layer, "bias", None) for layer in self.layers]
-        self.bias = None
-        if self.matrices is not None and any(bias is not None for bias in biases):
-            parts = [
-                torch.zeros(_rows(layer)) if bias is None else bias.detach().float()
-                for layer, bias in zip(self.layers, biases, strict=True)
-            ]
-            self.bias = torch.cat(parts)
-
-    def product(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) float32 -> (..., rows) float32."""
-        return torch.cat([_apply(layer, x) for layer in self.layers], -1)
-
-    def steps(self, x: torch.Tensor, output: torch.Tensor) -> list[Step]:
-        if self.matrices is None:
-            return [lambda: output.copy_(self.product(x))]
-        steps: list[Step] = []
-        begin = 0
-        for matrix in self.matrices:
-            product: PackedProduct[Any] = trit_product if isinstance(matrix, TritMatrix) else grid_product
-            steps.append(product.bound(x, matrix, output[begin : begin + matrix.rows]))
-            begin += matrix.rows
-        if self.bias is not None:
-            steps.append(functools.partial(output.add_, self.bias))
-        return steps
-
-
-class _Head(_Product):
-    """The product with the vocabulary; `rounded` is a dense head in few bits."""
-
-    def __init__(self, layer: nn.Module, rounded: GridMatrix | None, words: str) -> None:
-        super().__init__([layer])
-        self.words, self._rounded = words, rounded
-        if rounded is not None:
-            bias = getattr(layer, "bias", None)
-            self.matrices, self.bias = [rounded], None if bias is None else bias.detach().float()
-
-    def product(self, x: torch.Tensor) -> torch.Tensor:
-        if self._rounded is None:
-            return super().product(x)
-        y = grid_product(x, self._rounded)
-        return y if self.bias is None else y + self.bias
-
-
-def _head(model: PreTrainedModel, bits: int | None) -> _Head:
-    layer: Any = model.get_output_embeddings()
-    if isinstance(layer, TritLinear | GridLinear):
-        return _Head(layer, None, "packed")
-    weight: Any = layer.weight
-    kind = "packed" if isinstance(layer, PackedLayer) else str(weight.dtype).removeprefix("torch.")
-    if bits is None:
-        return _Head(layer, None, kind)
-    return _Head(layer, round_rows(weight.detach(), bits, HEAD_GROUP), f"{kind}, read at {bits} bits")
-
-
 class _Layer:
     """One block: attention and the gated layers behind it."""
 
@@ -267,10 +195,10 @@ class _Layer:
             _Norm(getattr(attention, name)) if hasattr(attention, name) else None for name in ("q_norm", "k_norm")
         )
         self.silu = _activation(config) in _SILU
-        self.projections = _Product([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.output = _Product([attention.o_proj])
-        self.gates = _Product([mlp.gate_proj, mlp.up_proj])
-        self.down = _Product([mlp.down_proj])
+        self.projections = Product([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.output = Product([attention.o_proj])
+        self.gates = Product([mlp.gate_proj, mlp.up_proj])
+        self.down = Product([mlp.down_proj])
         self.before = _Norm(layer.input_layernorm)
         if hasattr(layer, "pre_feedforward_layernorm"):  # Gemma's blocks: each half has a norm in front and behind
             self.between = _Norm(layer.pre_feedforward_layernorm)
@@ -341,41 +269,6 @@ class _Layer:
         gate = nn.functional.silu(gate) if self.silu else nn.functional.gelu(gate, approximate="tanh")
         delta = self.down.product(gate * up)
         return hidden + (delta if self.after_gates is None else self.after_gates(delta))
-
-
-def _apply(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """A layer of any kind, packed, dense or wrapped, on float32 activations (..., in)."""
-    if isinstance(layer, TritLinear | GridLinear):
-        return layer(x)
-    dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), torch.float32)
-    return layer(x.to(dtype)).float()
-
-
-def _rows(layer: Any) -> int:
-    return int(layer.out_features if hasattr(layer, "out_features") else len(layer.weight))  # a tied head has a table
-
-
-def _joined(layers: Sequence[Any]) -> list[TritMatrix | GridMatrix] | None:
-    """The matrices of packed layers, as few as can be; None where a layer is not packed.
-
-    Layers whose rows are multiples of 64 become views of one matrix, so that it takes no memory of its own.
-    """
-    if not all(isinstance(layer, TritLinear | GridLinear) for layer in layers):
-        return None
-    matrices = [layer.matrix() for layer in layers]
-    kinds = {(type(m), m.width, m.group_size, m.planes) for m in matrices}
-    if len(layers) == 1 or len(kinds) > 1 or any(m.rows % 64 for m in matrices[:-1]):
-        return matrices
-    first = matrices[0]
-    whole = type(first)(
-        codes=torch.cat([m.codes for m in matrices]), scales=torch.cat([m.scales for m in matrices]),
-        rows=sum(m.rows for m in matrices), width=first.width, group_size=first.group_size, planes=first.planes,
-    )  # fmt: skip
-    begin = 0
-    for layer in layers:
-        layer.keep(whole.rows_at(begin, begin + layer.out_features))
-        begin += layer.out_features
-    return [whole]
 
 
 def _activation(config: Any) -> str:

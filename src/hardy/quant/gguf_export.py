@@ -77,6 +77,8 @@ def export_gguf(model: nn.Module, path: str | Path) -> dict[str, str]:
         raise InputError("the model has no packed trit-planes; apply TritPlanes and Pack first")
     if grids := [name for name, layer in model.named_modules() if isinstance(layer, GridLinear)]:
         raise InputError(f"{grids[0]} is on a grid; GGUF export writes trit-planes only: quantize with --planes")
+    if rotated := [name for name, layer in layers.items() if layer.rotation]:
+        raise InputError(f"{rotated[0]} takes rotated inputs, which GGUF does not know: quantize with --rotation 0")
     blocks = {name: _block(name, layer) for name, layer in layers.items()}
     planes = {
         f"{name}.weight.ptqtp{index}": (plane, "TQ2_0" if blocks[name] == BLOCK else "Q4_0")

@@ -13,9 +13,9 @@ from hardy.core.registry import register
 from hardy.errors import InputError
 from hardy.ops.grid_matrix import GridMatrix, pack, planes_of, unpack
 from hardy.ops.grid_product import grid_product
-from hardy.ops.packed_matrix import dequantize
 from hardy.ops.packing import pack_codes, unpack_codes
 from hardy.ops.plane_layout import empty_codes, row_ranges, unpack_vectors
+from hardy.ops.rotation import check_rotation
 from hardy.ops.rounding import grouped, ungrouped
 from hardy.quant.prepared_linear import PreparedLinear
 from hardy.quant.round_to_nearest import GridWeight
@@ -40,9 +40,11 @@ class GridLinear(PreparedLinear[GridMatrix]):
         bias: whether there is one.
         dtype: of the bias.
         device: where to make the tensors.
+        rotation: inputs that are turned together before the product (see `hardy.ops.rotation`); 0 for none.
     """
 
     holds = GridWeight
+    product = grid_product
 
     codes: torch.Tensor | None
     scales: torch.Tensor | None
@@ -58,8 +60,11 @@ class GridLinear(PreparedLinear[GridMatrix]):
         bias: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        rotation: int = 0,
     ) -> None:
         super().__init__()
+        check_rotation(rotation)
+        self.rotation = rotation
         self.in_features, self.out_features, self.bits_per_code = in_features, out_features, bits
         self.group_size = group_size or in_features
         self.symmetric = symmetric
@@ -82,7 +87,8 @@ class GridLinear(PreparedLinear[GridMatrix]):
         if stored.codes.ndim != 3:
             raise InputError(f"a linear layer takes a weight (out, in), got codes {tuple(stored.codes.shape)}")
         size, bits = min(stored.codes.shape[-1], stored.width), stored.bits_per_code
-        layer = cls(stored.width, len(stored.codes), bits, size, stored.symmetric, device="meta")
+        kind = (bits, size, stored.symmetric)
+        layer = cls(stored.width, len(stored.codes), *kind, device="meta", rotation=stored.rotation)
         rows = grouped(ungrouped(stored.codes, stored.width), size)
         layer.keep(pack(rows, stored.scale.squeeze(-1), stored.zero_point.squeeze(-1), stored.width, bits))
         if bias is not None:
@@ -90,7 +96,8 @@ class GridLinear(PreparedLinear[GridMatrix]):
         return layer
 
     def describe(self) -> dict[str, Any]:
-        return {"bits": self.bits_per_code, "group_size": self.group_size, "symmetric": self.symmetric}
+        kind = {"bits": self.bits_per_code, "group_size": self.group_size, "symmetric": self.symmetric}
+        return kind | self.described_rotation()
 
     def grid(self) -> GridWeight:
         """The weight as its quantizer gave it.
@@ -100,7 +107,7 @@ class GridLinear(PreparedLinear[GridMatrix]):
         """
         codes, scales, zero_points = unpack(self.matrix())
         scale, zero_point = scales.float()[..., None], zero_points.float()[..., None]
-        return GridWeight(codes, scale, zero_point, self.bits_per_code, self.in_features, self.symmetric)
+        return GridWeight(codes, scale, zero_point, self.bits_per_code, self.in_features, self.symmetric, self.rotation)
 
     def _pack(self, stored: dict[str, torch.Tensor]) -> GridMatrix:
         scales, bits, shape = stored["scales"], self.bits_per_code, (self.out_features, self.groups)
@@ -154,10 +161,6 @@ class GridLinear(PreparedLinear[GridMatrix]):
     def _row_ranges(self) -> list[tuple[int, int]]:
         return row_ranges(self.out_features, self.in_features * planes_of(self.bits_per_code))
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """The dense weight (out, in)."""
-        return dequantize(self.matrix(), dtype)
-
     @property
     def bits(self) -> int:
         """What the weight takes on disk: codes without gaps, float16 scales and zero points."""
@@ -165,17 +168,9 @@ class GridLinear(PreparedLinear[GridMatrix]):
         points = 0 if self.symmetric else groups * self.bits_per_code
         return 8 * (-(-codes // 8) + -(-points // 8)) + 16 * groups
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) -> (..., out).
-
-        Raises:
-            InputError: the last dimension is not `in_features`, or the layer's stored tensors are damaged.
-        """
-        y = grid_product(x, self.matrix())
-        return y if self.bias is None else y + self.bias.to(y.dtype)
-
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits_per_code}, "
-            f"group_size={self.group_size}, symmetric={self.symmetric}, bias={self.bias is not None}"
+            f"group_size={self.group_size}, symmetric={self.symmetric}, bias={self.bias is not None}, "
+            f"rotation={self.rotation}"
         )

@@ -92,7 +92,7 @@ class PackedEmbedding(PackedLayer):
     @classmethod
     def pack(cls, module: nn.Module, stored: Sequence[tuple[Site, StoredWeight]]) -> PackedEmbedding | None:
         scale = scale_of(module)
-        if scale is None or len(stored) != 1 or not isinstance(form := stored[0][1], GridWeight):
+        if scale is None or len(stored) != 1 or not isinstance(form := stored[0][1], GridWeight) or form.rotation:
             return None
         weight: Any = module.weight
         return cls.from_stored(form, scale, weight.dtype).train(module.training)

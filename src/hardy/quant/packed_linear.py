@@ -25,6 +25,8 @@ class PackedLinear(PackedLayer):
     in_features: int
     out_features: int
     bias: nn.Parameter | None
+    rotation: int = 0
+    """Inputs that are turned together before the product (see `hardy.ops.rotation`); 0 where none are."""
 
     @classmethod
     @abc.abstractmethod
@@ -51,6 +53,10 @@ class PackedLinear(PackedLayer):
         bias, weight = dense.bias is not None, dense.weight
         rows, width = as_matrix(module, weight).shape
         return layer(width, rows, bias=bias, dtype=weight.dtype, device=weight.device, **description)
+
+    def described_rotation(self) -> dict[str, int]:
+        """What `describe` says of it: nothing where there is none, as in files of before there was any."""
+        return {"rotation": self.rotation} if self.rotation else {}
 
     def dense(self, dtype: torch.dtype) -> nn.Linear:
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")

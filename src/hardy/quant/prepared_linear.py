@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import torch
 
 from hardy.errors import InputError
-from hardy.ops.packed_matrix import Matrix
+from hardy.ops.packed_matrix import Matrix, dequantize
+from hardy.ops.packed_product import PackedProduct
+from hardy.ops.rotation import rotate
 from hardy.quant.packed_linear import PackedLinear
 
 
@@ -22,8 +24,26 @@ class PreparedLinear(PackedLinear, Generic[Matrix]):
     """
 
     stored_names: tuple[str, ...]
+    product: ClassVar[PackedProduct[Any]]
+    """Of activations with its kind of matrix."""
+
     codes_in_memory: torch.Tensor | None
     scale_bits: torch.Tensor | None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in) -> (..., out).
+
+        Raises:
+            InputError: the last dimension is not `in_features`, or the layer's stored tensors are damaged.
+        """
+        y = self.product(rotate(x, self.rotation), self.matrix()).to(x.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The dense weight (out, in), computed in float32."""
+        if not self.rotation:
+            return dequantize(self.matrix(), dtype)
+        return rotate(dequantize(self.matrix()), self.rotation).to(dtype)
 
     @abc.abstractmethod
     def _pack(self, stored: dict[str, torch.Tensor]) -> Matrix:

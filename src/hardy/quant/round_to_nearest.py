@@ -12,6 +12,7 @@ import torch
 
 from hardy.core.selection import Site
 from hardy.errors import InputError
+from hardy.ops.rotation import rotate
 from hardy.ops.rounding import FLOAT16_SMALLEST, grouped, round_to_grid, symmetric_grid, ungrouped, uniform_grid
 from hardy.quant.quantizer import Quantizer
 
@@ -42,6 +43,7 @@ class GridWeight:
         bits_per_code: 2 to 8.
         width: inputs; the last group of a row may be shorter.
         symmetric: whether the zero point is the middle code everywhere, and so not stored.
+        rotation: of the weight that this is of, as `hardy.quant.quantizer.Quantizer` says; 0 for none.
     """
 
     codes: torch.Tensor
@@ -50,25 +52,28 @@ class GridWeight:
     bits_per_code: int
     width: int
     symmetric: bool
+    rotation: int = 0
 
     def dequantize(self) -> torch.Tensor:
         """The weight, (..., in) float32."""
-        return ungrouped((self.codes - self.zero_point) * self.scale, self.width)
+        return rotate(ungrouped((self.codes - self.zero_point) * self.scale, self.width), self.rotation)
 
     def joined(self, others: "Sequence[GridWeight]") -> "GridWeight | None":
         """This weight (out, in) and the rows of others below it; None if they do not agree in bits and groups."""
         every = [self, *others]
-        kinds = {(part.bits_per_code, *part.codes.shape[1:], part.width, part.symmetric) for part in every}
+        kinds = {
+            (part.bits_per_code, *part.codes.shape[1:], part.width, part.symmetric, part.rotation) for part in every
+        }
         if len(kinds) > 1:
             return None
         parts = [[part.codes, part.scale, part.zero_point] for part in every]
         codes, scale, zero_point = (torch.cat(kind) for kind in zip(*parts, strict=True))
-        return GridWeight(codes, scale, zero_point, self.bits_per_code, self.width, self.symmetric)
+        return GridWeight(codes, scale, zero_point, self.bits_per_code, self.width, self.symmetric, self.rotation)
 
     def expert(self, index: int) -> "GridWeight":
         """One matrix (out, in) of a stack (experts, out, in)."""
         parts = (self.codes[index], self.scale[index], self.zero_point[index])
-        return GridWeight(*parts, self.bits_per_code, self.width, self.symmetric)
+        return GridWeight(*parts, self.bits_per_code, self.width, self.symmetric, self.rotation)
 
     @property
     def bits(self) -> int:

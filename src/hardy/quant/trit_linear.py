@@ -12,9 +12,9 @@ from torch import nn
 
 from hardy.core.registry import register
 from hardy.errors import InputError
-from hardy.ops.packed_matrix import dequantize
 from hardy.ops.packing import pack_trits, unpack_trits
 from hardy.ops.plane_layout import empty_codes, row_ranges
+from hardy.ops.rotation import check_rotation
 from hardy.ops.rounding import grouped
 from hardy.ops.trit_matrix import TritMatrix, float16_exactly, pack, row_scales, unpack
 from hardy.ops.trit_product import trit_product
@@ -42,9 +42,11 @@ class TritLinear(PreparedLinear[TritMatrix]):
         bias: whether there is one.
         dtype: of the bias.
         device: where to make the tensors.
+        rotation: inputs that are turned together before the product (see `hardy.ops.rotation`); 0 for none.
     """
 
     holds = TritWeight
+    product = trit_product
     stored_names = ("trits", "scales")
 
     trits: torch.Tensor | None
@@ -59,8 +61,11 @@ class TritLinear(PreparedLinear[TritMatrix]):
         bias: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        rotation: int = 0,
     ) -> None:
         super().__init__()
+        check_rotation(rotation)
+        self.rotation = rotation
         self.in_features = in_features
         self.out_features = out_features
         self.planes = planes
@@ -83,6 +88,7 @@ class TritLinear(PreparedLinear[TritMatrix]):
         width: int,
         bias: torch.Tensor | None = None,
         dtype: torch.dtype | None = None,
+        rotation: int = 0,
     ) -> "TritLinear":
         """The layer of what `hardy.quant.trit_planes.fit` found.
 
@@ -92,6 +98,7 @@ class TritLinear(PreparedLinear[TritMatrix]):
             width: input features, without the last group's padding.
             bias: (out,).
             dtype: of the bias; its own if None.
+            rotation: of the layer's input.
 
         Raises:
             InputError: shapes do not fit together, a trit is none, or a scale is no float16 number.
@@ -99,7 +106,8 @@ class TritLinear(PreparedLinear[TritMatrix]):
         matrix = pack(trits, scales, width)
         if bias is not None and bias.shape != (matrix.rows,):
             raise InputError(f"bias must be ({matrix.rows},), got {tuple(bias.shape)}")
-        layer = cls(width, matrix.rows, matrix.planes, matrix.group_size, bias is not None, dtype=dtype, device="meta")
+        sizes = (width, matrix.rows, matrix.planes, matrix.group_size)
+        layer = cls(*sizes, bias is not None, dtype=dtype, device="meta", rotation=rotation)
         layer.keep(matrix)
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().to(dtype=dtype or bias.dtype, copy=True))
@@ -107,19 +115,10 @@ class TritLinear(PreparedLinear[TritMatrix]):
 
     @classmethod
     def from_stored(cls, stored: TritWeight, bias: torch.Tensor | None) -> "TritLinear":
-        return cls.from_trits(stored.trits, stored.scales, stored.width, bias)
+        return cls.from_trits(stored.trits, stored.scales, stored.width, bias, rotation=stored.rotation)
 
     def describe(self) -> dict[str, Any]:
-        return {"planes": self.planes, "group_size": self.group_size}
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) -> (..., out).
-
-        Raises:
-            InputError: the last dimension is not `in_features`, or the layer's stored tensors are damaged.
-        """
-        y = trit_product(x, self.matrix())
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        return {"planes": self.planes, "group_size": self.group_size, **self.described_rotation()}
 
     def _pack(self, stored: dict[str, torch.Tensor]) -> TritMatrix:
         trits, scales = stored["trits"], stored["scales"]
@@ -163,10 +162,6 @@ class TritLinear(PreparedLinear[TritMatrix]):
             planes=self.planes,
         )
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """The dense weight (out, in), summed over the planes in float32."""
-        return dequantize(self.matrix(), dtype)
-
     @property
     def bits(self) -> int:
         """What the weight takes on disk: trits five to a byte and float16 scales."""
@@ -182,7 +177,7 @@ class TritLinear(PreparedLinear[TritMatrix]):
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, planes={self.planes}, "
-            f"group_size={self.group_size}, bias={self.bias is not None}"
+            f"group_size={self.group_size}, bias={self.bias is not None}, rotation={self.rotation}"
         )
 
     def _stored_shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -15,6 +15,7 @@ import torch
 
 from hardy.core.selection import Site
 from hardy.errors import InputError
+from hardy.ops.rotation import rotate
 from hardy.ops.rounding import grouped, ungrouped
 from hardy.ops.trits import Start, fit_trits
 from hardy.quant.quantizer import Quantizer
@@ -59,29 +60,32 @@ class TritWeight:
         scales: (planes, ..., groups, 1) float32 with float16 values of at least 0.
         width: inputs; the last group of a row may be shorter.
         converged: (..., groups), whether the fit came to rest in each group.
+        rotation: of the weight that this is of, as `hardy.quant.quantizer.Quantizer` says; 0 for none.
     """
 
     trits: torch.Tensor
     scales: torch.Tensor
     width: int
     converged: torch.Tensor
+    rotation: int = 0
 
     def dequantize(self) -> torch.Tensor:
         """The weight, (..., in) float32."""
-        return ungrouped((self.trits * self.scales).sum(0), self.width)
+        return rotate(ungrouped((self.trits * self.scales).sum(0), self.width), self.rotation)
 
     def joined(self, others: "Sequence[TritWeight]") -> "TritWeight | None":
         """This weight (out, in) and the rows of others below it; None if they do not agree in planes and groups."""
         every = [self, *others]
-        if len({(len(part.trits), *part.trits.shape[2:], part.width) for part in every}) > 1:
+        if len({(len(part.trits), *part.trits.shape[2:], part.width, part.rotation) for part in every}) > 1:
             return None
         parts = [[part.trits, part.scales, part.converged] for part in every]
         trits, scales, converged = (list(kind) for kind in zip(*parts, strict=True))
-        return TritWeight(torch.cat(trits, 1), torch.cat(scales, 1), self.width, torch.cat(converged))
+        return TritWeight(torch.cat(trits, 1), torch.cat(scales, 1), self.width, torch.cat(converged), self.rotation)
 
     def expert(self, index: int) -> "TritWeight":
         """One matrix (out, in) of a stack (experts, out, in)."""
-        return TritWeight(self.trits[:, index], self.scales[:, index], self.width, self.converged[index])
+        parts = (self.trits[:, index], self.scales[:, index], self.width, self.converged[index])
+        return TritWeight(*parts, self.rotation)
 
     @property
     def bits(self) -> int:

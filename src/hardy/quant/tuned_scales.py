@@ -24,6 +24,7 @@ from hardy.core.roles import as_matrix, is_linear, is_transposed, role_of
 from hardy.core.selection import Site, all_sites
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
+from hardy.ops.rotation import rotate
 from hardy.ops.rounding import float16_scale, ungrouped
 from hardy.quant.trit_planes import TritWeight
 from hardy.report import Row
@@ -86,7 +87,7 @@ class TunedScales(Method):
             found = {name: value.to(_parameter(model, name).dtype) for name, value in norms.items()}
             for site in sites:
                 form, module = forms[site.name], model.get_submodule(site.module)
-                weight = _Dequantized.apply(form.trits, scales[site.name], form.width)
+                weight = _Dequantized.apply(form.trits, scales[site.name], form.width, form.rotation)
                 weight = weight.to(before[site.name].dtype)
                 found[f"{site.module}.{site.parameter}"] = weight.mT if is_transposed(module) else weight
             return found
@@ -193,14 +194,15 @@ class _Dequantized(torch.autograd.Function):
     """`TritWeight.dequantize` with a gradient for the scales, which keeps nothing but the trits."""
 
     @staticmethod
-    def forward(ctx: Any, trits: torch.Tensor, scales: torch.Tensor, width: int) -> torch.Tensor:
+    def forward(ctx: Any, trits: torch.Tensor, scales: torch.Tensor, width: int, rotation: int) -> torch.Tensor:
         ctx.save_for_backward(trits)
-        return ungrouped((trits * scales).sum(0), width)
+        ctx.rotation = rotation
+        return rotate(ungrouped((trits * scales).sum(0), width), rotation)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (trits,) = ctx.saved_tensors
         (gradient,) = gradients
         *rows, groups, size = trits.shape[1:]
-        padded = nn.functional.pad(gradient.float(), (0, groups * size - gradient.shape[-1]))
-        return None, (trits * padded.view(*rows, groups, size)).sum(-1, keepdim=True), None
+        padded = nn.functional.pad(rotate(gradient.float(), ctx.rotation), (0, groups * size - gradient.shape[-1]))
+        return None, (trits * padded.view(*rows, groups, size)).sum(-1, keepdim=True), None, None

@@ -59,6 +59,9 @@ CALIBRATION = f"{OWN},{HELD_OUT}"
 DAMPING = 0.1
 """Chosen on texts that no table is judged on; `benchmarks.damping` has what it gives on those."""
 
+ROTATION = 128
+"""As many inputs as share a scale by default."""
+
 LOUD = 1.25
 """From so many times the perplexity on, it is said loudly."""
 
@@ -107,6 +110,7 @@ def quantize(
     calibration_tokens: int = 16384,
     correction: float = 0.3,
     damping: float = DAMPING,
+    rotation: int = ROTATION,
     tune: int = 0,
     embedding_bits: int = 8,
     device: str | None = None,
@@ -138,6 +142,8 @@ def quantize(
             (`hardy.quant.calibrated.CalibratedQuantizer`); with a budget, none.
         damping: how little to trust the calibration text, 0 to 1: more keeps other kinds of text better
             (`hardy.quant.calibrated.CalibratedQuantizer`, whose own is 0.01, as is usual).
+        rotation: inputs that a Hadamard matrix turns together, so that none sticks out, a power of two; 0 for none,
+            which is what the papers' methods do, and the export to GGUF needs.
         tune: steps of `TunedScales`, after trit-planes: their scales and the norms are trained on the calibration text.
             Each takes about as long as reading 4,000 tokens, and needs memory for gradients; a hundred are worth it.
         embedding_bits: 8, 4, or 16 to leave them as they are: of the embedding, and of the head, which are most of a
@@ -163,7 +169,8 @@ def quantize(
     steps = levels(bits, planes, group_size, bool(sources))
     trust: dict[str, Any] = {"damping": damping} | ({"correction": correction} if budget is None else {})
     steps = tuple(
-        dataclasses.replace(step, **trust) if isinstance(step, CalibratedQuantizer) else step for step in steps
+        dataclasses.replace(step, rotation=rotation, **(trust if isinstance(step, CalibratedQuantizer) else {}))
+        for step in steps
     )
     if (budget is None) != (len(steps) == 1):
         raise InputError(
