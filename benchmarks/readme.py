@@ -199,7 +199,7 @@ def binary_kernel() -> str:
     return of_columns(columns, rows("binary_kernel"), where={"batch": 1})
 
 
-def stream_quality() -> str:
+def stream_long() -> str:
     columns: dict[str, Cell] = {"cache": "{arm}", "MB": "{at[text=prose].cache.value:.1f}"}
     for text in ("prose", "code"):
         at = f"at[text={text}]"
@@ -207,7 +207,7 @@ def stream_quality() -> str:
             f"{text}: perplexity": f"{{{at}.perplexity.value:.2f}}",
             f"{text}: facts recalled, %": f"{{{at}.recall.value:.0%}}",
         }
-    return of_columns(columns, rows("stream-quality"), by=("arm",))
+    return of_columns(columns, rows("stream-long"), by=("arm",))
 
 
 def stream_vision() -> str:
@@ -798,7 +798,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "systems": lambda: systems.overview(""),
     **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
     "binary-kernel": binary_kernel,
-    "stream-quality": stream_quality,
+    "stream-long": functools.partial(where_measured, "stream-long", stream_long),
     "stream-vision": stream_vision,
     "stream-vision-speed": stream_vision_speed,
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},

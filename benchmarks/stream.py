@@ -4,12 +4,13 @@
     python -m benchmarks run stream-speed
     python -m benchmarks run stream-growth
 
-A real model reads 2,048 tokens of prose and of code with four planted facts, 128 at a time, and is asked for them at
-the end, when the cache has long chosen. Scorers (`--scorers all` for all of them) at the same bytes, in 16 bits and in
-4, beside random eviction, the dense cache, few bits without a budget and, with `--peers`, transformers' quantized
-caches. A fact is recalled if every digit is the most likely token. Speed: one token at a time after 1024 and 4096
-random keys, all caches in turns. Growth: greedy generation within a budget, and the store alone for 50,000 tokens.
-`--model` is the folder of a real model; by default SmolLM2-135M among those in HARDY_REAL_MODELS.
+A real model reads 512 tokens (`--tokens`) of prose and of code with four planted facts, 128 at a time, and is asked for
+them at the end, when the cache has long chosen. Scorers (`--scorers all` for all of them) at the same bytes, in 16 bits
+and in 4, beside random eviction, the dense cache, few bits without a budget and, with `--peers`, transformers'
+quantized caches; `stream-long` has all of these. A fact is recalled if every digit is the most likely token. Speed: one
+token at a time after 1024 and 4096 random keys, all caches in turns. Growth: greedy generation within a budget, and the
+store alone for 50,000 tokens. `--model` is the folder of a real model; by default SmolLM2-135M among those in
+HARDY_REAL_MODELS.
 """
 
 import copy
@@ -47,8 +48,7 @@ from hardy.stream.scorers import SCORERS
 
 PEERS = ("transformers", "optimum-quanto", "hqq", "kvpress")
 DEFAULT = "smollm2-135m"
-TOKENS, CHUNK, FACTS = 2048, 128, 4
-BUDGET_BYTES = "8MB"  # 350 tokens in 16 bits, to whose bytes every scorer is held
+CHUNK, FACTS = 128, 4
 PEER_ARMS = {"quanto, 4 bits": ("quanto", 4), "hqq, 4 bits": ("hqq", 4)}
 
 
@@ -65,14 +65,27 @@ def run(
     scorers: str = "sink-recent,random,pooled-query,snapkv",
     peers: bool = False,
     seeds: int = 1,
+    tokens: int = 512,
+    budget: str = "4MB",
     work: Path | None = None,
 ) -> Result:
+    """
+    Args:
+        part: quality, speed or growth.
+        model: folder of a real one.
+        scorers: names, with commas between them, or all.
+        peers: whether transformers' quantized caches are measured too.
+        seeds: so many streams of each text.
+        tokens: of a stream.
+        budget: to whose bytes every scorer is held; 4 MB are 170 tokens in 16 bits.
+        work: where finished arms are kept.
+    """
     found = real_models(model)
     name = DEFAULT if DEFAULT in found else next(iter(found))
     network, tokenizer = zoo.load(str(found[name]), dtype=torch.float32)
     if part == "quality":
-        chosen = arms(list(SCORERS) if scorers == "all" else scorers.split(","), peers)
-        result = quality(network, tokenizer, name, chosen, seeds, work)
+        chosen = arms(list(SCORERS) if scorers == "all" else scorers.split(","), peers, budget)
+        result = quality(network, tokenizer, name, chosen, seeds, tokens, work)
     elif part == "speed":
         result = speed(network)
     elif part == "growth":
@@ -83,24 +96,30 @@ def run(
     return dataclasses.replace(result, settings=settings)
 
 
-def arms(scorers: Sequence[str], peers: bool) -> dict[str, dict[str, Any]]:
+def arms(scorers: Sequence[str], peers: bool, budget: str) -> dict[str, dict[str, Any]]:
     """Every arm and what makes it."""
     found: dict[str, dict[str, Any]] = {"dense": {"kind": "dense"}}
     found |= {f"all, {bits} bits": {"bits": bits} for bits in (4, 2)}
     found |= {f"all, {bits} bits, rotated": {"bits": bits, "codec": "lloyd-max"} for bits in (4,)}
     for bits in (16, 4):
         for scorer in scorers:
-            found[f"{scorer}, {BUDGET_BYTES}, {bits} bits"] = {"bits": bits, "scorer": scorer, "budget": BUDGET_BYTES}
+            found[f"{scorer}, {budget}, {bits} bits"] = {"bits": bits, "scorer": scorer, "budget": budget}
     if not peers:
         return found
     return found | {arm: {"kind": backend, "bits": bits} for arm, (backend, bits) in PEER_ARMS.items()}
 
 
 def quality(
-    model: Any, tokenizer: Any, name: str, chosen: Mapping[str, Mapping[str, Any]], seeds: int, work: Path | None
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    chosen: Mapping[str, Mapping[str, Any]],
+    seeds: int,
+    tokens: int,
+    work: Path | None,
 ) -> Result:
-    streams = {f"{kind} {seed}": stream_of(tokenizer, kind, seed) for kind in TEXTS for seed in range(seeds)}
-    settings = {"model": name, "tokens": TOKENS, "chunk": CHUNK, "facts": FACTS}
+    streams = {f"{kind} {seed}": stream_of(tokenizer, kind, seed, tokens) for kind in TEXTS for seed in range(seeds)}
+    settings = {"model": name, "tokens": tokens, "chunk": CHUNK, "facts": FACTS}
     study = Study(
         name="stream", run=measure, settings=settings, subject=Shared(model, streams), out=work, workers=1
     )  # fmt: skip
@@ -137,10 +156,10 @@ def quality(
     return Result(rows=lines, settings=settings, seeds=range(seeds), notes=notes)
 
 
-def stream_of(tokenizer: Any, kind: str, seed: int) -> Stream:
+def stream_of(tokenizer: Any, kind: str, seed: int, tokens: int) -> Stream:
     ids = encode(tokenizer, text_of(kind))
-    start = 1 + seed * 4 * TOKENS
-    stream = planted(tokenizer, ids[start : start + TOKENS - 24 * FACTS], FACTS, seed)
+    start = 1 + seed * 4 * tokens
+    stream = planted(tokenizer, ids[start : start + tokens - 24 * FACTS], FACTS, seed)
     begin = ids[:1] if tokenizer.bos_token_id is not None else ids[:0]
     return Stream(torch.cat([begin, stream.ids]), stream.questions)
 

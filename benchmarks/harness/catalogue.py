@@ -52,7 +52,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "steering_survival": ("steering_survival", {}),
     "steering_survival-smollm2": ("steering_survival", {"model": "smollm2-135m", "seeds": 2}),
     "stream-growth": ("stream", {"part": "growth"}),
-    "stream-quality": ("stream", {"part": "quality", "scorers": "all", "peers": True, "seeds": 2}),
+    "stream-long": (
+        "stream",
+        {"part": "quality", "scorers": "all", "peers": True, "seeds": 2, "tokens": 1024, "budget": "6MB"},
+    ),
+    "stream-quality": ("stream", {"part": "quality"}),
     "stream-speed": ("stream", {"part": "speed"}),
     "stream-vision": ("stream_vision", {"part": "quality", "rooms": 3}),
     "stream-vision-speed": ("stream_vision", {"part": "speed"}),
