@@ -1,8 +1,8 @@
 """How far to trust calibration text: calibrated planes by their damping, on the kind of text they saw and on another.
 
-The setting of `benchmarks.real_quantizers` (4,096 tokens of the model's own samples and 4,096 of WikiText-2's
-validation text; judged on WikiText-2's test text and on Python's language reference, a kind that nothing is calibrated
-on; embedding and head at 8 bits), and of it the arm "two trit-planes, calibrated" with other dampings. A stronger
+The texts of `benchmarks.real_quantizers` ("own + prose": 4,096 tokens of the model's own samples and 4,096 of
+WikiText-2's validation text; judged on WikiText-2's test text and on Python's language reference, a kind that nothing
+is calibrated on; embedding and head at 8 bits), for two calibrated planes, corrected and not rotated. A stronger
 damping follows the error less far along directions that few tokens of the calibration text have.
 
     HARDY_REAL_MODELS=... python -m benchmarks run damping

@@ -92,7 +92,8 @@ def real_quantizers() -> str:
         "MB": "{megabytes:.1f}",
         "prose": "{perplexity_prose:.2f}",
         "reference": "{perplexity_reference:.2f}",
-        "agreement, %": "{agreement_reference:.0%}",
+        "agreement: prose, %": "{agreement_prose:.0%}",
+        "reference, %": "{agreement_reference:.0%}",
         "CPU-s/M": "{cpu_seconds_per_million:.2f}",
     }
     parts = []

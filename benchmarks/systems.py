@@ -190,12 +190,14 @@ CLAIMS: dict[str, Sequence[Claim]] = {
         ),
         *(
             Claim(
-                what=f"two planes on {title}: perplexity on WikiText and on text of a kind not calibrated on",
+                what=f"two planes on {title}: perplexity on WikiText and on Python's language reference, neither a kind calibrated on",
                 paper="-",
                 results=(record,),
                 where={"model": model},
                 ours="plain {at[two trit-planes, plain].perplexity_prose:.0f}, "
-                "{at[two trit-planes, plain].perplexity_reference:.0f}; calibrated "
+                "{at[two trit-planes, plain].perplexity_reference:.0f}; rotated "
+                "{at[two trit-planes, plain, rotated].perplexity_prose:.0f}, "
+                "{at[two trit-planes, plain, rotated].perplexity_reference:.0f}; calibrated and rotated "
                 "{at[two trit-planes, calibrated].perplexity_prose:.1f}, "
                 "{at[two trit-planes, calibrated].perplexity_reference:.1f}",
                 control="unmodified {at[unmodified].perplexity_prose:.1f}, {at[unmodified].perplexity_reference:.1f}; "
@@ -208,14 +210,14 @@ CLAIMS: dict[str, Sequence[Claim]] = {
                     "SmolLM2-135M",
                     "smollm2-135m",
                     "real_quantizers",
-                    "plain planes collapse; calibrated ahead on one text, behind on one",
+                    "plain planes collapse; calibrated and rotated ahead on both",
                 ),
-                ("Gemma 3 270M", "gemma3-270m", "real_quantizers-gemma", "plain planes collapse; calibrated ahead"),
+                ("Gemma 3 270M", "gemma3-270m", "real_quantizers-gemma", "plain planes collapse; calibrated and rotated ahead on both"),
                 (
                     "Qwen2.5-Coder 0.5B",
                     "qwen2.5-coder-0.5b",
                     "real_quantizers-qwen",
-                    "plain planes lose half; calibrated behind on both",
+                    "plain planes lose half; level on one text, behind on one",
                 ),
             )
         ),

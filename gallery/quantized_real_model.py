@@ -22,10 +22,10 @@ ARMS = {
     "two trit-planes, plain": "#8c96a3",
 }
 MODELS = {"smollm2-135m": "SmolLM2\n135M", "gemma3-270m": "Gemma 3\n270M", "qwen2.5-coder-0.5b": "Qwen2.5-Coder\n0.5B"}
-TEXTS = {"prose": "articles, the kind of text that calibrates", "reference": "a language reference, another kind"}
+TEXTS = {"prose": "articles", "reference": "a language reference"}
 
 measured = {}
-for name in ("real_quantizers", "real_quantizers-qwen"):
+for name in ("real_quantizers", "real_quantizers-gemma", "real_quantizers-qwen"):
     report = Report.from_json(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["report"])
     measured |= {
         (row.details["model"], row.condition, row.metric.removeprefix("perplexity_")): row.value
