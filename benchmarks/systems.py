@@ -190,7 +190,8 @@ CLAIMS: dict[str, Sequence[Claim]] = {
         ),
         *(
             Claim(
-                what=f"two planes on {title}: perplexity on WikiText and on Python's language reference, neither a kind calibrated on",
+                what=f"two planes on {title}: perplexity on WikiText and on Python's language reference, "
+                "neither of a kind that was calibrated on",
                 paper="-",
                 results=(record,),
                 where={"model": model},
@@ -210,9 +211,14 @@ CLAIMS: dict[str, Sequence[Claim]] = {
                     "SmolLM2-135M",
                     "smollm2-135m",
                     "real_quantizers",
-                    "plain planes collapse; calibrated and rotated ahead on both",
+                    "plain planes collapse; calibrated, rotated: ahead on both",
                 ),
-                ("Gemma 3 270M", "gemma3-270m", "real_quantizers-gemma", "plain planes collapse; calibrated and rotated ahead on both"),
+                (
+                    "Gemma 3 270M",
+                    "gemma3-270m",
+                    "real_quantizers-gemma",
+                    "plain planes collapse; calibrated, rotated: ahead on both",
+                ),
                 (
                     "Qwen2.5-Coder 0.5B",
                     "qwen2.5-coder-0.5b",
