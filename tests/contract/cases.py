@@ -105,7 +105,13 @@ def _deploy(chip: str, **fields: Any) -> Deploy:
 
 _RTN = RoundToNearest(bits=3, group_size=16)
 _TRITS = TritPlanes(planes=2, group_size=16)
-_RTN_REFUSED = {"bits": [1, 9, 4.0, True, "4"], "group_size": [0, -1, 2.5, True], "symmetric": [0, None]}
+_ROTATION_REFUSED = [-1, 12, 16.0, True]
+_RTN_REFUSED = {
+    "bits": [1, 9, 4.0, True, "4"],
+    "group_size": [0, -1, 2.5, True],
+    "rotation": _ROTATION_REFUSED,
+    "symmetric": [0, None],
+}
 
 # tiny-llama's blocks by the increase of the loss without each, on calibration text.
 _BLOCKS = Ranking(
@@ -122,6 +128,7 @@ def _layer_bits(ranking: Ranking) -> LayerBits:
 
 _CALIBRATED_REFUSED = {
     "group_size": [0, -1, 2.5, True],
+    "rotation": _ROTATION_REFUSED,
     "damping": [-0.1, 1.5, float("nan"), "0.1", True],
     "correction": [-0.1, 1.5, float("nan"), "0.1", True],
     "order": ["random", None, 1],
@@ -328,7 +335,7 @@ CASES: dict[type[Method], Case] = {
     ),
     AbsmeanTrits: Case(
         typical=AbsmeanTrits(group_size=16),
-        refused={"group_size": [0, -1, 2.5, True]},
+        refused={"group_size": [0, -1, 2.5, True], "rotation": _ROTATION_REFUSED},
         no_identity="it has one strength",
         control=AbsmeanTrits(group_size=None),
     ),
@@ -337,6 +344,7 @@ CASES: dict[type[Method], Case] = {
         refused={
             "planes": [0, 4, 2.0, True, "2"],
             "group_size": [0, -1, 2.5, True],
+            "rotation": _ROTATION_REFUSED,
             "starts": [(), ("random",), "sign", None],
             "iterations": [0, 2.5, True, None],
             "tolerance": [-1e-4, float("nan"), float("inf"), "0.1", True],

@@ -6,6 +6,7 @@ from torch import nn
 
 from hardy.core import InputError, changes
 from hardy.evaluate import batches
+from hardy.ops.rotation import rotate
 from hardy.quant import Pack, TritLinear, TritPlanes, TunedScales
 from hardy.quant.tuned_scales import _Dequantized
 from hardy.zoo import held_out_text, load
@@ -44,14 +45,15 @@ def test_the_model_comes_nearer_to_the_unmodified_one_on_text_that_it_was_not_tu
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_gradient_of_scales_is_that_of_autograd() -> None:
+@pytest.mark.parametrize("rotation", [0, 4])
+def test_the_gradient_of_scales_is_that_of_autograd(rotation: int) -> None:
     draw = torch.Generator().manual_seed(0)
     trits = torch.randint(-1, 2, (2, 3, 2, 5), generator=draw).to(torch.int8)
     scales = torch.rand((2, 3, 2, 1), generator=draw, dtype=torch.float64).requires_grad_()
     target = torch.randn((3, 8), generator=draw, dtype=torch.float64)
-    slow = ((trits * scales).sum(0).flatten(-2)[:, :8] * target).sum()
+    slow = (rotate((trits * scales).sum(0).flatten(-2)[:, :8], rotation) * target).sum()
     (expected,) = torch.autograd.grad(slow, scales)
-    (found,) = torch.autograd.grad((_Dequantized.apply(trits, scales, 8) * target).sum(), scales)
+    (found,) = torch.autograd.grad((_Dequantized.apply(trits, scales, 8, rotation) * target).sum(), scales)
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
 
 
