@@ -1,22 +1,16 @@
 """Tables and plots of shared fields, robust losses and fits for the page of fields."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.harness.record import Record, committed
-from benchmarks.harness.tables import Cell, Lines, table, values_of
+from benchmarks.harness.record import committed, rows
+from benchmarks.harness.tables import Cell, of_columns, values_of
 from hardy.report import Row
 from hardy.report.figures import Lines as Plot
 from hardy.report.figures import Series
 
 FAMILIES = ("gradient norm", "sharpness-aware", "perturbed weights")
 OF_DEVIATION = "additive, of the deviation"
-
-
-@functools.cache
-def rows(name: str) -> tuple[Row, ...]:
-    return Record.read(name).report.rows
 
 
 def minr() -> str:
@@ -123,10 +117,6 @@ def hash_grid() -> str:
 def plots() -> dict[str, Plot]:
     """By the name of the image."""
     return {"minr": minr_plot()} if "minr" in committed() else {}
-
-
-def of_columns(columns: Mapping[str, Cell], found: Sequence[Row], **lines: Any) -> str:
-    return table(tuple(columns), Lines(rows=found, cells=tuple(columns.values()), **lines))
 
 
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 import runpy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.result import Value, mean_of
 from benchmarks.harness.result import rows as measured_rows
-from benchmarks.harness.tables import Cell, Lines, table, values_of
+from benchmarks.harness.tables import Cell, Lines, of_columns, table, values_of
 from hardy.files import write_text
 from hardy.report import Row
 from hardy.report.figures import Lines as Plot
@@ -816,10 +816,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def of_columns(columns: Mapping[str, Cell], found: Sequence[Row], **lines: Any) -> str:
-    return table(tuple(columns), Lines(rows=found, cells=tuple(columns.values()), **lines))
 
 
 PLOTTED = (

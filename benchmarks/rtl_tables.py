@@ -1,20 +1,12 @@
 """Tables and plots of the RTL room's results for its page."""
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from benchmarks.harness.record import Record, committed
-from benchmarks.harness.tables import Cell, Lines, table, values_of
-from hardy.report import Row
+from benchmarks.harness.record import Record, committed, rows
+from benchmarks.harness.tables import Cell, of_columns, values_of
 from hardy.report.figures import Lines as Plot
 
 FRACTIONS = (4, 6, 8, 10, 12)
-
-
-@functools.cache
-def rows(name: str) -> tuple[Row, ...]:
-    return Record.read(name).report.rows
 
 
 def units() -> str:
@@ -31,7 +23,7 @@ def units() -> str:
             f"fJ, {bits}": f"{{{at}.energy (OpenSTA).value:,.0f}}",
             f"error, LSB, {bits}": f"{{{at}.error.value:.2g}}",
         }
-    return of_columns(columns, "rtl", by=("unit",))
+    return of_columns(columns, rows("rtl"), by=("unit",))
 
 
 def widths() -> str:
@@ -39,7 +31,7 @@ def widths() -> str:
     columns: dict[str, Cell] = {"area, µm²": "{unit}"}
     for bits in sorted(values_of("bits", rows("rtl"))):
         columns[f"{bits} bits"] = f"{{at[bits={bits}].area.value:,.0f}}"
-    return of_columns(columns, "rtl", by=("unit",))
+    return of_columns(columns, rows("rtl"), by=("unit",))
 
 
 def precisions() -> str:
@@ -58,7 +50,7 @@ def precisions() -> str:
         "of it the transform, pJ": "{energy of the transform.value:,.0f}",
         "energy of the products (OpenSTA), pJ": "{energy of the products (OpenSTA).value:,.0f}",
     }
-    return of_columns(columns, "rtl_fields")
+    return of_columns(columns, rows("rtl_fields"))
 
 
 def pictures() -> str:
@@ -73,7 +65,7 @@ def pictures() -> str:
         "to draw": "{time_to_draw.value:.1f}",
         "by": "{simulator}",
     }
-    return of_columns(columns, "rtl_verilog")
+    return of_columns(columns, rows("rtl_verilog"))
 
 
 def quality() -> str:
@@ -82,7 +74,7 @@ def quality() -> str:
     for fraction in FRACTIONS:
         at = f"at[fraction={fraction}]"
         columns[f"{fraction} bits: dB, µm²"] = f"{{{at}.psnr.value:.1f}}, {{{at}.area.value:,.0f}}"
-    return of_columns(columns, "rtl_pareto", by=("unit",), where={"fraction": FRACTIONS})
+    return of_columns(columns, rows("rtl_pareto"), by=("unit",), where={"fraction": FRACTIONS})
 
 
 def plots() -> dict[str, Plot]:
@@ -92,10 +84,6 @@ def plots() -> dict[str, Plot]:
     found = Record.read("rtl_pareto").report.figures
     names = "activations-area", "activations-energy"
     return {name: plot for name, plot in zip(names, found, strict=False) if isinstance(plot, Plot)}
-
-
-def of_columns(columns: Mapping[str, Cell], name: str, **lines: Any) -> str:
-    return table(tuple(columns), Lines(rows=rows(name), cells=tuple(columns.values()), **lines))
 
 
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {

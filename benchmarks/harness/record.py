@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -18,7 +19,7 @@ import hardy
 from benchmarks.harness import catalogue
 from hardy.errors import InputError
 from hardy.files import read_json, write_text
-from hardy.report import Report
+from hardy.report import Report, Row
 
 RESULTS = catalogue.FOLDER / "results"
 FORMAT, VERSION = "hardy-benchmark", 1
@@ -208,3 +209,9 @@ def _dumps(value: Any, indent: int = 0) -> str:
 
 def _is_row(value: Any) -> bool:
     return isinstance(value, dict) and {"metric", "condition", "value"} <= value.keys()
+
+
+@functools.cache
+def rows(name: str) -> tuple[Row, ...]:
+    """Of a committed result."""
+    return Record.read(name).report.rows

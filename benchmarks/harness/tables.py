@@ -153,3 +153,8 @@ def _row(cells: Sequence[str]) -> str:
 
 def _among(value: Any, wanted: Any) -> bool:
     return value in wanted if isinstance(wanted, tuple) else value == wanted
+
+
+def of_columns(columns: Mapping[str, Cell], found: Sequence[Row], **lines: Any) -> str:
+    """The table of `found` whose columns are named, each with its cell; `lines` as for `Lines`."""
+    return table(tuple(columns), Lines(rows=found, cells=tuple(columns.values()), **lines))

@@ -36,7 +36,7 @@ def test_is_the_product_with_the_matrix_and_its_own_inverse(width: int, size: in
 @pytest.mark.parametrize("width", [1, 64, 100, 896])
 def test_the_compiled_path_has_the_bits_of_the_reference(width: int) -> None:
     if not kernels.paths():
-        pytest.skip("the compiled kernels are not here")
+        pytest.skip("hardy's compiled kernels were not built")
     x = 1e3 * torch.randn(9, width, generator=torch.Generator().manual_seed(1))
     expected = rotate_reference(x, 128)
     assert torch.equal(rotate(x, 128), expected)
