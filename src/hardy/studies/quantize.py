@@ -295,7 +295,11 @@ def quantize(
         whole = Row(metric="bits_per_weight", condition=WHOLE, value=8 * sizes[STORED] / count)
         title = f"{subject.name}, quantized"
         rows_of_all = (*rows, *size, whole, *found.rows)
-        report = Report(title=title, rows=rows_of_all, settings=settings, notes=tuple(notes))
+        said = (
+            f"{sizes[STORED] / 1e6:.1f} MB instead of {before / 1e6:.1f}, {whole.value:.2f} bits for each weight; "
+            f"perplexity {perplexity_of(found.losses[STORED]):.4g}, {grown:.2f} times the unmodified model's."
+        )
+        report = Report(title=title, summary=(said,), rows=rows_of_all, settings=settings, notes=tuple(notes))
         report.save(folder)
         for file in sorted(Path(subject.name).glob("*processor_config.json")):  # of what makes numbers of pictures
             shutil.copy(file, folder)
