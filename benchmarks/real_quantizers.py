@@ -3,9 +3,8 @@
 Every arm quantizes the linear layers of the blocks. Embedding and head (one table where they are tied) have 8 bits in
 all arms but those that say otherwise; whatever else there is stays at 16 bits, and all of it is in the megabytes.
 Judged on WikiText-2's test text and on Python's language reference. "own + held-out" is what `hardy quantize` is
-calibrated on by default, half of it written by the model itself and half standard-library modules; here 8,192 tokens,
-of which the command takes twice as many. Neither text that is judged is of a kind that it has. "own + prose" has 4,096
-tokens of WikiText-2's validation text instead of the modules. The types of llama.cpp (ggml) are given the mean squares
+calibrated on by default: 8,192 tokens, half of them written by the model itself and half of standard-library modules.
+Neither text that is judged is of a kind that it has. "own + prose" has 4,096 tokens of WikiText-2's validation text instead of the modules. The types of llama.cpp (ggml) are given the mean squares
 of the unmodified model's inputs on "own + held-out" as importances, one type for all layers; where rows are no multiple
 of 256 their blocks run on into the next row, where llama.cpp itself takes a larger type, so their files would be larger
 than they are here. "Rotated" and "corrected" arms are as `hardy quantize` has them; the others are their papers' own.
