@@ -4,10 +4,11 @@ Every arm quantizes the linear layers of the blocks. Embedding and head (one tab
 all arms but those that say otherwise; whatever else there is stays at 16 bits, and all of it is in the megabytes.
 Judged on WikiText-2's test text and on Python's language reference. "own + held-out" is what `hardy quantize` is
 calibrated on by default: 8,192 tokens, half of them written by the model itself and half of standard-library modules.
-Neither text that is judged is of a kind that it has. "own + prose" has 4,096 tokens of WikiText-2's validation text instead of the modules. The types of llama.cpp (ggml) are given the mean squares
-of the unmodified model's inputs on "own + held-out" as importances, one type for all layers; where rows are no multiple
-of 256 their blocks run on into the next row, where llama.cpp itself takes a larger type, so their files would be larger
-than they are here. "Rotated" and "corrected" arms are as `hardy quantize` has them; the others are their papers' own.
+Neither text that is judged is of a kind that it has. "own + prose" has 4,096 tokens of WikiText-2's validation text
+instead of the modules. The types of llama.cpp (ggml) are given the mean squares of the unmodified model's inputs on
+"own + held-out" as importances, one type for all layers; where rows are no multiple of 256 their blocks run on into the
+next row, where llama.cpp itself takes a larger type, so their files would be larger than they are here. "Rotated" and
+"corrected" arms are as `hardy quantize` has them; the others are their papers' own.
 
 Agreement is the share of tokens on which the likeliest next one is the unmodified model's. With `asked` there are
 the questions of `benchmarks.questions`: the share that is answered right, and as the unmodified model does. CPU-seconds
