@@ -488,7 +488,7 @@ CASES: dict[type[Method], Case] = {
         model="tiny-moe",
     ),
     RouterCalibration: Case(
-        typical=RouterCalibration(noise=AdditiveNoise(strength=0.15, select="experts,router,attention"), seeds=(1,)),
+        typical=RouterCalibration(noise=AdditiveNoise(strength=0.4, select="experts,router,attention"), seeds=(1,)),
         refused=_GUARD_REFUSED | {"percentiles": [(5, 50), (50, 5, 95), (-1, 50, 95), (5, 50, 101), 50]},
         identity=RouterCalibration(noise=AdditiveNoise(strength=0.0, select="experts")),
         no_control="it helps where there is noise: tests/analog/test_romer.py, benchmarks/romer.py",

@@ -19,6 +19,7 @@ from hardy.core.method import Method
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hooks.blocks import blocks_of
+from hardy.hooks.caches import cache_of
 from hardy.hooks.point import Point, table
 from hardy.report import Row
 
@@ -111,7 +112,7 @@ class _Where:
         forward = functools.partial(type(self.model).forward, self.model) if self.inner is None else self.inner
         ids = kwargs.get("input_ids", args[0] if args else kwargs.get("inputs_embeds"))
         assert ids is not None
-        before = kwargs.get("past_key_values")
+        before = cache_of(kwargs)
         past = int(before.get_seq_length()) if before is not None and hasattr(before, "get_seq_length") else 0
         self.rows = self._steered(ids, kwargs.get("attention_mask"), past)
         return forward(*args, **kwargs)

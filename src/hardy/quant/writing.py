@@ -12,6 +12,7 @@ from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length
+from hardy.hooks import caches
 from hardy.quant.decoder import Decoder, obstacle
 
 CONTEXT = 2048
@@ -203,7 +204,7 @@ class _Plain:
     def read(self, ids: Sequence[int]) -> torch.Tensor:
         tokens = torch.tensor([list(ids)], device=self._model.device)
         found = self._model(tokens, use_cache=True, logits_to_keep=1, **self._cache)
-        names = ("past_key_values", "cache_params")
+        names = (*caches.NAMES, "cache_params")
         self._cache = {name: found[name] for name in names if found.get(name) is not None}
         return found.logits[0, -1].float().cpu()
 

@@ -12,6 +12,7 @@ from hardy import checks
 from hardy.core.rng import generator
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length
+from hardy.hooks.caches import cache_argument
 from hardy.report import Report, Row
 from hardy.report.figures import Lines, Series
 from hardy.runs.checkpoint import Checkpoint
@@ -139,14 +140,14 @@ class Chat:
         end = _ends(self.subject)
         logits: Any = None
         for part in ids.split(CHUNK, 1):
-            logits = model(part.to(model.device), past_key_values=self.cache, logits_to_keep=1).logits
+            logits = model(part.to(model.device), **cache_argument(model, self.cache), logits_to_keep=1).logits
         for _ in range(self.max_new_tokens):
             last = logits[0, -1].float().cpu()
             if self.temperature:
                 token = int(torch.multinomial((last / self.temperature).softmax(-1), 1, generator=chance))
             else:
                 token = int(last.argmax())
-            logits = model(torch.tensor([[token]], device=model.device), past_key_values=self.cache).logits
+            logits = model(torch.tensor([[token]], device=model.device), **cache_argument(model, self.cache)).logits
             if token in end:
                 return
             yield token

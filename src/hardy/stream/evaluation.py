@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from hardy import checks
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length, encode
+from hardy.hooks.caches import cache_argument
 from hardy.report import Report, Row
 from hardy.report.figures import Lines
 from hardy.runs.conditions import Condition, Results, curve
@@ -195,7 +196,7 @@ def streamed(
     total, count, last, most = 0.0, 0, None, 0
     begun = time.perf_counter()
     for part in ids.split(chunk, 1):
-        logits = model(part, past_key_values=cache).logits[0].float()
+        logits = model(part, **cache_argument(model, cache)).logits[0].float()
         if last is not None:
             before = torch.cat([last, logits[:-1]])
             total += float(cross_entropy(before, part[0], reduction="sum"))

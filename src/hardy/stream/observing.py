@@ -11,6 +11,7 @@ from torch import nn
 
 from hardy.errors import InputError
 from hardy.hooks import Hooks, watch
+from hardy.hooks.caches import cache_of
 from hardy.stream.attention import NAME
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def bind(model: nn.Module, cache: CompressedCache) -> Callable[[], None]:
 
     def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         cache = reference()
-        if cache is None or kwargs.get("past_key_values") is not cache:
+        if cache is None or cache_of(kwargs) is not cache:
             return
         stack = contextlib.ExitStack()
         for config in configs:
@@ -57,7 +58,7 @@ def bind(model: nn.Module, cache: CompressedCache) -> Callable[[], None]:
         running.append((stack, cache))
 
     def end(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if running and kwargs.get("past_key_values") is running[-1][1]:
+        if running and cache_of(kwargs) is running[-1][1]:
             running.pop()[0].close()
 
     handles = [

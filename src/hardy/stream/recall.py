@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from hardy.core.rng import derive
 from hardy.errors import InputError
+from hardy.hooks.caches import cache_argument
 
 PLACES = (
     "Lisbon", "Oslo", "Vienna", "Athens", "Cairo", "Lima", "Dublin", "Madrid", "Warsaw", "Prague", "Rome", "Paris",
@@ -80,6 +81,6 @@ def asked(model: Any, cache: Any, question: torch.Tensor, answer: torch.Tensor) 
     `cache` goes on with both; give it a copy.
     """
     ids = torch.cat([question, answer[:-1]])[None].to(model.device)
-    logits = model(ids, past_key_values=cache, logits_to_keep=len(answer)).logits[0].float()
+    logits = model(ids, **cache_argument(model, cache), logits_to_keep=len(answer)).logits[0].float()
     target = answer.to(logits.device)
     return bool((logits.argmax(-1) == target).all()), float(cross_entropy(logits, target))
