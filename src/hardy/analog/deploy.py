@@ -27,6 +27,7 @@ from hardy.core.selection import LINEAR, Selector, Site, select
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
+from hardy.hardware.crossbar import require_tiles
 from hardy.hardware.product import Periphery
 from hardy.hooks import run
 from hardy.hooks.block_inputs import block_inputs
@@ -125,6 +126,7 @@ class Deploy(Method):
                 except InputError as error:
                     raise InputError(f"{name} {error}") from None
         sites, unfit = self._sites(model)
+        self._require_fit(model, sites)  # before anything is programmed
         keep_adapters_digital(model, sites, edits)
         by_module: dict[str, list[Site]] = {}
         for site in sites:
@@ -142,7 +144,6 @@ class Deploy(Method):
                 read[name] = {str(site.parameter): self._stack(model, module, site) for site in group}
                 here = list(read[name].values())
             else:
-                layer_on_chip(module, name)  # refused before anything is programmed
                 arrays = [array for site in group for array in self._arrays(model, module, site)]
                 layers[name] = passes.unused[name] = on_chip(module, name, arrays, passes)
                 here = [layers[name].stored]
@@ -168,6 +169,29 @@ class Deploy(Method):
         total = tuple(map(sum, zip(*errors.values(), strict=True)))
         rows = [_row(ALL_SELECTED, *total)] + [_row(name, *values) for name, values in errors.items()]
         return rows + self._digital(model, {site.name for site in sites}, unfit)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse what `apply` would refuse of the selection and of the sizes, and program nothing.
+
+        Layers with binary weights are not looked at: what goes on arrays of them is found by `apply`.
+
+        Raises:
+            InputError: the selection matches nothing, or something that no chip takes or this one cannot.
+        """
+        if not any(hasattr(module, "as_array") for module in model.modules()):
+            self._require_fit(model, self._sites(model)[0])
+
+    def _require_fit(self, model: nn.Module, sites: list[Site]) -> None:
+        for site in sites:
+            module = model.get_submodule(site.module)
+            if hasattr(module, STORED):
+                raise InputError(f"{site.module} is on a chip already; undo that change first")
+            if not _is_read_by_its_model(module, site):
+                layer_on_chip(module, site.module)
+            if not isinstance(module, _TRANSPOSED):  # whose tiles are looked at when they are programmed
+                outputs, inputs = weight_of(model, site).shape[-2:]
+                parts = 3 if site.parameter == "in_proj_weight" else getattr(module, "groups", 1)
+                require_tiles(outputs // parts, inputs, self.chip, site.name)
 
     def _sites(self, model: nn.Module) -> tuple[list[Site], dict[str, str]]:
         """What goes on the chip; and, if nobody chose, what could not, with the reason."""
@@ -247,8 +271,6 @@ class Deploy(Method):
                 above |= {name.rpartition(".")[0]}
         for name, parameters in read.items():
             module: Any = model.get_submodule(name)
-            if hasattr(module, STORED):
-                raise InputError(f"{name} is on a chip already; undo that change first")
             entries = {key: (f"{name}.{key}", stored) for key, stored in parameters.items()}
             edits.swap(module, STORED, ReadWeights(entries, passes))
             reading = recurrent_class if isinstance(module, RECURRENT) else reading_class

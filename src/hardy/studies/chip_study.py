@@ -97,6 +97,7 @@ def simulate(
     for moment in moments.values():  # before anything long begins
         _check_time(chip, moment)
     subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
+    next(iter(methods.values())).check_model(subject.model)
     study = study_of(subject, "simulate", out=out, weights=CHIP_MEMORY, chip=chip.to_dict(), select=select)
     conditions = [unmodified()]
     if chip.has_range:

@@ -98,7 +98,7 @@ def repair(
     if by == "romer" and (select is not None or layers is not None):
         raise InputError("romer repairs all experts and routers; it takes no selection and no layers")
     chip = Chip.named(chip) if isinstance(chip, str) else chip
-    full, chip = chip, chip.without_periphery() if by == "romer" else chip
+    full, chip = chip, _chip_for(by, chip)
     select, layers = select or _DEFAULTS[by][0], layers or _DEFAULTS[by][1]
     subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
     settings: dict[str, Any] = {
@@ -109,6 +109,8 @@ def repair(
         settings |= {"rank": rank, **fit}
     study = study_of(subject, "repair", out=out, run=measure_adapted, weights=CHIP_MEMORY, **settings)
     study.open()
+    methods = _methods(subject.model, by, chip, select, layers, copies)
+    costs = _costs(subject.model, by, full, select, layers, copies, rank)
     conditions = [unmodified()]
     with tempfile.TemporaryDirectory() as temporary:
         adapters: dict[str, str] = {}
@@ -117,7 +119,7 @@ def repair(
             plain = dataclasses.replace(method, chip=None, penalty_weight=0.0)
             for name, arm in {by: method, WITHOUT_NOISE: plain}.items():
                 adapters[name] = str(trained_adapters(subject, arm, Path(out or temporary) / "adapters", **fit))
-        for name, prepared in _methods(subject.model, by, chip, select, layers, copies).items():
+        for name, prepared in methods.items():
             added = {"adapters": adapters[name]} if name in adapters else {}
             conditions.append(
                 Condition.of(
@@ -146,7 +148,7 @@ def repair(
     nothing = ("The chip took no perplexity away: there is nothing to recover.",) if lost <= 0 else ()
     report = Report(
         title=f"{subject.name}: {by} on {type(chip.device).__name__} cells",
-        rows=(*rows, *results.failures(), *_costs(subject.model, by, full, select, layers, copies, rank)),
+        rows=(*rows, *results.failures(), *costs),
         settings=dict(study.settings),
         notes=(*subject.notes, *nothing, *results.notes()),
     )
@@ -155,14 +157,29 @@ def repair(
     return report
 
 
+def check_repair(
+    model: Any, by: Repair, chip: Chip, *, select: str | None = None, layers: str | None = None, copies: int = 2,
+    **_: Any,
+) -> None:  # fmt: skip
+    """Raise the `InputError` that `repair` would for this model, chip and selection, and measure nothing."""
+    select, layers = select or _DEFAULTS[by][0], layers or _DEFAULTS[by][1]
+    _methods(model, by, _chip_for(by, chip), select, layers, copies)
+    _costs(model, by, chip, select, layers, copies, rank=1)
+
+
+def _chip_for(by: Repair, chip: Chip) -> Chip:
+    return chip.without_periphery() if by == "romer" else chip
+
+
 def _methods(
     model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int
 ) -> dict[str, Callable[[int], Method]]:
-    """The conditions, each a method for a chip instance."""
+    """The conditions, each a method for a chip instance; what the chip cannot take is refused here."""
 
     def deploy(seed: int) -> Deploy:
         return Deploy(chip=chip, seed=seed)
 
+    deploy(0).check_model(model)
     if by == "halora":
         return {NOISY: deploy, by: deploy, WITHOUT_NOISE: deploy}
     if by == "romer":
@@ -196,7 +213,10 @@ def _methods(
 def _costs(
     model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int, rank: int
 ) -> list[Row]:
-    """What the repair adds: arrays, digital multiplications per token, and bits of digital memory."""
+    """What the repair adds: arrays, digital multiplications per token, and bits of digital memory.
+
+    It is applied for that once, so what it cannot take is refused before anything is measured.
+    """
     macs = bits = arrays = 0.0
     counted = dataclasses.replace(chip, adc_bits=8)  # arrays do not depend on it
     if by == "romer":
@@ -257,6 +277,10 @@ def repairs(
     chosen = checked(subject.model, by)
     if not chosen:
         raise InputError(f"no repair was named or suits {subject.name}; there are {', '.join(get_args(Repair))}")
+    chip = options.get("chip", "reram-wan")
+    options["chip"] = Chip.named(chip) if isinstance(chip, str) else chip
+    for name in chosen:  # before the first of them is measured
+        check_repair(subject.model, name, **options)
     found = {}
     for name in chosen:
         folder = None if out is None else Path(out) / name
