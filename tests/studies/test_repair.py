@@ -69,6 +69,9 @@ def test_what_it_refuses(micro_llama: Path, text: str) -> None:
         ({"by": "romer", "layers": "0"}, "romer repairs all experts and routers"),
         ({"by": "redundancy", "copies": 0}, "copies must be an integer from 1 to 64, got 0"),
         ({"by": "redundancy", "chip": "rerm-wan"}, "no chip 'rerm-wan'"),
+        ({"by": "redundancy", "select": "embedding", "layers": None}, "matches nothing|takes whole nn.Linear"),
+        ({"by": "redundancy", "select": "norm"}, "is a LlamaRMSNorm; it takes whole nn.Linear"),
+        ({"by": "hpd", "select": "norm", "layers": "0"}, "is a LlamaRMSNorm; it takes nn.Linear"),
         ({"by": "halora", "steps": 0}, "steps must be an integer of at least 1, got 0"),
         ({"by": "halora", "rank": 0}, "rank must be an integer of at least 1, got 0"),
         ({"by": "halora", "learning_rate": -1.0}, "learning_rate must be a finite number above 0, got -1.0"),
@@ -142,6 +145,13 @@ def test_a_survival_study_takes_repairs_in(text: str, tmp_path: Path) -> None:
     options = {"plan": plan, "text": text, "tokens": 64, "window": 32, "workers": 1, "chip": "reram-wan"}
     with pytest.raises(InputError, match="there is no repair 'hdp'"):
         survival("tiny-llama", out=tmp_path / "study", repairs=("hdp",), **options)  # pyright: ignore[reportArgumentType]
+    for refused, message in (
+        ({"repairs": ("hpd",)}, "'ssm.out' matches nothing"),
+        ({"repairs": ("redundancy",), "chip": "rerm-wan"}, "no chip 'rerm-wan'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            survival("tiny-llama", out=tmp_path / "study", **{**options, **refused})  # pyright: ignore[reportArgumentType]
+    assert not list((tmp_path / "study").glob("cells/*")), "before anything was measured"
     report = survival("tiny-llama", out=tmp_path / "study", repairs=("redundancy",), **options)  # pyright: ignore[reportArgumentType]
     assert len(report.select("recovered")) == 2
     assert report.figures[-1].title == "Perplexity recovered"

@@ -23,7 +23,7 @@ from hardy.analog.reading import STORED, ReadWeights, reading_class
 from hardy.analog.recurrent import RECURRENT, recurrent_class
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Chain, Method, changes, squared_norm
-from hardy.core.selection import LINEAR, Selector, Site, select
+from hardy.core.selection import LINEAR, OWN_WEIGHTS, Selector, Site, select, with_own_weights
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
@@ -196,11 +196,11 @@ class Deploy(Method):
     def _sites(self, model: nn.Module) -> tuple[list[Site], dict[str, str]]:
         """What goes on the chip; and, if nobody chose, what could not, with the reason."""
         if self.select is not None:
-            return _with_own_weights(model, select(model, self.select, layers=self.layers)), {}
+            return with_own_weights(model, select(model, self.select, layers=self.layers)), {}
         found, sites, unfit = [], [], {}
         for pattern in (_multiplies_itself, "conv", LINEAR):  # a model may have one kind or all
             try:
-                found += _with_own_weights(model, select(model, pattern, layers=self.layers))
+                found += with_own_weights(model, select(model, pattern, layers=self.layers))
             except InputError:
                 if pattern == LINEAR and not found:
                     raise
@@ -332,25 +332,10 @@ _NO_ARRAYS = (nn.RNNCellBase, nn.Bilinear)
 """Modules that multiply with weights of their own, which stay digital."""
 
 _TRANSPOSED = tuple(kind for kind, analog in CONVOLUTIONS.items() if issubclass(analog, AnalogConvTranspose))
-_OWN_WEIGHTS = (*RECURRENT, nn.MultiheadAttention)
 
 
 def _multiplies_itself(name: str, module: nn.Module) -> bool:
-    return isinstance(module, _OWN_WEIGHTS)
-
-
-def _with_own_weights(model: nn.Module, sites: list[Site]) -> list[Site]:
-    """`sites`, with those of recurrent and attention modules as one for each matrix that they hold themselves."""
-    found = []
-    for site in sites:
-        module = model.get_submodule(site.module)
-        if site.parameter is not None or not isinstance(module, _OWN_WEIGHTS):
-            found.append(site)
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim == 2 and name.rpartition("_")[2] != "bias":
-                found.append(dataclasses.replace(site, name=f"{site.name}.{name}", parameter=name))
-    return found
+    return isinstance(module, OWN_WEIGHTS)
 
 
 def _is_read_by_its_model(module: nn.Module, site: Site) -> bool:

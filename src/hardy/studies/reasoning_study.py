@@ -252,7 +252,11 @@ def _arrays(
     rows = []
     for place, redundancy in places.items():
         with contextlib.nullcontext() if redundancy is None else redundancy.apply(model):
-            Deploy(chip=chip or counted, select=select).check_model(model)
+            try:
+                Deploy(chip=chip or counted, select=select).check_model(model)
+            except InputError as error:
+                by_role = "" if redundancy is None else "; layers that are copied are selected by role, or copies=1"
+                raise InputError(f"{error}{by_role}") from None
             value = model_cost(model, counted, select=select).value("arrays", ALL_SELECTED)
         rows.append(Row(metric="arrays", condition=place, value=value, unit="of 256 x 256"))
     return rows

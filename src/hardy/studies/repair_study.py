@@ -108,9 +108,9 @@ def repair(
     if by == "halora":
         settings |= {"rank": rank, **fit}
     study = study_of(subject, "repair", out=out, run=measure_adapted, weights=CHIP_MEMORY, **settings)
-    study.open()
     methods = _methods(subject.model, by, chip, select, layers, copies)
     costs = _costs(subject.model, by, full, select, layers, copies, rank)
+    study.open()
     conditions = [unmodified()]
     with tempfile.TemporaryDirectory() as temporary:
         adapters: dict[str, str] = {}
