@@ -34,6 +34,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise_aware-cost": ("noise_aware", {"part": "cost"}),
     "noise_aware-language": ("noise_aware", {"part": "language"}),
     "noise_aware-vision": ("noise_aware", {"part": "vision"}),
+    "noise_trained-language": ("noise_trained", {"part": "language"}),
+    "noise_trained-vision": ("noise_trained", {"part": "vision"}),
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
     "real_quantizers": ("real_quantizers", {"only": "smollm2-135m"}),
     "real_quantizers-gemma": ("real_quantizers", {"only": "gemma3-270m", "without": ABLATIONS}),

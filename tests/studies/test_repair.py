@@ -57,7 +57,9 @@ def test_the_other_repairs(model: str, by, text: str) -> None:
     assert not [note for note in report.notes if "seed" in note]
     assert math.isfinite(report.value("perplexity", by))
     assert report.value("extra_arrays", by) == 0
-    assert report.value("sram_bits", by) == {"hpd": 16 * 128 * 256, "romer": 32 * 64}[by]
+    layers = load(model)[0].config.num_hidden_layers
+    assert report.value("sram_bits", by) == {"hpd": layers * 16 * 128 * 256, "romer": 32 * 64}[by]
+    assert report.select("perplexity", "spent at random"), "a control"
 
 
 def test_what_it_refuses(micro_llama: Path, text: str) -> None:

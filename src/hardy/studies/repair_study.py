@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from torch import nn
+
 from hardy import checks
 from hardy.analog import (
     Deploy,
@@ -48,7 +50,7 @@ CONTROL = "spent at random"
 WITHOUT_NOISE = "adapters trained without noise"
 RECOVERED = "recovered"
 """Metric: the share, in per cent, of the perplexity that the chip added which a repair takes away again."""
-_DEFAULTS = {"hpd": ("ssm.out", "last"), "romer": ("", None), "redundancy": (LINEAR, "0"), "halora": (None, None)}
+_DEFAULTS = {"hpd": ("ssm.out", None), "romer": ("", None), "redundancy": (LINEAR, "0"), "halora": (None, None)}
 
 
 @renamed(seeds="n_seeds")
@@ -82,8 +84,8 @@ def repair(
             calibration text, for all chip instances; needs PEFT).
         chip: a chip, or what `Chip.named` takes.
         n_seeds: chip instances.
-        select, layers: what is split, copied or adapted, as in `hardy.core.selection.select`; by default the last
-            output projection of a state space, all matrices of the first layer, or all linear layers. Not for romer.
+        select, layers: what is split, copied or adapted, as in `hardy.core.selection.select`; by default the output
+            projections of a state space, all matrices of the first layer, or all linear layers. Not for romer.
         copies: of redundancy.
         rank, steps, learning_rate: of halora.
         text, out, tokens, window, device, dtype, backend, workers: as in `simulate`.
@@ -197,7 +199,11 @@ def _methods(
         }
     assert select is not None
     sites = selection.select(model, select, layers=layers)
-    same = [site for site in selection.select(model, select) if site.name not in {chosen.name for chosen in sites}]
+    names = {site.name for site in sites}
+    same = [site for site in selection.select(model, select) if site.name not in names]
+    if len(same) < len(sites):  # the control is spent on layers of other kinds
+        plain = [site for site in selection.select(model, LINEAR) if site.rows is None and site.name not in names]
+        same = [site for site in plain if type(model.get_submodule(site.module)) is nn.Linear]
     kind: Callable[..., Method] = HybridProjection if by == "hpd" else Redundancy
     fields: dict[str, Any] = {"layers": None} if by == "hpd" else {"layers": None, "copies": copies}
     found: dict[str, Callable[[int], Method]] = {
