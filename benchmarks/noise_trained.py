@@ -153,9 +153,7 @@ def run(*, part: str = "vision", steps: int = 0, seeds: int = 3, instances: int 
                 of = "simulator" if "simulator" in way else "additive 0.1"
                 tried[rate] = statistics.fmean(short[of])
             chosen[way] = {"rate": better(tried, key=lambda rate: tried[rate]), "tried": tried}
-            found = [
-                trainings.scored(way, seed, chosen[way]["rate"], steps, True, instances) for seed in range(seeds)
-            ]
+            found = [trainings.scored(way, seed, chosen[way]["rate"], steps, True, instances) for seed in range(seeds)]
         shown = []
         for name in ("none", "additive 0.05", "additive 0.1", "simulator"):
             of_seeds = [each[name] for each in found]

@@ -37,9 +37,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise_trained-language": ("noise_trained", {"part": "language"}),
     "noise_trained-vision": ("noise_trained", {"part": "vision"}),
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
+    **{
+        f"real_chip-{part}-{short}": ("real_chip", {"part": part, "model": model})
+        for part in ("simulate", "study", "sensitivity", "redundancy")
+        for short, model in (("smollm2", "smollm2-135m"), ("gemma3", "gemma3-270m"))
+    },
     "real_quantizers": ("real_quantizers", {"only": "smollm2-135m"}),
     "real_quantizers-gemma": ("real_quantizers", {"only": "gemma3-270m", "without": ABLATIONS}),
     "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b", "without": ABLATIONS}),
+    "real_reasoning-copies": ("real_reasoning", {"part": "copies", "levels": "0.2"}),
+    "real_reasoning-ways": ("real_reasoning", {"part": "ways"}),
     "robust": ("robust", {}),
     "robust-long": ("robust", {"steps": 1500}),
     "splat-fox-135": ("splat", {}),

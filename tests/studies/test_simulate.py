@@ -40,8 +40,8 @@ def test_perplexities_are_those_of_each_chip_instance(micro_llama: Path, text: s
         arguments = {"part": "evaluation", "method": Deploy(chip="pcm", seconds=seconds).to_dict()}
         values = [math.exp(measure(subject, arguments, seed)["loss"]) for seed in (0, 1)]
         row = report.select("perplexity", condition)[0]
-        assert row.value == pytest.approx(sum(values) / 2)
-        assert row.spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+        assert row.value == pytest.approx(math.sqrt(values[0] * values[1])), "of the mean loss"
+        assert row.spread == pytest.approx(row.value * abs(math.log(values[0] / values[1])) / 2**0.5)
         assert (row.n, row.seeds, row.baseline) == (2, (0, 1), INTACT)
     assert [figure.title for figure in report.figures] == [
         "Perplexity after programming", "Error after 1d", "What the cells conduct", "Where the energy goes",

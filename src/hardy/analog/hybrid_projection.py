@@ -20,7 +20,7 @@ from hardy.analog.modules import AnalogLayer
 from hardy.core import selection
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
-from hardy.core.selection import Selector, Site
+from hardy.core.selection import Selector
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hooks.statistics import SecondMoment, observe

@@ -81,7 +81,9 @@ def deviated(off: ArrayState, clean: torch.Tensor, noise: Any, strength: float =
     What the digits of `clean` leave over is on the last slice, whose cells count least.
     """
     weight = clean + strength * off.weight
-    parts = [_quieter(part, digit + strength * part.weight, strength) for part, digit in _with_digits(off, clean, noise)]
+    parts = [
+        _quieter(part, digit + strength * part.weight, strength) for part, digit in _with_digits(off, clean, noise)
+    ]
     if parts:
         rest = weight - torch.stack([part.weight for part in parts]).sum(0)
         parts[-1] = dataclasses.replace(parts[-1], weight=parts[-1].weight + rest)

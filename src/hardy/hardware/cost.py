@@ -239,8 +239,8 @@ def model_cost(
     """What one token (one step of a sequence, one patch of an image) costs in the matrices `select` of `model`.
 
     Of a stack of experts all are on arrays and as many work for a token as the model's configuration says. nn.LSTM, GRU
-    and RNN, and nn.MultiheadAttention, are selected by name or class, and count one product with each of their matrices,
-    in both directions where there are two; the gates, and what attention does between its projections, are digital.
+    and RNN, and nn.MultiheadAttention, are selected by name or class: they count one product with each of their
+    matrices, in both directions where there are two; gates, and what attention does between projections, are digital.
 
     Args:
         model: any module.

@@ -41,7 +41,7 @@ from hardy.runs.conditions import FAILED, Condition
 from hardy.runs.workers import Backend
 from hardy.studies.adapters import measure_adapted, trained_adapters, whole_layers
 from hardy.studies.chip_study import CHIP_MEMORY
-from hardy.studies.measure import INTACT, dense, perplexity_of, study_of, unmodified
+from hardy.studies.measure import INTACT, dense, perplexity_row, study_of, unmodified
 from hardy.zoo.subject import Source
 
 Repair = Literal["hpd", "romer", "redundancy", "halora"]
@@ -137,9 +137,9 @@ def repair(
     for each in conditions[:2]:  # unmodified, and on the chip without a repair
         results.needed(each)
     rows = [
-        row
+        dataclasses.replace(row, details={})
         for each in conditions
-        if (row := each.row(results, lambda values: perplexity_of(values["loss"]), metric="perplexity")) is not None
+        if (row := perplexity_row(each, results)) is not None
     ]
     values = {row.condition: row.value for row in rows}
     lost = values[NOISY] - values[INTACT]
