@@ -36,6 +36,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise_aware-vision": ("noise_aware", {"part": "vision"}),
     "noise_trained-language": ("noise_trained", {"part": "language"}),
     "noise_trained-vision": ("noise_trained", {"part": "vision"}),
+    "placement": ("placement", {}),
+    "placement-gemma3": ("placement", {"model": "gemma3-270m"}),
+    "placement-smollm2": ("placement", {"model": "smollm2-135m"}),
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
     **{
         f"real_chip-{part}-{short}": ("real_chip", {"part": part, "model": model})

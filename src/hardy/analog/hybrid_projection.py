@@ -221,8 +221,8 @@ class HybridProjection(Method):
         if not split:
             least = min(row.value for row in rows)
             warnings.warn(
-                f"HybridProjection leaves all {len(sites)} layers as they are: under {self.noise} the split makes their "
-                f"error {least:.3g} times as large, or more",
+                f"HybridProjection leaves all {len(sites)} layers as they are: under {self.noise} the split makes "
+                f"their error {least:.3g} times as large, or more",
                 stacklevel=4,
             )
         total = [
