@@ -63,8 +63,8 @@ NOT_MEASURED = {
     "interp-edit", "minr-100", "noise_trained-language", "noise_trained-vision", "placement", "placement-gemma3",
     "placement-smollm2", "quantize_cost", "real_chip-redundancy-gemma3", "real_chip-redundancy-smollm2",
     "real_chip-sensitivity-gemma3", "real_chip-sensitivity-smollm2", "real_chip-simulate-gemma3",
-    "real_chip-simulate-smollm2", "real_chip-study-gemma3", "real_chip-study-smollm2", "real_reasoning-copies",
-    "real_reasoning-ways", "robust-long", "splat_clones", "stream-long",
+    "real_chip-simulate-smollm2", "real_chip-study-gemma3", "real_chip-study-smollm2", "real_questions",
+    "real_reasoning-copies", "real_reasoning-ways", "robust-long", "splat_clones", "stream-long",
 }  # fmt: skip
 
 
