@@ -77,8 +77,8 @@ def expected_error(matrix: torch.Tensor, moment: torch.Tensor, noise: Noise) -> 
 
     So with scaled columns, under noise relative to the tensor, splitting pays where the crest factor of the weight,
     largest over root mean square, is above that of its left singular vectors, which is 3 to 4: where the weight has
-    outliers. Under noise relative to each output it costs as soon as outputs differ in size, and under proportional
-    noise it pays where inputs lie in directions of low gain, and never otherwise.
+    outliers. Under noise relative to each output those must be in every output, and it costs where outputs differ in
+    size. Under proportional noise it pays where inputs lie in directions of low gain, and is level elsewhere.
 
     Args:
         matrix: (out, in).
