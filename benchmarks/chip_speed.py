@@ -61,7 +61,7 @@ def forwards() -> dict[str, tuple[Callable[[], Any], str]]:
     chips = {name: Chip.preset(name) for name in PRESETS}
     chips["8-bit converters, perfect cells"] = dataclasses.replace(Chip.preset("ideal"), dac_bits=8, adc_bits=8)
     _, tokenizer = hardy.zoo.load("tiny-llama")
-    (ids,) = hardy.evaluate.batches(tokenizer, hardy.zoo.held_out_text(), window=TOKENS, tokens=TOKENS)
+    ids = torch.cat(hardy.evaluate.batches(tokenizer, hardy.zoo.held_out_text(), window=256, tokens=TOKENS))
     for name, chip in {PLAIN: None, **chips}.items():
         model, _ = hardy.zoo.load("tiny-llama")
         if chip is not None:

@@ -26,7 +26,7 @@ from hardy.core import LINEAR, Method, chain, select
 from hardy.core.units import exactly, units
 from hardy.files import read_json, write_json
 from hardy.hardware import AdditiveNoise, Chip, ProportionalNoise
-from hardy.report import Row
+from hardy.report import Report, Row
 from hardy.studies import Plan, simulate, survival
 from hardy.studies.measure import loss_on
 from hardy.zoo import Subject
@@ -128,6 +128,13 @@ def _error(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
+def of_report(report: Report, folder: str, model: str, size: dict[str, Any], seeds: Sequence[int]) -> Result:
+    """What a study found, without the place that the model was in."""
+    notes = [note.replace(folder, model) for note in report.notes]
+    settings = {**size, "summary": list(report.summary), "perplexity": "of the mean loss"}
+    return Result(rows=report.rows, settings=settings, seeds=seeds, notes=notes)
+
+
 def run(
     *, part: str = "simulate", model: str = "smollm2-135m", models: str = "", tokens: int = 512, seeds: int = 10,
     work: Path,
@@ -137,7 +144,7 @@ def run(
     if part == "simulate":
         report = simulate(folder, chip="reram-wan", times=("0", "1d"), n_seeds=seeds, out=work, workers=1, **size)
         report.print(metrics=("perplexity", "loss"))
-        return Result(rows=report.rows, seeds=range(seeds), report=report)
+        return of_report(report, folder, model, size, range(seeds))
     if part == "study":
         instances = min(seeds, 3)
         plan = Plan(
@@ -146,7 +153,7 @@ def run(
         )  # fmt: skip
         report = survival(folder, out=work, plan=plan, workers=1, **size)
         report.print(metrics=("perplexity",))
-        return Result(rows=report.rows, seeds=range(instances), report=report)
+        return of_report(report, folder, model, size, range(instances))
     kept = Kept(Subject.of(folder, **size), work)
     found, raw = sensitivity(kept) if part == "sensitivity" else redundancy(kept, seeds)
     settings = {"tokens": tokens, "loss": "mean ± standard deviation", "perplexity": "of the mean loss"}

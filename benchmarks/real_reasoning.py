@@ -80,4 +80,5 @@ def run(
     )  # fmt: skip
     report.print(metrics=("accuracy", "tokens", "unfinished"))
     settings = {"problems": problems, "summary": list(report.summary)}
-    return Result(rows=report.rows, settings=settings, seeds=range(seeds), notes=report.notes)
+    notes = [note.replace(str(folder), model) for note in report.notes]
+    return Result(rows=report.rows, settings=settings, seeds=range(seeds), notes=notes)
