@@ -17,6 +17,7 @@ from torch import nn
 
 from hardy import checks
 from hardy.analog.modules import AnalogLayer
+from hardy.analog.reading import RotatedOnChip
 from hardy.core import selection
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
@@ -121,8 +122,10 @@ class HybridLinear(nn.Module):
         self._register_state_dict_hook(_stored_as_plain)
 
     @property
-    def weight(self) -> torch.Tensor:
-        """The whole matrix, (out, in), as the array holds its part."""
+    def weight(self) -> Any:
+        """The whole matrix, (out, in), as the array holds its part; where a model reads it, what computes on arrays."""
+        if isinstance(self.array, AnalogLayer) and (read := self.array.read_on_chip) is not None:
+            return RotatedOnChip(read, self.rotation.mT * self.gain)
         array: Any = self.array.stored_weight() if isinstance(self.array, AnalogLayer) else self.array.weight
         return ((array.float() * self.gain) @ self.rotation).to(array.dtype)
 

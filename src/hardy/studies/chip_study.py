@@ -181,7 +181,7 @@ def _figures(rows: Sequence[Row], methods: dict[str, Deploy]) -> tuple[Lines, ..
     return (
         Lines(
             title="Perplexity after programming",
-            caption="Mean and standard deviation over chip instances.",
+            caption="Of the mean loss over chip instances, and its standard deviation.",
             x_label="seconds since programming",
             y_label="perplexity",
             series=(
