@@ -97,8 +97,7 @@ def repair(
         known = get_args(Repair)
         raise InputError(f"repair must be one of {', '.join(known)}, got {by!r}{near_misses(str(by), known)}")
     n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
-    if by == "romer" and (select is not None or layers is not None):
-        raise InputError("romer repairs all experts and routers; it takes no selection and no layers")
+    _check_selection(by, select, layers)
     chip = Chip.named(chip) if isinstance(chip, str) else chip
     full, chip = chip, _chip_for(by, chip)
     select, layers = select or _DEFAULTS[by][0], layers or _DEFAULTS[by][1]
@@ -169,9 +168,15 @@ def check_repair(
     **_: Any,
 ) -> None:  # fmt: skip
     """Raise the `InputError` that `repair` would for this model, chip and selection, and measure nothing."""
+    _check_selection(by, select, layers)
     select, layers = select or _DEFAULTS[by][0], layers or _DEFAULTS[by][1]
     _methods(model, by, _chip_for(by, chip), select, layers, copies)
     _costs(model, by, chip, select, layers, copies, rank=1)
+
+
+def _check_selection(by: Repair, select: str | None, layers: str | None) -> None:
+    if by == "romer" and (select is not None or layers is not None):
+        raise InputError("romer repairs all experts and routers; it takes no selection and no layers")
 
 
 def _chip_for(by: Repair, chip: Chip) -> Chip:
