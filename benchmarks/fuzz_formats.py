@@ -197,11 +197,13 @@ def _gguf(folder: Path) -> None:
     }.items():  # fmt: skip
         getattr(writer, f"add_{name}")(value)
     words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)[: config.vocab_size]
-    words[-1] = words[5] + words[6]
+    words[-2:] = words[5] + words[6], words[6] + words[7]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(words)
     writer.add_token_types([1] * len(words))
-    writer.add_token_merges([f"{words[5]} {words[6]}"])
+    writer.add_token_merges(
+        [f"{words[5]} {words[6]}", f"{words[6]} {words[7]}"]
+    )  # transformers 5.12 misreads a single one
     names = {"model.": "", "layers.": "blk.", "embed_tokens": "token_embd", "input_layernorm": "attn_norm"}
     names |= {"post_attention_layernorm": "ffn_norm", "lm_head": "output", "self_attn.o_proj": "attn_output"}
     names |= {f"self_attn.{part}_proj": f"attn_{part}" for part in "qkv"}
