@@ -35,7 +35,7 @@ RANDOM, RANDOM_PAIRS, PLAIN = "torch.randn_like", "torch.randn_like, twice", "pl
 def draws() -> dict[str, tuple[Callable[[], Any], str]]:
     """What is timed, and against what."""
     model = nn.Sequential(*[nn.Linear(SIZE, SIZE) for _ in range(LAYERS)], nn.Linear(SIZE, SIZE // 2))
-    weights = [layer.weight.detach() for layer in model]
+    weights = [parameter.detach() for parameter in model.parameters() if parameter.ndim == 2]
     cells = Chip.preset("reram-wan").without_periphery()
 
     def numbers(times: int) -> None:
@@ -45,7 +45,7 @@ def draws() -> dict[str, tuple[Callable[[], Any], str]]:
     def applied(method: Method) -> Callable[[], None]:
         return lambda: method.apply(model).undo()
 
-    everything = {"select": "linear"}
+    everything: Any = {"select": "linear"}
     return {
         RANDOM: (lambda: numbers(1), RANDOM),
         RANDOM_PAIRS: (lambda: numbers(2), RANDOM_PAIRS),
