@@ -105,8 +105,10 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
             "redundancy": redundancy,
         }.items()
     },
-    "real-reasoning-ways": ("real_reasoning-ways", functools.partial(reasoning, "ways")),
-    "real-reasoning-copies": ("real_reasoning-copies", functools.partial(reasoning, "copies")),
+    **{
+        f"real-reasoning-{part}": (f"real_reasoning-{part}", functools.partial(reasoning, part))
+        for part in ("0.1", "0.2", "copies")
+    },
     **{
         name: (name, functools.partial(placement, name))
         for name in ("placement", "placement-smollm2", "placement-gemma3")

@@ -4,13 +4,13 @@ Qwen2.5-Coder (chat) on problems that a script makes and whose answers it knows:
 that a few lines of Python print. Asked for the number alone, or for short steps first, and both after two solved
 examples. Right answers, their length in tokens, and the share without an end or a number.
 
-ways: all four ways of asking, at each strength of the noise.
+ways: all four ways of asking, at one strength of the noise after the other.
 copies: at once and in steps, with three copies of a third of the layers: shallow, middle or deep.
 
-Noise in proportion to each weight; the same ten chip instances and problems throughout, so differences are paired.
+Noise in proportion to each weight; the same chip instances and problems throughout, so differences are paired.
 It takes long on a CPU: what is measured is kept, and the same command goes on where it was stopped.
 
-    python -m benchmarks run real_reasoning-ways
+    python -m benchmarks run real_reasoning-0.1      (or -0.2)
     python -m benchmarks run real_reasoning-copies
 """
 
@@ -64,7 +64,7 @@ def write_tasks(file: Path, tokenizer: Any, count: int) -> None:
 
 def run(
     *, part: str = "ways", model: str = "qwen2.5-coder-0.5b", models: str = "", levels: str = "0.1,0.2",
-    problems: int = 12, seeds: int = 10, work: Path,
+    problems: int = 8, seeds: int = 10, work: Path,
 ) -> Result:  # fmt: skip
     folder = real_models(models)[model]
     tasks = work / "tasks.jsonl"
