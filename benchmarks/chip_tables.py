@@ -107,7 +107,7 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     },
     **{
         f"real-reasoning-{part}": (f"real_reasoning-{part}", functools.partial(reasoning, part))
-        for part in ("0.1", "0.2", "copies")
+        for part in ("mild", "strong", "copies")
     },
     **{
         name: (name, functools.partial(placement, name))

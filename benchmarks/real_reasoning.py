@@ -10,7 +10,7 @@ copies: at once and in steps, with three copies of a third of the layers: shallo
 Noise in proportion to each weight; the same chip instances and problems throughout, so differences are paired.
 It takes long on a CPU: what is measured is kept, and the same command goes on where it was stopped.
 
-    python -m benchmarks run real_reasoning-0.1      (or -0.2)
+    python -m benchmarks run real_reasoning-mild      (or -strong)
     python -m benchmarks run real_reasoning-copies
 """
 

@@ -64,7 +64,7 @@ NOT_MEASURED = {
     "placement-smollm2", "quantize_cost", "real_chip-redundancy-gemma3", "real_chip-redundancy-smollm2",
     "real_chip-sensitivity-gemma3", "real_chip-sensitivity-smollm2", "real_chip-simulate-gemma3",
     "real_chip-simulate-smollm2", "real_chip-study-gemma3", "real_chip-study-smollm2", "real_questions",
-    "real_reasoning-0.1", "real_reasoning-0.2", "real_reasoning-copies", "splat_clones", "stream-long",
+    "real_reasoning-mild", "real_reasoning-strong", "real_reasoning-copies", "splat_clones", "stream-long",
 }  # fmt: skip
 
 
