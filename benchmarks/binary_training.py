@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks.harness import Result, Value, mean_of, rows
-from benchmarks.noise_aware import DATA, ResNet20, Vision, images
+from benchmarks.noise_tasks import DATA, ResNet20, Vision, images
 from hardy.quant import Annealing, BinaryWeights
 from hardy.runs import Cell, Condition, Study
 

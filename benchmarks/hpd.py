@@ -75,7 +75,7 @@ def conditions(count: int, outputs: list[str], drawn: list[str]) -> tuple[dict[s
     splits |= {f"HPD {where}": HybridProjection(select=site, layers=None) for where, site in chosen.items()}
     for columns in ("scaled", "plain"):
         splits[f"HPD all output projections, {columns}"] = HybridProjection(layers=None, columns=columns)
-    splits["HPD last, plain"] = HybridProjection(columns="plain")
+    splits["HPD last, plain"] = HybridProjection(layers="last", columns="plain")
     splits["HPD every input and output projection, scaled"] = HybridProjection(select="ssm.in,ssm.out", layers=None)
     return chosen, splits
 

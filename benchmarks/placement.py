@@ -1,17 +1,18 @@
 """Placement: analog, copied or digital, matrix by matrix, beside other rules that spend the same energy.
 
-    python -m benchmarks run placement
-
 On tiny-llama all matrices are placed; on real models (HARDY_REAL_MODELS) those that write to the residual stream, the
-others being on the chip in no arm. The choice is made on calibration text and chip instances that do not judge.
+others being on the chip in no arm. The choice is made on calibration text and chip instances that do not judge; all
+placements are judged on the same ten instances. What is measured is kept, and the same command goes on from there.
+
+    python -m benchmarks run placement
+    python -m benchmarks run placement-smollm2      (or -gemma3)
 """
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import NotMeasuredError, Result, rows
-from benchmarks.harness.models import real_models
+from benchmarks.harness import Result, Value, real_models, rows
+from hardy import zoo
 from hardy.core.selection import LINEAR
 from hardy.studies import place
 
@@ -20,30 +21,23 @@ ENERGIES = (0.2, 0.5)
 WRITERS = "attention.o,mlp.down"
 
 
-def run(*, models: str = "", tokens: int = 512, seeds: int = 2, judged: int = 10, kept: str = "") -> Result:
-    arms: dict[str, tuple[str, str]] = {"tiny-llama": ("tiny-llama", LINEAR)}
-    notes = []
-    try:
-        arms |= {name: (str(folder), WRITERS) for name, folder in real_models(models).items()}
-    except NotMeasuredError as error:
-        notes.append(f"Only the zoo's model: {error}.")
+def run(*, model: str = "tiny-llama", models: str = "", tokens: int = 512, seeds: int = 2, judged: int = 10, work: Path,
+) -> Result:  # fmt: skip
+    real = model not in zoo.names()
+    source, select = (str(real_models(models)[model]), WRITERS) if real else (model, LINEAR)
     found: list[Any] = []
-    with tempfile.TemporaryDirectory() as temporary:
-        for name, (model, select) in arms.items():
-            for energy in ENERGIES:
-                report = place(
-                    model, chip=CHIP, energy=energy, n_seeds=seeds, n_judged=judged, select=select, tokens=tokens,
-                    window=256, out=Path(kept or temporary) / name, workers=1,
-                )  # fmt: skip
-                intact = report.value("loss", "unmodified")
-                for row in report.select("loss"):
-                    where = {"model": name, "budget": energy}
-                    facts = {"lost": row.value - intact}
-                    for metric in ("energy", "arrays"):
-                        if cost := report.select(metric, condition=row.condition):
-                            facts[metric] = cost[0].value
-                    found += rows(row.condition, where, baseline="unmodified", **facts)
-                    print(name, energy, row.condition, facts, flush=True)
-    return Result(
-        rows=found, settings={"chip": CHIP, "tokens": tokens, "judged": judged}, seeds=range(seeds), notes=tuple(notes)
-    )
+    for energy in ENERGIES:  # one study: what a matrix alone costs is measured once
+        report = place(
+            source, chip=CHIP, energy=energy, n_seeds=seeds, n_judged=judged, select=select, tokens=tokens, window=256,
+            out=work / "study", workers=1,
+        )  # fmt: skip
+        intact = report.value("loss", "unmodified")
+        for row in report.select("loss"):
+            facts: dict[str, Any] = {"lost": Value(row.value - intact, "nats/token", row.spread, row.n)}
+            for metric in ("energy", "arrays", "digital_matrices", "copied_matrices"):
+                if of_placement := report.select(metric, condition=row.condition):
+                    facts[metric] = of_placement[0].value
+            details = {"model": model, "budget": energy}
+            found += rows(row.condition, details, seeds=row.seeds, baseline="unmodified", **facts)
+            print(f"{energy}: {row.condition}: {row.value - intact:+.4f}", flush=True)
+    return Result(rows=found, settings={"chip": CHIP, "tokens": tokens, "judged": judged}, seeds=range(seeds))

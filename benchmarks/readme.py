@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import field_tables, panels, rooms, rtl_tables, systems, trust_tables
+from benchmarks import chip_tables, field_tables, panels, rooms, rtl_tables, systems, trust_tables
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.result import Value, mean_of
@@ -823,6 +823,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     **{name: functools.partial(where_measured, needed, block) for name, (needed, block) in rtl_tables.BLOCKS.items()},
     **{name: functools.partial(where_measured, *block) for name, block in trust_tables.BLOCKS.items()},
+    **{name: functools.partial(where_measured, *block) for name, block in chip_tables.BLOCKS.items()},
     **{name: functools.partial(where_measured, *block) for name, block in field_tables.BLOCKS.items()},
     "trust-versions": trust_tables.versions,
     "teach-random": functools.partial(where_measured, "teach_table", teach_random),

@@ -34,7 +34,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise_aware-cost": ("noise_aware", {"part": "cost"}),
     "noise_aware-language": ("noise_aware", {"part": "language"}),
     "noise_aware-vision": ("noise_aware", {"part": "vision"}),
+    "noise_trained-language": ("noise_trained", {"part": "language"}),
+    "noise_trained-vision": ("noise_trained", {"part": "vision"}),
+    "placement": ("placement", {}),
+    "placement-gemma3": ("placement", {"model": "gemma3-270m"}),
+    "placement-smollm2": ("placement", {"model": "smollm2-135m"}),
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
+    **{
+        f"real_chip-{part}-{short}": ("real_chip", {"part": part, "model": model})
+        for part in ("simulate", "study", "sensitivity", "redundancy")
+        for short, model in (("smollm2", "smollm2-135m"), ("gemma3", "gemma3-270m"))
+    },
     "real_quantizers": ("real_quantizers", {"only": "smollm2-135m"}),
     "real_quantizers-gemma": ("real_quantizers", {"only": "gemma3-270m", "without": ABLATIONS}),
     "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b", "without": ABLATIONS}),
@@ -48,6 +58,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "llama.cpp Q3_K; llama.cpp Q4_K",
         },
     ),
+    "real_reasoning-mild": ("real_reasoning", {"levels": "0.1"}),
+    "real_reasoning-strong": ("real_reasoning", {"levels": "0.2"}),
+    "real_reasoning-copies": ("real_reasoning", {"part": "copies", "levels": "0.2", "seeds": 8}),
     "robust": ("robust", {}),
     "robust-long": ("robust", {"steps": 1500}),
     "splat-fox-135": ("splat", {}),

@@ -292,6 +292,20 @@ def test_mamba_reads_the_weight_of_its_time_step(ids: torch.Tensor) -> None:
         torch.testing.assert_close(model(ids).logits, clean, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("repair", [Redundancy(select="ssm.dt"), HybridProjection(select="ssm.dt")], ids=str)
+def test_what_is_read_instead_of_called_is_on_arrays_in_copies_and_in_two_steps_too(repair, ids: torch.Tensor) -> None:
+    model = build("mamba")
+    clean = model(ids).logits.detach()
+    with repair.apply(model):
+        with Deploy(chip=COARSE, select="ssm.dt").apply(model, [ids]):
+            assert not torch.equal(model(ids).logits, clean)
+            converted = {row.condition for row in clipping(model).select("clipped_outputs")}
+            assert len(converted) == 1 + 2 * (2 if isinstance(repair, Redundancy) else 1)
+        fine = dataclasses.replace(COARSE, dac_bits=16, adc_bits=16)
+        with Deploy(chip=fine, select="ssm.dt").apply(model, [ids]):
+            torch.testing.assert_close(model(ids).logits, clean, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("chip", ["pcm-foundation", "reram-wan", COARSE, CELLS, SLICED], ids=str)
 def test_a_stored_model_comes_back_on_its_chip(chip: Any, ids: torch.Tensor, tmp_path: Path) -> None:
     model = build("llama")

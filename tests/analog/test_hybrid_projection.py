@@ -1,14 +1,12 @@
 """HPD: the split is exact, its error law holds, and it helps or hurts where the derivation says so."""
 
-import warnings
-
 import pytest
 import torch
 from models import build
 from torch import nn
 
 from hardy.analog import AnalogLinear, Deploy, HybridProjection
-from hardy.analog.hybrid_projection import HybridLinear, decompose
+from hardy.analog.hybrid_projection import HybridLinear, decompose, expected_error
 from hardy.errors import InputError
 from hardy.hardware import AdditiveNoise, Chip, ProportionalNoise
 from hardy.hardware.device import ProportionalDevice
@@ -90,7 +88,7 @@ def test_where_it_helps_and_where_it_hurts(kind, columns, alike, low_gain) -> No
 def test_only_the_rotated_part_goes_on_arrays(ids: torch.Tensor) -> None:
     model = build("mamba")
     before = model(ids).logits
-    HybridProjection().apply(model)
+    HybridProjection(layers="last").apply(model)
     torch.testing.assert_close(model(ids).logits, before, atol=1e-5, rtol=1e-5)
     layer = model.get_submodule("backbone.layers.1.mixer.out_proj")
     assert isinstance(layer, HybridLinear)
@@ -134,23 +132,42 @@ def test_moving_the_model_keeps_the_rotation_in_float32() -> None:
     assert model(torch.ones(2, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
-def test_it_warns_where_the_noise_makes_it_worse() -> None:
-    layer = nn.Sequential(nn.Linear(256, 256, bias=False))
-    layer[0].weight.data = _power_law(256)[0]
+def test_a_layer_is_split_only_where_the_noise_makes_that_pay() -> None:
+    model = nn.Sequential(nn.Linear(256, 256, bias=False), nn.Linear(256, 256, bias=False))
+    model[0].weight.data = _power_law(256)[0]
+    signs = torch.randint(2, (256, 256), generator=torch.Generator().manual_seed(0))
+    model[1].weight.data = 2.0 * signs - 1  # no weight is larger than the others
 
-    def apply(**fields) -> float:
-        with HybridProjection(select="0", layers=None, **fields).apply(layer) as change:
-            return change.report.value("error_ratio", "0")
+    def apply(**fields) -> list[float]:
+        with HybridProjection(select="linear", **fields).apply(model) as change:
+            ratios = [change.report.value("error_ratio", name) for name in "01"]
+            assert [isinstance(layer, HybridLinear) for layer in model] == [ratio < 1 for ratio in ratios]
+            assert change.report.value("split_layers", "all selected weights") == sum(ratio < 1 for ratio in ratios)
+        return ratios
 
-    harmful = AdditiveNoise(strength=0.02, relative_to="tensor-absmax")
-    with pytest.warns(UserWarning, match=r"error of 0 .* under AdditiveNoise\(strength=0.02"):
-        assert apply(columns="plain", noise=harmful) > 2
-    with pytest.warns(UserWarning, match="under Deploy"):
+    for_tensor = AdditiveNoise(strength=0.02, relative_to="tensor-absmax")
+    first, second = apply(noise=for_tensor)
+    assert first < 0.7
+    assert second > 1.5
+    with pytest.warns(UserWarning, match=r"leaves all 2 layers as they are: under AdditiveNoise\(strength=0.02"):
+        assert min(apply(columns="plain", noise=for_tensor)) > 1.5
+    with pytest.warns(UserWarning, match=r"under Deploy.* times as large, or more"):
         apply(columns="plain", noise=Deploy(chip="reram-wan"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert apply(noise=harmful) < 1
-        assert apply(columns="plain", noise=ProportionalNoise(strength=0.1)) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["proportional", "tensor", "row", "absolute"])
+@pytest.mark.parametrize("columns", ["scaled", "plain"])
+def test_the_law_of_the_error_is_what_draws_give(kind, columns) -> None:
+    weight, x, low = _power_law(48)
+    array, gain, rotation = decompose(weight, columns=columns)
+    law = {"row": "output"}.get(kind, kind)
+    strength = {"proportional": 0.1, "absolute": 0.002}.get(kind, 0.02)
+    random = torch.Generator().manual_seed(3)
+    for inputs in (x[:, :40], low[:, :40]):
+        for matrix, u in ((weight, inputs), (array, gain[:, None] * (rotation @ inputs))):
+            drawn = [(_noise(kind, matrix, random) @ u).square().sum() / u.shape[1] for _ in range(600)]
+            expected = strength**2 * expected_error(matrix, u @ u.T / u.shape[1], law)
+            assert torch.stack(drawn).mean().item() == pytest.approx(expected, rel=0.1)
 
 
 def test_calibration_data_shows_what_low_gain_inputs_gain() -> None:

@@ -13,11 +13,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from hardy.analog import AnalogLinear, Deploy, NoiseAware, drift
+from hardy.analog.noisy_forward import deviated, deviation
 from hardy.core import InputError, changes, derive, generator
 from hardy.hardware import PCM, AdditiveDevice, AdditiveNoise, Chip, LogNormalNoise, ProportionalNoise
+from hardy.hardware.crossbar import digits_of, program_matrix
 
 CELLS = Chip.preset("pcm").without_periphery()
 READ = dataclasses.replace(Chip.preset("pcm"), dac_bits=None, adc_bits=None)
+SLICED = dataclasses.replace(Chip.preset("pcm"), cell_levels=16, weight_slices=2, input_slice_bits=2, adc="ramp")
 FIVE_PERCENT = AdditiveNoise(strength=0.05)
 
 
@@ -123,7 +126,7 @@ def test_straight_through_is_right_on_average_for_noise_that_does_not_depend_on_
     assert not torch.allclose(dropped, gradients(other, x)[1]), "with noise that does, a term is dropped"
 
 
-@pytest.mark.parametrize("chip", ["pcm", "reram-wan", CELLS], ids=str)
+@pytest.mark.parametrize("chip", ["pcm", "reram-wan", CELLS, SLICED, SLICED.without_periphery()], ids=str)
 @pytest.mark.parametrize("kind", ["linear", "conv1d", "fused", "conv"])
 def test_training_computes_what_deploy_would(
     kind: str, chip: Chip | str, ids: torch.Tensor, images: torch.Tensor
@@ -244,6 +247,38 @@ def test_between_draws_the_deviation_stays_while_the_weight_moves(x: torch.Tenso
     with torch.no_grad():
         model[0].weight += 1
     torch.testing.assert_close(model(x).detach(), before + x.sum(1, keepdim=True))
+
+
+def test_every_slice_keeps_its_own_deviation_while_the_weight_moves_and_the_noise_grows() -> None:
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 12, generator=random)
+    chip = dataclasses.replace(SLICED, tile_rows=4, weight_range="tile")
+    held = program_matrix(weight, chip, seed=1, site="x")
+    digits = [digit for digit, _ in digits_of(weight, held.scale, chip)]
+    off = deviation(held, weight, chip)
+    for part, slice_of, digit in zip(off.slices, held.slices, digits, strict=True):
+        torch.testing.assert_close(part.weight + digit, slice_of.weight)
+    half = deviated(off, weight, chip, 0.5)
+    torch.testing.assert_close(half.weight, weight + 0.5 * (held.weight - weight))
+    torch.testing.assert_close(half.slices[0].weight, digits[0] + 0.5 * (held.slices[0].weight - digits[0]))
+    assert held.slices[1].read_variance is not None
+    torch.testing.assert_close(half.slices[1].read_variance, held.slices[1].read_variance / 4)
+    moved = weight + 0.01 * torch.randn(5, 12, generator=random)
+    again = deviated(off, moved, chip)
+    torch.testing.assert_close(again.weight - moved, held.weight - weight, atol=1e-6, rtol=1e-5)
+    for state in (half, again):
+        torch.testing.assert_close(sum(part.weight for part in state.slices), state.weight)
+
+
+def test_a_weight_of_several_cells_is_trained(x: torch.Tensor) -> None:
+    model = seeded(mlp).train()
+    NoiseAware(chip=SLICED, select="linear", resample=2, warmup_steps=3).apply(model)
+    outputs = []
+    for _ in range(4):
+        outputs.append(model(x))
+        outputs[-1].square().sum().backward()
+    assert all(bool(parameter.grad.abs().sum() > 0) for parameter in model.parameters())  # pyright: ignore[reportOptionalMemberAccess]
+    assert len({output.sum().item() for output in outputs}) == 4, "reads and strength differ"
 
 
 def test_every_sample_meets_a_chip_of_its_own() -> None:

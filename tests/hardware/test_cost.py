@@ -168,6 +168,29 @@ def test_a_transposed_convolution_takes_a_position_and_gives_a_patch() -> None:
     assert report.value("energy", "digital") == pytest.approx(1.5 * 4 * 2 * 3 * 9)
 
 
+def test_recurrent_layers_and_attention_are_counted_matrix_by_matrix() -> None:
+    lstm = nn.LSTM(20, 30, num_layers=2, bidirectional=True, proj_size=10)
+    report = model_cost(nn.Sequential(lstm), CHIP, select="0")
+    assert {row.condition for row in report.select("energy")} == {
+        "all selected weights", "digital", *(f"0.{name}" for name, p in lstm.named_parameters() if p.ndim == 2),
+    }  # fmt: skip
+    expected = matrix_cost(20, 120, CHIP).energy + matrix_cost(10, 120, CHIP).energy + matrix_cost(30, 10, CHIP).energy
+    first = sum(report.value("energy", f"0.weight_{part}_l0_reverse") for part in ("ih", "hh", "hr"))
+    assert first == pytest.approx(expected)
+    attention = nn.Sequential(nn.MultiheadAttention(16, 2))
+    report = model_cost(attention, CHIP, select=nn.MultiheadAttention)
+    assert report.value("arrays", "0.in_proj_weight") == 3
+    assert report.value("energy", "0.in_proj_weight") == pytest.approx(3 * matrix_cost(16, 16, CHIP).energy)
+    assert report.value("energy", "digital") == pytest.approx(1.5 * 3 * 16 * 16)
+
+
+def test_what_is_multiplied_and_not_counted_is_said() -> None:
+    model = nn.Sequential(nn.Embedding(9, 4), nn.GRU(4, 5), nn.Linear(5, 3), nn.LayerNorm(3))
+    (note,) = [note for note in model_cost(model, CHIP, select="linear").notes if note.startswith("Not selected")]
+    assert note == "Not selected, and not counted: 135 weights of 1.weight_ih_l0, 1.weight_hh_l0."
+    assert not [note for note in model_cost(model, CHIP, select=["1", "2"]).notes if note.startswith("Not selected")]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

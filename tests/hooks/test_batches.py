@@ -64,6 +64,7 @@ def model() -> nn.Module:
     return build("mixtral")
 
 
+@pytest.mark.filterwarnings("ignore:HybridProjection leaves all 2 layers")  # the forms of batches matter, not the split
 @pytest.mark.parametrize("taker", list(TAKERS))
 def test_every_form_of_a_batch_gives_the_same(taker: str, model: nn.Module) -> None:
     ids = torch.randint(0, 64, (4, 12), generator=torch.Generator().manual_seed(0))

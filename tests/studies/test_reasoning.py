@@ -118,6 +118,8 @@ def test_what_it_refuses(micro_llama: Path, tmp_path: Path) -> None:
         ("tiny-reasoner", {"copies": 0}, "copies must be an integer from 1 to 64"),
         ("tiny-reasoner", {"max_new_tokens": 150}, "exceeds the context of 192"),
         ("tiny-reasoner", {"chip": "rerm-wan"}, "no chip 'rerm-wan'"),
+        ("tiny-reasoner", {"select": "norm"}, "a chip takes nn.Linear"),
+        ("tiny-reasoner", {"select": "model.layers.0.mlp.down_proj"}, "selected by role, or copies=1"),
         (str(micro_llama), {"tasks": path}, "a model of 2 layers has no shallow, middle and deep third"),
         (
             str(micro_llama),

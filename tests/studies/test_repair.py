@@ -42,7 +42,7 @@ def test_redundancy_is_measured_on_every_chip_instance_and_paid_for(
         method = chain(Redundancy(copies=3, select=names), Deploy(chip="pcm", seed=seed))  # pyright: ignore[reportArgumentType]
         found = measure(subject, {"part": "evaluation", "method": method.to_dict()}, seed)
         values.append(math.exp(found["loss"]))
-    assert report.value("perplexity", "redundancy") == pytest.approx(sum(values) / 2)
+    assert report.value("perplexity", "redundancy") == pytest.approx(math.sqrt(values[0] * values[1]))
     assert report.value("extra_arrays", "redundancy") == 14
     assert report.value("digital_macs", "redundancy") == 0
     assert {row.condition for row in report.select("perplexity")} == {
@@ -57,7 +57,9 @@ def test_the_other_repairs(model: str, by, text: str) -> None:
     assert not [note for note in report.notes if "seed" in note]
     assert math.isfinite(report.value("perplexity", by))
     assert report.value("extra_arrays", by) == 0
-    assert report.value("sram_bits", by) == {"hpd": 16 * 128 * 256, "romer": 32 * 64}[by]
+    layers = load(model)[0].config.num_hidden_layers
+    assert report.value("sram_bits", by) == {"hpd": layers * 16 * 128 * 256, "romer": 32 * 64}[by]
+    assert report.select("perplexity", "spent at random"), "a control"
 
 
 def test_what_it_refuses(micro_llama: Path, text: str) -> None:
@@ -69,6 +71,9 @@ def test_what_it_refuses(micro_llama: Path, text: str) -> None:
         ({"by": "romer", "layers": "0"}, "romer repairs all experts and routers"),
         ({"by": "redundancy", "copies": 0}, "copies must be an integer from 1 to 64, got 0"),
         ({"by": "redundancy", "chip": "rerm-wan"}, "no chip 'rerm-wan'"),
+        ({"by": "redundancy", "select": "embedding", "layers": None}, "matches nothing|takes whole nn.Linear"),
+        ({"by": "redundancy", "select": "norm"}, "is a LlamaRMSNorm; it takes whole nn.Linear"),
+        ({"by": "hpd", "select": "norm", "layers": "0"}, "is a LlamaRMSNorm; it takes nn.Linear"),
         ({"by": "halora", "steps": 0}, "steps must be an integer of at least 1, got 0"),
         ({"by": "halora", "rank": 0}, "rank must be an integer of at least 1, got 0"),
         ({"by": "halora", "learning_rate": -1.0}, "learning_rate must be a finite number above 0, got -1.0"),
@@ -146,6 +151,13 @@ def test_a_survival_study_takes_repairs_in(text: str, tmp_path: Path) -> None:
     options = {"plan": plan, "text": text, "tokens": 64, "window": 32, "workers": 1, "chip": "reram-wan"}
     with pytest.raises(InputError, match="there is no repair 'hdp'"):
         survival("tiny-llama", out=tmp_path / "study", repairs=("hdp",), **options)  # pyright: ignore[reportArgumentType]
+    for refused, message in (
+        ({"repairs": ("hpd",)}, "'ssm.out' matches nothing"),
+        ({"repairs": ("redundancy",), "chip": "rerm-wan"}, "no chip 'rerm-wan'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            survival("tiny-llama", out=tmp_path / "study", **{**options, **refused})  # pyright: ignore[reportArgumentType]
+    assert not list((tmp_path / "study").glob("cells/*")), "before anything was measured"
     report = survival("tiny-llama", out=tmp_path / "study", repairs=("redundancy",), **options)  # pyright: ignore[reportArgumentType]
     assert len(report.select("recovered")) == 2
     assert report.figures[-1].title == "Perplexity recovered"

@@ -23,10 +23,11 @@ from hardy.analog.reading import STORED, ReadWeights, reading_class
 from hardy.analog.recurrent import RECURRENT, recurrent_class
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Chain, Method, changes, squared_norm
-from hardy.core.selection import LINEAR, Selector, Site, select
+from hardy.core.selection import LINEAR, OWN_WEIGHTS, Selector, Site, select, with_own_weights
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
+from hardy.hardware.crossbar import require_tiles
 from hardy.hardware.product import Periphery
 from hardy.hooks import run
 from hardy.hooks.block_inputs import block_inputs
@@ -125,6 +126,7 @@ class Deploy(Method):
                 except InputError as error:
                     raise InputError(f"{name} {error}") from None
         sites, unfit = self._sites(model)
+        self._require_fit(model, sites)  # before anything is programmed
         keep_adapters_digital(model, sites, edits)
         by_module: dict[str, list[Site]] = {}
         for site in sites:
@@ -142,7 +144,6 @@ class Deploy(Method):
                 read[name] = {str(site.parameter): self._stack(model, module, site) for site in group}
                 here = list(read[name].values())
             else:
-                layer_on_chip(module, name)  # refused before anything is programmed
                 arrays = [array for site in group for array in self._arrays(model, module, site)]
                 layers[name] = passes.unused[name] = on_chip(module, name, arrays, passes)
                 here = [layers[name].stored]
@@ -169,14 +170,37 @@ class Deploy(Method):
         rows = [_row(ALL_SELECTED, *total)] + [_row(name, *values) for name, values in errors.items()]
         return rows + self._digital(model, {site.name for site in sites}, unfit)
 
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse what `apply` would refuse of the selection and of the sizes, and program nothing.
+
+        Layers with binary weights are not looked at: what goes on arrays of them is found by `apply`.
+
+        Raises:
+            InputError: the selection matches nothing, or something that no chip takes or this one cannot.
+        """
+        if not any(hasattr(module, "as_array") for module in model.modules()):
+            self._require_fit(model, self._sites(model)[0])
+
+    def _require_fit(self, model: nn.Module, sites: list[Site]) -> None:
+        for site in sites:
+            module = model.get_submodule(site.module)
+            if hasattr(module, STORED):
+                raise InputError(f"{site.module} is on a chip already; undo that change first")
+            if not _is_read_by_its_model(module, site):
+                layer_on_chip(module, site.module)
+            if not isinstance(module, _TRANSPOSED):  # whose tiles are looked at when they are programmed
+                outputs, inputs = weight_of(model, site).shape[-2:]
+                parts = 3 if site.parameter == "in_proj_weight" else getattr(module, "groups", 1)
+                require_tiles(outputs // parts, inputs, self.chip, site.name)
+
     def _sites(self, model: nn.Module) -> tuple[list[Site], dict[str, str]]:
         """What goes on the chip; and, if nobody chose, what could not, with the reason."""
         if self.select is not None:
-            return _with_own_weights(model, select(model, self.select, layers=self.layers)), {}
+            return with_own_weights(model, select(model, self.select, layers=self.layers)), {}
         found, sites, unfit = [], [], {}
         for pattern in (_multiplies_itself, "conv", LINEAR):  # a model may have one kind or all
             try:
-                found += _with_own_weights(model, select(model, pattern, layers=self.layers))
+                found += with_own_weights(model, select(model, pattern, layers=self.layers))
             except InputError:
                 if pattern == LINEAR and not found:
                     raise
@@ -247,8 +271,6 @@ class Deploy(Method):
                 above |= {name.rpartition(".")[0]}
         for name, parameters in read.items():
             module: Any = model.get_submodule(name)
-            if hasattr(module, STORED):
-                raise InputError(f"{name} is on a chip already; undo that change first")
             entries = {key: (f"{name}.{key}", stored) for key, stored in parameters.items()}
             edits.swap(module, STORED, ReadWeights(entries, passes))
             reading = recurrent_class if isinstance(module, RECURRENT) else reading_class
@@ -310,25 +332,10 @@ _NO_ARRAYS = (nn.RNNCellBase, nn.Bilinear)
 """Modules that multiply with weights of their own, which stay digital."""
 
 _TRANSPOSED = tuple(kind for kind, analog in CONVOLUTIONS.items() if issubclass(analog, AnalogConvTranspose))
-_OWN_WEIGHTS = (*RECURRENT, nn.MultiheadAttention)
 
 
 def _multiplies_itself(name: str, module: nn.Module) -> bool:
-    return isinstance(module, _OWN_WEIGHTS)
-
-
-def _with_own_weights(model: nn.Module, sites: list[Site]) -> list[Site]:
-    """`sites`, with those of recurrent and attention modules as one for each matrix that they hold themselves."""
-    found = []
-    for site in sites:
-        module = model.get_submodule(site.module)
-        if site.parameter is not None or not isinstance(module, _OWN_WEIGHTS):
-            found.append(site)
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim == 2 and name.rpartition("_")[2] != "bias":
-                found.append(dataclasses.replace(site, name=f"{site.name}.{name}", parameter=name))
-    return found
+    return isinstance(module, OWN_WEIGHTS)
 
 
 def _is_read_by_its_model(module: nn.Module, site: Site) -> bool:

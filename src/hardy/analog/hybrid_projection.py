@@ -3,7 +3,8 @@
 Source: hybrid projection decomposition (HPD, arXiv 2508.11935), which does so with the last output projection of a
 Mamba. Where we differ: each column of the array has a digital factor of its own, so that all columns use the whole
 range of the cells. Without it the columns of small singular values vanish beside the first one, and noise relative to
-the range of a tensor or an output makes the layer worse, not better; `columns="plain"` is the paper's.
+the range of a tensor or an output makes the layer worse, not better. And by default all output projections are split,
+because each gains by itself what the last one does: `layers="last", columns="plain"` is the paper's.
 """
 
 import dataclasses
@@ -16,10 +17,11 @@ from torch import nn
 
 from hardy import checks
 from hardy.analog.modules import AnalogLayer
+from hardy.analog.reading import RotatedOnChip
 from hardy.core import selection
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
-from hardy.core.selection import Selector, Site
+from hardy.core.selection import Selector
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hooks.statistics import SecondMoment, observe
@@ -64,6 +66,37 @@ def decompose(
     return (array / gain).float(), gain.float(), rotation.float()
 
 
+Noise = Literal["proportional", "tensor", "output", "absolute"]
+
+
+def expected_error(matrix: torch.Tensor, moment: torch.Tensor, noise: Noise) -> float:
+    """Mean squared error at the output of `matrix @ x` under independent noise of strength 1 on every element.
+
+    It is the sum of `s_ij^2 M_jj`, where s_ij is the standard deviation of an element and M the second moment of the
+    inputs: `|w_ij|` for "proportional" noise, the largest magnitude of the "tensor" or of the "output" (row i), or 1.
+    Of a split layer the matrix is its array and M that of the rotated inputs times the gains.
+
+    So with scaled columns, under noise relative to the tensor, splitting pays where the crest factor of the weight,
+    largest over root mean square, is above that of its left singular vectors, which is 3 to 4: where the weight has
+    outliers. Under noise relative to each output those must be in every output, and it costs where outputs differ in
+    size. Under proportional noise it pays where inputs lie in directions of low gain, and is level elsewhere.
+
+    Args:
+        matrix: (out, in).
+        moment: E[x x^T], (in, in).
+        noise: what it is relative to.
+
+    Raises:
+        InputError: an unknown noise.
+    """
+    checks.one_of("noise", noise, get_args(Noise))
+    size, inputs = matrix.double().abs(), moment.double().diagonal()
+    if noise == "proportional":
+        return (size.square() @ inputs).sum().item()
+    largest = {"tensor": size.amax().expand(len(size)), "output": size.amax(1), "absolute": torch.ones(len(size))}
+    return (largest[noise].square().sum() * inputs.sum()).item()
+
+
 class HybridLinear(nn.Module):
     """A linear layer in two steps: a digital rotation and gain, then `array`, a linear layer for a chip.
 
@@ -89,8 +122,10 @@ class HybridLinear(nn.Module):
         self._register_state_dict_hook(_stored_as_plain)
 
     @property
-    def weight(self) -> torch.Tensor:
-        """The whole matrix, (out, in), as the array holds its part."""
+    def weight(self) -> Any:
+        """The whole matrix, (out, in), as the array holds its part; where a model reads it, what computes on arrays."""
+        if isinstance(self.array, AnalogLayer) and (read := self.array.read_on_chip) is not None:
+            return RotatedOnChip(read, self.rotation.mT * self.gain)
         array: Any = self.array.stored_weight() if isinstance(self.array, AnalogLayer) else self.array.weight
         return ((array.float() * self.gain) @ self.rotation).to(array.dtype)
 
@@ -140,18 +175,19 @@ class HybridProjection(Method):
     Args:
         rank: singular values to keep; all by default, which changes nothing but rounding until there is noise.
         columns: as in `decompose`.
-        noise: the `Deploy` or weight noise that the layer is going to meet. With it, `apply` warns where the split
-            makes the expected error larger than it is for the plain layer: for inputs like those of the calibration
-            data if there is any, else for inputs alike in all directions.
+        noise: the `Deploy` or weight noise that the layers are going to meet. With it a layer is split only where that
+            makes the expected error smaller (`expected_error`, but for these very cells): for inputs like those of the
+            calibration data if there is any, else for inputs alike in all directions. The report has the ratio of
+            each; where none is split, a warning says so.
         select: which layers, as in `hardy.core.selection.select`; `ranking.top(k)` of a ranking is such a selection.
-        layers: in which layers of the model.
+        layers: in which layers of the model; all by default.
     """
 
     rank: int | None = None
     columns: Columns = "scaled"
     noise: Method | None = None
     select: Selector = "ssm.out"
-    layers: Layers | None = "last"
+    layers: Layers | None = None
 
     def check(self) -> None:
         if self.rank is not None:
@@ -168,42 +204,46 @@ class HybridProjection(Method):
                 reason = "apply HybridProjection before it" if isinstance(module, AnalogLayer) else "it takes nn.Linear"
                 raise InputError(f"{site.name} is a {type(module).__name__}; {reason}")
         grams = observe(model, data, tuple(s.name for s in sites), [SecondMoment]) if data and self.noise else {}
-        rows, error, energy, macs, size = [], 0.0, 0.0, 0, 0
+        rows, error, energy, macs, split = [], 0.0, 0.0, 0, 0
         for site in sites:
             old: Any = model.get_submodule(site.module)
             weight = weight_of(model, site).float()
             new = HybridLinear(old, self.rank, self.columns)
             if self.noise is not None:
                 gram = grams[site.name][0].value.to(weight) if site.name in grams else None
-                rows += self._compare(old, new, site, gram)
+                ratio = self._error_ratio(old, new, gram)
+                rows.append(Row(metric="error_ratio", condition=site.name, value=ratio))
+                if ratio >= 1:
+                    energy += weight.double().square().sum().item()
+                    continue
             difference = (new.weight.detach().double() - weight.double()).square().sum().item()
             error, energy = error + difference, energy + weight.double().square().sum().item()
-            macs, size = macs + new.rotation.numel(), size + weight.numel()
+            macs, split = macs + new.rotation.numel(), split + 1
             edits.set_module(site.name, new)
             rows.append(Row(metric="digital_macs", condition=site.name, value=new.rotation.numel()))
+        if not split:
+            least = min(row.value for row in rows)
+            warnings.warn(
+                f"HybridProjection leaves all {len(sites)} layers as they are: under {self.noise} the split makes "
+                f"their error {least:.3g} times as large, or more",
+                stacklevel=4,
+            )
         total = [
             Row(metric="relative_error", condition=ALL_SELECTED, value=(error / energy) ** 0.5 if energy else 0.0),
+            Row(metric="split_layers", condition=ALL_SELECTED, value=split, details={"of": len(sites)}),
             Row(metric="digital_macs", condition=ALL_SELECTED, value=macs),
             Row(metric="sram_bits", condition=ALL_SELECTED, value=16 * macs, unit="bit"),
         ]
         return total + rows
 
-    def _compare(self, old: nn.Linear, new: HybridLinear, site: Site, gram: torch.Tensor | None) -> list[Row]:
-        """How much larger the error of the output is with the split than without, over three draws."""
+    def _error_ratio(self, old: nn.Linear, new: HybridLinear, gram: torch.Tensor | None) -> float:
+        """How much larger the error of the output is with the split than without, over some draws."""
         assert self.noise is not None
         plain = _output_error(nn.ModuleDict({"layer": old}), "layer", self.noise, gram)
         split = _output_error(nn.ModuleDict({"layer": new}), "layer.array", self.noise, gram)
-        ratio = split / plain if plain else 1.0
-        if ratio > _HARMFUL:
-            warnings.warn(
-                f"HybridProjection makes the error of {site.name} {ratio:.2g} times as large under {self.noise}; "
-                'leave this layer as it is, or use columns="scaled"',
-                stacklevel=5,
-            )
-        return [Row(metric="error_ratio", condition=site.name, value=ratio)]
+        return split / plain if plain else 1.0
 
 
-_HARMFUL = 1.15  # three draws of a thousand weights differ by a few per cent
 _DRAWS = 3
 
 

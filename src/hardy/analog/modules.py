@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hardy.analog.arrays import Array, Passes, StoredWeight
-from hardy.analog.reading import weight_in_use
+from hardy.analog.reading import WeightOnChip, weight_in_use
 
 
 class AnalogLayer(nn.Module):
@@ -50,6 +50,12 @@ class AnalogLayer(nn.Module):
         if "weight" not in self._parameters:
             raise AttributeError("weight")
         return weight_in_use(self.name, self.stored, self.parameter, self.passes)
+
+    @property
+    def read_on_chip(self) -> WeightOnChip | None:
+        """In a forward pass of the model, where converters or read noise act: what stands for the weight."""
+        weight = self.weight if self.passes.depth and not self.reads_exactly else None
+        return weight if isinstance(weight, WeightOnChip) else None
 
     @property
     def arrays(self) -> list[Array]:

@@ -116,11 +116,6 @@ class NoiseAware(Method):
         checks.number("seconds", self.seconds, at_least=0)
         if self.seconds and not isinstance(noise, Chip):
             raise InputError(f"seconds is for a Chip, whose cells drift; got seconds={self.seconds:g} with {noise!s}")
-        if isinstance(noise, Chip) and noise.weight_slices > 1:
-            raise InputError(
-                f"NoiseAware takes one pair of cells for a weight, got weight_slices={noise.weight_slices}; "
-                "train with weight_slices=1 and deploy with more"
-            )
         if self.gradient == "full" and isinstance(noise, Chip):
             _require_differentiable(noise)
 

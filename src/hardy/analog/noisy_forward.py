@@ -19,7 +19,7 @@ from hardy.core.roles import as_matrix, is_transposed
 from hardy.core.selection import Site
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
-from hardy.hardware.crossbar import ArrayState, program_matrix
+from hardy.hardware.crossbar import ArrayState, digits_of, program_matrix
 from hardy.hardware.noise import WeightNoise
 from hardy.hardware.product import Periphery
 
@@ -67,12 +67,40 @@ def _name(noise: Any) -> str:
     return f"chip={getattr(noise, '__name__', noise)!s}"
 
 
-def scaled(held: ArrayState, clean: torch.Tensor, strength: float) -> ArrayState:
-    """`held` with its deviation from `clean`, and the standard deviation of its reads, times `strength`."""
-    if strength == 1:
-        return held
-    variance = None if held.read_variance is None else held.read_variance * strength**2
-    return dataclasses.replace(held, weight=clean + strength * (held.weight - clean), read_variance=variance)
+def deviation(held: ArrayState, clean: torch.Tensor, noise: Any) -> ArrayState:
+    """`held` with what it is beyond `clean`, of each slice what it is beyond its digit, in the place of weights."""
+    slices = tuple(
+        dataclasses.replace(part, weight=part.weight - digit) for part, digit in _with_digits(held, clean, noise)
+    )
+    return dataclasses.replace(held, weight=held.weight - clean, slices=slices)
+
+
+def deviated(off: ArrayState, clean: torch.Tensor, noise: Any, strength: float = 1.0) -> ArrayState:
+    """`clean` with the deviations `off`, and the standard deviation of reads, times `strength`.
+
+    What the digits of `clean` leave over is on the last slice, whose cells count least.
+    """
+    weight = clean + strength * off.weight
+    parts = [
+        _quieter(part, digit + strength * part.weight, strength) for part, digit in _with_digits(off, clean, noise)
+    ]
+    if parts:
+        rest = weight - torch.stack([part.weight for part in parts]).sum(0)
+        parts[-1] = dataclasses.replace(parts[-1], weight=parts[-1].weight + rest)
+    return dataclasses.replace(_quieter(off, weight, strength), slices=tuple(parts))
+
+
+def _with_digits(state: ArrayState, clean: torch.Tensor, noise: Any) -> list[tuple[ArrayState, torch.Tensor]]:
+    """Its slices, each with its digit of `clean`."""
+    if not state.slices:
+        return []
+    digits = [digit for digit, _ in digits_of(clean, state.scale, noise)]
+    return list(zip(state.slices, digits, strict=True))
+
+
+def _quieter(state: ArrayState, weight: torch.Tensor, strength: float) -> ArrayState:
+    variance = None if state.read_variance is None else state.read_variance * strength**2
+    return dataclasses.replace(state, weight=weight, read_variance=variance)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -195,10 +223,8 @@ class NoisyForward:
             index //= self.resample
         clean = [self.part(weight, site) for site in self.sites]
         if self.kept is not None and self.kept[0] == index:
-            held = [
-                dataclasses.replace(kept, weight=matrix + kept.weight)
-                for matrix, kept in zip(clean, self.kept[1], strict=True)
-            ]
+            off = self.kept[1]
+            held = [deviated(part, matrix, self.noise) for part, matrix in zip(off, clean, strict=True)]
         else:
             held = [
                 draw(self.noise, matrix, site, self.seed, (index, *sample), self.seconds)
@@ -206,10 +232,15 @@ class NoisyForward:
             ]
             # The full gradient needs its graph anew at every step.
             if self.resample not in {1, "sample"} and self.gradient == "straight-through":
-                off = [dataclasses.replace(h, weight=h.weight - c) for h, c in zip(held, clean, strict=True)]
+                off = [deviation(part, matrix, self.noise) for part, matrix in zip(held, clean, strict=True)]
                 self.kept = (index, off)
-        strength = min(1.0, self.steps / self.warmup_steps) if self.warmup_steps else 1.0
-        return [scaled(part, matrix, strength) for part, matrix in zip(held, clean, strict=True)]
+        if self.steps >= self.warmup_steps:
+            return held
+        strength = self.steps / self.warmup_steps
+        return [
+            deviated(deviation(part, matrix, self.noise), matrix, self.noise, strength)
+            for part, matrix in zip(held, clean, strict=True)
+        ]
 
     def part(self, weight: torch.Tensor, site: Site) -> torch.Tensor:
         """The weight at `site`, (out, in) float32; not to be written to."""

@@ -138,6 +138,48 @@ class WeightOnChip:
         )
 
 
+class CopiesOnChip(WeightOnChip):
+    """The mean of several weights on a chip, of a layer in copies that is read instead of called."""
+
+    def __init__(self, copies: list[WeightOnChip]) -> None:
+        first = copies[0]
+        super().__init__(first._name, first._stored, first._parameter, flipped=first._flipped)
+        self._copies = copies
+
+    @property
+    def T(self) -> WeightOnChip:  # noqa: N802 - torch's name
+        return CopiesOnChip([copy.T for copy in self._copies])
+
+    mT = T  # noqa: N815 - torch's name
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([copy._product(x).float() for copy in self._copies]).mean(0).to(x.dtype)
+
+
+class RotatedOnChip(WeightOnChip):
+    """A weight on a chip whose inputs are rotated and scaled first, of a layer in two steps that is read likewise.
+
+    Args:
+        array: what is on the chip, (out, rank).
+        rotation: (in, rank), gains included, float32.
+    """
+
+    def __init__(self, array: WeightOnChip, rotation: torch.Tensor) -> None:
+        held = array._parameter
+        whole = held.new_zeros(1, 1).expand(len(held), len(rotation))  # for its shape
+        super().__init__(array._name, array._stored, whole, flipped=array._flipped)
+        self._array, self._rotation = array, rotation
+
+    @property
+    def T(self) -> WeightOnChip:  # noqa: N802 - torch's name
+        return RotatedOnChip(self._array.T, self._rotation)
+
+    mT = T  # noqa: N815 - torch's name
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
+        return self._array._product((x.float() @ self._rotation).to(x.dtype))
+
+
 def _linear(input: torch.Tensor, weight: Any, bias: torch.Tensor | None = None) -> torch.Tensor:
     y = weight.T._right(input)
     return y if bias is None else y + bias

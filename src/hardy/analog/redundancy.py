@@ -16,6 +16,7 @@ from torch import nn
 from hardy import checks
 from hardy.analog.deploy import Deploy
 from hardy.analog.modules import AnalogLayer
+from hardy.analog.reading import CopiesOnChip
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
 from hardy.core.selection import LINEAR, Selector, select
@@ -49,8 +50,11 @@ class RedundantLinear(nn.Module):
         self._register_state_dict_hook(_stored_as_plain)
 
     @property
-    def weight(self) -> torch.Tensor:
-        """The mean of the copies, (out, in)."""
+    def weight(self) -> Any:
+        """The mean of the copies, (out, in); where a model reads it instead of calling the layer, of their products."""
+        read = [copy.read_on_chip if isinstance(copy, AnalogLayer) else None for copy in self.copies]
+        if all(copy is not None for copy in read):
+            return CopiesOnChip(read)  # pyright: ignore[reportArgumentType]
         weights: list[Any] = [
             copy.stored_weight() if isinstance(copy, AnalogLayer) else copy.weight for copy in self.copies
         ]

@@ -54,6 +54,8 @@ def role_of(model: nn.Module, name: str, module: nn.Module) -> str | None:
         return "head"
     if not any(True for _ in module.parameters(recurse=False)):
         return None
+    if "copies" in module._modules:  # which have its role; it holds their bias alone
+        return None
     return role_named(name)
 
 

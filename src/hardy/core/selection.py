@@ -148,6 +148,24 @@ def select(model: nn.Module, selector: Selector = LINEAR, *, layers: Layers | No
     return found
 
 
+OWN_WEIGHTS = (nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
+"""Modules that multiply with several matrices of their own."""
+
+
+def with_own_weights(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
+    """`sites`, with those of `OWN_WEIGHTS` as one for each matrix that they hold themselves."""
+    found = []
+    for site in sites:
+        module = model.get_submodule(site.module)
+        if site.parameter is not None or not isinstance(module, OWN_WEIGHTS):
+            found.append(site)
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 2 and name.rpartition("_")[2] != "bias":
+                found.append(dataclasses.replace(site, name=f"{site.name}.{name}", parameter=name))
+    return found
+
+
 def _resolved(sites: list[Site], chosen: set[str], excluded: set[str]) -> list[Site]:
     """What is chosen and not excluded, each weight once: a fused whole and its parts never both."""
     broken = {site.module for site in sites if site.rows is not None and site.name in excluded}

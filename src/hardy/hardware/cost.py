@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from torch import nn
 
 from hardy import checks
@@ -235,9 +236,11 @@ def model_cost(
     copies: Mapping[str, int] | None = None,
     digital_products: int = 0,
 ) -> Report:
-    """What one token (or one patch of an image) costs in the matrices `select` of `model`.
+    """What one token (one step of a sequence, one patch of an image) costs in the matrices `select` of `model`.
 
-    Of a stack of experts all are on arrays and as many work for a token as the model's configuration says.
+    Of a stack of experts all are on arrays and as many work for a token as the model's configuration says. nn.LSTM, GRU
+    and RNN, and nn.MultiheadAttention, are selected by name or class: they count one product with each of their
+    matrices, in both directions where there are two; gates, and what attention does between projections, are digital.
 
     Args:
         model: any module.
@@ -261,7 +264,7 @@ def model_cost(
     """
     parts = parts or Parts()
     copies = copies or {}
-    sites = selection.select(model, select, layers=layers)
+    sites = selection.with_own_weights(model, selection.select(model, select, layers=layers))
     unknown = set(copies) - {site.name for site in sites}
     if unknown:
         raise InputError(f"copies names {min(unknown)!r}, which is not among the {len(sites)} selected sites")
@@ -272,6 +275,8 @@ def model_cost(
     for site in sites:
         shape, module = weight_of(model, site).shape, model.get_submodule(site.module)
         groups = getattr(module, "groups", 1) if len(shape) == 2 else 1
+        if site.parameter == "in_proj_weight":  # three projections of the same inputs
+            groups = 3
         if isinstance(module, nn.modules.conv._ConvTransposeNd):  # (in, out / groups * kernel): a patch of outputs
             shape = (shape[1] * groups, shape[0] // groups)
         cost = matrix_cost(shape[-1], shape[-2] // groups, chip, parts=parts, copies=copies.get(site.name, 1))
@@ -308,6 +313,7 @@ def model_cost(
             "Closed-form figures of published parts; buffers and interconnect are not counted: they take "
             f"{buffers[0].value:.3g} pJ/token more in memories of 8 KB, {buffers[1].value:.3g} in ones of 1 MB. "
             "Control, clocks and memory outside are left out.",
+            *_left_out(model, sites),
             *(() if chip.adc_bits else ("The chip has no ADC: the energy of conversions is left out.",)),
             *(("What a step of a ramp takes is not known: the energy of conversions is left out.",) * unknown_ramp),
         ),
@@ -322,6 +328,26 @@ def _rows(condition: str, arrays: int, energy: float, adc: float, *costs: Cost) 
         Row(metric="time", condition=condition, value=math.fsum(cost.nanoseconds for cost in costs), unit="ns/token"),
         Row(metric="cycles", condition=condition, value=sum(cost.cycles for cost in costs)),
     ]
+
+
+def _left_out(model: nn.Module, sites: list[Site]) -> list[str]:
+    """In words, the weights of `model` that are multiplied and not counted, if there are any."""
+    counted = {id(_parameter(model, site)) for site in sites}
+    left: dict[str, int] = {}
+    for site in selection.with_own_weights(model, selection.all_sites(model)):
+        if site.rows is not None or site.parameter is None or site.role == "embedding":
+            continue
+        parameter = _parameter(model, site)
+        if parameter.ndim > 1 and id(parameter) not in counted:
+            left[site.name] = parameter.numel()
+    if not left:
+        return []
+    shown = ", ".join([*left][:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
+    return [f"Not selected, and not counted: {sum(left.values()):,} weights of {shown}."]
+
+
+def _parameter(model: nn.Module, site: Site) -> torch.Tensor:
+    return getattr(model.get_submodule(site.module), site.parameter or "weight")
 
 
 def _experts_used(model: nn.Module, site: Site) -> int:

@@ -64,6 +64,16 @@ def full_scale(weight: torch.Tensor, chip: Chip) -> torch.Tensor:
     return largest.contiguous()
 
 
+def require_tiles(outputs: int, inputs: int, chip: Chip, site: str) -> None:
+    """Raise `InputError` if the tiles of a matrix (outputs, inputs) are too large for the exact solution of wires."""
+    rows, columns = min(chip.tile_rows, inputs), min(chip.tile_columns, outputs)
+    if chip.wire_resistance and chip.wires == "exact" and rows * columns > wires.LARGEST_EXACT:
+        raise InputError(
+            f"{site}: a tile of {rows} x {columns} cells is too large for wires='exact' "
+            f"(at most {wires.LARGEST_EXACT} cells); use smaller tiles or wires='first-order'"
+        )
+
+
 def program_matrix(weight: torch.Tensor, chip: Chip, *, seed: int, site: str, seconds: float = 0.0) -> ArrayState:
     """Program `weight` on the chip instance `seed` and read it back `seconds` later.
 
@@ -77,18 +87,13 @@ def program_matrix(weight: torch.Tensor, chip: Chip, *, seed: int, site: str, se
     Raises:
         InputError: the cells are not known at that time, or a tile is too large for the exact solution of its wires.
     """
-    rows, columns = min(chip.tile_rows, weight.shape[1]), min(chip.tile_columns, weight.shape[0])
-    if chip.wire_resistance and chip.wires == "exact" and rows * columns > wires.LARGEST_EXACT:
-        raise InputError(
-            f"{site}: a tile of {rows} x {columns} cells is too large for wires='exact' "
-            f"(at most {wires.LARGEST_EXACT} cells); use smaller tiles or wires='first-order'"
-        )
+    require_tiles(*weight.shape, chip, site)
     scale = full_scale(weight, chip)
     if chip.weight_slices == 1:
         return _program(weight, scale, chip, seed, site, seconds)
     slices = tuple(
         _program(digit, scale * share, chip, seed, f"{site}.slice{number}", seconds)
-        for number, (digit, share) in enumerate(_digits(weight, scale, chip))
+        for number, (digit, share) in enumerate(digits_of(weight, scale, chip))
     )
     variances = [part.read_variance for part in slices if part.read_variance is not None]
     return ArrayState(
@@ -99,9 +104,9 @@ def program_matrix(weight: torch.Tensor, chip: Chip, *, seed: int, site: str, se
     )
 
 
-def _digits(weight: torch.Tensor, scale: torch.Tensor, chip: Chip) -> list[tuple[torch.Tensor, float]]:
-    """The digits of weights in base `cell_levels`, from the most significant, in units of the weight, and the share of
-    the full scale `scale` that a cell at full range counts in each.
+def digits_of(weight: torch.Tensor, scale: torch.Tensor, chip: Chip) -> list[tuple[torch.Tensor, float]]:
+    """The digits of weights (out, in) in base `cell_levels`, from the most significant, in units of the weight, and the
+    share of the full scale `scale` (out, tiles along the inputs) that a cell at full range counts in each.
     """
     base, number = chip.cell_levels or 2, chip.weight_slices
     full = scale.repeat_interleave(chip.tile_rows, dim=1)[:, : weight.shape[1]].double()
@@ -162,7 +167,7 @@ def _program(weight: torch.Tensor, scale: torch.Tensor, chip: Chip, seed: int, s
 def cell_targets(weight: torch.Tensor, chip: Chip) -> list[torch.Tensor]:
     """What the cells of `weight` (out, in) are told to conduct, (2, out, in) uS, for each slice of a weight."""
     scale, span = full_scale(weight, chip), chip.device.g_max - chip.device.g_min
-    digits = [(weight, 1.0)] if chip.weight_slices == 1 else _digits(weight, scale, chip)
+    digits = [(weight, 1.0)] if chip.weight_slices == 1 else digits_of(weight, scale, chip)
     unit = scale.repeat_interleave(chip.tile_rows, dim=1)[:, : weight.shape[1]] / span
     return [_told(digit, unit * share, chip) for digit, share in digits]
 

@@ -97,6 +97,7 @@ def simulate(
     for moment in moments.values():  # before anything long begins
         _check_time(chip, moment)
     subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
+    next(iter(methods.values())).check_model(subject.model)
     study = study_of(subject, "simulate", out=out, weights=CHIP_MEMORY, chip=chip.to_dict(), select=select)
     conditions = [unmodified()]
     if chip.has_range:
@@ -180,7 +181,7 @@ def _figures(rows: Sequence[Row], methods: dict[str, Deploy]) -> tuple[Lines, ..
     return (
         Lines(
             title="Perplexity after programming",
-            caption="Mean and standard deviation over chip instances.",
+            caption="Of the mean loss over chip instances, and its standard deviation.",
             x_label="seconds since programming",
             y_label="perplexity",
             series=(

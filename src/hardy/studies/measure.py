@@ -128,12 +128,21 @@ def condition(
 
 
 def perplexity_row(condition: Condition, results: Results) -> Row | None:
-    """The perplexity under a condition, with the means of what the method reports; None if all cells failed."""
-    return condition.row(results, lambda values: perplexity_of(values["loss"]), metric="perplexity", facts=None)
+    """The perplexity under a condition, with the means of what the method reports; None if all cells failed.
+
+    It is that of the mean loss over chip instances, and its spread what the standard deviation of the loss makes of it:
+    on a noisy chip perplexities have so heavy a tail that their own mean is that of the worst instance.
+    """
+    row = condition.row(results, lambda values: values["loss"], metric="perplexity", facts=None)
+    if row is None:
+        return None
+    value = perplexity_of(row.value)
+    spread = None if row.spread is None or math.isinf(value) else value * row.spread
+    return dataclasses.replace(row, value=value, spread=spread)
 
 
 def loss_row(condition: Condition, results: Results) -> Row | None:
-    """The loss under a condition: its mean over chip instances is not that of the worst of them, as perplexity's is."""
+    """The loss under a condition, mean and standard deviation over chip instances."""
     row = condition.row(results, lambda values: values["loss"], metric="loss")
     return None if row is None else dataclasses.replace(row, unit="nats/token")
 

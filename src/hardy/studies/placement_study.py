@@ -87,6 +87,7 @@ def place(
     if not copies:
         raise InputError("copies must hold at least one number, got none")
     subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
+    Deploy(chip=chip, select=select).check_model(subject.model)
     settings = {"chip": chip.to_dict(), "select": select}
     study = study_of(subject, "place", out=out, weights=CHIP_MEMORY, **settings)
     sized = _sizes(subject.model, select, copies)

@@ -8,6 +8,7 @@ and the chip without copies.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -112,7 +113,7 @@ def reasoning(
         "chips": {name: kind.to_dict() for name, kind in chips.items()}, "torch": torch.__version__,
     }  # fmt: skip
     ways = ways_of(found)
-    arrays = _arrays(subject.model, places, select)
+    arrays = _arrays(subject.model, places, select, next(iter(chips.values()), None))
     grid = {(ONCE, ""): Condition.of("no noise", {"method": None, "ways": list(ways)})}
     for level, kind in chips.items():
         for place, redundancy in places.items():
@@ -243,14 +244,20 @@ def _method(redundancy: Redundancy | None, chip: Chip, seed: int, select: str) -
     return (deploy if redundancy is None else chain(redundancy, deploy)).to_dict()
 
 
-def _arrays(model: PreTrainedModel, places: Mapping[str, Redundancy | None], select: str) -> list[Row]:
+def _arrays(
+    model: PreTrainedModel, places: Mapping[str, Redundancy | None], select: str, chip: Chip | None
+) -> list[Row]:
+    """How many each place takes; what `chip` cannot take is refused here, before anything is measured."""
     counted = Chip.preset("reram-wan")  # arrays of 256 x 256 cells
     rows = []
     for place, redundancy in places.items():
-        change = None if redundancy is None else redundancy.apply(model)
-        value = model_cost(model, counted, select=select).value("arrays", ALL_SELECTED)
-        if change is not None:
-            change.undo()
+        with contextlib.nullcontext() if redundancy is None else redundancy.apply(model):
+            try:
+                Deploy(chip=chip or counted, select=select).check_model(model)
+            except InputError as error:
+                by_role = "" if redundancy is None else "; layers that are copied are selected by role, or copies=1"
+                raise InputError(f"{error}{by_role}") from None
+            value = model_cost(model, counted, select=select).value("arrays", ALL_SELECTED)
         rows.append(Row(metric="arrays", condition=place, value=value, unit="of 256 x 256"))
     return rows
 

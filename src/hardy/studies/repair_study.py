@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from torch import nn
+
 from hardy import checks
 from hardy.analog import (
     Deploy,
@@ -39,7 +41,7 @@ from hardy.runs.conditions import FAILED, Condition
 from hardy.runs.workers import Backend
 from hardy.studies.adapters import measure_adapted, trained_adapters, whole_layers
 from hardy.studies.chip_study import CHIP_MEMORY
-from hardy.studies.measure import INTACT, dense, perplexity_of, study_of, unmodified
+from hardy.studies.measure import INTACT, dense, perplexity_row, study_of, unmodified
 from hardy.zoo.subject import Source
 
 Repair = Literal["hpd", "romer", "redundancy", "halora"]
@@ -48,7 +50,7 @@ CONTROL = "spent at random"
 WITHOUT_NOISE = "adapters trained without noise"
 RECOVERED = "recovered"
 """Metric: the share, in per cent, of the perplexity that the chip added which a repair takes away again."""
-_DEFAULTS = {"hpd": ("ssm.out", "last"), "romer": ("", None), "redundancy": (LINEAR, "0"), "halora": (None, None)}
+_DEFAULTS = {"hpd": ("ssm.out", None), "romer": ("", None), "redundancy": (LINEAR, "0"), "halora": (None, None)}
 
 
 @renamed(seeds="n_seeds")
@@ -82,8 +84,8 @@ def repair(
             calibration text, for all chip instances; needs PEFT).
         chip: a chip, or what `Chip.named` takes.
         n_seeds: chip instances.
-        select, layers: what is split, copied or adapted, as in `hardy.core.selection.select`; by default the last
-            output projection of a state space, all matrices of the first layer, or all linear layers. Not for romer.
+        select, layers: what is split, copied or adapted, as in `hardy.core.selection.select`; by default the output
+            projections of a state space, all matrices of the first layer, or all linear layers. Not for romer.
         copies: of redundancy.
         rank, steps, learning_rate: of halora.
         text, out, tokens, window, device, dtype, backend, workers: as in `simulate`.
@@ -95,10 +97,9 @@ def repair(
         known = get_args(Repair)
         raise InputError(f"repair must be one of {', '.join(known)}, got {by!r}{near_misses(str(by), known)}")
     n_seeds = checks.integer("n_seeds", n_seeds, at_least=1)
-    if by == "romer" and (select is not None or layers is not None):
-        raise InputError("romer repairs all experts and routers; it takes no selection and no layers")
+    _check_selection(by, select, layers)
     chip = Chip.named(chip) if isinstance(chip, str) else chip
-    full, chip = chip, chip.without_periphery() if by == "romer" else chip
+    full, chip = chip, _chip_for(by, chip)
     select, layers = select or _DEFAULTS[by][0], layers or _DEFAULTS[by][1]
     subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
     settings: dict[str, Any] = {
@@ -108,6 +109,8 @@ def repair(
     if by == "halora":
         settings |= {"rank": rank, **fit}
     study = study_of(subject, "repair", out=out, run=measure_adapted, weights=CHIP_MEMORY, **settings)
+    methods = _methods(subject.model, by, chip, select, layers, copies)
+    costs = _costs(subject.model, by, full, select, layers, copies, rank)
     study.open()
     conditions = [unmodified()]
     with tempfile.TemporaryDirectory() as temporary:
@@ -117,7 +120,7 @@ def repair(
             plain = dataclasses.replace(method, chip=None, penalty_weight=0.0)
             for name, arm in {by: method, WITHOUT_NOISE: plain}.items():
                 adapters[name] = str(trained_adapters(subject, arm, Path(out or temporary) / "adapters", **fit))
-        for name, prepared in _methods(subject.model, by, chip, select, layers, copies).items():
+        for name, prepared in methods.items():
             added = {"adapters": adapters[name]} if name in adapters else {}
             conditions.append(
                 Condition.of(
@@ -133,9 +136,9 @@ def repair(
     for each in conditions[:2]:  # unmodified, and on the chip without a repair
         results.needed(each)
     rows = [
-        row
+        dataclasses.replace(row, details={})
         for each in conditions
-        if (row := each.row(results, lambda values: perplexity_of(values["loss"]), metric="perplexity")) is not None
+        if (row := perplexity_row(each, results)) is not None
     ]
     values = {row.condition: row.value for row in rows}
     lost, said = values[NOISY] - values[INTACT], []
@@ -151,7 +154,7 @@ def repair(
     report = Report(
         title=f"{subject.name}: {by} on {type(chip.device).__name__} cells",
         summary=(summary,),
-        rows=(*rows, *results.failures(), *_costs(subject.model, by, full, select, layers, copies, rank)),
+        rows=(*rows, *results.failures(), *costs),
         settings=dict(study.settings),
         notes=(*subject.notes, *nothing, *results.notes()),
     )
@@ -160,14 +163,35 @@ def repair(
     return report
 
 
+def check_repair(
+    model: Any, by: Repair, chip: Chip, *, select: str | None = None, layers: str | None = None, copies: int = 2,
+    **_: Any,
+) -> None:  # fmt: skip
+    """Raise the `InputError` that `repair` would for this model, chip and selection, and measure nothing."""
+    _check_selection(by, select, layers)
+    select, layers = select or _DEFAULTS[by][0], layers or _DEFAULTS[by][1]
+    _methods(model, by, _chip_for(by, chip), select, layers, copies)
+    _costs(model, by, chip, select, layers, copies, rank=1)
+
+
+def _check_selection(by: Repair, select: str | None, layers: str | None) -> None:
+    if by == "romer" and (select is not None or layers is not None):
+        raise InputError("romer repairs all experts and routers; it takes no selection and no layers")
+
+
+def _chip_for(by: Repair, chip: Chip) -> Chip:
+    return chip.without_periphery() if by == "romer" else chip
+
+
 def _methods(
     model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int
 ) -> dict[str, Callable[[int], Method]]:
-    """The conditions, each a method for a chip instance."""
+    """The conditions, each a method for a chip instance; what the chip cannot take is refused here."""
 
     def deploy(seed: int) -> Deploy:
         return Deploy(chip=chip, seed=seed)
 
+    deploy(0).check_model(model)
     if by == "halora":
         return {NOISY: deploy, by: deploy, WITHOUT_NOISE: deploy}
     if by == "romer":
@@ -185,7 +209,11 @@ def _methods(
         }
     assert select is not None
     sites = selection.select(model, select, layers=layers)
-    same = [site for site in selection.select(model, select) if site.name not in {chosen.name for chosen in sites}]
+    names = {site.name for site in sites}
+    same = [site for site in selection.select(model, select) if site.name not in names]
+    if len(same) < len(sites):  # the control is spent on layers of other kinds
+        plain = [site for site in selection.select(model, LINEAR) if site.rows is None and site.name not in names]
+        same = [site for site in plain if type(model.get_submodule(site.module)) is nn.Linear]
     kind: Callable[..., Method] = HybridProjection if by == "hpd" else Redundancy
     fields: dict[str, Any] = {"layers": None} if by == "hpd" else {"layers": None, "copies": copies}
     found: dict[str, Callable[[int], Method]] = {
@@ -201,7 +229,10 @@ def _methods(
 def _costs(
     model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int, rank: int
 ) -> list[Row]:
-    """What the repair adds: arrays, digital multiplications per token, and bits of digital memory."""
+    """What the repair adds: arrays, digital multiplications per token, and bits of digital memory.
+
+    It is applied for that once, so what it cannot take is refused before anything is measured.
+    """
     macs = bits = arrays = 0.0
     counted = dataclasses.replace(chip, adc_bits=8)  # arrays do not depend on it
     if by == "romer":
@@ -262,6 +293,10 @@ def repairs(
     chosen = checked(subject.model, by)
     if not chosen:
         raise InputError(f"no repair was named or suits {subject.name}; there are {', '.join(get_args(Repair))}")
+    chip = options.get("chip", "reram-wan")
+    options["chip"] = Chip.named(chip) if isinstance(chip, str) else chip
+    for name in chosen:  # before the first of them is measured
+        check_repair(subject.model, name, **options)
     found = {}
     for name in chosen:
         folder = None if out is None else Path(out) / name

@@ -192,7 +192,7 @@ def _noise_figure(rows: Mapping[str, Row], whole: Conditions) -> Lines:
     )
     return Lines(
         title="Perplexity against noise",
-        caption="Programming noise on all layers: mean and standard deviation over chip instances.",
+        caption="Programming noise on all layers: of the mean loss over chip instances, and its standard deviation.",
         x_label="noise strength",
         y_label="perplexity",
         series=(*lines, _level(rows, INTACT, INTACT, [x for line in lines for x in line.x])),

@@ -29,7 +29,7 @@ from hardy.runs.conditions import Condition, Results
 from hardy.runs.workers import Backend
 from hardy.studies import fragility, survival_report
 from hardy.studies.measure import condition, dense, perplexity_row, study_of, unmodified
-from hardy.studies.repair_study import checked
+from hardy.studies.repair_study import check_repair, checked
 from hardy.studies.repair_study import repairs as repaired
 from hardy.zoo.subject import Source
 
@@ -138,6 +138,7 @@ def survival(
         InputError: any of these cannot be used, or `out` belongs to a different study.
     """
     plan = plan or Plan()
+    chip = Chip.named(chip) if isinstance(chip, str) else chip
     subject = dense(model, text=text, tokens=tokens, window=window, device=device, dtype=dtype)
     study = study_of(subject, "survival", out=out, plan=_plain(plan))
     sites = selection.select(subject.model, plan.select)
@@ -147,6 +148,8 @@ def survival(
         )
     sizes = {site.name: weight_of(subject.model, site).numel() for site in sites}
     wanted = checked(subject.model, repairs)
+    for name in wanted:
+        check_repair(subject.model, name, chip)
     run: dict[str, Any] = {"backend": backend, "workers": workers}
 
     damages = {by: fragility.describe(by, plan.break_bits, plan.break_noise) for by in ("rtn", "noise")}
