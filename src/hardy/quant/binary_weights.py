@@ -6,7 +6,7 @@ per layer.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
 import torch
@@ -71,6 +71,8 @@ class BinaryWeights(Method):
             checks.one_of("per", self.per, get_args(binary.Per))
         if self.rectifier is not None:
             checks.one_of("rectifier", self.rectifier, ("rprelu",))
+        if self.eight_bit is not None:
+            _check_selector(self.eight_bit)
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         rule = binary.rule(self.method)
@@ -127,6 +129,13 @@ class BinaryWeights(Method):
                 f"{'and those of eight_bit ' * bool(rounded)}nothing is left: name the layers with select="
             )
         return _whole(select(model, lambda name, _: name in inner, layers=self.layers))
+
+
+def _check_selector(selector: object) -> None:
+    if isinstance(selector, str | Sequence) and len(selector) and not isinstance(selector, bytes):
+        return
+    if not callable(selector):
+        raise InputError(f"eight_bit must select layers, as 'conv1,head' does, or be None, got {selector!r}")
 
 
 def _whole(sites: list[Site]) -> list[Site]:
