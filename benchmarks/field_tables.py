@@ -72,7 +72,7 @@ def _key(row: Row) -> tuple[Any, ...]:
 
 def robust() -> str:
     """What each loss gains at additive noise, at its best strength there, and what that costs without noise."""
-    return _gains([row for row in rows("robust") if row.details["noise"].startswith(OF_DEVIATION)])
+    return _gains([row for row in rows("robust-long") if row.details["noise"].startswith(OF_DEVIATION)])
 
 
 def robust_kinds() -> str:
@@ -80,7 +80,7 @@ def robust_kinds() -> str:
     return _gains(
         [
             row
-            for row in rows("robust")
+            for row in rows("robust-long")
             if row.details["noise"].endswith(", 5%") and not row.details["noise"].startswith(OF_DEVIATION)
         ]
     )
@@ -122,8 +122,8 @@ def plots() -> dict[str, Plot]:
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "minr": ("minr", minr),
     "minr-added": ("minr", minr_added),
-    "robust": ("robust", robust),
-    "robust-kinds": ("robust", robust_kinds),
+    "robust": ("robust-long", robust),
+    "robust-kinds": ("robust-long", robust_kinds),
     "hash-grid": ("hash_grid", hash_grid),
 }
 """By the name of the block: the result it needs, and what writes it."""

@@ -8,7 +8,6 @@ import json
 import shutil
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from benchmarks.harness import FOLDER
 from hardy.core import Ranking
 from hardy.fields import signals
 from hardy.fields.codec import decode
-from hardy.fields.container import load_fields
+from hardy.fields.container import checksum, load_fields
+from hardy.fields.high_range import light
 from hardy.fields.media import load_media
 from hardy.files import write_json
 from hardy.hardware import Chip
@@ -83,8 +83,11 @@ def _copied(name: str) -> Callable[[Path], object]:
 
 def _pixels(path: Path) -> None:
     """What a file of latents shows: most of what is in it is looked at by decoding alone."""
-    (field,), contents = load_fields(path)
-    decode(field, contents.grids[0])
+    fields, contents = load_fields(path)
+    for field, grid in zip(fields, contents.grids, strict=True):
+        samples = decode(field, grid)
+        if contents.stops is not None:
+            light(samples, contents.stops)
 
 
 def _chip_csv(folder: Path) -> None:
@@ -194,11 +197,13 @@ def _gguf(folder: Path) -> None:
     }.items():  # fmt: skip
         getattr(writer, f"add_{name}")(value)
     words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)[: config.vocab_size]
-    words[-1] = words[5] + words[6]
+    words[-2:] = words[5] + words[6], words[6] + words[7]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(words)
     writer.add_token_types([1] * len(words))
-    writer.add_token_merges([f"{words[5]} {words[6]}"])
+    writer.add_token_merges(
+        [f"{words[5]} {words[6]}", f"{words[6]} {words[7]}"]
+    )  # transformers 5.12 misreads a single one
     names = {"model.": "", "layers.": "blk.", "embed_tokens": "token_embd", "input_layernorm": "attn_norm"}
     names |= {"post_attention_layernorm": "ffn_norm", "lm_head": "output", "self_attn.o_proj": "attn_output"}
     names |= {f"self_attn.{part}_proj": f"attn_{part}" for part in "qkv"}
@@ -211,6 +216,19 @@ def _gguf(folder: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _rotated(folder: Path) -> None:
+    """A model of both kinds of packed layers, whose inputs are turned."""
+    from hardy.quant import Pack, RoundToNearest, TritPlanes
+
+    _copied("plain-0.1")(folder)
+    model = hardy.load(folder / "plain-0.1")
+    TritPlanes(select="attention", group_size=8, rotation=8).apply(model)
+    RoundToNearest(select="mlp", group_size=8, bits=3, rotation=8).apply(model)
+    Pack().apply(model)
+    hardy.save(model, folder / "rotated")
+    shutil.rmtree(folder / "plain-0.1")
 
 
 def _binary(folder: Path) -> None:
@@ -389,7 +407,7 @@ def _digested(path: Path) -> None:
 
 
 def _crc(data: bytes) -> bytes:
-    return data[:5] + struct.pack("<I", zlib.crc32(data[9:])) + data[9:] if len(data) > 9 else data
+    return data[:5] + struct.pack("<I", checksum(data[4], data[9:])) + data[9:] if len(data) > 9 else data
 
 
 FORMATS: dict[str, Format] = {
@@ -421,6 +439,8 @@ FORMATS: dict[str, Format] = {
                      _crc, cases=OF_SLOW),
     ".hardy of latents": Format(_copied("latents-1.hardy"), lambda f: _pixels(f / "latents-1.hardy"),
                                 ("latents-1.hardy",), _crc, cases=OF_SLOW),
+    ".hardy of tiles, light": Format(_copied("latents-3.hardy"), lambda f: _pixels(f / "latents-3.hardy"),
+                                     ("latents-3.hardy",), _crc, cases=OF_SLOW),
     "picture": Format(lambda f: _photos(f, ("a.png",)), lambda f: load_media(f / "a.png"), ("a.png",),
                       cases=OF_SLOW),
     "sound": Format(lambda f: wavfile.write(f / "a.wav", 8000, np.arange(-50, 50, dtype=np.int16)),
@@ -495,6 +515,10 @@ FORMATS: dict[str, Format] = {
         _copied("packed-0.1"), lambda f: hardy.load(f / "packed-0.1"),
         ("packed-0.1/hardy.json", "packed-0.1/config.json", "packed-0.1/model.safetensors"),
         after=lambda f: _refitted(f / "packed-0.1"), cases=OF_MODELS),
+    "packed, rotated": Format(
+        _rotated, lambda f: hardy.load(f / "rotated"),
+        ("rotated/hardy.json", "rotated/config.json", "rotated/model.safetensors"),
+        after=lambda f: _refitted(f / "rotated"), cases=OF_MODELS),
     "model": Format(
         _model,
         lambda f: load_model(f / "plain-0.1"),

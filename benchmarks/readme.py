@@ -109,6 +109,22 @@ def real_quantizers() -> str:
     return "\n\n".join(parts)
 
 
+def real_questions() -> str:
+    columns = {
+        "method": "{condition}",
+        "true bits": ("{bits_per_weight:.2f}", "16"),
+        "MB": "{megabytes:.1f}",
+        "prose": "{perplexity_prose:.2f}",
+        "reference": "{perplexity_reference:.2f}",
+        "next sentence (chance 25), %": "{right_continuation:.0%}",
+        "is or are (50), %": "{right_agreement:.0%}",
+        "knowledge (25), %": "{right_knowledge:.0%}",
+        "answers as unmodified, %": "{same_answers:.0%}",
+        "CPU-s/M": ("{cpu_seconds_per_million:.2f}", ""),
+    }
+    return of_columns(columns, rows("real_questions"))
+
+
 def real_quantizers_plot() -> Plot:
     """How many times the unmodified perplexity, on the text that nothing was calibrated on, against the file's size."""
     found = [row for row in rows("real_quantizers") if row.details["model"] == "smollm2-135m"]
@@ -775,6 +791,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "quantizers": quantizers,
     "real-decode": real_decode,
     "real-quantizers": real_quantizers,
+    "real-questions": functools.partial(where_measured, "real_questions", real_questions),
     "kernels": kernels,
     "decode": decode,
     "fields": fields,

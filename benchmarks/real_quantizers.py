@@ -3,16 +3,17 @@
 Every arm quantizes the linear layers of the blocks. Embedding and head (one table where they are tied) have 8 bits in
 all arms but those that say otherwise; whatever else there is stays at 16 bits, and all of it is in the megabytes.
 Judged on WikiText-2's test text and on Python's language reference. "own + held-out" is what `hardy quantize` is
-calibrated on by default, half of it written by the model itself and half standard-library modules; here 8,192 tokens,
-of which the command takes twice as many. Neither text that is judged is of a kind that it has. "own + prose" has 4,096
-tokens of WikiText-2's validation text instead of the modules. The types of llama.cpp (ggml) are given the mean squares
-of the unmodified model's inputs on "own + held-out" as importances, one type for all layers; where rows are no multiple
-of 256 their blocks run on into the next row, where llama.cpp itself takes a larger type, so their files would be larger
-than they are here. "Rotated" and "corrected" arms are as `hardy quantize` has them; the others are their papers' own.
+calibrated on by default: 8,192 tokens, half of them written by the model itself and half of standard-library modules.
+Neither text that is judged is of a kind that it has. "own + prose" has 4,096 tokens of WikiText-2's validation text
+instead of the modules. The types of llama.cpp (ggml) are given the mean squares of the unmodified model's inputs on
+"own + held-out" as importances, one type for all layers; where rows are no multiple of 256 their blocks run on into the
+next row, where llama.cpp itself takes a larger type, so their files would be larger than they are here. "Rotated" and
+"corrected" arms are as `hardy quantize` has them; the others are their papers' own.
 
-Agreement is the share of tokens on which the likeliest next one is the unmodified model's. CPU-seconds are of the
-quantizer, its runs of the calibration text and its tuning included, on one thread. The models were 4-bit files:
-"unmodified" is the dequantized model, at 16 bits.
+Agreement is the share of tokens on which the likeliest next one is the unmodified model's. With `asked` there are
+the questions of `benchmarks.questions`: the share that is answered right, and as the unmodified model does. CPU-seconds
+are of the quantizer, its runs of the calibration text and its tuning included, on one thread. The models were 4-bit
+files: "unmodified" is the dequantized model, at 16 bits.
 
     HARDY_REAL_MODELS=... python -m benchmarks run real_quantizers
 """
@@ -34,6 +35,7 @@ import hardy
 from benchmarks import ggml_library
 from benchmarks.harness import NotMeasuredError, Result, real_models, rows, text_of
 from benchmarks.quantizers import HQQ
+from benchmarks.questions import chosen, questions
 from hardy.core.method import ALL_SELECTED, Method, WeightMethod
 from hardy.core.selection import Site, select
 from hardy.evaluate import encode
@@ -118,7 +120,7 @@ TRUST: dict[str, Any] = {"correction": 0.3, "damping": 0.1}
 ROTATED: dict[str, Any] = {**TRUST, "rotation": 128}
 
 
-def arms() -> dict[str, Arm]:
+def _arms() -> dict[str, Arm]:
     found = {"two trit-planes, calibrated": Arm(CalibratedTritPlanes(**ROTATED), OWN_AND_HELD_OUT, (8, 4, 16))}
     if importlib.util.find_spec("xllamacpp"):
         found |= {f"llama.cpp {kind}": Arm(Ggml(type=kind)) for kind in ("Q3_K", "Q2_K", "Q4_K")}
@@ -144,6 +146,7 @@ def arms() -> dict[str, Arm]:
     return found
 
 
+ARMS = _arms()
 CORE = (
     "two trit-planes, calibrated", "two trit-planes, calibrated, not rotated", "two trit-planes, plain",
     "two trit-planes, plain, rotated", "GPTQ 3 bits", "GPTQ 3 bits, corrected and rotated", "round to nearest 4 bits",
@@ -158,6 +161,8 @@ def run(
     only: str = "",
     whole: str = "",
     without: str = "",
+    arms: str = "",
+    asked: int = 0,
     work: Path | None = None,
 ) -> Result:
     """
@@ -168,6 +173,8 @@ def run(
         whole: names of models, likewise, that all arms and all bits of the embedding are measured on, which takes two
             hours a model; the others have the arms in `CORE`.
         without: names of arms to leave out, with semicolons between them.
+        arms: names of those to measure and no others, likewise.
+        asked: so many questions of each kind.
         work: where finished arms are kept.
     """
     assert work is not None
@@ -177,13 +184,12 @@ def run(
         if only and name not in only.split(","):
             continue
         everything = name in whole.split(",")
-        chosen = {arm: spec for arm, spec in arms().items() if arm not in without.split("; ")}
+        wanted = arms.split("; ") if arms else ARMS if everything else CORE
+        measured = {arm: spec for arm, spec in ARMS.items() if arm in wanted and arm not in without.split("; ")}
         if not everything:
-            chosen = {
-                arm: dataclasses.replace(spec, tables=spec.tables[:1]) for arm, spec in chosen.items() if arm in CORE
-            }
-            notes.append(f"{name}: {len(chosen)} of {len(arms())} arms were measured; --whole {name} takes all")
-        found += _measured(name, folder, tokens, chosen, work)
+            measured = {arm: dataclasses.replace(spec, tables=spec.tables[:1]) for arm, spec in measured.items()}
+            notes.append(f"{name}: {len(measured)} of {len(ARMS)} arms were measured; --whole {name} takes all")
+        found += _measured(Bench(name, folder, work, tokens, asked), measured)
     if not found:
         raise NotMeasuredError(f"none of {only} is among the models")
     for peer in PEERS:
@@ -206,6 +212,7 @@ class Bench:
     folder: Path
     work: Path
     tokens: int
+    count: int = 0
 
     def __post_init__(self) -> None:
         self.model, self.tokenizer = hardy.zoo.load(self.folder)
@@ -214,6 +221,7 @@ class Bench:
             kind: torch.stack(spread_windows(encode(self.tokenizer, text), WINDOW, self.tokens, start))
             for kind, text in _texts().items()
         }
+        self.asked = questions(self.count) if self.count else []
         self.weights = sum(parameter.numel() for parameter in self.model.parameters())
         self.tables = tuple(f"re:{re.escape(name)}" for name in tables(self.model))
 
@@ -223,9 +231,15 @@ class Bench:
     def measure(self, model: Any) -> dict[str, float]:
         best = self.file("best.pt")
         seen = {kind: _read(model, ids) for kind, ids in self.judged.items()}
+        answers = torch.tensor(chosen(model, self.tokenizer, self.asked))
         if not best.is_file():
-            torch.save({kind: found for kind, (_, found) in seen.items()}, best)
+            torch.save({"answers": answers} | {kind: found for kind, (_, found) in seen.items()}, best)
         intact, facts = torch.load(best), {}
+        for kind in dict.fromkeys(question.kind for question in self.asked):
+            of_kind = torch.tensor([question.kind == kind for question in self.asked])
+            facts[f"right_{kind}"] = (answers[of_kind] == 0).float().mean().item()
+        if self.asked:
+            facts["same_answers"] = (answers == intact["answers"]).float().mean().item()
         for kind, (nats, found) in seen.items():
             facts[f"perplexity_{kind}"] = math.exp(nats)
             facts[f"agreement_{kind}"] = (found == intact[kind]).float().mean().item()
@@ -319,13 +333,13 @@ class Bench:
         return [self.kept(f"{arm}-{bits}-{self.tokens}", lambda bits=bits: line(bits)) for bits in spec.tables]
 
 
-def _measured(name: str, folder: Path, tokens: int, chosen: Mapping[str, Arm], work: Path) -> list[Any]:
-    bench = Bench(name, folder, work, tokens)
+def _measured(bench: Bench, arms: Mapping[str, Arm]) -> list[Any]:
+    name, tokens = bench.name, bench.tokens
     intact = bench.kept(f"unmodified-{tokens}", lambda: bench.measure(bench.model))
     print(f"\n{name}: unmodified {intact}", flush=True)
     details = {"model": name, "tokens_judged": tokens, "parameters": bench.weights}
     found = [*rows("unmodified", details, seeds=(0,), megabytes=2 * bench.weights / 1e6, bits_of_all=16.0, **intact)]
-    for arm, spec in chosen.items():
+    for arm, spec in arms.items():
         for line in bench.lines(arm, spec):
             told = {
                 "model": name,

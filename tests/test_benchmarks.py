@@ -60,8 +60,7 @@ def test_a_committed_result_has_the_form_and_is_of_its_script(name: str) -> None
 # Written, and not measured yet; `python -m benchmarks list` says so. A result takes it off the list.
 NOT_MEASURED = {
     "binary_training-seeds", "busy_neighbour", "circuit_survival-smollm2-budget", "codec-best", "gallery",
-    "inpaint-long", "interp-edit", "minr-100", "placement", "quantize_cost", "robust-long", "splat_clones",
-    "stream-long",
+    "inpaint-long", "minr-100", "placement", "quantize_cost", "real_questions", "splat_clones", "stream-long",
 }  # fmt: skip
 
 

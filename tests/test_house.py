@@ -167,3 +167,12 @@ def test_committed_files_have_the_modes_of_their_kind() -> None:
         if mode != ("100755" if script else "100644"):
             wrong.append((name, mode))
     assert not wrong
+
+
+def test_every_page_says_its_answer_first() -> None:
+    """Tables that no command makes a page of need no sentence: what a method did, a cost, conversions."""
+    tables = {SOURCE / "core" / "method.py", SOURCE / "hardware" / "cost.py", SOURCE / "analog" / "layers.py"}
+    for path in set(FILES) - tables:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Report":
+                assert "summary" in {keyword.arg for keyword in node.keywords}, f"{path}, line {node.lineno}"

@@ -40,6 +40,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "real_quantizers": ("real_quantizers", {"only": "smollm2-135m"}),
     "real_quantizers-gemma": ("real_quantizers", {"only": "gemma3-270m", "without": ABLATIONS}),
     "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b", "without": ABLATIONS}),
+    "real_questions": (
+        "real_quantizers",
+        {
+            "only": "smollm2-135m",
+            "asked": 80,
+            "tokens": 4096,
+            "arms": "two trit-planes, calibrated; two trit-planes, calibrated and tuned; round to nearest 4 bits; "
+            "llama.cpp Q3_K; llama.cpp Q4_K",
+        },
+    ),
     "robust": ("robust", {}),
     "robust-long": ("robust", {"steps": 1500}),
     "splat-fox-135": ("splat", {}),

@@ -310,6 +310,16 @@ def test_a_file_of_before_shows_the_pixels_of_then() -> None:
     )
 
 
+def test_tiles_of_light_of_before_too() -> None:
+    fields, contents = load_fields(Path(__file__).parents[1] / "data" / "latents-3.hardy")
+    assert contents.stops == (-7, 13)
+    found = [hashlib.sha256(decode(*shown).tobytes()).hexdigest() for shown in zip(fields, contents.grids, strict=True)]
+    assert found == [
+        "de80a66889d62465d9da713a7a7d95dcbfa7d103ee78066f0f67468ae7ec811c",
+        "6d7ad411c9bd6206dd0084953a6d98de5e348b19b944e84eab117f3c39189f4d",
+    ]
+
+
 def test_what_needs_a_network_refuses_latents(tmp_path: Path) -> None:
     (tmp_path / "picture.hardy").write_bytes(GOOD)
     with pytest.raises(InputError, match=r"picture.hardy holds a picture as latents, no network"):

@@ -200,6 +200,10 @@ def test_a_packed_model_compiles_without_a_graph_break(llama: nn.Module, ids: to
     levels = TritPlanes(group_size=16, select="mlp"), RoundToNearest(bits=4, group_size=16, select="attention")
     chain(*levels, Pack()).apply(llama)
     with torch.inference_mode():
+        try:
+            torch.compile(build("llama"), backend="eager", fullgraph=True)(ids)
+        except torch._dynamo.exc.Unsupported:
+            pytest.skip("this torch and transformers do not compile a model that is not packed either")
         found = torch.compile(llama, backend="eager", fullgraph=True)(ids).logits
         torch.testing.assert_close(found, llama(ids).logits)
 
@@ -265,7 +269,11 @@ def test_experts_whose_matrices_are_transposed_multiply_packed(
 
 
 class Bytes(PackedLayer):
-    """What the kinds of layers below share: grids of 8 bits as they are, a parameter at a time."""
+    """What the kinds of layers below share: grids of 8 bits as they are, a parameter at a time.
+
+    Names of buffers do not begin with a parameter's: up to transformers 5.18 `.experts.down_proj` and what follows is a
+    stack of experts, which is taken apart when it is saved.
+    """
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], groups: Mapping[str, int], device: torch.device) -> None:
         super().__init__()
@@ -273,10 +281,10 @@ class Bytes(PackedLayer):
         for name, (*rows, width) in self.shapes.items():
             size = (*rows, groups[name])
             self.register_buffer(
-                f"{name}_codes", torch.zeros(*size, width // size[-1], dtype=torch.uint8, device=device)
+                f"codes_of_{name}", torch.zeros(*size, width // size[-1], dtype=torch.uint8, device=device)
             )
             for part in ("scale", "zero_point"):
-                self.register_buffer(f"{name}_{part}", torch.zeros(*size, 1, device=device))
+                self.register_buffer(f"{part}_of_{name}", torch.zeros(*size, 1, device=device))
 
     @classmethod
     def pack(cls, module: nn.Module, stored: Sequence[tuple[Site, StoredWeight]]) -> "Bytes | None":
@@ -289,11 +297,11 @@ class Bytes(PackedLayer):
         layer.take_over(module)
         for name, form in forms.items():
             for part in ("codes", "scale", "zero_point"):
-                getattr(layer, f"{name}_{part}").copy_(getattr(form, part))
+                getattr(layer, f"{part}_of_{name}").copy_(getattr(form, part))
         return layer
 
     def describe(self) -> dict[str, Any]:
-        groups = {name: getattr(self, f"{name}_codes").shape[-2] for name in self.shapes}
+        groups = {name: getattr(self, f"codes_of_{name}").shape[-2] for name in self.shapes}
         return {"shapes": {name: list(shape) for name, shape in self.shapes.items()}, "groups": groups}
 
     @classmethod
@@ -303,7 +311,7 @@ class Bytes(PackedLayer):
         return layer
 
     def weight_of(self, name: str) -> torch.Tensor:
-        codes, scale, zero = (getattr(self, f"{name}_{part}") for part in ("codes", "scale", "zero_point"))
+        codes, scale, zero = (getattr(self, f"{part}_of_{name}") for part in ("codes", "scale", "zero_point"))
         return ((codes - zero) * scale).reshape(self.shapes[name])
 
     @property

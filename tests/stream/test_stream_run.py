@@ -1,5 +1,6 @@
 """`hardy stream run`: a video into files, what they hold, that it goes on, and what it refuses."""
 
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hardy.splat import load_scene
 from hardy.splat.ply import read_vertices
 from hardy.stream.frames import Frames, fitted
 from hardy.stream.recording import Recording
+from hardy.stream.viewer import StreamViewer
 from hardy.zoo.vggt.loading import save_vggt
 
 
@@ -97,6 +99,37 @@ def test_an_interrupted_stream_keeps_what_it_has(place: Path, tmp_path: Path, mo
     monkeypatch.setattr(Recording, "write", write)
     assert invoke(place, tmp_path / "out").exit_code == 0
     assert np.loadtxt(tmp_path / "out" / "trajectory.txt").shape == (7, 8)
+
+
+def test_the_browser_is_shown_the_newest_frames(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("viser")
+    monkeypatch.setattr("hardy.stream.viewer._POLL", 60)
+    with pytest.raises(InputError, match=r"there is no frame in .*; `hardy stream run FRAMES"):
+        StreamViewer(tmp_path / "out")
+    assert invoke(place, tmp_path / "out", "--limit", "2").exit_code == 0
+    viewer = StreamViewer(tmp_path / "out", port=0, frames=3)
+    try:
+        with urllib.request.urlopen(viewer.url, timeout=10) as page:
+            assert b"<html" in page.read().lower()
+        assert viewer.refresh() == viewer.seen == 2
+        assert invoke(place, tmp_path / "out").exit_code == 0  # goes on meanwhile
+        assert viewer.refresh() == 3
+        assert viewer.seen == 7
+        assert "the newest 3 of them" in viewer._status.content
+        (cloud, camera), frame = viewer._shown[-1], Recording(tmp_path / "out").read(6)
+        eye = -(frame.viewmat[:3, :3].T @ frame.viewmat[:3, 3])
+        np.testing.assert_allclose(camera.position, eye.numpy(), atol=1e-5)
+        points, colors = Recording(tmp_path / "out").cloud(6, 1000)[1:]
+        np.testing.assert_allclose(cloud.points, points, rtol=1e-2, atol=1e-3)
+        assert np.array_equal(cloud.colors, colors)
+        viewer._cameras.value = False
+        viewer._restyle()
+        assert not camera.visible
+    finally:
+        viewer.stop()
+    monkeypatch.setitem(__import__("sys").modules, "viser", None)
+    with pytest.raises(InputError, match=r'pip install "hardy-nn\[view\]"'):
+        StreamViewer(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ def test_the_folder_holds_what_the_report_says(micro_llama: Path, tmp_path: Path
     assert size == pytest.approx(report.value("bits_per_weight", "whole file") * count)
     assert 0 < size - norms - packed.value * int(packed.details["weights"] or 0) < 8 * 8000  # names and shapes
     assert report.select("unconverged_per_weight", "all selected weights")
+    (said,) = report.summary
+    assert said.startswith(f"{size / 8e6:.1f} MB instead of {report.value('size', 'unmodified'):.1f}, ")
+    assert f"perplexity {report.value('perplexity', 'packed'):.4g}, " in said
     assert Report.load(out).rows == report.rows
     model, tokenizer = hardy.zoo.load(str(out))
     assert [layer.rotation for layer in model.modules() if isinstance(layer, TritLinear)] == 14 * [128]

@@ -126,6 +126,9 @@ def test_several_repairs_are_one_table(text: str, tmp_path: Path) -> None:
     assert rows["redundancy"].details == {
         "arrays": alone.value("extra_arrays", "redundancy"), "digital MACs": 0, "SRAM bits": 0,
     }  # fmt: skip
+    shares = [rows[name].value for name in ("redundancy", "redundancy, control")]
+    assert f"redundancy {shares[0]:.0f} % (its control {shares[1]:.0f} %)" in report.summary[0]
+    assert f"what it adds redundancy recovers {shares[0]:.0f} %" in alone.summary[0]
     with pytest.raises(InputError, match="there is no repair 'redundncy'; did you mean redundancy"):
         repairs("tiny-llama", ["redundncy"])
 
@@ -135,6 +138,7 @@ def test_nothing_lost_is_said(micro_llama: Path, text: str) -> None:
     report = repair(str(micro_llama), by="redundancy", chip=chip, text=text, **SMALL)  # pyright: ignore[reportArgumentType]
     assert not report.select("recovered")
     assert report.notes == ("The chip took no perplexity away: there is nothing to recover.",)
+    assert report.summary[0].endswith("on the chip.")
 
 
 def test_a_survival_study_takes_repairs_in(text: str, tmp_path: Path) -> None:

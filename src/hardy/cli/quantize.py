@@ -43,7 +43,7 @@ def quantize(
     select: Select = "linear,!head,!router",
     tokens: Tokens = 3072,
     window: Window = None,
-    calibration_tokens: Annotated[int, typer.Option(help="Tokens of calibration text.")] = 16384,
+    calibration_tokens: Annotated[int, typer.Option(help="Tokens of calibration text.")] = 8192,
     correction: Annotated[
         float, typer.Option(help="Share of the errors of earlier layers that a layer makes up for; 0 for none.")
     ] = 0.3,

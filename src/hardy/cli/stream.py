@@ -145,7 +145,7 @@ def run(
     """Pose, depth and points of every frame of a video, in memory that does not grow.
 
     OUT gets a file per frame as it comes, and at the end a trajectory (TUM), points (PLY), a COLMAP model that
-    `hardy splat train OUT` takes, and a report.
+    `hardy splat train OUT` takes, and a report. `hardy stream view OUT` shows it in the browser meanwhile.
     """
     import torch
 
@@ -166,6 +166,27 @@ def run(
             stride=stride, limit=limit, rate=rate, left_out_weights=left_out,
         )  # fmt: skip
     shown(report, out)
+
+
+@app.command()
+def view(
+    folder: Annotated[Path, typer.Argument(help="OUT of `hardy stream run`, which may be going on.")],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for the whole network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The next free one is taken if it is not.")] = 8080,
+    frames: Annotated[int, typer.Option(help="At most so many are shown, the newest.")] = 100,
+) -> None:
+    """Show the points and cameras of a stream in the browser, as it goes on."""
+    import time
+
+    from hardy.stream.viewer import StreamViewer
+
+    viewer = StreamViewer(folder, host=host, port=port, frames=frames)
+    typer.echo(f"Showing {folder} at {viewer.url} (Ctrl-C ends)")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        viewer.stop()
 
 
 def _names(text: str) -> list[str]:

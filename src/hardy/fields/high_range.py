@@ -90,7 +90,9 @@ def save_light(values: np.ndarray, path: str | Path) -> None:
     if kind == ".hdr" and values.shape[-1] == 1:
         values = values.repeat(3, -1)
     opencv = _opencv()
-    done, data = opencv.imencode(kind, np.ascontiguousarray(values[..., ::-1]))
+    # Without a word on compression OpenCV 4 rounds TIFF to 8 bits of logarithms and colours; 1 is none.
+    options = [opencv.IMWRITE_TIFF_COMPRESSION, 1] if kind in (".tif", ".tiff") else []
+    done, data = opencv.imencode(kind, np.ascontiguousarray(values[..., ::-1]), options)
     if not done:
         raise InputError(f"{path}: OpenCV cannot write it")
     write_atomic(path, lambda temporary: temporary.write_bytes(data.tobytes()))

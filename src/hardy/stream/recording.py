@@ -136,17 +136,24 @@ class Recording:
         return len(cloud)
 
     def _clouds(self, count: int) -> Iterator[tuple[Recorded, np.ndarray, np.ndarray]]:
-        """Each frame with some of its points, of the more confident half, and their colors."""
-        each = max(1, PLY_POINTS // count)
+        """Each frame with some of its points and their colors."""
         for index in range(count):
-            frame = self.read(index)
-            height, width = frame.depth.shape
-            small = np.asarray(Image.fromarray(self.picture(index)).resize((width, height))).reshape(-1, 3)
-            sure = (frame.confidence >= frame.confidence.median()).flatten().nonzero().flatten().numpy()
-            random = np.random.Generator(np.random.PCG64(derive(0, "points", index)))
-            chosen = np.sort(random.permutation(sure)[:each])
-            points = unprojected(frame.depth, frame.viewmat, frame.K).reshape(-1, 3).numpy()
-            yield frame, points[chosen], small[chosen]
+            yield self.cloud(index, max(1, PLY_POINTS // count))
+
+    def cloud(self, index: int, most: int) -> tuple[Recorded, np.ndarray, np.ndarray]:
+        """Frame `index` with at most so many points (n, 3) of its more confident half, drawn, and colors (n, 3) uint8.
+
+        Raises:
+            InputError: a file of the frame is missing or damaged.
+        """
+        frame = self.read(index)
+        height, width = frame.depth.shape
+        small = np.asarray(Image.fromarray(self.picture(index)).resize((width, height))).reshape(-1, 3)
+        sure = (frame.confidence >= frame.confidence.median()).flatten().nonzero().flatten().numpy()
+        random = np.random.Generator(np.random.PCG64(derive(0, "points", index)))
+        chosen = np.sort(random.permutation(sure)[:most])
+        points = unprojected(frame.depth, frame.viewmat, frame.K).reshape(-1, 3).numpy()
+        return frame, points[chosen], small[chosen]
 
     def _camera(self, frame: Recorded) -> str:
         height, width = self.picture(frame.index).shape[:2]

@@ -138,14 +138,19 @@ def repair(
         if (row := each.row(results, lambda values: perplexity_of(values["loss"]), metric="perplexity")) is not None
     ]
     values = {row.condition: row.value for row in rows}
-    lost = values[NOISY] - values[INTACT]
+    lost, said = values[NOISY] - values[INTACT], []
     for name in (by, CONTROL, WITHOUT_NOISE):
         if name in values and lost > 0:
             share = (values[NOISY] - values[name]) / lost
             rows.append(Row(metric=RECOVERED, condition=name, value=100 * share, unit="%"))
+            said.append(f"{name} recovers {100 * share:.0f} %")
+    summary = f"Perplexity {values[INTACT]:.4g} unmodified, {values[NOISY]:.4g} on the chip" + (
+        f"; of what it adds {', '.join(said)}." if said else "."
+    )
     nothing = ("The chip took no perplexity away: there is nothing to recover.",) if lost <= 0 else ()
     report = Report(
         title=f"{subject.name}: {by} on {type(chip.device).__name__} cells",
+        summary=(summary,),
         rows=(*rows, *results.failures(), *_costs(subject.model, by, full, select, layers, copies, rank)),
         settings=dict(study.settings),
         notes=(*subject.notes, *nothing, *results.notes()),
@@ -273,8 +278,14 @@ def repairs(
         BarSeries(label=kind, values=tuple(values.get(name, math.nan) for name in names))
         for kind, names in kinds.items()
     ]
+    said = [
+        f"{name} {values[name]:.0f} %" + (f" (its control {values[control]:.0f} %)" if control in values else "")
+        for name, control in zip(*kinds.values(), strict=True)
+        if name in values
+    ]
     report = Report(
         title=f"Repairs of {subject.name} on a chip",
+        summary=(f"Recovered of the perplexity that the chip adds: {', '.join(said) or 'nothing could be said'}.",),
         rows=(*rows, *failures),
         figures=(
             Bars(

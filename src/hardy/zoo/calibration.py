@@ -45,7 +45,7 @@ def calibration_batches(
     sources: Sequence[str],
     *,
     window: int = 512,
-    tokens: int = 16384,
+    tokens: int = 8192,
     seed: int = 0,
 ) -> list[torch.Tensor]:
     """Batches (at most 8, window) of token ids, from each of `sources` as many windows, on the model's device.
