@@ -26,7 +26,6 @@ class PackedBinary(PackedLevels):
 
     weight_bits = 1
     signs: torch.Tensor
-    offset: torch.Tensor
     _matrix: tuple[tuple[Any, ...], BinaryMatrix] | None = None
 
     def _hold(self, device: Any) -> None:
@@ -44,6 +43,7 @@ class PackedBinary(PackedLevels):
         Raises:
             InputError: the stored tensors are damaged or have other shapes than this layer's.
         """
+        assert self.offset is not None
         stored = [self.signs, self.scale, self.offset, self.step, self.zero_point, self.shift, self.bias]
         stamp = tuple(None if t is None else (t.data_ptr(), t._version, t.device) for t in stored)
         if self._matrix is None or self._matrix[0] != stamp:
