@@ -282,11 +282,17 @@ def _quantizers() -> list[Any]:
     class DequantizeLinear(OpRun):
         op_domain = ""
 
-        def _run(self, x: Any, scale: Any, zero: Any, *, axis: int = 1) -> Any:
+        def _run(self, x: Any, scale: Any, zero: Any, *, axis: int = 1, **_: Any) -> Any:
             shape = [-1 if i == axis else 1 for i in range(x.ndim)] if scale.ndim else []
             return ((x.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape),)
 
-    return [Quant, BipolarQuant, DequantizeLinear]
+    class QuantizeLinear(OpRun):
+        op_domain = ""
+
+        def _run(self, x: Any, scale: Any, zero: Any, **_: Any) -> Any:
+            return (np.clip(np.round(x / scale) + zero, 0, 255).astype(np.uint8),)
+
+    return [Quant, BipolarQuant, DequantizeLinear, QuantizeLinear]
 
 
 def _like_qonnx(file: Path, x: torch.Tensor, expected: torch.Tensor) -> None:
