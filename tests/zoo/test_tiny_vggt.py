@@ -69,3 +69,6 @@ def test_the_shipped_weights_are_what_the_card_says() -> None:
     assert found["abs_rel"] == pytest.approx(held_out["abs_rel"], rel=0.5)
     assert held_out["abs_rel"] < 0.85 * held_out["constant_abs_rel"]
     assert held_out["trajectory_error"] < 0.85 * held_out["still_trajectory_error"]
+    # A field of view of nothing, where its gradient ends, puts all points on one line.
+    assert found["field_degrees"] < 10
+    assert held_out["field_degrees"] < 1.2 * held_out["constant_field_degrees"]

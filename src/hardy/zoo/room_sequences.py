@@ -14,6 +14,8 @@ from hardy.zoo.traced_room import WALLS, Ball, Block, TracedRoom
 
 NEAR = 0.3
 """No thing comes nearer to the camera."""
+FIELDS = (55.0, 75.0)
+"""Degrees, from which a camera's field of view from left to right is drawn."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ def room_sequence(
     half = np.array([random.uniform(1.5, 4), random.uniform(1.1, 1.6), random.uniform(1.5, 4)])
     eyes, rotations = _path(random, half, frames)
     room = _room(random, half, eyes)
-    focal = width / 2 / math.tan(math.radians(random.uniform(55, 75)) / 2)
+    focal = width / 2 / math.tan(math.radians(random.uniform(*FIELDS)) / 2)
     images, depths, viewmats = [], [], []
     for eye, rotation in zip(eyes, rotations, strict=True):
         image, distances, directions = room.photograph(rotation, eye, width, height, focal, rays)

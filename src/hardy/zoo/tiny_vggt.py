@@ -24,7 +24,7 @@ from hardy.reading import reading
 from hardy.runs.checkpoint import Checkpoint
 from hardy.runs.progress import progress
 from hardy.zoo.optimizers import optimizers_of, trapezoid
-from hardy.zoo.room_sequences import Sequence3D, recolored, room_sequence
+from hardy.zoo.room_sequences import FIELDS, Sequence3D, recolored, room_sequence
 from hardy.zoo.vggt import VGGT, Geometry, PastFrames, VGGTConfig, pose_of
 from hardy.zoo.vggt.loading import load_vggt, save_vggt
 
@@ -35,12 +35,14 @@ CONFIG = VGGTConfig(
     camera_heads=3, features=32, channels=(32, 48, 64, 64), hidden=16, dense=("depth",), camera_cache="per-iteration",
 )  # fmt: skip
 WIDTH, HEIGHT = 64, 48
-STEPS, FRAMES = 700, 24
-LENGTHS = (2, 3, 4, 6)
+STEPS, FRAMES = 4000, 24
+LENGTHS = (2, 3, 6, 12)
 """Frames of a video; as many videos make a batch as give `FRAMES` frames."""
 HELD_OUT, HELD_OUT_FRAMES = 16, 24
 MATRIX_LR, OTHER_LR, WEIGHT_DECAY, WARMUP, DECAY = 1.5e-3, 7e-4, 0.02, 0.04, 0.6
-CONFIDENCE, EDGES, CAMERA, EARLIER = 0.1, 0.5, 0.02, 0.6
+FIELD_OF_VIEW = 0.4
+"""Radians."""
+CONFIDENCE, EDGES, CAMERA, EARLIER = 0.1, 0.5, 0.1, 0.6
 """Weights of the loss: of ln confidence, of differences between neighbours, of poses, of a refinement to the next."""
 
 
@@ -89,6 +91,8 @@ def train(out: str | Path = FOLDER, *, steps: int = STEPS, seed: int = 0, valida
         torch.nn.init.normal_(model.aggregator.camera_token)
         torch.nn.init.normal_(model.aggregator.register_token)
         torch.nn.init.normal_(model.camera_head.pose_branch.fc2.weight, std=0.002)  # poses far off drown depths too
+        # Each refinement adds this to the field of view. From zero it would cross zero, where there is no gradient.
+        torch.nn.init.constant_(model.camera_head.pose_branch.fc2.bias[7:], FIELD_OF_VIEW)
     optimizers = optimizers_of(model, matrix_lr=MATRIX_LR, other_lr=OTHER_LR, weight_decay=WEIGHT_DECAY)
     start, seconds, curve = 0, 0.0, []
     if (state := checkpoint.load()) is not None:
@@ -179,9 +183,9 @@ def loss_of(found: Geometry, depth: torch.Tensor, pose: torch.Tensor) -> torch.T
 
 @torch.no_grad()
 def validation(model: VGGT, count: int = HELD_OUT) -> dict[str, Any]:
-    """Errors on rooms that training never saw, with controls: the best constant depth, and no motion.
+    """Errors on rooms that training never saw; controls are the best constant depth, no motion, the mean field of view.
 
-    Depths have one scale for a whole video, the best one, and so has the constant. Paths are aligned.
+    Depths have one scale for a whole video, the best one, and so has the constant. Paths are aligned; degrees.
     """
     training = model.training
     model.eval()
@@ -200,6 +204,9 @@ def validation(model: VGGT, count: int = HELD_OUT) -> dict[str, Any]:
         turns = viewmats[:, :3, :3] @ video.viewmats[:, :3, :3].mT
         errors["turn_degrees"] = float(_angles(turns).mean())
         errors["still_turn_degrees"] = float(_angles(video.viewmats[:, :3, :3]).mean())
+        fields = [torch.rad2deg(2 * (WIDTH / 2 / k[..., 0, 0]).atan()) for k in (found.cameras[1][0], video.K)]
+        errors["field_degrees"] = float((fields[0] - fields[1]).abs().mean())
+        errors["constant_field_degrees"] = abs(float(fields[1]) - sum(FIELDS) / 2)
         for name, value in errors.items():
             totals[name] = totals.get(name, 0.0) + value / count
     model.train(training)
