@@ -328,7 +328,7 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             control="all frames: {at[dense, 16 bits | rooms].abs_rel:.3f}; random, 4 bits: "
             "{at[random, 4 bits | rooms].abs_rel:.3f}; one constant depth: "
             "{at[best constant depth | rooms].abs_rel:.3f}",
-            verdict="within the spread of each other, random included; 4 bits come nearer to all frames than 16",
+            verdict="near-equal, as is random eviction; 4 bits come nearer to all frames than 16",
         ),
     ),
     "robust-inr": (

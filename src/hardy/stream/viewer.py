@@ -18,7 +18,7 @@ from hardy.zoo.vggt.camera import quaternion
 
 _POLL = 0.5
 """Seconds between two looks for new frames."""
-_FRUSTUM = 0.15
+_FRUSTUM = 0.05
 """Length of a camera, in median depths of the first frame."""
 _PICTURE = 128
 """Pixels of the longer side of the picture in it."""
@@ -55,8 +55,9 @@ class StreamViewer:
         self.server: Any = viser.ViserServer(host=host, port=port, label="hardy", verbose=False)
         self.url = f"http://{host}:{self.server.get_port()}"
         self.server.scene.set_up_direction((0.0, -1.0, 0.0))  # the world is the first camera's, whose y looks down
-        self.server.initial_camera.position = (0.0, -2 * self._length, -8 * self._length)
-        self.server.initial_camera.look_at = (0.0, 0.0, self._length / _FRUSTUM)
+        ahead = self._length / _FRUSTUM
+        self.server.initial_camera.position = (0.3 * ahead, -0.3 * ahead, -0.6 * ahead)
+        self.server.initial_camera.look_at = (0.0, 0.0, ahead)
         self._status = self.server.gui.add_markdown("")
         self._size = self.server.gui.add_slider("Size of points", 0.2, 5.0, 0.1, 1.0)
         self._cameras = self.server.gui.add_checkbox("Cameras", True)
@@ -103,6 +104,7 @@ class StreamViewer:
             fov=2 * math.atan(height / 2 / float(frame.K[1, 1])),
             aspect=width / height,
             scale=self._length,
+            line_width=1.0,
             image=picture[::step, ::step],
             wxyz=(w, x, y, z),
             position=tuple(to_world[:3, 3].tolist()),
@@ -111,7 +113,7 @@ class StreamViewer:
         self._shown.append((cloud, camera))
 
     def _point(self) -> float:
-        return 0.05 * self._length * float(self._size.value)
+        return 0.15 * self._length * float(self._size.value)
 
     def _restyle(self) -> None:
         for cloud, camera in list(self._shown):
