@@ -41,7 +41,7 @@ accuracy = {bits: right(model) for bits, model in models.items()}
 print(accuracy)
 
 # %%
-filters = (tiny_cnn().conv2.weight, models[4].conv2.two_level_weight())
+filters = (tiny_cnn().conv2.weight, models[4].conv2.rounded_weight())
 figure, (*places, ax) = axes(9, 3.1, columns=3)
 for place, weight, title in zip(places, filters, ("float", "two values a channel"), strict=True):
     grid = weight.detach()[:8, :8]  # (out, in, 3, 3)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from splat.scenes import known_scene
 from typer.testing import CliRunner
 
+from hardy.cli import splat
 from hardy.cli.main import app, main
 from hardy.splat import save_ply
 from hardy.splat.points import gaussians_from
@@ -49,6 +51,35 @@ def test_train_eval_render(folder: Path) -> None:
     assert [shot.name for shot in shots] == ["00.png", "08.png"]
     with Image.open(shots[0]) as shot:
         assert shot.size == (80, 30)
+
+
+def test_options_of_the_shell_reach_the_photos_and_the_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(splat, "_train", lambda photos, strategy, options, *_: seen.update(p=photos, o=options))
+
+    def trained(scene: Path, *words: str) -> tuple[Any, Any]:
+        done = CliRunner().invoke(app, ["splat", "train", str(scene), str(folder / "out"), *words])
+        assert done.exit_code == 0, done.output
+        return seen["p"], seen["o"]
+
+    Image.new("RGBA", (40, 30), (9, 9, 9, 0)).save(folder / "01.png")
+    words = ("--hold-out", "3", "--background", "white", "--antialiased", "--evaluate-every", "7", "--save-every", "11")
+    photos, options = trained(folder, *words)
+    assert [view.name for view in photos.held_out] == ["00.png", "03.png", "06.png", "09.png"]
+    assert bool((photos.views[0].image == 1).all())
+    assert options.background == (1.0, 1.0, 1.0)
+    assert (options.rasterize_mode, options.evaluate_every, options.save_every) == ("antialiased", 7, 11)
+    model = folder / "colmap" / "sparse" / "0"
+    model.mkdir(parents=True)
+    (model / "cameras.txt").write_text("1 PINHOLE 40 30 36 36 20 15\n")
+    (model / "images.txt").write_text("".join(f"{i} 1 0 0 0 0 0 {i} 1 {i}.png\n\n" for i in (1, 2)))
+    (model / "points3D.txt").write_text("1 0 0 3 9 9 9 0.1 1 0\n")
+    (folder / "colmap" / "images_2").mkdir()
+    for i in (1, 2):
+        Image.new("RGB", (20, 15)).save(folder / "colmap" / "images_2" / f"{i}.png")
+    photos, options = trained(folder / "colmap", "--images", "images_2", "--hold-out", "0")
+    assert (len(photos.views), len(photos.held_out), tuple(photos.views[0].image.shape)) == (2, 0, (15, 20, 3))
+    assert options.rasterize_mode == "classic"
 
 
 def test_films_and_snapshots(folder: Path) -> None:

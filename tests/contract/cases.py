@@ -393,6 +393,8 @@ CASES: dict[type[Method], Case] = {
             "method": ["sign", None, 1],
             "activation": ["relu", 3],
             "per": ["tensor", 1],
+            "eight_bit": [8, True, ""],
+            "rectifier": ["relu", 1, True],
         },
         no_identity="weights of one bit are another model at any setting",
         control=BinaryWeights(activation_bits=8, method="dorefa", activation="lsq", select="mlp.down", layers="-2:"),

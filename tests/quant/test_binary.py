@@ -20,7 +20,7 @@ def test_what_is_trained_with_is_what_is_stored(name: str, per: binary.Per) -> N
     weight = WEIGHT.clone().requires_grad_()
     levels, trained = rule.levels(weight, per), rule(weight, per, 0.3)
     torch.testing.assert_close(trained.detach(), levels.dense())
-    assert set(levels.signs.unique().tolist()) == {-1.0, 1.0}
+    assert set(levels.codes.unique().tolist()) == {-1.0, 1.0}
     trained.square().sum().backward()
     assert weight.grad is not None
     assert bool(weight.grad.isfinite().all())
@@ -32,7 +32,7 @@ def test_what_is_trained_with_is_what_is_stored(name: str, per: binary.Per) -> N
 def test_bwma_is_the_best_scale_for_its_signs_and_its_middle() -> None:
     found = binary.BWMA().levels(WEIGHT, "channel")
     for factor in (0.9, 1.1):
-        other = binary.Levels(found.signs, factor * found.scale, found.offset)
+        other = binary.Levels(found.codes, factor * found.scale, found.offset)
         assert (WEIGHT - found.dense()).norm() < (WEIGHT - other.dense()).norm()
 
 
@@ -116,7 +116,7 @@ def test_activations_are_on_the_grid_and_codes_are_theirs(name: str, bits: int, 
 def test_lsq_learns_its_step_by_the_published_gradient() -> None:
     rule = activation.LSQ(2, 1)
     x = torch.tensor([-0.5, 0.2, 0.9, 5.0], requires_grad=True)
-    rule.calibrate(0.5, signed=False)
+    rule.calibrate(0.5, 2.0, signed=False)
     rule.step.data.fill_(0.5)
     rule(x).sum().backward()
     u = torch.tensor([-1.0, 0.4, 1.8, 10.0])
@@ -128,7 +128,7 @@ def test_lsq_learns_its_step_by_the_published_gradient() -> None:
 
 def test_pact_learns_from_clipped_inputs_alone() -> None:
     rule = activation.PACT(2, 1)
-    rule.calibrate(0.5, signed=False)
+    rule.calibrate(0.5, 2.0, signed=False)
     rule.step.data.fill_(0.5)
     rule(torch.tensor([0.2, 0.9, 5.0, 7.0])).sum().backward()
     torch.testing.assert_close(rule.step.grad, torch.tensor(2 * 3 / 9))

@@ -1,4 +1,4 @@
-"""SOG as PlayCanvas describes it, written here value by value, and read back."""
+"""SOG as PlayCanvas describes it, written here value by value, and read back; and as hardy writes it."""
 
 import io
 import json
@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from hardy.errors import InputError
-from hardy.splat.formats import load_gaussians
+from hardy.splat import convert, save_ply
+from hardy.splat.formats import load_gaussians, save_gaussians
+from hardy.splat.sog import PALETTE, read_sog, sog_bytes
 
 COUNT, BASES, SIDE = 10, 3, 4
 BOOK = np.linspace(-4, 4, 256)
@@ -105,3 +108,63 @@ def test_what_does_not_fit_is_refused(
     meta, pictures = parts(made)
     with pytest.raises(InputError, match=message):
         load_gaussians(write(tmp_path / "a.sog", meta | change, pictures))
+
+
+def gaussians(made: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array).float() for name, array in made.items()}
+
+
+def test_what_hardy_writes_is_as_playcanvas_describes_it(made: dict[str, np.ndarray], tmp_path: Path) -> None:
+    save_gaussians(gaussians(made), tmp_path / "a.sog")
+    with zipfile.ZipFile(tmp_path / "a.sog") as file:
+        meta = json.loads(file.read("meta.json"))
+        names = {
+            "meta.json",
+            *(name for part in meta.values() if isinstance(part, dict) for name in part.get("files", ())),
+        }
+        assert set(file.namelist()) == names
+        sizes = {name: Image.open(io.BytesIO(file.read(name))).size for name in names - {"meta.json"}}
+        assert all(file.read(name)[12:16] == b"VP8L" for name in sizes)  # lossless
+    assert (meta["version"], meta["count"], meta["shN"]["bands"], meta["shN"]["count"]) == (2, COUNT, 1, COUNT)
+    assert sizes.pop("shN_centroids.webp") == (64 * BASES, 1)
+    assert set(sizes.values()) == {(4, 3)}
+    assert all(len(meta[part]["codebook"]) == 256 for part in ("scales", "sh0", "shN"))
+
+
+def test_few_values_are_kept_and_the_same_gaussians_give_the_same_bytes(made: dict[str, np.ndarray]) -> None:
+    """30 sizes, colors and harmonics are fewer than a codebook has."""
+    parameters = gaussians(made)
+    assert sog_bytes(parameters) == sog_bytes(parameters)
+    path = io.BytesIO(sog_bytes(parameters))
+    found = read_sog(path)  # pyright: ignore[reportArgumentType]
+    order = torch.cdist(parameters["means"], found["means"]).argmin(1)
+    for name in ("scales", "sh0", "shN"):
+        torch.testing.assert_close(found[name][order], parameters[name])
+
+
+def test_one_gaussian_and_many_equal_ones_are_written(made: dict[str, np.ndarray], tmp_path: Path) -> None:
+    for count in (1, 70):
+        parameters = {
+            name: tensor[:1].repeat(count, *[1] * (tensor.ndim - 1)) for name, tensor in gaussians(made).items()
+        }
+        save_gaussians(parameters, tmp_path / "a.sog")
+        found = load_gaussians(tmp_path / "a.sog")
+        assert len(found["means"]) == count
+        torch.testing.assert_close(found["means"], parameters["means"], rtol=1e-5, atol=1e-5)
+
+
+def test_many_gaussians_share_sets_of_harmonics_that_stand_near_them(tmp_path: Path) -> None:
+    """Twice as many as there are sets: the two that are alike share one."""
+    random = torch.Generator().manual_seed(0)
+    half = torch.rand(PALETTE, 3, 3, generator=random)
+    parameters = {
+        "means": torch.randn(2 * PALETTE, 3, generator=random), "scales": torch.zeros(2 * PALETTE, 3),
+        "quats": torch.eye(4)[:1].repeat(2 * PALETTE, 1), "opacities": torch.zeros(2 * PALETTE),
+        "sh0": torch.zeros(2 * PALETTE, 1, 3), "shN": torch.cat([half, half]),
+    }  # fmt: skip
+    save_ply(parameters, tmp_path / "a.ply")
+    report = convert(tmp_path / "a.ply", tmp_path / "a.sog")
+    assert any("131,072 Gaussians share 65,536 sets" in sentence for sentence in report.summary)
+    found = load_gaussians(tmp_path / "a.sog")
+    order = torch.from_numpy(cKDTree(found["means"].numpy()).query(parameters["means"].numpy())[1])
+    assert (found["shN"][order] - parameters["shN"]).abs().max() < 0.01  # 1/256 of their range is what a codebook gives

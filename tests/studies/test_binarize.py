@@ -40,8 +40,9 @@ def test_the_zoo_network_is_stored_and_opens_alone(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_goes_on_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan(activation_bits=2, epochs=2, batch_size=256)
-    binarize("tiny-cnn", tmp_path / "whole", plan=plan)
+    plan = Plan(activation_bits=2, epochs=2, batch_size=256, eight_bit="conv1,head", rectifier="rprelu")
+    report = binarize("tiny-cnn", tmp_path / "whole", plan=plan)
+    assert "97% of the weights are binary, 3% of 8 bits." in report.summary[0]
     saved = module.Checkpoint.save
     epochs: list[int] = []
 

@@ -30,6 +30,10 @@ def binarize(
     batch_size: Annotated[int, typer.Option(help="Images in a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Of Adam, falling to zero.")] = 2e-3,
     select: Annotated[str | None, typer.Option(help="Which layers; by default all but the first and the last.")] = None,
+    eight_bit: Annotated[
+        str | None, typer.Option(help="Layers that have 8-bit weights and inputs instead, as conv1,head.")
+    ] = None,
+    rectifier: Annotated[str | None, typer.Option(help="rprelu: ReActNet's, in the place of every ReLU.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order of the images.")] = 0,
 ) -> None:
     """Train binary weights and few-bit activations, keep one bit per weight, and show what it costs and saves."""
@@ -38,7 +42,8 @@ def binarize(
 
     plan = Plan(
         activation_bits=activation_bits, method=method, activation=activation, sweep=numbers(sweep, int, "sweep"),
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, select=select, seed=seed,
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, select=select,
+        eight_bit=eight_bit, rectifier=rectifier, seed=seed,
     )  # fmt: skip
     with interruptible(f"{out}.training"):
         report = run(model, out, plan=plan, data=data, weights=weights)

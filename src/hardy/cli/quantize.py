@@ -96,14 +96,21 @@ def quantize(
 
 def export(
     model: Annotated[str, typer.Argument(help="Folder of a model quantized with --planes, or of hardy binarize.")],
-    out: Annotated[Path, typer.Argument(help="File to write: .gguf, or .onnx for binary weights.", callback=new_file)],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="File to write: .gguf, or for binary weights .onnx, or .qonnx.onnx for QONNX.", callback=new_file
+        ),
+    ],
 ) -> None:
     """Write packed trit-planes to a GGUF file (llama.cpp reads it, not runs it), or binary weights to ONNX."""
     if out.suffix == ".onnx":
         from hardy.studies.binarize import export_folder
 
-        export_folder(model, out)
-        typer.echo(f"QuantizeLinear and DequantizeLinear around int8 signs: {out} ({out.stat().st_size / 1e6:.2f} MB)")
+        qonnx = out.name.endswith(".qonnx.onnx")
+        export_folder(model, out, "qonnx" if qonnx else "onnx")
+        kind = "Quant and BipolarQuant of QONNX" if qonnx else "QuantizeLinear and DequantizeLinear around int8 weights"
+        typer.echo(f"{kind}: {out} ({out.stat().st_size / 1e6:.2f} MB)")
         return
     from hardy.quant.gguf_export import export_gguf
     from hardy.zoo import Subject

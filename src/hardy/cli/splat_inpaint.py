@@ -184,7 +184,7 @@ def inpaint(
 def convert(
     source: Annotated[Path, typer.Argument(help=".ply, .compressed.ply, .splat, .spz or .sog.")],
     target: Annotated[
-        Path, typer.Argument(help=".ply, .compressed.ply, .splat, .spz or .glb (glTF).", callback=new_file)
+        Path, typer.Argument(help=".ply, .compressed.ply, .splat, .spz, .sog or .glb (glTF).", callback=new_file)
     ],
     repair: Annotated[
         bool, typer.Option("--repair", help="Leave out Gaussians that cannot be, and say how many.")

@@ -19,6 +19,8 @@ from hardy.quant.pack import Pack
 from hardy.quant.packed_binary import PackedBinaryConv2d, PackedBinaryLinear
 from hardy.quant.packed_embedding import PackedEmbedding, PackedHead
 from hardy.quant.packed_experts import PackedExperts
+from hardy.quant.packed_int8 import PackedInt8Conv2d, PackedInt8Linear
+from hardy.quant.rectifiers import RPReLU
 from hardy.quant.round_to_nearest import RoundToNearest
 from hardy.quant.spectral import effective_rank, energy_gain
 from hardy.quant.trit_linear import TritLinear
@@ -44,6 +46,9 @@ __all__ = [
     "PackedEmbedding",
     "PackedExperts",
     "PackedHead",
+    "PackedInt8Conv2d",
+    "PackedInt8Linear",
+    "RPReLU",
     "RoundToNearest",
     "TritLinear",
     "TritPlanes",

@@ -57,21 +57,21 @@ class ActivationRule(nn.Module):
         """The largest code."""
         return 2**self.bits - 1
 
-    def calibrate(self, mean_magnitude: float, signed: bool) -> None:
-        """Set the grid for inputs of this mean magnitude: a step of 2 E|x| / sqrt(levels).
+    def calibrate(self, mean_magnitude: float, largest: float, signed: bool) -> None:
+        """Set the grid for inputs of this mean and largest magnitude: a step of 2 E|x| / sqrt(levels).
 
         Raises:
             InputError: the inputs are all zero.
         """
         if mean_magnitude == 0:
             raise InputError("saw no input other than zero, so its activations have no step")
-        step, zero_point = self._grid(mean_magnitude, signed)
+        step, zero_point = self._grid(mean_magnitude, largest, signed)
         with torch.inference_mode(False), torch.no_grad():
             self.step.fill_(step)
             self.zero_point.fill_(zero_point)
         self._known = True
 
-    def _grid(self, mean_magnitude: float, signed: bool) -> tuple[float, float]:
+    def _grid(self, mean_magnitude: float, largest: float, signed: bool) -> tuple[float, float]:
         """Step and zero point."""
         return 2 * mean_magnitude / math.sqrt(self.levels), _middle(self.bits) if signed else 0.0
 
@@ -117,7 +117,7 @@ class ActivationRule(nn.Module):
             return
         if math.isnan(float(self.step.detach())) or math.isnan(float(self.zero_point)):
             seen = checks.finite("the first input of a layer with binary weights", x.detach().float())
-            self.calibrate(seen.abs().mean().item(), bool((seen < 0).any()))
+            self.calibrate(seen.abs().mean().item(), seen.abs().amax().item(), bool((seen < 0).any()))
         self._known = True
 
     def _load_from_state_dict(self, *arguments: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -130,6 +130,16 @@ class ActivationRule(nn.Module):
 
 class LSQ(ActivationRule):
     """Learns its step; straight through on the grid."""
+
+
+class EightBit(LSQ):
+    """LSQ of 8 bits, for the inputs of layers with 8-bit weights; the grid begins as wide as the inputs that it saw."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(8, channels)
+
+    def _grid(self, mean_magnitude: float, largest: float, signed: bool) -> tuple[float, float]:
+        return (largest / 127, 128.0) if signed else (largest / 255, 0.0)
 
 
 class PACT(ActivationRule):
@@ -146,7 +156,7 @@ class DoReFa(ActivationRule):
 
     learns_step = False
 
-    def _grid(self, mean_magnitude: float, signed: bool) -> tuple[float, float]:
+    def _grid(self, mean_magnitude: float, largest: float, signed: bool) -> tuple[float, float]:
         if not signed:
             return 1 / self.levels, 0.0
         return 2.0 ** (1 - self.bits) * (2 if self.bits == 1 else 1), _middle(self.bits)

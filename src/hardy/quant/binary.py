@@ -2,8 +2,8 @@
 
 XNOR-Net (arXiv 1603.05279), DoReFa-Net (1606.06160), IR-Net (1909.10788), ReActNet (2003.03488) and BWMA (2508.21524).
 We differ: XNOR-Net's input scale K is left out, in training as in what is packed and exported, since it costs a
-convolution of its own; ReActNet's RPReLU is a matter of the architecture and is left to it; of BWMA, of which the
-abstract alone is certain, the reading is ours.
+convolution of its own; ReActNet's RPReLU is a choice of its own (`hardy.quant.rectifiers`); of BWMA, of which the
+abstract alone is certain, the reading is ours. `EightBit` is no binary rule: it is what a first or last layer may have.
 
 A rule is a function of a weight matrix. `levels` is its closed form, what is stored; calling the rule gives the same
 values with the rule's gradient.
@@ -23,32 +23,34 @@ Per = Literal["channel", "layer"]
 
 @dataclasses.dataclass(frozen=True)
 class Levels:
-    """A weight of two levels for each output channel: `scale * signs + offset`.
+    """A weight of few levels for each output channel: `scale * codes + offset`.
 
     Attributes:
-        signs: (out, in), -1 or 1, float.
-        scale: (out, 1), half the distance of the two levels.
+        codes: (out, in), float: -1 or 1 of a binary rule, whole numbers from -127 to 127 of `EightBit`.
+        scale: (out, 1), of two levels half their distance.
         offset: (out, 1), their middle; zeros for a rule whose levels are symmetric.
     """
 
-    signs: torch.Tensor
+    codes: torch.Tensor
     scale: torch.Tensor
     offset: torch.Tensor
 
     def dense(self) -> torch.Tensor:
         """The weight, (out, in)."""
-        return self.scale * self.signs + self.offset
+        return self.scale * self.codes + self.offset
 
 
 class WeightRule(abc.ABC):
     """A rule: `levels(weight, per)`, and a call for the same values with a gradient.
 
     Attributes:
+        bits: of a code.
         partner: name of its paper's activation rule.
         usual: whether its paper has a scale for each output "channel" or for the whole "layer".
         needs_batch_norm: whether it changes the scale of a channel, which a batch norm after the layer has to undo.
     """
 
+    bits: ClassVar[int] = 1
     partner: ClassVar[str] = "lsq"
     usual: ClassVar[Per] = "channel"
     needs_batch_norm: ClassVar[bool] = False
@@ -188,6 +190,20 @@ class Lloyd(BWMA):
         return Levels(signs, scale, middle)
 
 
+class EightBit(WeightRule):
+    """Rounded to whole multiples of 1/127 of the largest magnitude of the channel; the gradient is the identity."""
+
+    bits = 8
+
+    def levels(self, weight: torch.Tensor, per: Per) -> Levels:
+        weight = weight.detach()
+        scale = weight.abs().amax(1, keepdim=True) / 127
+        return _symmetric((weight / torch.where(scale > 0, scale, 1)).round(), scale)
+
+    def __call__(self, weight: torch.Tensor, per: Per, progress: float = 1.0) -> torch.Tensor:
+        return straight_through(weight, self.levels(weight, per).dense())
+
+
 RULES: dict[str, type[WeightRule]] = {
     "bwma": BWMA,
     "bwma-lloyd": Lloyd,
@@ -225,5 +241,5 @@ def _mean_where(values: torch.Tensor, chosen: torch.Tensor, per: Per) -> torch.T
     return torch.where(count > 0, total / count.clamp(min=torch.finfo(values.dtype).tiny), _mean(values, per))
 
 
-def _symmetric(signs: torch.Tensor, scale: torch.Tensor) -> Levels:
-    return Levels(signs, scale, torch.zeros_like(scale))
+def _symmetric(codes: torch.Tensor, scale: torch.Tensor) -> Levels:
+    return Levels(codes, scale, torch.zeros_like(scale))

@@ -1,5 +1,7 @@
 """A trained binary layer taken apart: rounding, an array of +1 and -1 with one column of ones, and what stays digital.
 
+The array of a layer with 8-bit weights holds whole numbers from -127 to 127, and no column of ones.
+
 BWMA (arXiv 2508.21524) on a compute-in-memory array: y = scale * (signs x) + offset * (ones x) + bias. The array is an
 ordinary convolution or linear layer with one output more than the layer has, so that `Deploy` programs it like any
 other; the column of ones is shared by all outputs.
@@ -38,8 +40,9 @@ class BinaryArray(nn.Module):
     """What a binary layer computes, its product in a module of its own.
 
     Args:
-        signs: (out, in / groups, height, width) of a convolution or (out, in), -1 and 1.
-        scale, offset: (out,); see `hardy.quant.binary.Levels`.
+        codes: (out, in / groups, height, width) of a convolution or (out, in); see `hardy.quant.binary.Levels`.
+        scale: (out,).
+        offset: (out,), or None where there are none, as with 8-bit weights: then there is no column of ones.
         bias: (out,) or None.
         grid: of the activations.
         window: of a convolution, or None.
@@ -49,27 +52,31 @@ class BinaryArray(nn.Module):
 
     def __init__(
         self,
-        signs: torch.Tensor,
+        codes: torch.Tensor,
         scale: torch.Tensor,
-        offset: torch.Tensor,
+        offset: torch.Tensor | None,
         bias: torch.Tensor | None,
         grid: Grid,
         window: Window | None,
     ) -> None:
         super().__init__()
         self.round = RoundToGrid(grid, -1 if window is None else -3)
-        if window is not None and window.groups > 1:
-            raise InputError(
-                f"has {window.groups} groups, which see different inputs: an array with one column of ones takes one"
-            )
-        weight = torch.cat([signs.float(), torch.ones_like(signs[:1]).float()])
+        weight = codes.float()
+        if offset is not None:
+            if window is not None and window.groups > 1:
+                raise InputError(
+                    f"has {window.groups} groups, which see different inputs: an array with one column of ones takes "
+                    "one"
+                )
+            weight = torch.cat([weight, torch.ones_like(weight[:1])])
         out, inputs = weight.shape[:2]
         if window is None:
             self.array = nn.Linear(inputs, out, bias=False)
         else:
             self.array = nn.Conv2d(
-                inputs, out, window.kernel, window.stride, window.padding, window.dilation, bias=False
-            )
+                inputs * window.groups, out, window.kernel, window.stride, window.padding, window.dilation,
+                window.groups, bias=False,
+            )  # fmt: skip
         self.array.weight = nn.Parameter(weight, requires_grad=False)
         for name, values in (("scale", scale), ("offset", offset), ("bias", bias)):
             self.register_buffer(name, None if values is None else values.detach().float().clone())
@@ -78,13 +85,16 @@ class BinaryArray(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the layer."""
         y = self.array(self.round(x).to(self.array.weight.dtype))
-        channel = -3 if self.spatial else -1
-        count = y.shape[channel] - 1
-        products, ones = y.narrow(channel, 0, count), y.narrow(channel, count, 1)
 
         def column(values: Any) -> torch.Tensor:
             values = values.to(y.dtype)
             return values[:, None, None] if self.spatial else values
 
-        result = column(self.scale) * products + column(self.offset) * ones
+        if self.offset is None:
+            result = column(self.scale) * y
+        else:
+            channel = -3 if self.spatial else -1
+            count = y.shape[channel] - 1
+            products, ones = y.narrow(channel, 0, count), y.narrow(channel, count, 1)
+            result = column(self.scale) * products + column(self.offset) * ones
         return (result if self.bias is None else result + column(self.bias)).to(x.dtype)

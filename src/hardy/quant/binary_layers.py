@@ -1,5 +1,7 @@
 """Layers with binary weights in training: the float weight is what is trained, two levels are what is computed with.
 
+Under the rule `EightBit` they are the first or the last layer of such a network, with weights of 255 levels.
+
 They take the place of nn.Conv2d and nn.Linear and keep their parameters, the very objects, so that an optimizer that
 was made before trains on. They are no nn.Conv2d themselves: whatever works on dense weights must not take the float
 weight for what the layer computes with.
@@ -58,7 +60,7 @@ class BinaryLayer(nn.Module):
         self.activation.progress = progress
 
     def levels(self) -> Levels:
-        """The two levels of each output channel, of the weight (out, in * kernel) as it is now, float32.
+        """The levels of each output channel, of the weight (out, in * kernel) as it is now, float32.
 
         Raises:
             InputError: the weight is not finite.
@@ -68,7 +70,12 @@ class BinaryLayer(nn.Module):
             raise InputError(f"holds {bad} NaN or infinite weights of {weight.numel()}")
         return self.rule.levels(weight, self.per)
 
-    def two_level_weight(self) -> torch.Tensor:
+    @property
+    def stored_bits(self) -> int:
+        """Bits that its weight takes when it is packed."""
+        return packed_bits(self.rule.bits, self.weight.numel(), len(self.weight))
+
+    def rounded_weight(self) -> torch.Tensor:
         """The weight that is computed with, in the shape and dtype of `weight`, with the gradient of the rule."""
         flat = self.rule(self.weight.flatten(1).float(), self.per, self.progress)
         return flat.view_as(self.weight).to(self.weight.dtype)
@@ -88,8 +95,9 @@ class BinaryLayer(nn.Module):
         )
         if math.isnan(grid.zero_point):
             raise InputError("has seen no input, so the step of its activations is not known; run the model once")
-        signs = levels.signs.view_as(self.weight)
-        return BinaryArray(signs, levels.scale.flatten(), levels.offset.flatten(), self.bias, grid, self.window)
+        offset = levels.offset.flatten() if self.rule.bits == 1 else None
+        codes = levels.codes.view_as(self.weight)
+        return BinaryArray(codes, levels.scale.flatten(), offset, self.bias, grid, self.window)
 
     @property
     def window(self) -> Window | None:
@@ -122,7 +130,7 @@ class BinaryConv2d(BinaryLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in, height, width) -> (..., out, height, width)."""
         x = self.activation(x, self.channel)
-        weight = self.two_level_weight()
+        weight = self.rounded_weight()
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -135,7 +143,16 @@ class BinaryLinear(BinaryLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
-        return F.linear(self.activation(x, self.channel), self.two_level_weight(), self.bias)
+        return F.linear(self.activation(x, self.channel), self.rounded_weight(), self.bias)
+
+
+def packed_bits(bits: int, weights: int, outputs: int) -> int:
+    """Bits that so many weights of 1 bit, or of 8, take when they are packed.
+
+    Those of one bit are filled up to bytes, and each output has a scale and an offset in float32; those of 8 bits have
+    a scale.
+    """
+    return 8 * -(-weights // 8) + 64 * outputs if bits == 1 else bits * weights + 32 * outputs
 
 
 def numeric_padding(conv: nn.Conv2d) -> tuple[int, int]:

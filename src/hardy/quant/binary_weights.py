@@ -6,7 +6,7 @@ per layer.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
 import torch
@@ -21,6 +21,7 @@ from hardy.errors import InputError
 from hardy.hooks import run, watch
 from hardy.quant import activation, binary
 from hardy.quant.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear
+from hardy.quant.rectifiers import RPReLU, replace_rectifiers
 from hardy.report import Row
 
 
@@ -41,11 +42,15 @@ class BinaryWeights(Method):
         per: one scale and offset per "channel" or per "layer"; by default what the method's paper has ("channel" for
             bwma).
         select: which layers, as in `hardy.core.selection.select`; None for all convolutions and linear layers but the
-            first and the last.
+            first and the last, and but those of `eight_bit`.
+        eight_bit: layers that have weights and inputs of 8 bits instead, as the first and the last may:
+            "conv1,head".
+        rectifier: "rprelu" puts ReActNet's RPReLU in the place of every nn.ReLU and nn.PReLU of the model; None keeps
+            them. See `hardy.quant.RPReLU`.
         layers: in which layers of the model; all by default.
 
     `apply` finds the steps of the activations in one pass over the batches it is given, each layer without any on the
-    first input it sees.
+    first input it sees. A rectifier needs a batch, which shows how many channels there are.
     """
 
     activation_bits: int = 4
@@ -53,6 +58,8 @@ class BinaryWeights(Method):
     activation: str | None = None
     per: str | None = None
     select: Selector | None = None
+    eight_bit: Selector | None = None
+    rectifier: str | None = None
     layers: Layers | None = None
 
     def check(self) -> None:
@@ -62,6 +69,10 @@ class BinaryWeights(Method):
             checks.one_of("activation", self.activation, activation.RULES)
         if self.per is not None:
             checks.one_of("per", self.per, get_args(binary.Per))
+        if self.rectifier is not None:
+            checks.one_of("rectifier", self.rectifier, ("rprelu",))
+        if self.eight_bit is not None:
+            _check_selector(self.eight_bit)
 
     def edit(self, model: nn.Module, edits: Edits, data: Iterable[Any] | None) -> list[Row]:
         rule = binary.rule(self.method)
@@ -72,18 +83,26 @@ class BinaryWeights(Method):
         else:
             reason = ""
         layers: dict[str, BinaryLayer] = {}
-        for site in self._sites(model):
+        rounded = [] if self.eight_bit is None else _whole(select(model, self.eight_bit, layers=self.layers))
+        for site in self._sites(model, {site.module for site in rounded}):
             module = model.get_submodule(site.module)
             if reason and not has_batch_norm(model, site.module):
                 raise InputError(
                     f"{reason} changes the scale or the middle of what {site.name} computes, which only a batch norm "
                     "after it can undo, and beside it there is none of its width"
                 )
-            try:
-                layers[site.module] = _binary(module, rule, per, kind, self.activation_bits)
-                layers[site.module].levels()  # finite weights
-            except InputError as error:
-                raise InputError(f"{site.name} {error}") from None
+            layers[site.module] = _trained(
+                site, module, rule, per, lambda channels: kind(self.activation_bits, channels)
+            )
+        for site in rounded:
+            module = model.get_submodule(site.module)
+            layers[site.module] = _trained(site, module, binary.EightBit(), "channel", activation.EightBit)
+        rectifiers: dict[str, RPReLU] = {}
+        if self.rectifier is not None:
+            if data is None:
+                raise InputError("rectifier 'rprelu' needs a batch of inputs, which shows how many channels there are")
+            data = list(data)
+            rectifiers = replace_rectifiers(model, edits, data)
         if data is not None:
             calibrate(model, {name: layer.activation for name, layer in layers.items()}, data)
         for name, layer in layers.items():
@@ -91,37 +110,62 @@ class BinaryWeights(Method):
             for place, module in list(model.named_modules(remove_duplicate=False)):
                 if module is original:  # a module that stands in two places is replaced in both
                     edits.set_module(place, layer)
-        return _rows(layers)
+        channels = {name: part.channels for name, part in rectifiers.items()}
+        return [*_rows(layers), *(Row(metric="rectifier_channels", condition=n, value=c) for n, c in channels.items())]
 
-    def _sites(self, model: nn.Module) -> list[Site]:
+    def _sites(self, model: nn.Module, rounded: set[str]) -> list[Site]:
+        """What becomes binary, where these layers have 8 bits."""
         if self.select is not None:
-            sites = select(model, self.select, layers=self.layers)
-        else:
-            fit = [s.name for s in all_sites(model) if isinstance(model.get_submodule(s.module), nn.Conv2d | nn.Linear)]
-            names = list(dict.fromkeys(name.partition(":")[0] for name in fit))
-            if len(names) < 3:
-                raise InputError(
-                    f"{type(model).__name__} has {len(names)} convolutions and linear layers; without its first and "
-                    "last nothing is left: name the layers with select="
-                )
-            inner = set(names[1:-1])
-            sites = select(model, lambda name, _: name in inner, layers=self.layers)
-        for site in sites:
-            if site.rows is not None:
-                raise InputError(f"{site.name} is a part of a fused projection; select {site.module} as a whole")
-        return sites
+            sites = _whole(select(model, self.select, layers=self.layers))
+            if both := rounded & {site.module for site in sites}:
+                raise InputError(f"{min(both)} is in select and in eight_bit; name it in one of them")
+            return sites
+        fit = [s.name for s in all_sites(model) if isinstance(model.get_submodule(s.module), nn.Conv2d | nn.Linear)]
+        names = list(dict.fromkeys(name.partition(":")[0] for name in fit))
+        inner = set(names[1:-1]) - rounded
+        if not inner:
+            raise InputError(
+                f"{type(model).__name__} has {len(names)} convolutions and linear layers; without its first and last "
+                f"{'and those of eight_bit ' * bool(rounded)}nothing is left: name the layers with select="
+            )
+        return _whole(select(model, lambda name, _: name in inner, layers=self.layers))
 
 
-def _binary(
-    module: nn.Module, rule: binary.WeightRule, per: Any, kind: type[activation.ActivationRule], bits: int
+def _check_selector(selector: object) -> None:
+    if isinstance(selector, str | Sequence) and len(selector) and not isinstance(selector, bytes):
+        return
+    if not callable(selector):
+        raise InputError(f"eight_bit must select layers, as 'conv1,head' does, or be None, got {selector!r}")
+
+
+def _whole(sites: list[Site]) -> list[Site]:
+    for site in sites:
+        if site.rows is not None:
+            raise InputError(f"{site.name} is a part of a fused projection; select {site.module} as a whole")
+    return sites
+
+
+def _trained(
+    site: Site, module: nn.Module, rule: binary.WeightRule, per: Any, made: Callable[[int], activation.ActivationRule]
 ) -> BinaryLayer:
-    if isinstance(module, BinaryLayer):
-        raise InputError("has binary weights already; undo that change first")
-    if isinstance(module, nn.Conv2d):
-        return BinaryConv2d(module, rule, per, kind(bits, module.in_channels).to(module.weight.device))
-    if isinstance(module, nn.Linear):
-        return BinaryLinear(module, rule, per, kind(bits, module.in_features).to(module.weight.device))
-    raise InputError(f"is a {type(module).__name__}; binary weights take nn.Conv2d and nn.Linear")
+    """What stands in the place of `module`, with the activation rule that is made for its channels.
+
+    Raises:
+        InputError: it is no layer for binary weights, or its weights are not finite.
+    """
+    try:
+        if isinstance(module, BinaryLayer):
+            raise InputError("has binary weights already; undo that change first")
+        if isinstance(module, nn.Conv2d):
+            layer = BinaryConv2d(module, rule, per, made(module.in_channels).to(module.weight.device))
+        elif isinstance(module, nn.Linear):
+            layer = BinaryLinear(module, rule, per, made(module.in_features).to(module.weight.device))
+        else:
+            raise InputError(f"is a {type(module).__name__}; binary weights take nn.Conv2d and nn.Linear")
+        layer.levels()
+    except InputError as error:
+        raise InputError(f"{site.name} {error}") from None
+    return layer
 
 
 def has_batch_norm(model: nn.Module, name: str) -> bool:
@@ -139,10 +183,12 @@ def calibrate(model: nn.Module, rules: dict[str, activation.ActivationRule], dat
         InputError: there are no batches, or a layer saw nothing but zeros, NaN or infinity.
     """
     total, count, signed = dict.fromkeys(rules, 0.0), dict.fromkeys(rules, 0), dict.fromkeys(rules, False)
+    largest = dict.fromkeys(rules, 0.0)
 
     def see(name: str, x: torch.Tensor) -> None:
         x = checks.finite(f"the input of {name}", x.detach().float())
         total[name] += x.abs().double().sum().item()
+        largest[name] = max(largest[name], x.abs().amax().item() if x.numel() else 0.0)
         count[name] += x.numel()
         signed[name] = signed[name] or bool((x < 0).any())
 
@@ -163,7 +209,7 @@ def calibrate(model: nn.Module, rules: dict[str, activation.ActivationRule], dat
     for name, rule in rules.items():
         if count[name]:  # a layer that was not used finds its step in use
             try:
-                rule.calibrate(total[name] / count[name], signed[name])
+                rule.calibrate(total[name] / count[name], largest[name], signed[name])
             except InputError as error:
                 raise InputError(f"{name} {error}") from None
 
@@ -208,17 +254,11 @@ class Annealing:
 def _rows(layers: dict[str, BinaryLayer]) -> list[Row]:
     rows, error, energy, size, bits = [], 0.0, 0.0, 0, 0
     for name, layer in layers.items():
-        weight, levels = layer.weight.detach().flatten(1).float(), layer.levels()
-        off, whole = squared_norm(levels.dense(), minus=weight), squared_norm(weight)
-        stored = stored_bits(levels)
-        rows += _row(name, off, whole, weight.numel(), stored)
-        error, energy, size, bits = error + off, energy + whole, size + weight.numel(), bits + stored
+        weight = layer.weight.detach().flatten(1).float()
+        off, whole = squared_norm(layer.levels().dense(), minus=weight), squared_norm(weight)
+        rows += _row(name, off, whole, weight.numel(), layer.stored_bits)
+        error, energy, size, bits = error + off, energy + whole, size + weight.numel(), bits + layer.stored_bits
     return [*_row(ALL_SELECTED, error, energy, size, bits), *rows]
-
-
-def stored_bits(levels: binary.Levels) -> int:
-    """Bits that a weight takes when it is packed: one each, and two float32 for every output channel."""
-    return levels.signs.numel() + 64 * len(levels.signs)
 
 
 def _row(condition: str, error: float, energy: float, weights: int, bits: int) -> list[Row]:

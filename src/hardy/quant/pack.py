@@ -18,7 +18,9 @@ from hardy.core.selection import Site, all_sites
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.quant.binary_layers import BinaryLayer
-from hardy.quant.packed_binary import packed_binary
+from hardy.quant.packed_binary import PackedBinaryConv2d, PackedBinaryLinear
+from hardy.quant.packed_int8 import PackedInt8Conv2d, PackedInt8Linear
+from hardy.quant.packed_levels import PackedLevels
 from hardy.quant.quantizer import StoredWeight
 from hardy.quant.transformers_hooks import quantizer_of
 from hardy.quant.unpacking import PACKED
@@ -29,7 +31,8 @@ from hardy.report import Row
 class Pack(Method):
     """Replace the layers that a quantizer gave new weights by packed ones, such as `TritLinear` and `GridLinear`.
 
-    Layers with binary weights become `PackedBinaryConv2d` and `PackedBinaryLinear` as they are now.
+    Layers with binary weights become `PackedBinaryConv2d` and `PackedBinaryLinear` as they are now, those of 8 bits
+    beside them `PackedInt8Conv2d` and `PackedInt8Linear`.
     On CPU trit-planes and layers on a grid then compute with activations rounded to int8, group by group. What has no
     packed layer stays dense and is reported as such: parts of fused projections, convolutions, and the forms of
     quantizers that are baselines only. The matrices of a stack of experts are packed one by one (`PackedExperts`). A
@@ -73,7 +76,7 @@ class Pack(Method):
                 rows.append(Row(metric="bits_per_weight", condition=condition, value=value))
         for name in trained:
             try:
-                layer = packed_binary(cast(BinaryLayer, model.get_submodule(name)))
+                layer = _packed_levels(cast(BinaryLayer, model.get_submodule(name)))
             except InputError as error:
                 raise InputError(f"{name} {error}") from None
             edits.set_module(name, layer)
@@ -87,3 +90,13 @@ class Pack(Method):
             edits.swap(model.config, "quantization_config", quantizer.quantization_config)
         details = {"weights": size, "weights left dense": dense}
         return [Row(metric="bits_per_weight", condition=PACKED, value=bits / size, details=details), *rows]
+
+
+def _packed_levels(layer: BinaryLayer) -> PackedLevels:
+    """`layer` as it is now, in few bits.
+
+    Raises:
+        InputError: it has seen no input yet, or its step is not above zero.
+    """
+    kinds = (PackedBinaryConv2d, PackedBinaryLinear, PackedInt8Conv2d, PackedInt8Linear)
+    return next(found for kind in kinds if (found := kind.pack(layer, ())) is not None)

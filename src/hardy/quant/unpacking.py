@@ -62,6 +62,6 @@ class Unpack(Method):
 
 def unpack(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """`model` with dense weights in the place of packed layers, in place, if it has any; see `Unpack`."""
-    if packed_layers(model):
+    if any(layer.weights for layer in packed_layers(model).values()):
         Unpack(dtype=None if dtype is None else str(dtype).removeprefix("torch.")).apply(model)
     return model

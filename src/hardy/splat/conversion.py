@@ -18,7 +18,7 @@ def convert(source: str | Path, target: str | Path, *, repair: bool = False) -> 
 
     Args:
         source: .ply, .compressed.ply, .splat, .spz or .sog.
-        target: .ply, .compressed.ply, .splat, .spz or .glb.
+        target: .ply, .compressed.ply, .splat, .spz, .sog or .glb.
         repair: leave out Gaussians that cannot be (values that are not finite, zero rotations or sizes); otherwise they
             are an error.
 

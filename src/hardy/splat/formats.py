@@ -1,6 +1,6 @@
 """Gaussians in the files that other programs exchange: read by `load_gaussians`, written by `save_gaussians`.
 
-PLY, SuperSplat's compressed PLY, antimatter15's .splat, Niantic's SPZ, PlayCanvas' SOG (read), and glTF with
+PLY, SuperSplat's compressed PLY, antimatter15's .splat, Niantic's SPZ, PlayCanvas' SOG, and glTF with
 KHR_gaussian_splatting (written). Compressed PLY and SPZ go through the package gsply, which takes the sizes that a
 file declares for true: they are compared with what is there first.
 """
@@ -23,7 +23,7 @@ from hardy.files import write_atomic
 from hardy.ops.spherical_harmonics import FIRST
 from hardy.reading import check_room, reading
 from hardy.splat.ply import NAMES, Parameters, check_gaussians, elements_of, load_ply, mended, save_ply
-from hardy.splat.sog import read_sog
+from hardy.splat.sog import PALETTE, read_sog, sog_bytes
 
 _SPLAT = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 4), ("quats", "u1", 4)])
 _FLOAT, _POINTS = 5126, 0  # of glTF
@@ -66,7 +66,7 @@ def save_gaussians(parameters: Parameters, path: str | Path) -> None:
     """Write Gaussians in the format that the ending names, atomically.
 
     Raises:
-        InputError: the ending is unknown or only read, or the package gsply is needed and missing.
+        InputError: the ending is unknown, or the package gsply is needed and missing.
     """
     path = Path(path)
     check_gaussians(parameters, "the Gaussians")
@@ -76,11 +76,9 @@ def save_gaussians(parameters: Parameters, path: str | Path) -> None:
         "glb": lambda made, path: write_atomic(path, lambda file: file.write_bytes(_glb_bytes(made))),
         "compressed.ply": lambda made, path: write_atomic(path, lambda file: file.write_bytes(_compressed_bytes(made))),
         "spz": lambda made, path: write_atomic(path, lambda file: _write_spz(made, file)),
+        "sog": lambda made, path: write_atomic(path, lambda file: file.write_bytes(sog_bytes(made))),
     }
-    kind = format_of(path)
-    if kind not in writers:
-        raise InputError(f"{path} is of a kind that is read only; written are .{', .'.join(writers)}")
-    writers[kind](parameters, path)
+    writers[format_of(path)](parameters, path)
 
 
 def format_of(path: Path) -> str:
@@ -93,7 +91,7 @@ def format_of(path: Path) -> str:
     for ending in ("compressed.ply", "ply", "splat", "spz", "sog", "glb"):
         if name.endswith(f".{ending}"):
             return ending
-    raise InputError(f"{path} must end with .ply, .compressed.ply, .splat, .spz, .sog (read) or .glb (written)")
+    raise InputError(f"{path} must end with .ply, .compressed.ply, .splat, .spz, .sog or .glb (written)")
 
 
 def lost_in(kind: str, parameters: Parameters) -> list[str]:
@@ -108,6 +106,14 @@ def lost_in(kind: str, parameters: Parameters) -> list[str]:
         lost.append("places, sizes and rotations are rounded to 10 or 11 bits in blocks of 256, colors to 8 bits")
     elif kind == "spz":
         lost.append("places are rounded to 1/4096, sizes to steps of 1/16 in the logarithm, colors to 8 bits")
+    elif kind == "sog":
+        lost.append("places are rounded to 65,536 steps of a logarithmic scale, rotations and opacities to 256 levels")
+        lost.append("sizes and colors have 256 values each, chosen for these Gaussians")
+        count = len(parameters["means"])
+        if more:
+            lost.append("so have spherical harmonics above degree 0")
+        if more and count > PALETTE:
+            lost.append(f"{count:,} Gaussians share {PALETTE:,} sets of these harmonics")
     return lost
 
 

@@ -8,7 +8,7 @@ import importlib
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -29,7 +29,7 @@ from hardy.reading import reading
 from hardy.report.figures import Bars, BarSeries, Lines, Series
 from hardy.runs.checkpoint import Checkpoint
 from hardy.runs.progress import progress
-from hardy.studies.binary_cost import image_cost, packed_share, stored_bytes
+from hardy.studies.binary_cost import image_cost, shares, stored_bytes
 from hardy.studies.images import Images, read_images
 from hardy.zoo import digits
 
@@ -44,7 +44,7 @@ class Plan:
 
     Args:
         activation_bits: of the model that is kept.
-        method, activation, select: as for `hardy.quant.BinaryWeights`.
+        method, activation, select, eight_bit, rectifier: as for `hardy.quant.BinaryWeights`.
         sweep: activation bits that are trained as well, for the curves.
         epochs: of every training.
         batch_size: images in a step.
@@ -56,6 +56,8 @@ class Plan:
     method: str = "bwma"
     activation: str | None = None
     select: str | None = None
+    eight_bit: str | None = None
+    rectifier: str | None = None
     sweep: tuple[int, ...] = ()
     epochs: int = 10
     batch_size: int = 64
@@ -72,7 +74,10 @@ class Plan:
 
     def edit(self, bits: int) -> BinaryWeights:
         """The method at so many bits."""
-        return BinaryWeights(activation_bits=bits, method=self.method, activation=self.activation, select=self.select)
+        return BinaryWeights(
+            activation_bits=bits, method=self.method, activation=self.activation, select=self.select,
+            eight_bit=self.eight_bit, rectifier=self.rectifier,
+        )  # fmt: skip
 
 
 def binarize(
@@ -186,15 +191,15 @@ def network_of(name: str, weights: str | Path | None) -> nn.Module:
     return found
 
 
-def export_folder(folder: str | Path, path: Path) -> None:
-    """Write the model that `binarize` stored in `folder` to ONNX; see `hardy.quant.export_onnx`."""
+def export_folder(folder: str | Path, path: Path, dialect: Literal["onnx", "qonnx"] = "onnx") -> None:
+    """Write the model that `binarize` stored in `folder` to ONNX or QONNX; see `hardy.quant.export_onnx`."""
     folder = Path(folder)
     example = folder / EXAMPLE
     if not (folder / RECORD).is_file() or not example.is_file():
         raise InputError(f"{folder} is not a folder that hardy binarize wrote")
     with reading(example):
         image = load_file(example)["example"]
-    export_onnx(load(folder), image, path)
+    export_onnx(load(folder), image, path, dialect=dialect)
 
 
 def check_labels(model: nn.Module, images: Images) -> None:
@@ -278,7 +283,7 @@ def _errors(model: nn.Module) -> Bars:
 @torch.no_grad()
 def _histograms(model: nn.Module, images: Images) -> list[Lines]:
     """What the first, the middle and the last binary layer are given, and the levels that they round it to."""
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, BinaryLayer)}
+    layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, BinaryLayer) and layer.rule.bits == 1}
     names = list(layers)
     chosen = list(dict.fromkeys((names[0], names[len(names) // 2], names[-1])))
     seen: dict[str, torch.Tensor] = {}
@@ -328,20 +333,27 @@ def _report(name: str, plan: Plan, images: Images, rows: list[Row], figures: lis
         )
     ]  # fmt: skip
     condition = f"{plan.activation_bits} bits"
+    share = shares(kept)
+    ends = f", {share[8]:.0%} of 8 bits" if share[8] else ""
+    kept_dense = (
+        "The first and the last layer"
+        if plan.select is None and plan.eight_bit is None
+        else "Layers that are not named"
+    )
     return Report(
         title=f"{name} with binary weights and {plan.activation_bits}-bit activations",
         summary=(
             f"{100 * by['accuracy', condition]:.1f} % of {len(images.y_test)} test images right, "
             f"{100 * by['accuracy', FLOAT]:.1f} % with float weights; {by['bytes', condition] / 1e3:.1f} kB instead of "
-            f"{by['bytes', FLOAT] / 1e3:.1f} kB. {packed_share(kept):.0%} of the weights are binary.",
+            f"{by['bytes', FLOAT] / 1e3:.1f} kB. {share[1]:.0%} of the weights are binary{ends}.",
         ),
         rows=tuple(rows),
         figures=(*curves, *figures),
         settings={"model": name, "data": images.name, **dataclasses.asdict(plan), "sweep": list(plan.sweep)},
         notes=(
-            "The first and the last layer stay dense unless layers were selected; batch norms and biases are float.",
+            f"{kept_dense} stays dense; batch norms, rectifiers and biases are float.",
             "One training of each; no spread over seeds.",
-            "Energy, latency and area are closed-form figures of published parts, of the binary layers alone.",
+            "Energy, latency and area are closed-form figures of published parts, of the packed layers alone.",
             "XNOR-Net's input scale is left out.",
         ),
     )

@@ -37,13 +37,15 @@ class TinyCNN(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(first, first, 3, padding=1, bias=False), nn.BatchNorm2d(first)
         self.conv3, self.bn3 = nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(second)
         self.conv4, self.bn4 = nn.Conv2d(second, third, 3, padding=1, bias=False), nn.BatchNorm2d(third)
+        self.relu1, self.relu2, self.relu3, self.relu4 = nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.ReLU()
         self.head = nn.Linear(third, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for conv, norm in (
-            (self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3), (self.conv4, self.bn4)
+        for conv, norm, relu in (
+            (self.conv1, self.bn1, self.relu1), (self.conv2, self.bn2, self.relu2),
+            (self.conv3, self.bn3, self.relu3), (self.conv4, self.bn4, self.relu4),
         ):  # fmt: skip
-            x = F.relu(norm(conv(x)))
+            x = relu(norm(conv(x)))
         return self.head(x.mean((2, 3)))
 
 
