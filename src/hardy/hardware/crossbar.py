@@ -87,7 +87,8 @@ def program_matrix(weight: torch.Tensor, chip: Chip, *, seed: int, site: str, se
     Raises:
         InputError: the cells are not known at that time, or a tile is too large for the exact solution of its wires.
     """
-    require_tiles(*weight.shape, chip, site)
+    outputs, inputs = weight.shape
+    require_tiles(outputs, inputs, chip, site)
     scale = full_scale(weight, chip)
     if chip.weight_slices == 1:
         return _program(weight, scale, chip, seed, site, seconds)
