@@ -96,7 +96,7 @@ def test_packed_eight_bits_like_a_loop(options: dict[str, Any]) -> None:
     trained: Any = model[0]
     codes, step, scale = (
         trained.levels().codes.view(8, -1, 3, 3),
-        float(trained.activation.step),
+        trained.activation.step.item(),
         trained.levels().scale,
     )
     conv = trained.window

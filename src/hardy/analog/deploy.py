@@ -126,8 +126,8 @@ class Deploy(Method):
                 except InputError as error:
                     raise InputError(f"{name} {error}") from None
         sites, unfit = self._sites(model)
-        self._require_fit(model, sites)  # before anything is programmed
         keep_adapters_digital(model, sites, edits)
+        self._require_fit(model, sites)  # before anything is programmed
         by_module: dict[str, list[Site]] = {}
         for site in sites:
             by_module.setdefault(site.module, []).append(site)
