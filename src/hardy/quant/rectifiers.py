@@ -41,8 +41,6 @@ class RPReLU(PackedLayer):
         bend, lift, slope: parameters, (channels,).
     """
 
-    id = "quant.rprelu"
-
     def __init__(
         self,
         channels: int,
