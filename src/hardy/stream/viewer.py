@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import inspect
 import math
 import threading
 from pathlib import Path
@@ -58,6 +59,8 @@ class StreamViewer:
         ahead = self._length / _FRUSTUM
         self.server.initial_camera.position = (0.3 * ahead, -0.3 * ahead, -0.6 * ahead)
         self.server.initial_camera.look_at = (0.0, 0.0, ahead)
+        known = inspect.signature(self.server.scene.add_camera_frustum).parameters  # before viser 1.1 lines are thin
+        self._lines = {"thickness": 0.03 * self._length} if "thickness" in known else {}
         self._status = self.server.gui.add_markdown("")
         self._size = self.server.gui.add_slider("Size of points", 0.2, 5.0, 0.1, 1.0)
         self._cameras = self.server.gui.add_checkbox("Cameras", True)
@@ -104,7 +107,7 @@ class StreamViewer:
             fov=2 * math.atan(height / 2 / float(frame.K[1, 1])),
             aspect=width / height,
             scale=self._length,
-            line_width=1.0,
+            **self._lines,
             image=picture[::step, ::step],
             wxyz=(w, x, y, z),
             position=tuple(to_world[:3, 3].tolist()),
