@@ -1,10 +1,11 @@
 """What the pages of chips and repairs show: HPD's regimes, training at a fair budget, published models, placement."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from benchmarks.harness.record import Record
-from benchmarks.harness.tables import of_columns
+from benchmarks.harness.tables import Cell, of_columns
 from hardy.report import Row
 
 
@@ -21,6 +22,32 @@ def hpd_regimes() -> str:
         if name != "as it is":
             columns[f"law, {name.split(', ')[-1]}"] = f"{{at[{name}].expected_error.value:.2f}}"
     return of_columns(columns, found, by=("placement", "noise", "strength"))
+
+
+def hpd(name: str, splits: Mapping[str, str]) -> str:
+    """Perplexity under each noise, as it is and with what is split; a chip has no strength but its own."""
+    columns: dict[str, Cell] = {
+        "noise": ("{noise} {strength:.3g}", "{noise}"),
+        "as it is": "{at[noisy].perplexity:.2f}",
+    }
+    columns |= {label: f"{{at[{split}].perplexity:.2f}}" for label, split in splits.items()}
+    found = [row for row in _rows(name) if row.condition != "unmodified"]
+    own = [{key: value for key, value in row.details.items() if (key, value) != ("strength", 1)} for row in found]
+    found = [dataclasses.replace(row, details=details) for row, details in zip(found, own, strict=True)]
+    return of_columns(columns, found, by=("noise", "strength"))
+
+
+ALL_SPLIT = {
+    "all output projections": "HPD all output projections, scaled",
+    "the same, plain columns": "HPD all output projections, plain",
+}
+OF_MAMBA = {
+    "last split": "HPD last",
+    "a random one": "HPD random",
+    **ALL_SPLIT,
+    "all inputs and outputs": "HPD every input and output projection, scaled",
+}
+OF_RWKV = {"last split": "HPD last, scaled", "a random one": "HPD random, scaled", **ALL_SPLIT}
 
 
 def noise_trained(part: str, metric: str, digits: int) -> str:
@@ -92,6 +119,8 @@ def speed() -> str:
 
 
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
+    "hpd": ("hpd", functools.partial(hpd, "hpd", OF_MAMBA)),
+    "hpd-rwkv": ("hpd_rwkv", functools.partial(hpd, "hpd_rwkv", OF_RWKV)),
     "hpd-regimes": ("hpd_regimes", hpd_regimes),
     "noise-trained-vision": ("noise_trained-vision", functools.partial(noise_trained, "vision", "accuracy", 1)),
     "noise-trained-language": ("noise_trained-language", functools.partial(noise_trained, "language", "perplexity", 2)),

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,16 @@ def interruptible(out: str | Path | None = None) -> Iterator[None]:
         kept = f" What is finished is in {out}; the same command goes on from there." if out else ""
         typer.echo(f"\nInterrupted.{kept}", err=True)
         raise typer.Exit(STATUS) from None
+
+
+def until_interrupted(told: str, stop: Callable[[], object]) -> None:
+    """Say what goes on, wait for Ctrl-C, and stop it."""
+    typer.echo(f"{told} (Ctrl-C ends)")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        stop()
 
 
 class Commands(TyperGroup):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hardy.cli.interrupts import until_interrupted
 from hardy.cli.options import new_folder
 from hardy.errors import InputError
 
@@ -83,18 +84,11 @@ def view(
     outside: Outside = False,
 ) -> None:
     """Show Gaussians in the browser; a training that writes snapshots is shown as it goes on."""
-    import time
-
     from hardy.splat.viewer import Viewer
 
     photos = None if scene is None else read_scene(scene, downscale, outside=outside)
     viewer = Viewer(gaussians, scene=photos, host=host, port=port, height=height)
-    typer.echo(f"Showing {gaussians} at {viewer.url} (Ctrl-C ends)")
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        viewer.stop()
+    until_interrupted(f"Showing {gaussians} at {viewer.url}", viewer.stop)
 
 
 def poses(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hardy.cli.interrupts import interruptible
+from hardy.cli.interrupts import interruptible, until_interrupted
 from hardy.cli.options import Device, Dtype, Kept, Model, Text, Workers, new_folder, numbers, shown
 
 app = typer.Typer(help="Endless text and endless video in bounded, packed memory.", no_args_is_help=True)
@@ -176,17 +176,10 @@ def view(
     frames: Annotated[int, typer.Option(help="At most so many are shown, the newest.")] = 100,
 ) -> None:
     """Show the points and cameras of a stream in the browser, as it goes on."""
-    import time
-
     from hardy.stream.viewer import StreamViewer
 
     viewer = StreamViewer(folder, host=host, port=port, frames=frames)
-    typer.echo(f"Showing {folder} at {viewer.url} (Ctrl-C ends)")
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        viewer.stop()
+    until_interrupted(f"Showing {folder} at {viewer.url}", viewer.stop)
 
 
 def _names(text: str) -> list[str]:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from hardy import checks
-from hardy.errors import InputError, install
+from hardy.browser import BrowserServer
+from hardy.errors import InputError
 from hardy.splat.cameras import Camera, Circle, camera_of, circle_of_gaussians, circle_of_scene, render_camera
 from hardy.splat.ply import Parameters, load_ply
 from hardy.splat.scene import Scene
@@ -150,7 +151,7 @@ class Renderer:
         return image
 
 
-class Viewer:
+class Viewer(BrowserServer):
     """A server for browsers, running until `stop`.
 
     Args:
@@ -175,33 +176,20 @@ class Viewer:
         height: int = 720,
         timeout: float = _TIMEOUT,
     ) -> None:
-        try:
-            import viser  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise InputError(f"showing Gaussians in the browser needs viser: {install('view')}") from None
-        checks.integer("port", port, at_least=0, at_most=65535)
+        super().__init__("Gaussians", host, port)
         self.snapshots = Snapshots(path)
         parameters = self.snapshots.wait(timeout)
         self.renderer = Renderer(self.snapshots, height)
         circle = circle_of_gaussians(parameters) if scene is None else circle_of_scene(scene)
         self._wakes: dict[int, threading.Event] = {}
-        self._closed = threading.Event()
-        self.server: Any = viser.ViserServer(host=host, port=port, label="hardy", verbose=False)
-        self.url = f"http://{host}:{self.server.get_port()}"
+        self.start()
         self._set_initial_camera(circle)
         self._status = self.server.gui.add_markdown(self._status_text())
         if scene is not None:
             self._add_cameras(scene, circle)
         self.server.on_client_connect(self._serve)
         self.server.on_client_disconnect(lambda client: self._wakes.pop(client.client_id, None))
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
-
-    def stop(self) -> None:
-        """Close the server."""
-        self._closed.set()
-        self._watcher.join()
-        self.server.stop()
+        self.watch(self._look, _POLL)
 
     def _set_initial_camera(self, circle: Circle) -> None:
         """Let browsers begin at the middle of the circle."""
@@ -234,20 +222,19 @@ class Viewer:
         when = time.strftime("%H:%M:%S", time.localtime(self.snapshots.file.stat().st_mtime))
         return f"**{count:,} Gaussians**\n\n{self.snapshots.file.name} of {when}"
 
-    def _watch(self) -> None:
-        """Renew what is shown whenever the file is."""
-        while not self._closed.wait(_POLL):
-            if self.snapshots.refresh():
-                self._status.content = self._status_text()
-                for wake in list(self._wakes.values()):
-                    wake.set()
+    def _look(self) -> None:
+        """Renew what is shown if the file is."""
+        if self.snapshots.refresh():
+            self._status.content = self._status_text()
+            for wake in list(self._wakes.values()):
+                wake.set()
 
     def _serve(self, client: Any) -> None:
         """Follow a browser's camera until it goes."""
         wake = self._wakes[client.client_id] = threading.Event()
         wake.set()
         client.camera.on_update(lambda _: wake.set())
-        while client.client_id in self._wakes and not self._closed.is_set():
+        while client.client_id in self._wakes and not self.closed.is_set():
             if not wake.wait(_POLL):
                 continue
             while wake.is_set():

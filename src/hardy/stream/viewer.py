@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import inspect
 import math
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 
 from hardy import checks
-from hardy.errors import InputError, install
+from hardy.browser import BrowserServer
+from hardy.errors import InputError
 from hardy.stream.recording import PLY_POINTS, Recorded, Recording
 from hardy.zoo.vggt.camera import quaternion
 
@@ -25,7 +25,7 @@ _PICTURE = 128
 """Pixels of the longer side of the picture in it."""
 
 
-class StreamViewer:
+class StreamViewer(BrowserServer):
     """A server for browsers that shows the folder of `hardy stream run`, until `stop`.
 
     Args:
@@ -39,11 +39,7 @@ class StreamViewer:
     """
 
     def __init__(self, folder: str | Path, *, host: str = "127.0.0.1", port: int = 8080, frames: int = 100) -> None:
-        try:
-            import viser  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise InputError(f"showing a stream in the browser needs viser: {install('view')}") from None
-        checks.integer("port", port, at_least=0, at_most=65535)
+        super().__init__("a stream", host, port)
         self.most = checks.integer("frames", frames, at_least=1)
         self.recording = Recording(folder)
         if not self._there(0):
@@ -52,9 +48,7 @@ class StreamViewer:
         """Frames that were looked at."""
         self._shown: collections.deque[tuple[Any, Any]] = collections.deque()
         self._length = _FRUSTUM * float(self.recording.read(0).depth.median())
-        self._closed = threading.Event()
-        self.server: Any = viser.ViserServer(host=host, port=port, label="hardy", verbose=False)
-        self.url = f"http://{host}:{self.server.get_port()}"
+        self.start()
         self.server.scene.set_up_direction((0.0, -1.0, 0.0))  # the world is the first camera's, whose y looks down
         ahead = self._length / _FRUSTUM
         self.server.initial_camera.position = (0.3 * ahead, -0.3 * ahead, -0.6 * ahead)
@@ -67,14 +61,7 @@ class StreamViewer:
         self._size.on_update(lambda _: self._restyle())
         self._cameras.on_update(lambda _: self._restyle())
         self.refresh()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
-
-    def stop(self) -> None:
-        """Close the server."""
-        self._closed.set()
-        self._watcher.join()
-        self.server.stop()
+        self.watch(self.refresh, _POLL)
 
     def refresh(self) -> int:
         """Show the frames that have come since, and let the oldest go; how many are shown."""
@@ -121,7 +108,3 @@ class StreamViewer:
     def _restyle(self) -> None:
         for cloud, camera in list(self._shown):
             cloud.point_size, camera.visible = self._point(), self._cameras.value
-
-    def _watch(self) -> None:
-        while not self._closed.wait(_POLL):
-            self.refresh()
