@@ -33,6 +33,13 @@ def place(
         float | None, typer.Option(help="Budget: share of the arrays that hold all matrices once.")
     ] = None,
     copies: Annotated[str, typer.Option(help="Numbers of copies that may be chosen, separated by commas.")] = "1,2,4",
+    slices: Annotated[
+        str,
+        typer.Option(
+            help="Pairs of cells that may share a weight beside the chip's own number, separated by commas; for chips "
+            "whose cells have levels."
+        ),
+    ] = "",
     seeds: Annotated[int, typer.Option(help="Chip instances that each matrix alone is measured on.")] = 3,
     judged: Seeds = 10,
     select: Select = "linear,!head,!router",
@@ -45,7 +52,7 @@ def place(
     backend: Backend = "local",
     workers: Workers = None,
 ) -> None:
-    """Choose what of a model is digital, on the chip, or on it in copies, within a budget; and measure the choice."""
+    """Choose what of a model is digital or on the chip, in copies or more bits, within a budget; and measure that."""
     from hardy.studies import place as run
 
     with interruptible(out):
@@ -55,6 +62,7 @@ def place(
             energy=energy,
             arrays=arrays,
             copies=numbers(copies, int, "copies"),
+            slices=numbers(slices, int, "slices") if slices else (),
             n_seeds=seeds,
             n_judged=judged,
             select=select,

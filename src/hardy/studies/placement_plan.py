@@ -1,4 +1,4 @@
-"""Which matrices of a model go on a chip, in how many copies, and which stay digital, within a budget.
+"""Which matrices of a model go on a chip, in how many copies and bits, and which stay digital, within a budget.
 
 A choice for each part, so that the sum of the measured losses is smallest while the sums of energies and arrays keep
 within the budget: a multiple-choice knapsack, solved as the integer program that it is (HiGHS, through SciPy).
@@ -21,8 +21,27 @@ from hardy.errors import InputError
 from hardy.hardware.chip import Chip
 from hardy.hardware.cost import Parts, matrix_cost
 
-DIGITAL = 0
-"""The choice of a part that is on no array; every other choice is its number of copies on the chip."""
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Choice:
+    """How a part is held.
+
+    Attributes:
+        copies: of it on the chip, whose outputs are averaged; 0 where it is digital.
+        slices: pairs of cells that share a weight, as `Chip.weight_slices`; 0 where it is digital.
+    """
+
+    copies: int = 1
+    slices: int = 1
+
+    def __str__(self) -> str:
+        if self == DIGITAL:
+            return "digital"
+        parts = (f"{self.copies} copies" * (self.copies > 1), f"{self.slices} slices a weight" * (self.slices > 1))
+        return " of ".join(part for part in parts if part) or "once"
+
+
+DIGITAL = Choice(0, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,29 +51,47 @@ class Part:
     Attributes:
         name: of its site.
         inputs, outputs: its size.
-        loss: what the whole model loses when this part alone is on the chip, nats per token, as measured.
+        losses: number of slices of a weight -> what the whole model loses when this part alone is on the chip like
+            that, nats per token, as measured.
         copies: the numbers of copies that it may have on the chip.
     """
 
     name: str
     inputs: int
     outputs: int
-    loss: float
+    losses: Mapping[int, float]
     copies: tuple[int, ...] = (1, 2, 4)
 
-    def expected_loss(self, choice: int) -> float:
-        """Of `choice`: a mean over copies has a part of the noise's variance, and the loss grows with that."""
-        return 0.0 if choice == DIGITAL else max(0.0, self.loss) / choice
+    def choices(self) -> list[Choice]:
+        """All that it may be."""
+        return [DIGITAL, *(Choice(copies, slices) for slices in self.losses for copies in self.copies)]
 
-    def energy(self, choice: int, chip: Chip, parts: Parts) -> float:
+    def expected_loss(self, choice: Choice) -> float:
+        """Of `choice`: a mean over copies has a part of the noise's variance, and the loss grows with that."""
+        return 0.0 if choice == DIGITAL else max(0.0, self.losses[choice.slices]) / choice.copies
+
+    def energy(self, choice: Choice, chip: Chip, parts: Parts) -> float:
         """pJ for a product with one vector."""
         if choice == DIGITAL:
             return self.inputs * self.outputs * parts.multiply_add
-        return matrix_cost(self.inputs, self.outputs, chip, parts=parts, copies=choice).energy
+        return matrix_cost(
+            self.inputs, self.outputs, of_slices(chip, choice.slices), parts=parts, copies=choice.copies
+        ).energy
 
-    def arrays(self, choice: int, chip: Chip, parts: Parts) -> int:
+    def arrays(self, choice: Choice, chip: Chip) -> int:
         """Tiles of the chip."""
-        return 0 if choice == DIGITAL else matrix_cost(self.inputs, self.outputs, chip, copies=choice).arrays
+        if choice == DIGITAL:
+            return 0
+        return matrix_cost(self.inputs, self.outputs, of_slices(chip, choice.slices), copies=choice.copies).arrays
+
+
+def of_slices(chip: Chip, slices: int) -> Chip:
+    """`chip` whose weights are in so many pairs of cells.
+
+    Raises:
+        InputError: its cells have no levels, so that they hold no digits.
+    """
+    return dataclasses.replace(chip, weight_slices=slices)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,32 +118,33 @@ class Placement:
     """A choice for each part.
 
     Attributes:
-        choices: name of a part -> `DIGITAL`, or its number of copies on the chip.
+        choices: name of a part -> how it is held.
         energy: pJ for one token, over all parts.
         arrays: tiles in all.
         expected_loss: the sum of the parts' own losses, nats per token; what they do together is measured, not summed.
     """
 
-    choices: Mapping[str, int]
+    choices: Mapping[str, Choice]
     energy: float
     arrays: int
     expected_loss: float
 
     def method(self, chip: Chip, seed: int = 0) -> Method | None:
         """What puts a model on `chip` like this; None where all of it is digital."""
+        placed = {name: choice for name, choice in self.choices.items() if choice != DIGITAL}
         steps: list[Method] = []
-        for copies in sorted({choice for choice in self.choices.values() if choice > 1}):
-            steps.append(Redundancy(copies=copies, select=self._named(copies)))
-        placed = [name for name, choice in self.choices.items() if choice != DIGITAL]
-        if not placed:
-            return None
-        # What is copied is on the chip copy by copy.
-        names = [re.escape(name) + r"\.copies\.\d+" * (self.choices[name] > 1) for name in placed]
-        steps.append(Deploy(chip=chip, seed=seed, select=tuple(f"re:{name}" for name in names)))
-        return steps[0] if len(steps) == 1 else Chain(methods=tuple(steps))
-
-    def _named(self, copies: int) -> tuple[str, ...]:
-        return tuple(f"re:{re.escape(name)}" for name, choice in self.choices.items() if choice == copies)
+        for copies in sorted({choice.copies for choice in placed.values()} - {1}):
+            names = (f"re:{re.escape(name)}" for name, choice in placed.items() if choice.copies == copies)
+            steps.append(Redundancy(copies=copies, select=tuple(names)))
+        for slices in sorted({choice.slices for choice in placed.values()}):
+            # What is copied is on the chip copy by copy.
+            names = (
+                f"re:{re.escape(name)}" + r"\.copies\.\d+" * (choice.copies > 1)
+                for name, choice in placed.items()
+                if choice.slices == slices
+            )
+            steps.append(Deploy(chip=of_slices(chip, slices), seed=seed, select=tuple(names)))
+        return Chain(methods=tuple(steps)) if len(steps) > 1 else next(iter(steps), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,17 +155,22 @@ class Costs:
     chip: Chip
     components: Parts = dataclasses.field(default_factory=Parts)
 
-    def placement(self, choices: Mapping[str, int]) -> Placement:
+    @property
+    def once(self) -> Choice:
+        """On the chip as it is."""
+        return Choice(1, self.chip.weight_slices)
+
+    def placement(self, choices: Mapping[str, Choice]) -> Placement:
         """The placement of these choices."""
         chosen = [(part, choices[part.name]) for part in self.parts]
         return Placement(
             choices=dict(choices),
             energy=sum(part.energy(choice, self.chip, self.components) for part, choice in chosen),
-            arrays=sum(part.arrays(choice, self.chip, self.components) for part, choice in chosen),
+            arrays=sum(part.arrays(choice, self.chip) for part, choice in chosen),
             expected_loss=sum(part.expected_loss(choice) for part, choice in chosen),
         )
 
-    def all(self, choice: int) -> Placement:
+    def all(self, choice: Choice) -> Placement:
         """Every part alike."""
         return self.placement({part.name: choice for part in self.parts})
 
@@ -137,11 +180,11 @@ class Costs:
         Raises:
             InputError: no placement is within it; the message says what the cheapest ones cost.
         """
-        options = [(part, choice) for part in self.parts for choice in (DIGITAL, *part.copies)]
+        options = [(part, choice) for part in self.parts for choice in part.choices()]
         one_each = np.array([[float(part is each) for part, _ in options] for each in self.parts])
         constraints = [LinearConstraint(one_each, 1, 1)]
         energies = np.array([part.energy(choice, self.chip, self.components) for part, choice in options])
-        arrays = np.array([part.arrays(choice, self.chip, self.components) for part, choice in options], dtype=float)
+        arrays = np.array([part.arrays(choice, self.chip) for part, choice in options], dtype=float)
         if budget.energy is not None:  # scaled, so that the solver's tolerance is small beside it
             constraints.append(LinearConstraint(energies[None] / budget.energy, -np.inf, 1))
         if budget.arrays is not None:
@@ -160,7 +203,7 @@ class Costs:
 
     def limits(self) -> str:
         """What the two ends cost, in words."""
-        digital, chip = self.all(DIGITAL), self.all(1)
+        digital, chip = self.all(DIGITAL), self.all(self.once)
         return (
             f"all digital takes {digital.energy:.4g} pJ per token and no array, all on the chip {chip.energy:.4g} pJ "
             f"and {chip.arrays} arrays"
@@ -175,7 +218,7 @@ class Costs:
         Raises:
             InputError: neither end is within the budget.
         """
-        for start, other, names in ((1, DIGITAL, order), (DIGITAL, 1, list(reversed(order)))):
+        for start, other, names in ((self.once, DIGITAL, order), (DIGITAL, self.once, [*reversed(order)])):
             choices = {part.name: start for part in self.parts}
             if not self._fits(budget, choices):
                 continue
@@ -185,7 +228,7 @@ class Costs:
             return self.placement(choices)
         raise InputError(f"neither all digital nor all on the chip is within the budget; {self.limits()}")
 
-    def _fits(self, budget: Budget, choices: Mapping[str, int]) -> bool:
+    def _fits(self, budget: Budget, choices: Mapping[str, Choice]) -> bool:
         placement = self.placement(choices)
         return budget.holds(placement.energy, placement.arrays)
 
@@ -193,7 +236,7 @@ class Costs:
 def controls(costs: Costs, budget: Budget, seeds: Sequence[int]) -> dict[str, Placement]:
     """Placements at the same budget that other rules choose: by sensitivity alone, evenly over depth, at random."""
     names = [part.name for part in costs.parts]
-    by_loss = sorted(costs.parts, key=lambda part: part.loss, reverse=True)
+    by_loss = sorted(costs.parts, key=lambda part: part.losses[costs.once.slices], reverse=True)
     orders: dict[str, Callable[[], list[str]]] = {
         "most sensitive digital": lambda: [part.name for part in by_loss],
         "evenly over depth": lambda: evenly(names),
