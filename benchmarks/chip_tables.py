@@ -83,6 +83,15 @@ def sensitivity(model: str) -> str:
     return of_columns(columns, found, by=("unit", "condition"), order="lost")
 
 
+def redundancy_of_tiny_llama() -> str:
+    """The median perplexity of each choice of layers under each noise."""
+    found = [row for row in _rows("redundancy") if row.condition != "unmodified"]
+    noises = dict.fromkeys(str(row.details["noise"]) for row in found)
+    columns = {"layers copied": "{condition}", "arrays": "{arrays:.0f}"}
+    columns |= {noise: f"{{at[noise={noise}].perplexity:.2f}}" for noise in noises}
+    return of_columns(columns, found, by=("condition",))
+
+
 def redundancy(model: str) -> str:
     columns = {
         "noise": "{noise}", "three copies of": "{condition}", "loss": "{loss:.3f}",
@@ -107,6 +116,8 @@ def placement(name: str) -> str:
         "energy": "{energy.value:.2f}", "arrays": "{arrays.value:.0f}", "digital": "{digital_matrices.value:.0f}",
         "in copies": "{copied_matrices.value:.0f}",
     }  # fmt: skip
+    if name.endswith("bits"):
+        columns["in two pairs of cells"] = "{sliced_matrices.value:.0f}"
     return of_columns(columns, _rows(name), by=("budget", "condition"))
 
 
@@ -121,6 +132,7 @@ def speed() -> str:
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "hpd": ("hpd", functools.partial(hpd, "hpd", OF_MAMBA)),
     "hpd-rwkv": ("hpd_rwkv", functools.partial(hpd, "hpd_rwkv", OF_RWKV)),
+    "redundancy": ("redundancy", redundancy_of_tiny_llama),
     "hpd-regimes": ("hpd_regimes", hpd_regimes),
     "noise-trained-vision": ("noise_trained-vision", functools.partial(noise_trained, "vision", "accuracy", 1)),
     "noise-trained-language": ("noise_trained-language", functools.partial(noise_trained, "language", "perplexity", 2)),
@@ -140,7 +152,7 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     },
     **{
         name: (name, functools.partial(placement, name))
-        for name in ("placement", "placement-smollm2", "placement-gemma3")
+        for name in ("placement", "placement-bits", "placement-smollm2", "placement-gemma3")
     },
     "chip-speed": ("chip_speed", speed),
 }

@@ -4,8 +4,9 @@
 
 Conditions: every projection on the chip as it is; the last output projection split (the paper's choice); the output
 projection split that the sensitivity scan ranks first; one of another, random layer, the control at equal cost; all of
-them. With the columns scaled (ours) and plain (the paper's). Ten chip instances each; figures on the evaluation text,
-the scan on the calibration text. hpd_rwkv.py does the same on a published model.
+them. With the columns scaled (ours) and plain (the paper's). Ten chip instances each, their median with half the
+distance between the quartiles; figures on the evaluation text, the scan on the calibration text. hpd_rwkv.py does the
+same on a published model.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 import hardy
-from benchmarks.harness import Result, mean_of, rows
+from benchmarks.harness import Result, median_of, rows
 from hardy.analog import Deploy, HybridProjection, noise_sensitivity
 from hardy.core import Ranking
 from hardy.evaluate import mean_loss
@@ -100,10 +101,10 @@ def run() -> Result:
             details = {"noise": noise, "strength": strength}
             for name, split in splits.items():
                 values = measured(model, parts["evaluation"], chip, split)
-                mean = mean_of(values)
-                found += rows(name, details, seeds=SEEDS, baseline="noisy", perplexity=mean)
+                median = median_of(values)
+                found += rows(name, details, seeds=SEEDS, baseline="noisy", perplexity=median)
                 raw["instances"].append({"condition": name, **details, "perplexity": values})
-                print(f"{noise} {strength}: {name}: {mean.value:.2f} ± {mean.spread:.2f}", flush=True)
+                print(f"{noise} {strength}: {name}: {median.value:.2f} ± {median.spread:.2f}", flush=True)
     inputs, outside = int(model.config.intermediate_size), int(model.config.hidden_size)
     settings = {
         "tokens": TOKENS,

@@ -2,7 +2,7 @@
 
 from benchmarks.harness.catalogue import FOLDER, NotMeasuredError
 from benchmarks.harness.models import SHARED, TEXTS, real_models, text_of
-from benchmarks.harness.result import Result, Value, mean_of, rows
+from benchmarks.harness.result import Result, Value, mean_of, median_of, rows
 from benchmarks.harness.timing import SLEEPING, SPINNING, in_own_process, in_turns, peak_memory, timed
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "in_own_process",
     "in_turns",
     "mean_of",
+    "median_of",
     "peak_memory",
     "real_models",
     "rows",

@@ -39,6 +39,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise_trained-language": ("noise_trained", {"part": "language"}),
     "noise_trained-vision": ("noise_trained", {"part": "vision"}),
     "placement": ("placement", {}),
+    "placement-bits": ("placement", {"levels": 8}),
     "placement-gemma3": ("placement", {"model": "gemma3-270m"}),
     "placement-smollm2": ("placement", {"model": "smollm2-135m"}),
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
