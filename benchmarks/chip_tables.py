@@ -17,10 +17,10 @@ def hpd_regimes() -> str:
     """The median perplexity of each split, and the error that the law expects of it beside that of the layer."""
     found = [row for row in _rows("hpd_regimes") if row.condition != "unmodified"]
     columns = {"on the chip": "{placement}", "noise": "{noise} {strength:g}"}
-    for name in ("as it is", "split, scaled columns", "split, plain columns", "random rotation"):
+    for name in dict.fromkeys(row.condition for row in found):
         columns[name] = f"{{at[{name}].perplexity.value:.4g}}"
         if name != "as it is":
-            columns[f"law, {name.split(', ')[-1]}"] = f"{{at[{name}].expected_error.value:.2f}}"
+            columns[f"law, {name}"] = f"{{at[{name}].expected_error.value:.2f}}"
     return of_columns(columns, found, by=("placement", "noise", "strength"))
 
 
@@ -40,6 +40,7 @@ def hpd(name: str, splits: Mapping[str, str]) -> str:
 ALL_SPLIT = {
     "all output projections": "HPD all output projections, scaled",
     "the same, plain columns": "HPD all output projections, plain",
+    "by a Hadamard matrix": "all output projections, Hadamard",
 }
 OF_MAMBA = {
     "last split": "HPD last",

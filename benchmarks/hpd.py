@@ -4,11 +4,12 @@
 
 Conditions: every projection on the chip as it is; the last output projection split (the paper's choice); the output
 projection split that the sensitivity scan ranks first; one of another, random layer, the control at equal cost; all of
-them. With the columns scaled (ours) and plain (the paper's). Ten chip instances each, their median with half the
-distance between the quartiles; figures on the evaluation text, the scan on the calibration text. hpd_rwkv.py does the
-same on a published model.
+them. With the columns scaled (ours) and plain (the paper's); and all by a Hadamard matrix. Ten chip instances each,
+their median with half the distance between the quartiles; figures on the evaluation text, the scan on the calibration
+text. hpd_rwkv.py does the same on a published model.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -73,11 +74,13 @@ def conditions(count: int, outputs: list[str], drawn: list[str]) -> tuple[dict[s
     random = next(part for part in drawn if part.endswith("out_proj") and part not in {last, by_scan})
     chosen = {"last": last, "by sensitivity": by_scan, "random": random}
     splits: dict[str, Any] = {"noisy": None}
-    splits |= {f"HPD {where}": HybridProjection(select=site, layers=None) for where, site in chosen.items()}
+    singular = HybridProjection(basis="singular")
+    splits |= {f"HPD {where}": dataclasses.replace(singular, select=site) for where, site in chosen.items()}
     for columns in ("scaled", "plain"):
-        splits[f"HPD all output projections, {columns}"] = HybridProjection(layers=None, columns=columns)
-    splits["HPD last, plain"] = HybridProjection(layers="last", columns="plain")
-    splits["HPD every input and output projection, scaled"] = HybridProjection(select="ssm.in,ssm.out", layers=None)
+        splits[f"HPD all output projections, {columns}"] = dataclasses.replace(singular, columns=columns)
+    splits["HPD last, plain"] = dataclasses.replace(singular, layers="last", columns="plain")
+    splits["HPD every input and output projection, scaled"] = dataclasses.replace(singular, select="ssm.in,ssm.out")
+    splits["all output projections, Hadamard"] = HybridProjection(basis="hadamard")
     return chosen, splits
 
 

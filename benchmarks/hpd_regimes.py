@@ -3,11 +3,12 @@
     python -m benchmarks run hpd_regimes
 
 Output projections alone are on noisy arrays, the last of them or all, as in the paper's system; everything else is
-digital. (hpd.py has the same with every projection on the chip.) Each of them as it is; split with scaled columns
-(ours) and with plain ones (the paper's); and the control at equal cost, as many digital multiplications with a random
-rotation of the same inputs instead of the singular vectors, its columns scaled too. Ten chip instances, evaluation
-text; mean loss with its deviation, and the median of perplexity, because at strong noise its mean is its worst
-instance. Beside each split what the law says of its error (`expected_error`, inputs of the calibration text).
+digital. (hpd.py has the same with every projection on the chip.) Each of them as it is; split by its singular vectors,
+with scaled columns (ours) and with plain ones (the paper's); the control at equal cost, as many digital multiplications
+with a random rotation of the same inputs; and a Hadamard matrix, which takes additions alone, both with scaled columns.
+Ten chip instances, evaluation text; mean loss with its deviation, and the median of perplexity, because at strong noise
+its mean is its worst instance. Beside each split what the law says of its error (`expected_error`, inputs of the
+calibration text).
 """
 
 import math
@@ -20,8 +21,8 @@ import torch
 import hardy
 from benchmarks.harness import Result, mean_of, rows
 from hardy.analog import Deploy, HybridProjection
-from hardy.analog.hybrid_projection import HybridLinear, Noise, expected_error
-from hardy.core import Change, generator, select
+from hardy.analog.hybrid_projection import Noise, expected_error
+from hardy.core import Change, select
 from hardy.evaluate import mean_loss
 from hardy.hardware import AdditiveNoise, Chip, ProportionalNoise
 from hardy.hooks.statistics import SecondMoment, observe
@@ -39,31 +40,18 @@ NOISES: dict[str, tuple[Noise | None, dict[float, Chip]]] = {
     "ReRAM (Wan et al.)": (None, {1.0: Chip.preset("reram-wan").without_periphery()}),
 }  # fmt: skip
 PLACEMENTS: dict[str, Any] = {"the last output projection": "last", "all output projections": None}
-SPLITS = ("as it is", "split, scaled columns", "split, plain columns", "random rotation")
+SPLITS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "singular vectors, scaled columns": {"basis": "singular"},
+    "singular vectors, plain columns": {"basis": "singular", "columns": "plain"},
+    "random rotation": {"basis": "random"},
+    "Hadamard matrix": {"basis": "hadamard"},
+}
 
 
 def split(model: Any, name: str, layers: Any) -> Change | None:
     """Change the output projections of `layers`; None where they stay as they are."""
-    if name == "as it is":
-        return None
-    change = HybridProjection(layers=layers, columns="plain" if "plain" in name else "scaled").apply(model)
-    if name == "random rotation":
-        for where, layer in model.named_modules():
-            if isinstance(layer, HybridLinear):
-                rotate_at_random(layer, where)
-    return change
-
-
-def rotate_at_random(layer: HybridLinear, name: str) -> None:
-    """Give a split layer, in place, a random rotation of the space that its singular vectors span."""
-    weight, rank = layer.weight.detach().double(), len(layer.gain)
-    random = torch.randn(rank, rank, generator=generator(0, "rotation", name), dtype=torch.float64)
-    rotation = torch.linalg.qr(random)[0] @ layer.rotation.double()
-    array = weight @ rotation.mT
-    gain = array.abs().amax(0) / weight.abs().max()
-    layer.array.weight.data.copy_(array / gain)
-    layer.gain.copy_(gain)
-    layer.rotation.copy_(rotation)
+    return HybridProjection(layers=layers, **SPLITS[name]).apply(model) if SPLITS[name] else None
 
 
 def of_law(model: Any, layers: Any, noise: Noise | None, moments: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -73,7 +61,7 @@ def of_law(model: Any, layers: Any, noise: Noise | None, moments: dict[str, torc
     sites = select(model, "ssm.out", layers=layers)
     plain = {site.name: expected_error(weight_of(model, site.name), moments[site.name], noise) for site in sites}
     found = {}
-    for name in SPLITS[1:]:
+    for name in [*SPLITS][1:]:
         change, ratios = split(model, name, layers), []
         for site in sites:
             layer = model.get_submodule(site.name)

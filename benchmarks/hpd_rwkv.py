@@ -1,8 +1,9 @@
 """HPD on a published model, an RWKV of bytes, on the language reference of Python, which it never saw.
 
 The noises of hpd.py. Split are the last output projection of its time mixing, a random layer's (another for every chip
-instance; the control at equal cost), or all; with the columns scaled (ours) and plain (the paper's). The logits are
-compared with the published ones first. Figures are medians over chips with half the distance between their quartiles.
+instance; the control at equal cost), or all; with the columns scaled (ours) and plain (the paper's); and all by a
+Hadamard matrix. The logits are compared with the published ones first. Figures are medians over chips with half the
+distance between their quartiles.
 
     python -m benchmarks run hpd_rwkv
 """
@@ -29,7 +30,9 @@ def splits(outputs: list[str], seed: int) -> dict[str, HybridProjection | None]:
     found: dict[str, HybridProjection | None] = {"noisy": None}
     for name, chosen in (("last", outputs[-1:]), ("random", [outputs[random]]), ("all output projections", outputs)):
         for columns in ("scaled", "plain"):
-            found[f"HPD {name}, {columns}"] = HybridProjection(select=tuple(chosen), layers=None, columns=columns)
+            split = HybridProjection(select=tuple(chosen), columns=columns, basis="singular")
+            found[f"HPD {name}, {columns}"] = split
+    found["all output projections, Hadamard"] = HybridProjection(select=tuple(outputs), basis="hadamard")
     return found
 
 

@@ -721,8 +721,24 @@ CLAIMS: dict[str, Sequence[Claim]] = {
     ),
     "hpd": (
         Claim(
-            what="perplexity of tiny-mamba with the last output projection split, noise of 0.3 of each weight",
+            what="perplexity of tiny-mamba with all output projections on the chip, noise of 0.3 of the tensor's "
+            "largest weight, columns scaled",
             paper="up to 99.57 % lower",
+            results=("hpd_regimes",),
+            where={
+                "placement": "all output projections",
+                "noise": "relative to the tensor's largest weight",
+                "strength": 0.3,
+            },
+            ours="{at[singular vectors, scaled columns].perplexity.value:.0f}",
+            control="not split {at[as it is].perplexity.value:.0f}; plain columns, the paper's, "
+            "{at[singular vectors, plain columns].perplexity.value:.0f}; a random rotation "
+            "{at[random rotation].perplexity.value:.0f}, a Hadamard matrix {at[Hadamard matrix].perplexity.value:.0f}",
+            verdict="lower, and a random rotation more so",
+        ),
+        Claim(
+            what="all of it on the chip, the last output projection split, noise of 0.3 of each weight",
+            paper="-",
             results=("hpd",),
             where={"noise": "proportional", "strength": 0.3},
             ours="{at[HPD last].perplexity:.1f}",

@@ -138,8 +138,8 @@ def test_a_layer_is_split_only_where_the_noise_makes_that_pay() -> None:
     signs = torch.randint(2, (256, 256), generator=torch.Generator().manual_seed(0))
     model[1].weight.data = 2.0 * signs - 1  # no weight is larger than the others
 
-    def apply(**fields) -> list[float]:
-        with HybridProjection(select="linear", **fields).apply(model) as change:
+    def apply(basis="singular", **fields) -> list[float]:
+        with HybridProjection(select="linear", basis=basis, **fields).apply(model) as change:
             ratios = [change.report.value("error_ratio", name) for name in "01"]
             assert [isinstance(layer, HybridLinear) for layer in model] == [ratio < 1 for ratio in ratios]
             assert change.report.value("split_layers", "all selected weights") == sum(ratio < 1 for ratio in ratios)
@@ -150,16 +150,18 @@ def test_a_layer_is_split_only_where_the_noise_makes_that_pay() -> None:
     assert first < 0.7
     assert second > 1.5
     with pytest.warns(UserWarning, match=r"leaves all 2 layers as they are: under AdditiveNoise\(strength=0.02"):
-        assert min(apply(columns="plain", noise=for_tensor)) > 1.5
+        assert min(apply(columns="plain", basis="singular", noise=for_tensor)) > 1.5
     with pytest.warns(UserWarning, match=r"under Deploy.* times as large, or more"):
-        apply(columns="plain", noise=Deploy(chip="reram-wan"))
+        apply(columns="plain", basis="singular", noise=Deploy(chip="reram-wan"))
 
 
 @pytest.mark.parametrize("kind", ["proportional", "tensor", "row", "absolute"])
-@pytest.mark.parametrize("columns", ["scaled", "plain"])
-def test_the_law_of_the_error_is_what_draws_give(kind, columns) -> None:
+@pytest.mark.parametrize(
+    ("columns", "basis"), [("scaled", "singular"), ("plain", "singular"), ("scaled", "random"), ("scaled", "hadamard")]
+)
+def test_the_law_of_the_error_is_what_draws_give(kind, columns, basis) -> None:
     weight, x, low = _power_law(48)
-    array, gain, rotation = decompose(weight, columns=columns)
+    array, gain, rotation = decompose(weight, columns=columns, basis=basis)
     law = {"row": "output"}.get(kind, kind)
     strength = {"proportional": 0.1, "absolute": 0.002}.get(kind, 0.02)
     random = torch.Generator().manual_seed(3)
@@ -170,11 +172,39 @@ def test_the_law_of_the_error_is_what_draws_give(kind, columns) -> None:
             assert torch.stack(drawn).mean().item() == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.parametrize("basis", ["singular", "random", "hadamard"])
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (16, 16)])
+def test_a_basis_is_a_rotation_and_takes_nothing_away(basis, shape) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    array, gain, rotation = decompose(weight, basis=basis)
+    assert rotation.shape == ((shape[1] if basis == "hadamard" else min(shape)), shape[1])
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(len(rotation)), atol=1e-5, rtol=0)
+    torch.testing.assert_close((array * gain) @ rotation, weight, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(array.abs().amax(0), weight.abs().max().expand(len(gain)))
+    other = decompose(weight, basis=basis, random=torch.Generator().manual_seed(5))
+    assert torch.equal(other[2], rotation) == (basis == "singular")
+    if basis == "random":  # of the space of the first singular vectors
+        kept, first = decompose(weight, rank=3, basis=basis), decompose(weight, rank=3)
+        torch.testing.assert_close(kept[2].mT @ kept[2], first[2].mT @ first[2], atol=1e-5, rtol=0)
+
+
+def test_a_weight_that_stands_out_is_spread_by_additions_alone() -> None:
+    weight = torch.randn(64, 96, generator=torch.Generator().manual_seed(6))
+    weight[3, 5] = 20.0
+    layer = nn.Sequential(nn.Linear(96, 64, bias=False))
+    layer[0].weight.data = weight
+    noise = AdditiveNoise(strength=0.02, relative_to="tensor-absmax")
+    with HybridProjection(select="0", noise=noise).apply(layer) as change:
+        assert change.report.value("error_ratio", "0") < 0.5
+        assert change.report.value("digital_macs", "all selected weights") == 96
+        assert change.report.value("digital_additions", "all selected weights") == 64 * 6 + 32 * 5
+
+
 def test_calibration_data_shows_what_low_gain_inputs_gain() -> None:
     weight, _, low = _power_law(64)
     layer = nn.Sequential(nn.Linear(64, 64, bias=False))
     layer[0].weight.data = weight
-    method = HybridProjection(select="0", layers=None, noise=ProportionalNoise(strength=0.1))
+    method = HybridProjection(select="0", basis="singular", noise=ProportionalNoise(strength=0.1))
     with method.apply(layer, [low.T]) as change:
         assert change.report.value("error_ratio", "0") < 0.5
 
@@ -182,7 +212,9 @@ def test_calibration_data_shows_what_low_gain_inputs_gain() -> None:
 def test_what_it_refuses() -> None:
     model = build("mamba")
     with pytest.raises(InputError, match=r"rank must be in 1\.\.32"):
-        HybridProjection(rank=33).apply(model)
+        HybridProjection(rank=33, basis="singular").apply(model)
+    with pytest.raises(InputError, match="rank=8 keeps singular values; with it basis must be singular or random"):
+        HybridProjection(rank=8)
     with pytest.raises(InputError, match="selection 'ssm.out' matches nothing in LlamaForCausalLM"):
         HybridProjection().apply(build("llama"))
     with pytest.raises(InputError, match="conv1d is a Conv1d; it takes nn.Linear"):

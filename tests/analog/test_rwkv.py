@@ -20,7 +20,7 @@ def test_reads_a_file_and_gives_the_logits_of_loops_before_and_after_the_split(t
     expected = torch.from_numpy(reference.forward(weights, ids)).float()
     with torch.inference_mode():
         assert (model(torch.tensor([ids])).logits[0] - expected).abs().max() < 1e-4
-        with HybridProjection(select="layers.*.time.output", layers=None).apply(model) as change:
+        with HybridProjection(select="layers.*.time.output", basis="singular").apply(model) as change:
             assert change.report.value("digital_macs", "all selected weights") == 3 * 32 * 32
             assert (model(torch.tensor([ids])).logits[0] - expected).abs().max() < 1e-3
 
@@ -31,7 +31,7 @@ def test_logits_are_the_published_ones_before_and_after_the_split(data: Path) ->
     prompt = torch.tensor([list(b'"in')])
     with torch.inference_mode():
         assert (model(prompt).logits[0, -1] - expected).abs().max() < 1e-5
-        with HybridProjection(select="layers.*.time.output", layers=None).apply(model) as change:
+        with HybridProjection(select="layers.*.time.output", basis="singular").apply(model) as change:
             assert change.report.value("digital_macs", "all selected weights") == 12 * 64 * 64
             assert (model(prompt).logits[0, -1] - expected).abs().max() < 1e-4
 
@@ -42,7 +42,7 @@ def test_scaled_columns_lose_less_than_plain_ones_under_noise_relative_to_the_te
     chip = Chip(device=AdditiveDevice(program=0.02), weight_range="tensor")
     losses = {}
     for columns in ("scaled", "plain"):
-        split = HybridProjection(select="layers.*.time.output", layers=None, columns=columns)
+        split = HybridProjection(select="layers.*.time.output", columns=columns, basis="singular")
         with torch.inference_mode(), split.apply(model):
             losses[columns] = []
             for seed in range(4):

@@ -463,7 +463,12 @@ CASES: dict[type[Method], Case] = {
     ),
     HybridProjection: Case(
         typical=HybridProjection(select="mlp.down", layers="last"),
-        refused={"rank": [0, -1, 2.5, True], "columns": ["none", 3, None], "noise": ["pcm", 3]},
+        refused={
+            "rank": [0, -1, 2.5, True],
+            "columns": ["none", 3, None],
+            "basis": ["svd", 3, None],
+            "noise": ["pcm", 3],
+        },
         no_identity="a matrix that was taken apart and put together again differs in its last bits",
         no_control="it helps where there is noise: tests/analog/test_hybrid_projection.py, benchmarks/hpd.py",
     ),

@@ -58,7 +58,8 @@ def test_the_other_repairs(model: str, by, text: str) -> None:
     assert math.isfinite(report.value("perplexity", by))
     assert report.value("extra_arrays", by) == 0
     layers = load(model)[0].config.num_hidden_layers
-    assert report.value("sram_bits", by) == {"hpd": layers * 16 * 128 * 256, "romer": 32 * 64}[by]
+    assert report.value("sram_bits", by) == {"hpd": layers * 16 * 256, "romer": 32 * 64}[by]
+    assert report.value("digital_additions", by) == {"hpd": layers * 256 * 8, "romer": 0}[by]
     assert report.select("perplexity", "spent at random"), "a control"
 
 
@@ -129,7 +130,7 @@ def test_several_repairs_are_one_table(text: str, tmp_path: Path) -> None:
     alone = Report.load(tmp_path / "all" / "redundancy")
     assert rows["redundancy"].value == alone.value("recovered", "redundancy")
     assert rows["redundancy"].details == {
-        "arrays": alone.value("extra_arrays", "redundancy"), "digital MACs": 0, "SRAM bits": 0,
+        "arrays": alone.value("extra_arrays", "redundancy"), "digital MACs": 0, "digital additions": 0, "SRAM bits": 0,
     }  # fmt: skip
     shares = [rows[name].value for name in ("redundancy", "redundancy, control")]
     assert f"redundancy {shares[0]:.0f} % (its control {shares[1]:.0f} %)" in report.summary[0]

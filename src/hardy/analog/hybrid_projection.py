@@ -1,10 +1,12 @@
-"""Split a projection in two by its singular vectors: what amplifies goes on the array, the rotation stays digital.
+"""Split a projection in two by a rotation of its inputs: the rotation stays digital, the rest goes on the array.
 
-Source: hybrid projection decomposition (HPD, arXiv 2508.11935), which does so with the last output projection of a
-Mamba. Where we differ: each column of the array has a digital factor of its own, so that all columns use the whole
-range of the cells. Without it the columns of small singular values vanish beside the first one, and noise relative to
-the range of a tensor or an output makes the layer worse, not better. And by default all output projections are split,
-because each gains by itself what the last one does: `layers="last", columns="plain"` is the paper's.
+Source: hybrid projection decomposition (HPD, arXiv 2508.11935), which does so by the singular vectors, with the last
+output projection of a Mamba. Where we differ: each column of the array has a digital factor of its own, so that all
+columns use the whole range of the cells. Without it the columns of small singular values vanish beside the first one,
+and noise relative to the range of a tensor or an output makes the layer worse, not better. By default all output
+projections are split, because each gains by itself what the last one does, and by a Hadamard matrix, which leaves less
+error than the singular vectors and costs additions alone: `layers="last", columns="plain", basis="singular"` is the
+paper's.
 """
 
 import dataclasses
@@ -21,49 +23,78 @@ from hardy.analog.reading import RotatedOnChip
 from hardy.core import selection
 from hardy.core.layers import Layers
 from hardy.core.method import ALL_SELECTED, Method
+from hardy.core.rng import generator
 from hardy.core.selection import Selector
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hooks.statistics import SecondMoment, observe
+from hardy.ops.rotation import rotate_by_matrix
 from hardy.report import Row
 
 Columns = Literal["scaled", "plain"]
+Basis = Literal["hadamard", "singular", "random"]
 
 
 def decompose(
-    weight: torch.Tensor, rank: int | None = None, columns: Columns = "scaled"
+    weight: torch.Tensor,
+    rank: int | None = None,
+    columns: Columns = "scaled",
+    basis: Basis = "singular",
+    random: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`weight = array @ diag(gain) @ rotation`, by the singular value decomposition of `weight`.
+    """`weight = array @ diag(gain) @ rotation`, where the rows of `rotation` are orthonormal.
 
-    With noise in proportion to each element of the array, of standard deviation sigma, the error of the output y is
-    exactly `E |dy|^2 = sigma^2 |y|^2` whatever the input, because the rows of `rotation` are orthonormal: where the
-    inputs of a layer lie in directions of low gain, the plain layer's error is many times as large.
+    Of singular vectors: with noise in proportion to each element of the array, of standard deviation sigma, the error
+    of the output y is exactly `E |dy|^2 = sigma^2 |y|^2` whatever the input: where the inputs of a layer lie in
+    directions of low gain, the plain layer's error is many times as large. A Hadamard matrix and a random rotation
+    leave no weight that stands out, which is what noise relative to a range depends on.
 
     Args:
         weight: (out, in), finite.
-        rank: singular values to keep; all of them by default.
+        rank: singular values to keep; all of them by default, and with "hadamard".
         columns: "scaled" gives every column of the array the largest magnitude of `weight`, and its digital `gain`
-            the rest; "plain" leaves the singular values on the array, and every gain is 1.
+            the rest; "plain" leaves what it is on the array, and every gain is 1.
+        basis: "singular" rotates the inputs to the singular vectors, "random" to a random rotation of these, and
+            "hadamard" by Hadamard matrices of the powers of two that make up their width, after random signs.
+        random: draws the rotation and the signs; by default always the same.
 
     Returns:
-        array (out, rank), gain (rank,), rotation (rank, in), float32.
+        array (out, rank), gain (rank,), rotation (rank, in), float32; rank is `in` with "hadamard".
 
     Raises:
-        InputError: `rank` is not in 1..min(out, in), or `columns` is unknown.
+        InputError: `rank` is not in 1..min(out, in), or is given with "hadamard"; `columns` or `basis` is unknown.
     """
     largest = min(weight.shape)
-    rank = largest if rank is None else rank
-    if type(rank) is not int or not 1 <= rank <= largest:
+    if rank is not None and (type(rank) is not int or not 1 <= rank <= largest):
         raise InputError(f"rank must be in 1..{largest}, the smaller side of the weight, or None, got {rank!r}")
     checks.one_of("columns", columns, get_args(Columns))
-    left, values, rotation = torch.linalg.svd(weight.double(), full_matrices=False)
-    array, rotation = (left * values)[:, :rank], rotation[:rank]
-    gain = torch.ones(rank, dtype=torch.float64)
+    random = generator(0, "hybrid-projection") if random is None else random
+    rotation = rotation_of(weight.double(), largest if rank is None else rank, basis, random)
+    array = weight.double() @ rotation.mT
+    gain = torch.ones(len(rotation), dtype=torch.float64)
     range_of_weight = weight.abs().max().double()
     if columns == "scaled" and range_of_weight > 0:
         peaks = array.abs().amax(0)
         gain = torch.where(peaks > 0, peaks / range_of_weight, gain)
     return (array / gain).float(), gain.float(), rotation.float()
+
+
+def rotation_of(weight: torch.Tensor, rank: int, basis: Basis, random: torch.Generator) -> torch.Tensor:
+    """Orthonormal rows (rank, in) of `basis`, or all (in, in) with "hadamard", in the dtype of `weight` (out, in)."""
+    checks.one_of("basis", basis, get_args(Basis))
+    if basis == "hadamard":
+        width = weight.shape[1]
+        signs = 2.0 * torch.randint(2, (width,), generator=random) - 1
+        return rotate_by_matrix(torch.diag(signs.to(weight)), largest_block(width)).mT
+    rotation = torch.linalg.svd(weight, full_matrices=False).Vh[:rank]
+    if basis == "random":
+        rotation = torch.linalg.qr(torch.randn(rank, rank, generator=random, dtype=weight.dtype)).Q @ rotation
+    return rotation
+
+
+def largest_block(width: int) -> int:
+    """The largest power of two in `width`."""
+    return 1 << (width.bit_length() - 1)
 
 
 Noise = Literal["proportional", "tensor", "output", "absolute"]
@@ -104,11 +135,13 @@ class HybridLinear(nn.Module):
     products are exact, the layer multiplies with the product of the two, and it is stored as that: a plain weight.
     """
 
-    def __init__(self, original: nn.Linear, rank: int | None, columns: Columns) -> None:
+    def __init__(
+        self, original: nn.Linear, rank: int | None, columns: Columns, basis: Basis, random: torch.Generator
+    ) -> None:
         super().__init__()
         self.train(original.training)
         weight = original.weight.detach()
-        array, gain, rotation = decompose(weight.cpu(), rank, columns)
+        array, gain, rotation = decompose(weight.cpu(), rank, columns, basis, random)
         self.in_features, self.out_features = original.in_features, original.out_features
         # On no device: nn.Linear would draw weights for nothing, from the global generator.
         self.array = nn.Linear(array.shape[1], array.shape[0], bias=False, device="meta")
@@ -169,12 +202,14 @@ def _stored_as_plain(module: HybridLinear, state: dict[str, Any], prefix: str, _
 class HybridProjection(Method):
     """Replace each selected linear layer by `HybridLinear`; apply it before the model goes on a chip.
 
-    The cost is `rank * in` digital multiplications for each token and as many stored numbers, in the report as
-    "digital_macs" and "sram_bits" (of 16 bits each); the array has `out * rank` weights instead of `out * in`.
+    What it costs for each token is in the report: "digital_macs", `rank * in` multiplications, and as many stored
+    numbers of 16 bits, "sram_bits"; by a Hadamard matrix `in` of both, the gains, and "digital_additions", `in` times
+    the logarithm of its size. The array has `out * rank` weights, with a Hadamard matrix `out * in`. (Simulated, all
+    multiply alike.)
 
     Args:
         rank: singular values to keep; all by default, which changes nothing but rounding until there is noise.
-        columns: as in `decompose`.
+        columns, basis: as in `decompose`; a `rank` needs another basis than "hadamard".
         noise: the `Deploy` or weight noise that the layers are going to meet. With it a layer is split only where that
             makes the expected error smaller (`expected_error`, but for these very cells): for inputs like those of the
             calibration data if there is any, else for inputs alike in all directions. The report has the ratio of
@@ -185,6 +220,7 @@ class HybridProjection(Method):
 
     rank: int | None = None
     columns: Columns = "scaled"
+    basis: Basis = "hadamard"
     noise: Method | None = None
     select: Selector = "ssm.out"
     layers: Layers | None = None
@@ -192,7 +228,10 @@ class HybridProjection(Method):
     def check(self) -> None:
         if self.rank is not None:
             checks.integer("rank (or None)", self.rank, at_least=1)
+            if self.basis == "hadamard":
+                raise InputError(f"rank={self.rank} keeps singular values; with it basis must be singular or random")
         checks.one_of("columns", self.columns, get_args(Columns))
+        checks.one_of("basis", self.basis, get_args(Basis))
         if self.noise is not None and not (isinstance(self.noise, Method) and hasattr(self.noise, "select")):
             raise InputError(f"noise must be Deploy or a noise of hardy.hardware, or None, got {self.noise!r}")
 
@@ -204,11 +243,11 @@ class HybridProjection(Method):
                 reason = "apply HybridProjection before it" if isinstance(module, AnalogLayer) else "it takes nn.Linear"
                 raise InputError(f"{site.name} is a {type(module).__name__}; {reason}")
         grams = observe(model, data, tuple(s.name for s in sites), [SecondMoment]) if data and self.noise else {}
-        rows, error, energy, macs, split = [], 0.0, 0.0, 0, 0
+        rows, error, energy, macs, additions, split = [], 0.0, 0.0, 0, 0, 0
         for site in sites:
             old: Any = model.get_submodule(site.module)
             weight = weight_of(model, site).float()
-            new = HybridLinear(old, self.rank, self.columns)
+            new = HybridLinear(old, self.rank, self.columns, self.basis, generator(0, "hybrid-projection", site.name))
             if self.noise is not None:
                 gram = grams[site.name][0].value.to(weight) if site.name in grams else None
                 ratio = self._error_ratio(old, new, gram)
@@ -218,9 +257,10 @@ class HybridProjection(Method):
                     continue
             difference = (new.weight.detach().double() - weight.double()).square().sum().item()
             error, energy = error + difference, energy + weight.double().square().sum().item()
-            macs, split = macs + new.rotation.numel(), split + 1
+            multiplied, added = self._cost(new)
+            macs, additions, split = macs + multiplied, additions + added, split + 1
             edits.set_module(site.name, new)
-            rows.append(Row(metric="digital_macs", condition=site.name, value=new.rotation.numel()))
+            rows.append(Row(metric="digital_macs", condition=site.name, value=multiplied))
         if not split:
             least = min(row.value for row in rows)
             warnings.warn(
@@ -232,9 +272,19 @@ class HybridProjection(Method):
             Row(metric="relative_error", condition=ALL_SELECTED, value=(error / energy) ** 0.5 if energy else 0.0),
             Row(metric="split_layers", condition=ALL_SELECTED, value=split, details={"of": len(sites)}),
             Row(metric="digital_macs", condition=ALL_SELECTED, value=macs),
+            Row(metric="digital_additions", condition=ALL_SELECTED, value=additions),
             Row(metric="sram_bits", condition=ALL_SELECTED, value=16 * macs, unit="bit"),
         ]
         return total + rows
+
+    def _cost(self, layer: HybridLinear) -> tuple[int, int]:
+        """Multiplications and additions beside them, for one vector."""
+        width = layer.in_features
+        if self.basis != "hadamard":
+            return layer.rotation.numel(), 0
+        gains = width if self.columns == "scaled" else 0
+        blocks = [1 << place for place in range(width.bit_length()) if width >> place & 1]
+        return gains, sum(size * (size.bit_length() - 1) for size in blocks)
 
     def _error_ratio(self, old: nn.Linear, new: HybridLinear, gram: torch.Tensor | None) -> float:
         """How much larger the error of the output is with the split than without, over some draws."""

@@ -233,7 +233,7 @@ def _costs(
 
     It is applied for that once, so what it cannot take is refused before anything is measured.
     """
-    macs = bits = arrays = 0.0
+    macs = additions = bits = arrays = 0.0
     counted = dataclasses.replace(chip, adc_bits=8)  # arrays do not depend on it
     if by == "romer":
         experts = sum(block.count for block in blocks(model))
@@ -253,10 +253,12 @@ def _costs(
         with method.apply(model) as change:
             arrays = model_cost(model, counted).value("arrays", ALL_SELECTED) - before
             if by == "hpd":
-                macs, bits = (change.report.value(name, ALL_SELECTED) for name in ("digital_macs", "sram_bits"))
+                names = ("digital_macs", "digital_additions", "sram_bits")
+                macs, additions, bits = (change.report.value(name, ALL_SELECTED) for name in names)
     return [
         Row(metric="extra_arrays", condition=by, value=arrays),
         Row(metric="digital_macs", condition=by, value=macs, unit="per token"),
+        Row(metric="digital_additions", condition=by, value=additions, unit="per token"),
         Row(metric="sram_bits", condition=by, value=bits, unit="bit"),
     ]
 
@@ -380,6 +382,7 @@ def _recovered(name: str, report: Report) -> list[Row]:
         details = {
             "arrays": report.value("extra_arrays", name),
             "digital MACs": report.value("digital_macs", name),
+            "digital additions": report.value("digital_additions", name),
             "SRAM bits": report.value("sram_bits", name),
         }
         condition = name if row.condition == name else f"{name}, control"
