@@ -8,11 +8,12 @@ The parts are locate, steer, circuit and edit; `python -m benchmarks run interp-
 Heads for induction (repeated random tokens) and indirect objects by patching and by attribution, each beside random
 heads and the ranking for shuffled answers; a sentiment and a truth direction made on some pairs and judged on others,
 by dose and side effect, beside random directions of the same length; the edges of indirect objects beside random edges,
-and whether heads and edges are those of the model on few bits; facts edited one at a time. `--model` is the folder of a
-real model; by default SmolLM2-135M among those in HARDY_REAL_MODELS.
+and whether heads and edges are those of the model on few bits; facts edited one at a time, in each of some blocks. The
+folder of a real model is `--model`; by default it is the one `--named` among those in HARDY_REAL_MODELS.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,12 +38,17 @@ PATCHED = 40
 SCALES = (-2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0)
 
 
-def run(*, part: str = "locate", model: str = "", examples: int = 8, threads: int = 1) -> Result:
+def run(
+    *, part: str = "locate", model: str = "", named: str = DEFAULT, examples: int = 8, blocks: str = "4,10",
+    threads: int = 1,
+) -> Result:  # fmt: skip
+    """`blocks`: in which facts are edited, in the first of them without moments too."""
     torch.set_num_threads(threads)
     found = real_models(model)
-    name = DEFAULT if DEFAULT in found else next(iter(found))
+    name = named if named in found else next(iter(found))
     network, tokenizer = zoo.load(str(found[name]), dtype=torch.float32)
-    parts: dict[str, Callable[..., Result]] = {"locate": located, "steer": steered, "circuit": edges, "edit": edited}
+    parts: dict[str, Callable[..., Result]] = {"locate": located, "steer": steered, "circuit": edges}
+    parts["edit"] = functools.partial(edited, blocks=[int(block) for block in blocks.split(",")])
     if part not in parts:
         raise NotMeasuredError(f"there are parts {', '.join(parts)}, not {part!r}")
     result = parts[part](network, tokenizer, examples)
@@ -242,7 +248,7 @@ def edges(model: Any, tokenizer: Any, n: int) -> Result:
     return Result(rows=found, settings={"examples": n, "steps": 5})
 
 
-def edited(model: Any, tokenizer: Any, n: int) -> Result:
+def edited(model: Any, tokenizer: Any, n: int, blocks: Sequence[int]) -> Result:
     """One fact at a time: a country is given another's capital; what else is said of others stays or not."""
     known = []
     for country, capital in prompts.CAPITALS.items():
@@ -258,7 +264,7 @@ def edited(model: Any, tokenizer: Any, n: int) -> Result:
     held_out = encode(tokenizer, text_of("prose")[:4000])[:128][None]
     with torch.no_grad():
         before = model(input_ids=held_out, use_cache=False).logits.float().log_softmax(-1)
-    for layer, moments in ((4, True), (4, False), (10, True)):
+    for layer, moments in ((blocks[0], True), (blocks[0], False), *((block, True) for block in blocks[1:])):
         got: dict[str, list[float]] = {"efficacy": [], "paraphrase": [], "locality": [], "divergence": []}
         for i, (country, _) in enumerate(known[:n]):
             target = known[(i + 3) % len(known)][1]

@@ -606,7 +606,7 @@ def located_heads() -> str:
     return of_columns(columns, found)
 
 
-def edits() -> str:
+def edits(name: str) -> str:
     columns: dict[str, Cell] = {
         "edit": "{condition}",
         "efficacy": "{efficacy:.2f}",
@@ -614,7 +614,7 @@ def edits() -> str:
         "locality": "{locality:.2f}",
         "divergence on other text, nats/token": "{divergence:.3f}",
     }
-    return of_columns(columns, [row for row in rows("interp-edit") if row.metric != "facts_known"])
+    return of_columns(columns, [row for row in rows(name) if row.metric != "facts_known"])
 
 
 def planted() -> str:
@@ -777,7 +777,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "circuit-smollm2": functools.partial(circuits, "circuit_survival-smollm2-circuit"),
     "interp-locate": located_heads,
     "interp-planted": functools.partial(where_measured, "interp_planted", planted),
-    "interp-edit": functools.partial(where_measured, "interp-edit", edits),
+    **{
+        name: functools.partial(where_measured, name, functools.partial(edits, name))
+        for name in ("interp-edit", "interp-edit-qwen")
+    },
     "steering-smollm2": functools.partial(
         where_measured, "steering_survival-smollm2", functools.partial(steering, "steering_survival-smollm2")
     ),
