@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hardy.hardware import Chip
 from hardy.hardware.cost import matrix_cost
 from hardy.studies import place
 from hardy.studies.placement_plan import DIGITAL, Budget, Choice, Costs, Part, controls, evenly
+from hardy.studies.placement_study import expected_of
 
 CHIP = Chip.preset("reram-wan")
 LEVELS = dataclasses.replace(CHIP, cell_levels=8)
@@ -105,6 +107,19 @@ def test_the_method_of_a_placement_does_what_it_says(choice: Choice) -> None:
     assert sorted(name.partition(".copies.")[0] for name, _ in on_chip) == sorted(expected)
     assert arrays == placement.arrays
     assert costs.all(DIGITAL).method(LEVELS) is None
+
+
+def test_a_loss_that_cannot_be_seen_is_expected_to_be_as_large_as_it_is_uncertain() -> None:
+    assert expected_of([0.3]) == 0.3
+    assert expected_of([-0.3]) == 0.0
+    assert expected_of([0.2, 0.2]) == 0.2
+    assert expected_of([1.0, 1.1]) == pytest.approx(1.05, abs=1e-6)  # far from 0 nothing is cut off
+    sure, unsure = expected_of([-0.01, 0.01]), expected_of([-0.1, 0.1])
+    assert unsure == pytest.approx(10 * sure)
+    assert sure == pytest.approx(0.01 * math.sqrt(2 / math.pi))  # half a normal
+    assert 0 < expected_of([-1.0, -1.001]) < 1e-3
+    draws = torch.randn(200_000, generator=torch.Generator().manual_seed(0)) - 0.5
+    assert expected_of([-1.5, 0.5]) == pytest.approx(draws[draws > 0].mean().item(), abs=0.01)
 
 
 def test_cells_without_levels_hold_no_digits() -> None:

@@ -52,7 +52,7 @@ class Part:
         name: of its site.
         inputs, outputs: its size.
         losses: number of slices of a weight -> what the whole model loses when this part alone is on the chip like
-            that, nats per token, as measured.
+            that, nats per token; not below 0.
         copies: the numbers of copies that it may have on the chip.
     """
 
@@ -68,7 +68,7 @@ class Part:
 
     def expected_loss(self, choice: Choice) -> float:
         """Of `choice`: a mean over copies has a part of the noise's variance, and the loss grows with that."""
-        return 0.0 if choice == DIGITAL else max(0.0, self.losses[choice.slices]) / choice.copies
+        return 0.0 if choice == DIGITAL else self.losses[choice.slices] / choice.copies
 
     def energy(self, choice: Choice, chip: Chip, parts: Parts) -> float:
         """pJ for a product with one vector."""

@@ -10,11 +10,13 @@ digital, digital ones evenly over depth, and chosen at random. No published tool
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from scipy.special import log_ndtr
 from torch import nn
 
 from hardy import checks
@@ -175,21 +177,28 @@ def _alone(name: str, chip: Chip, slices: int, n_seeds: int) -> Condition:
 
 
 def _losses(results: Results, intact: Condition, alone: Mapping[T, Condition]) -> dict[T, float]:
-    """Of each matrix alone: what is lost, nats per token."""
-    before = _mean_loss(results, intact)
-    assert before is not None
+    """Of each matrix alone: what is expected to be lost, nats per token."""
+    before = statistics.fmean(result.values["loss"] for result in results.of(intact) if result.values)
     found = {}
     for key, condition in alone.items():
-        loss = _mean_loss(results, condition)
-        if loss is None:
+        lost = [result.values["loss"] - before for result in results.of(condition) if result.values]
+        if not lost:
             raise InputError(f"{condition.name}: not measured on the chip: {results.of(condition)[0].error}")
-        found[key] = loss - before
+        found[key] = expected_of(lost)
     return found
 
 
-def _mean_loss(results: Results, condition: Condition) -> float | None:
-    losses = [result.values["loss"] for result in results.of(condition) if result.values]
-    return statistics.fmean(losses) if losses else None
+def expected_of(measured: Sequence[float]) -> float:
+    """What a loss is expected to be that cannot be below zero, measured some times: the mean of a normal cut off there.
+
+    Of matrices that lose nothing that can be seen, those of which that is least certain are expected to lose more.
+    """
+    mean = statistics.fmean(measured)
+    error = statistics.stdev(measured) / math.sqrt(len(measured)) if len(measured) > 1 else 0.0
+    if not error:
+        return max(0.0, mean)
+    ratio = mean / error
+    return mean + error * math.exp(-(ratio**2) / 2 - log_ndtr(ratio)) / math.sqrt(2 * math.pi)
 
 
 def _judged(name: str, placement: Placement, chip: Chip, n_judged: int) -> Condition:
