@@ -188,6 +188,19 @@ def test_a_basis_is_a_rotation_and_takes_nothing_away(basis, shape) -> None:
         torch.testing.assert_close(kept[2].mT @ kept[2], first[2].mT @ first[2], atol=1e-5, rtol=0)
 
 
+def test_a_hadamard_matrix_is_never_made() -> None:
+    layer = nn.Sequential(nn.Linear(4096, 4, bias=False))
+    before = layer[0].weight.detach().clone()
+    with HybridProjection(select="0").apply(layer):
+        split = layer[0]
+        assert max(tensor.numel() for tensor in (split.turn, split.gain, split.array.weight)) == 4 * 4096
+        torch.testing.assert_close(split.weight, before, atol=1e-5, rtol=0)
+        x = torch.randn(3, 4096, generator=torch.Generator().manual_seed(7))
+        torch.testing.assert_close(split(x), x @ before.mT, atol=1e-4, rtol=1e-4)
+        Deploy(chip=Chip.preset("reram-wan"), select="0.array").apply(layer)
+        assert torch.isfinite(layer(x)).all()
+
+
 def test_a_weight_that_stands_out_is_spread_by_additions_alone() -> None:
     weight = torch.randn(64, 96, generator=torch.Generator().manual_seed(6))
     weight[3, 5] = 20.0

@@ -28,7 +28,7 @@ from hardy.core.selection import Selector
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
 from hardy.hooks.statistics import SecondMoment, observe
-from hardy.ops.rotation import rotate_by_matrix
+from hardy.ops.rotation import rotate
 from hardy.report import Row
 
 Columns = Literal["scaled", "plain"]
@@ -62,34 +62,47 @@ def decompose(
         array (out, rank), gain (rank,), rotation (rank, in), float32; rank is `in` with "hadamard".
 
     Raises:
-        InputError: `rank` is not in 1..min(out, in), or is given with "hadamard"; `columns` or `basis` is unknown.
+        InputError: `rank` is not in 1..min(out, in); `columns` or `basis` is unknown.
     """
+    array, gain, turn = split(
+        weight, rank, columns, basis, generator(0, "hybrid-projection") if random is None else random
+    )
+    return array, gain, rotated_back(torch.eye(len(gain)), turn)
+
+
+def split(
+    weight: torch.Tensor, rank: int | None, columns: Columns, basis: Basis, random: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `decompose`, but instead of the rotation its `turn`: its matrix, or of a Hadamard matrix the signs (in,)."""
     largest = min(weight.shape)
     if rank is not None and (type(rank) is not int or not 1 <= rank <= largest):
         raise InputError(f"rank must be in 1..{largest}, the smaller side of the weight, or None, got {rank!r}")
     checks.one_of("columns", columns, get_args(Columns))
-    random = generator(0, "hybrid-projection") if random is None else random
-    rotation = rotation_of(weight.double(), largest if rank is None else rank, basis, random)
-    array = weight.double() @ rotation.mT
-    gain = torch.ones(len(rotation), dtype=torch.float64)
-    range_of_weight = weight.abs().max().double()
+    checks.one_of("basis", basis, get_args(Basis))
+    rank, exact = largest if rank is None else rank, weight.double()
+    if basis == "hadamard":
+        turn = 2.0 * torch.randint(2, weight.shape[1:], generator=random).double() - 1
+    else:
+        turn = torch.linalg.svd(exact, full_matrices=False).Vh[:rank]
+        if basis == "random":
+            turn = torch.linalg.qr(torch.randn(rank, rank, generator=random, dtype=turn.dtype)).Q @ turn
+    array = rotated(exact, turn)
+    gain = array.new_ones(array.shape[1])
+    range_of_weight = exact.abs().max()
     if columns == "scaled" and range_of_weight > 0:
         peaks = array.abs().amax(0)
         gain = torch.where(peaks > 0, peaks / range_of_weight, gain)
-    return (array / gain).float(), gain.float(), rotation.float()
+    return (array / gain).float(), gain.float(), turn.float()
 
 
-def rotation_of(weight: torch.Tensor, rank: int, basis: Basis, random: torch.Generator) -> torch.Tensor:
-    """Orthonormal rows (rank, in) of `basis`, or all (in, in) with "hadamard", in the dtype of `weight` (out, in)."""
-    checks.one_of("basis", basis, get_args(Basis))
-    if basis == "hadamard":
-        width = weight.shape[1]
-        signs = 2.0 * torch.randint(2, (width,), generator=random) - 1
-        return rotate_by_matrix(torch.diag(signs.to(weight)), largest_block(width)).mT
-    rotation = torch.linalg.svd(weight, full_matrices=False).Vh[:rank]
-    if basis == "random":
-        rotation = torch.linalg.qr(torch.randn(rank, rank, generator=random, dtype=weight.dtype)).Q @ rotation
-    return rotation
+def rotated(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """The rotation of each vector (..., in): (..., rank), or (..., in) by a Hadamard matrix."""
+    return rotate(x * turn, largest_block(len(turn))) if turn.dim() == 1 else x @ turn.mT
+
+
+def rotated_back(matrix: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """`matrix @ rotation`, (..., in)."""
+    return rotate(matrix, largest_block(len(turn))) * turn if turn.dim() == 1 else matrix @ turn
 
 
 def largest_block(width: int) -> int:
@@ -141,7 +154,7 @@ class HybridLinear(nn.Module):
         super().__init__()
         self.train(original.training)
         weight = original.weight.detach()
-        array, gain, rotation = decompose(weight.cpu(), rank, columns, basis, random)
+        array, gain, turn = split(weight.cpu(), rank, columns, basis, random)
         self.in_features, self.out_features = original.in_features, original.out_features
         # On no device: nn.Linear would draw weights for nothing, from the global generator.
         self.array = nn.Linear(array.shape[1], array.shape[0], bias=False, device="meta")
@@ -149,10 +162,15 @@ class HybridLinear(nn.Module):
         self.array.bias = original.bias
         self.array.train(original.training)
         self.gain: torch.Tensor
-        self.rotation: torch.Tensor
+        self.turn: torch.Tensor
         self.register_buffer("gain", gain.to(weight.device), persistent=False)
-        self.register_buffer("rotation", rotation.to(weight.device), persistent=False)
+        self.register_buffer("turn", turn.to(weight.device), persistent=False)
         self._register_state_dict_hook(_stored_as_plain)
+
+    @property
+    def rotation(self) -> torch.Tensor:
+        """The rows of the rotation, (rank, in) or (in, in), float32."""
+        return rotated_back(torch.eye(len(self.gain), device=self.gain.device), self.turn)
 
     @property
     def weight(self) -> Any:
@@ -160,7 +178,7 @@ class HybridLinear(nn.Module):
         if isinstance(self.array, AnalogLayer) and (read := self.array.read_on_chip) is not None:
             return RotatedOnChip(read, self.rotation.mT * self.gain)
         array: Any = self.array.stored_weight() if isinstance(self.array, AnalogLayer) else self.array.weight
-        return ((array.float() * self.gain) @ self.rotation).to(array.dtype)
+        return rotated_back(array.float() * self.gain, self.turn).to(array.dtype)
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -178,12 +196,12 @@ class HybridLinear(nn.Module):
         converts = isinstance(array, AnalogLayer) and not array.reads_exactly
         if isinstance(array, nn.Linear) and not converts:
             return nn.functional.linear(x, self.weight, self.bias)
-        rotated = (x.float() @ self.rotation.mT) * self.gain
-        return self.array(rotated.to(x.dtype))
+        turned = rotated(x.float(), self.turn) * self.gain
+        return self.array(turned.to(x.dtype))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "HybridLinear":
         """Move the rotation along, but keep it in float32: it is digital, and no matter of the array's precision."""
-        kept = {name: getattr(self, name) for name in ("gain", "rotation")}
+        kept = {name: getattr(self, name) for name in ("gain", "turn")}
         super()._apply(fn, recurse)
         for name, tensor in kept.items():
             setattr(self, name, tensor.to(getattr(self, name).device))
@@ -281,7 +299,7 @@ class HybridProjection(Method):
         """Multiplications and additions beside them, for one vector."""
         width = layer.in_features
         if self.basis != "hadamard":
-            return layer.rotation.numel(), 0
+            return layer.turn.numel(), 0
         gains = width if self.columns == "scaled" else 0
         blocks = [1 << place for place in range(width.bit_length()) if width >> place & 1]
         return gains, sum(size * (size.bit_length() - 1) for size in blocks)
