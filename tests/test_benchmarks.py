@@ -63,7 +63,7 @@ NOT_MEASURED = {
     "inpaint-long", "interp-edit-qwen", "noise_trained-language", "noise_trained-vision",
     "placement-gemma3", "placement-smollm2", "quantize_cost", "real_chip-redundancy-gemma3",
     "real_chip-redundancy-smollm2", "real_chip-sensitivity-gemma3", "real_chip-sensitivity-smollm2",
-    "real_chip-simulate-gemma3", "real_chip-simulate-smollm2", "real_chip-study-gemma3", "real_chip-study-smollm2",
+    "real_chip-simulate-gemma3", "real_chip-study-gemma3", "real_chip-study-smollm2",
     "real_questions", "real_reasoning-copies", "real_reasoning-mild", "real_reasoning-strong", "splat_clones",
     "stream-long",
 }  # fmt: skip
