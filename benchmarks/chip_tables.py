@@ -24,6 +24,14 @@ def hpd_regimes() -> str:
     return of_columns(columns, found, by=("placement", "noise", "strength"))
 
 
+def hpd_real() -> str:
+    columns = {
+        "": "{condition}", "layers split": "{split_layers.value:.0f}", "loss": "{loss:.3f}",
+        "perplexity": "{perplexity.value:.4g}", "gained, nats/token": "{gained:.3f}",
+    }  # fmt: skip
+    return of_columns(columns, _rows("hpd_real"), by=("condition",))
+
+
 def hpd(name: str, splits: Mapping[str, str]) -> str:
     """Perplexity under each noise, as it is and with what is split; a chip has no strength but its own."""
     columns: dict[str, Cell] = {
@@ -134,6 +142,7 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "hpd": ("hpd", functools.partial(hpd, "hpd", OF_MAMBA)),
     "hpd-rwkv": ("hpd_rwkv", functools.partial(hpd, "hpd_rwkv", OF_RWKV)),
     "redundancy": ("redundancy", redundancy_of_tiny_llama),
+    "hpd-real": ("hpd_real", hpd_real),
     "hpd-regimes": ("hpd_regimes", hpd_regimes),
     "noise-trained-vision": ("noise_trained-vision", functools.partial(noise_trained, "vision", "accuracy", 1)),
     "noise-trained-language": ("noise_trained-language", functools.partial(noise_trained, "language", "perplexity", 2)),

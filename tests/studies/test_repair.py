@@ -57,9 +57,12 @@ def test_the_other_repairs(model: str, by, text: str) -> None:
     assert not [note for note in report.notes if "seed" in note]
     assert math.isfinite(report.value("perplexity", by))
     assert report.value("extra_arrays", by) == 0
-    layers = load(model)[0].config.num_hidden_layers
-    assert report.value("sram_bits", by) == {"hpd": layers * 16 * 256, "romer": 32 * 64}[by]
-    assert report.value("digital_additions", by) == {"hpd": layers * 256 * 8, "romer": 0}[by]
+    split = 0.0
+    if by == "hpd":
+        split, of = report.value("split_layers", by), report.select("split_layers")[0].details["of"]
+        assert 0 < split <= of == load(model)[0].config.num_hidden_layers
+    assert report.value("sram_bits", by) == {"hpd": split * 16 * 256, "romer": 32 * 64}[by]
+    assert report.value("digital_additions", by) == {"hpd": split * 256 * 8, "romer": 0}[by]
     assert report.select("perplexity", "spent at random"), "a control"
 
 

@@ -27,7 +27,7 @@ from hardy.core.rng import generator
 from hardy.core.selection import Selector
 from hardy.core.surgery import Edits, weight_of
 from hardy.errors import InputError
-from hardy.hooks.statistics import SecondMoment, observe
+from hardy.hooks.statistics import Statistic, observe
 from hardy.ops.rotation import rotate
 from hardy.report import Row
 
@@ -228,10 +228,10 @@ class HybridProjection(Method):
     Args:
         rank: singular values to keep; all by default, which changes nothing but rounding until there is noise.
         columns, basis: as in `decompose`; a `rank` needs another basis than "hadamard".
-        noise: the `Deploy` or weight noise that the layers are going to meet. With it a layer is split only where that
-            makes the expected error smaller (`expected_error`, but for these very cells): for inputs like those of the
-            calibration data if there is any, else for inputs alike in all directions. The report has the ratio of
-            each; where none is split, a warning says so.
+        noise: the `Deploy` or weight noise that the layers are going to meet, converters included. With it a layer is
+            split only where that makes the error at its output smaller, for inputs of the calibration data if there is
+            any, else for inputs alike in all directions. The report has the ratio of each; where none is split, a
+            warning says so.
         select: which layers, as in `hardy.core.selection.select`; `ranking.top(k)` of a ranking is such a selection.
         layers: in which layers of the model; all by default.
     """
@@ -260,15 +260,14 @@ class HybridProjection(Method):
             if type(module) is not nn.Linear:
                 reason = "apply HybridProjection before it" if isinstance(module, AnalogLayer) else "it takes nn.Linear"
                 raise InputError(f"{site.name} is a {type(module).__name__}; {reason}")
-        grams = observe(model, data, tuple(s.name for s in sites), [SecondMoment]) if data and self.noise else {}
+        seen = observe(model, data, tuple(s.name for s in sites), [_Inputs]) if data and self.noise else {}
         rows, error, energy, macs, additions, split = [], 0.0, 0.0, 0, 0, 0
         for site in sites:
             old: Any = model.get_submodule(site.module)
             weight = weight_of(model, site).float()
             new = HybridLinear(old, self.rank, self.columns, self.basis, generator(0, "hybrid-projection", site.name))
             if self.noise is not None:
-                gram = grams[site.name][0].value.to(weight) if site.name in grams else None
-                ratio = self._error_ratio(old, new, gram)
+                ratio = self._error_ratio(old, new, seen[site.name][0].value if site.name in seen else None)
                 rows.append(Row(metric="error_ratio", condition=site.name, value=ratio))
                 if ratio >= 1:
                     energy += weight.double().square().sum().item()
@@ -304,28 +303,42 @@ class HybridProjection(Method):
         blocks = [1 << place for place in range(width.bit_length()) if width >> place & 1]
         return gains, sum(size * (size.bit_length() - 1) for size in blocks)
 
-    def _error_ratio(self, old: nn.Linear, new: HybridLinear, gram: torch.Tensor | None) -> float:
+    def _error_ratio(self, old: nn.Linear, new: HybridLinear, seen: torch.Tensor | None) -> float:
         """How much larger the error of the output is with the split than without, over some draws."""
         assert self.noise is not None
-        plain = _output_error(nn.ModuleDict({"layer": old}), "layer", self.noise, gram)
-        split = _output_error(nn.ModuleDict({"layer": new}), "layer.array", self.noise, gram)
+        if seen is None:
+            seen = torch.randn(_KEPT, old.in_features, generator=generator(0, "hybrid-projection", "inputs"))
+        inputs = seen.to(old.weight)
+        plain = _output_error(old, "0", self.noise, inputs)
+        split = _output_error(new, "0.array", self.noise, inputs)
         return split / plain if plain else 1.0
 
 
-_DRAWS = 3
+_KEPT, _DRAWS = 256, 3
 
 
-def _output_error(holder: nn.ModuleDict, select: str, noise: Any, gram: torch.Tensor | None) -> float:
-    """Root of the expected squared error at the output; inputs of second moment `gram`, or alike in all directions."""
-    layer: Any = holder["layer"]
-    clean, total = layer.weight.detach().float(), 0.0
+class _Inputs(Statistic):
+    """The first vectors that came in, (at most 256, dim)."""
+
+    def __init__(self) -> None:
+        self._parts: list[torch.Tensor] = []
+
+    def update(self, features: torch.Tensor) -> None:
+        room = _KEPT - sum(map(len, self._parts))
+        if room > 0:
+            self._parts.append(features[:room].clone())
+
+    @property
+    def value(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return torch.cat(self._parts)
+
+
+@torch.no_grad()
+def _output_error(layer: nn.Module, select: str, noise: Any, inputs: torch.Tensor) -> float:
+    """Norm of the error at the output for `inputs` (n, in), over some draws of the noise."""
+    holder, clean, total = nn.Sequential(layer), layer(inputs), 0.0
     for seed in range(_DRAWS):
         method = dataclasses.replace(noise, seed=seed, select=select, layers=None)
-        if hasattr(method, "chip"):  # the cells alone: converters treat both alike
-            method = dataclasses.replace(method, chip=method.chip.without_periphery())
-        with method.apply(holder):
-            noisy: Any = holder["layer"]
-            weight = noisy.stored_weight() if isinstance(noisy, AnalogLayer) else noisy.weight
-            change = weight.detach().float() - clean
-        total += (change @ gram * change).sum().item() if gram is not None else change.square().sum().item()
-    return (total / _DRAWS) ** 0.5
+        with method.apply(holder, [inputs]):
+            total += (holder(inputs) - clean).float().square().sum().item()
+    return total**0.5

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -79,9 +79,10 @@ def repair(
 
     Args:
         model: a subject, or what `hardy.zoo.Subject.of` takes: a name, folder, file or hub id, or (model, tokenizer).
-        by: "hpd", "romer" (every chip instance is repaired for itself; arrays without converters and read noise, as
-            the products of experts are the model's own), "redundancy", or "halora" (adapters trained once, on the
-            calibration text, for all chip instances; needs PEFT).
+        by: "hpd" (of what is selected, the layers whose error it makes smaller), "romer" (every chip instance is
+            repaired for itself; arrays without converters and read noise, as the products of experts are the model's
+            own), "redundancy", or "halora" (adapters trained once, on the calibration text, for all chip instances;
+            needs PEFT).
         chip: a chip, or what `Chip.named` takes.
         n_seeds: chip instances.
         select, layers: what is split, copied or adapted, as in `hardy.core.selection.select`; by default the output
@@ -110,7 +111,7 @@ def repair(
         settings |= {"rank": rank, **fit}
     study = study_of(subject, "repair", out=out, run=measure_adapted, weights=CHIP_MEMORY, **settings)
     methods = _methods(subject.model, by, chip, select, layers, copies)
-    costs = _costs(subject.model, by, full, select, layers, copies, rank)
+    costs = _costs(subject.model, by, full, select, layers, copies, rank, subject.batches("calibration"))
     study.open()
     conditions = [unmodified()]
     with tempfile.TemporaryDirectory() as temporary:
@@ -215,7 +216,7 @@ def _methods(
         plain = [site for site in selection.select(model, LINEAR) if site.rows is None and site.name not in names]
         same = [site for site in plain if type(model.get_submodule(site.module)) is nn.Linear]
     kind: Callable[..., Method] = HybridProjection if by == "hpd" else Redundancy
-    fields: dict[str, Any] = {"layers": None} if by == "hpd" else {"layers": None, "copies": copies}
+    fields: dict[str, Any] = {"layers": None} | ({"noise": deploy(0)} if by == "hpd" else {"copies": copies})
     found: dict[str, Callable[[int], Method]] = {
         NOISY: deploy,
         by: lambda seed: chain(kind(select=tuple(site.name for site in sites), **fields), deploy(seed)),
@@ -227,13 +228,15 @@ def _methods(
 
 
 def _costs(
-    model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int, rank: int
-) -> list[Row]:
-    """What the repair adds: arrays, digital multiplications per token, and bits of digital memory.
+    model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int, rank: int,
+    data: Iterable[Any] | None = None,
+) -> list[Row]:  # fmt: skip
+    """What the repair adds: arrays, digital operations per token, and bits of digital memory.
 
     It is applied for that once, so what it cannot take is refused before anything is measured.
     """
     macs = additions = bits = arrays = 0.0
+    rows: list[Row] = []
     counted = dataclasses.replace(chip, adc_bits=8)  # arrays do not depend on it
     if by == "romer":
         experts = sum(block.count for block in blocks(model))
@@ -246,16 +249,19 @@ def _costs(
         assert select is not None
         before = model_cost(model, counted).value("arrays", ALL_SELECTED)
         method = (
-            HybridProjection(select=select, layers=layers)
+            HybridProjection(select=select, layers=layers, noise=None if data is None else Deploy(chip=chip))
             if by == "hpd"
             else Redundancy(copies=copies, select=select, layers=layers)
         )
-        with method.apply(model) as change:
+        with method.apply(model, data) as change:
             arrays = model_cost(model, counted).value("arrays", ALL_SELECTED) - before
             if by == "hpd":
                 names = ("digital_macs", "digital_additions", "sram_bits")
                 macs, additions, bits = (change.report.value(name, ALL_SELECTED) for name in names)
+                (split,) = change.report.select("split_layers")
+                rows.append(dataclasses.replace(split, condition=by))
     return [
+        *rows,
         Row(metric="extra_arrays", condition=by, value=arrays),
         Row(metric="digital_macs", condition=by, value=macs, unit="per token"),
         Row(metric="digital_additions", condition=by, value=additions, unit="per token"),
