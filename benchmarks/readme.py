@@ -606,6 +606,17 @@ def located_heads() -> str:
     return of_columns(columns, found)
 
 
+def splat_clones() -> str:
+    columns: dict[str, Cell] = {
+        "scene, strategy": "{condition}",
+        "PSNR, dB": "{psnr:.2f}",
+        "gain over it as it is, dB": "{gain:.2f}",
+        "SSIM": "{ssim.value:.3f}",
+        "Gaussians": "{gaussians.value:,.0f}",
+    }
+    return of_columns(columns, rows("splat_clones"), by=("condition",))
+
+
 def edits(name: str) -> str:
     columns: dict[str, Cell] = {
         "edit": "{condition}",
@@ -807,6 +818,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "halora": halora,
     "splat": splat,
     "splat-parts": splat_parts,
+    "splat-clones": splat_clones,
     "inpainting": functools.partial(where_measured, "inpaint", inpainting),
     "inpainting-margins": functools.partial(where_measured, "inpaint", inpainting_margins),
     "rasterizer": rasterizer,
