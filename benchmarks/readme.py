@@ -441,7 +441,7 @@ def splat_parts() -> str:
     return "\n\n".join(texts)
 
 
-def inpainting() -> str:
+def inpainting(name: str) -> str:
     columns: dict[str, Cell] = {
         "": "{method}",
         "holes, dB": "{hole:.1f}",
@@ -454,7 +454,7 @@ def inpainting() -> str:
         "photos agree, dB": "{photos_agree.value:.1f}",
         "seconds": "{seconds.value:.0f}",
     }
-    found = rows("inpaint")
+    found = rows(name)
     parts = []
     for scene in values_of("scene", found):
         of_scene = [row for row in found if row.details["scene"] == scene]
@@ -464,7 +464,7 @@ def inpainting() -> str:
     return "\n\n".join(parts)
 
 
-def inpainting_margins() -> str:
+def inpainting_margins(name: str) -> str:
     columns: dict[str, Cell] = {
         "scene": "{scene}",
         "pixels that others see": "{at[method=true photos].share_seen.value:.0f} %",
@@ -473,7 +473,7 @@ def inpainting_margins() -> str:
         "nobody does": "{at[method=whole].unseen_above_2d:+.1f}",
         "views agree": "{at[method=whole].agreement_above_2d:+.1f}",
     }
-    return of_columns(columns, rows("inpaint"), by=("scene",))
+    return of_columns(columns, rows(name), by=("scene",))
 
 
 def rasterizer() -> str:
@@ -819,8 +819,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "splat": splat,
     "splat-parts": splat_parts,
     "splat-clones": splat_clones,
-    "inpainting": functools.partial(where_measured, "inpaint", inpainting),
-    "inpainting-margins": functools.partial(where_measured, "inpaint", inpainting_margins),
+    **{
+        f"{block}{end}": functools.partial(where_measured, f"inpaint{end}", functools.partial(write, f"inpaint{end}"))
+        for block, write in {"inpainting": inpainting, "inpainting-margins": inpainting_margins}.items()
+        for end in ("", "-long")
+    },
     "rasterizer": rasterizer,
     "gpu": gpu,
     "cores": cores,
