@@ -617,6 +617,16 @@ def splat_clones() -> str:
     return of_columns(columns, rows("splat_clones"), by=("condition",))
 
 
+def busy_neighbour() -> str:
+    columns: dict[str, Cell] = {
+        "": "{condition}",
+        "seconds": "{seconds:.1f}",
+        "slowest": "{slowest.value:.1f}",
+        "seconds of a processor": "{cpu_seconds:.1f}",
+    }
+    return of_columns(columns, rows("busy_neighbour"), by=("condition",))
+
+
 def edits(name: str) -> str:
     columns: dict[str, Cell] = {
         "edit": "{condition}",
@@ -819,6 +829,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "splat": splat,
     "splat-parts": splat_parts,
     "splat-clones": splat_clones,
+    "busy-neighbour": busy_neighbour,
     **{
         f"{block}{end}": functools.partial(where_measured, f"inpaint{end}", functools.partial(write, f"inpaint{end}"))
         for block, write in {"inpainting": inpainting, "inpainting-margins": inpainting_margins}.items()
