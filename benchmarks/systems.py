@@ -747,6 +747,16 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             verdict="does not",
         ),
         Claim(
+            what="perplexity of SmolLM2-135M, every projection on measured ReRAM cells with converters, split where it "
+            "pays by singular vectors, columns scaled",
+            paper="-",
+            results=("hpd_real",),
+            ours="{at[singular vectors, where they pay].perplexity.value:.1f}",
+            control="not split {at[as it is].perplexity.value:.1f}; a Hadamard matrix where it pays "
+            "{at[Hadamard matrix, where it pays].perplexity.value:.1f}",
+            verdict="lower",
+        ),
+        Claim(
             what="a published RWKV, last output projection split, the same noise",
             paper="-",
             results=("hpd_rwkv",),

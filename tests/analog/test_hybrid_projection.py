@@ -201,6 +201,27 @@ def test_a_hadamard_matrix_is_never_made() -> None:
         assert torch.isfinite(layer(x)).all()
 
 
+@pytest.mark.filterwarnings("ignore:HybridProjection leaves all 1 layers")
+def test_the_basis_is_the_one_of_less_error_layer_by_layer() -> None:
+    weight, x, low = _power_law(64)
+    sticks_out = torch.randn(64, 64, generator=torch.Generator().manual_seed(8))
+    sticks_out[3, 5] = 30.0
+    cases = {
+        "singular": (weight, low.T, ProportionalNoise(strength=0.1)),
+        "hadamard": (sticks_out, x.T, AdditiveNoise(strength=0.02, relative_to="tensor-absmax")),
+    }
+    for best, (matrix, inputs, noise) in cases.items():
+        ratios = {}
+        for basis in ("hadamard", "singular", "measured"):
+            layer = nn.Sequential(nn.Linear(64, 64, bias=False))
+            layer[0].weight.data = matrix.clone()
+            with HybridProjection(select="0", basis=basis, noise=noise).apply(layer, [inputs]) as change:
+                ratios[basis] = change.report.value("error_ratio", "0")
+                if ratios[basis] < 1:
+                    assert layer[0].turn.dim() == (1 if (best if basis == "measured" else basis) == "hadamard" else 2)
+        assert ratios["measured"] == ratios[best] == min(ratios.values()) < 1
+
+
 def test_a_weight_that_stands_out_is_spread_by_additions_alone() -> None:
     weight = torch.randn(64, 96, generator=torch.Generator().manual_seed(6))
     weight[3, 5] = 20.0
@@ -228,6 +249,8 @@ def test_what_it_refuses() -> None:
         HybridProjection(rank=33, basis="singular").apply(model)
     with pytest.raises(InputError, match="rank=8 keeps singular values; with it basis must be singular or random"):
         HybridProjection(rank=8)
+    with pytest.raises(InputError, match='basis="measured" needs noise'):
+        HybridProjection(basis="measured")
     with pytest.raises(InputError, match="selection 'ssm.out' matches nothing in LlamaForCausalLM"):
         HybridProjection().apply(build("llama"))
     with pytest.raises(InputError, match="conv1d is a Conv1d; it takes nn.Linear"):

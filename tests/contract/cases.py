@@ -466,7 +466,7 @@ CASES: dict[type[Method], Case] = {
         refused={
             "rank": [0, -1, 2.5, True],
             "columns": ["none", 3, None],
-            "basis": ["svd", 3, None],
+            "basis": ["svd", "measured", 3, None],
             "noise": ["pcm", 3],
         },
         no_identity="a matrix that was taken apart and put together again differs in its last bits",

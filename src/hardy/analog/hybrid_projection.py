@@ -33,6 +33,7 @@ from hardy.report import Row
 
 Columns = Literal["scaled", "plain"]
 Basis = Literal["hadamard", "singular", "random"]
+MEASURED = "measured"
 
 
 def decompose(
@@ -227,7 +228,8 @@ class HybridProjection(Method):
 
     Args:
         rank: singular values to keep; all by default, which changes nothing but rounding until there is noise.
-        columns, basis: as in `decompose`; a `rank` needs another basis than "hadamard".
+        columns, basis: as in `decompose`; a `rank` needs "singular" or "random". "measured" is, layer by layer, the one
+            of "hadamard" and "singular" that leaves less error under `noise`.
         noise: the `Deploy` or weight noise that the layers are going to meet, converters included. With it a layer is
             split only where that makes the error at its output smaller, for inputs of the calibration data if there is
             any, else for inputs alike in all directions. The report has the ratio of each; where none is split, a
@@ -238,7 +240,7 @@ class HybridProjection(Method):
 
     rank: int | None = None
     columns: Columns = "scaled"
-    basis: Basis = "hadamard"
+    basis: Basis | Literal["measured"] = "hadamard"
     noise: Method | None = None
     select: Selector = "ssm.out"
     layers: Layers | None = None
@@ -246,10 +248,12 @@ class HybridProjection(Method):
     def check(self) -> None:
         if self.rank is not None:
             checks.integer("rank (or None)", self.rank, at_least=1)
-            if self.basis == "hadamard":
+            if self.basis not in ("singular", "random"):
                 raise InputError(f"rank={self.rank} keeps singular values; with it basis must be singular or random")
         checks.one_of("columns", self.columns, get_args(Columns))
-        checks.one_of("basis", self.basis, get_args(Basis))
+        checks.one_of("basis", self.basis, (*get_args(Basis), MEASURED))
+        if self.basis == MEASURED and self.noise is None:
+            raise InputError('basis="measured" needs noise, under which errors are measured')
         if self.noise is not None and not (isinstance(self.noise, Method) and hasattr(self.noise, "select")):
             raise InputError(f"noise must be Deploy or a noise of hardy.hardware, or None, got {self.noise!r}")
 
@@ -265,9 +269,8 @@ class HybridProjection(Method):
         for site in sites:
             old: Any = model.get_submodule(site.module)
             weight = weight_of(model, site).float()
-            new = HybridLinear(old, self.rank, self.columns, self.basis, generator(0, "hybrid-projection", site.name))
-            if self.noise is not None:
-                ratio = self._error_ratio(old, new, seen[site.name][0].value if site.name in seen else None)
+            new, ratio = self._split(old, site.name, seen[site.name][0].value if site.name in seen else None)
+            if ratio is not None:
                 rows.append(Row(metric="error_ratio", condition=site.name, value=ratio))
                 if ratio >= 1:
                     energy += weight.double().square().sum().item()
@@ -297,21 +300,28 @@ class HybridProjection(Method):
     def _cost(self, layer: HybridLinear) -> tuple[int, int]:
         """Multiplications and additions beside them, for one vector."""
         width = layer.in_features
-        if self.basis != "hadamard":
+        if layer.turn.dim() == 2:
             return layer.turn.numel(), 0
         gains = width if self.columns == "scaled" else 0
         blocks = [1 << place for place in range(width.bit_length()) if width >> place & 1]
         return gains, sum(size * (size.bit_length() - 1) for size in blocks)
 
-    def _error_ratio(self, old: nn.Linear, new: HybridLinear, seen: torch.Tensor | None) -> float:
-        """How much larger the error of the output is with the split than without, over some draws."""
-        assert self.noise is not None
+    def _split(self, old: nn.Linear, name: str, seen: torch.Tensor | None) -> tuple[HybridLinear, float | None]:
+        """The split layer, and with `noise` how many times as large the error of its output is, over some draws."""
+        bases: tuple[Any, ...] = ("hadamard", "singular") if self.basis == MEASURED else (self.basis,)
+        split = [
+            HybridLinear(old, self.rank, self.columns, basis, generator(0, "hybrid-projection", name))
+            for basis in bases
+        ]
+        if self.noise is None:
+            return split[0], None
         if seen is None:
             seen = torch.randn(_KEPT, old.in_features, generator=generator(0, "hybrid-projection", "inputs"))
         inputs = seen.to(old.weight)
         plain = _output_error(old, "0", self.noise, inputs)
-        split = _output_error(new, "0.array", self.noise, inputs)
-        return split / plain if plain else 1.0
+        errors = [_output_error(layer, "0.array", self.noise, inputs) for layer in split]
+        least = min(range(len(split)), key=errors.__getitem__)
+        return split[least], errors[least] / plain if plain else 1.0
 
 
 _KEPT, _DRAWS = 256, 3

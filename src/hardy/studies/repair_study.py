@@ -28,6 +28,7 @@ from hardy.analog import (
     RouterCalibration,
 )
 from hardy.analog.experts import blocks
+from hardy.analog.hybrid_projection import MEASURED
 from hardy.core import selection
 from hardy.core.method import ALL_SELECTED, Method, chain
 from hardy.core.ranking import Ranking
@@ -79,10 +80,10 @@ def repair(
 
     Args:
         model: a subject, or what `hardy.zoo.Subject.of` takes: a name, folder, file or hub id, or (model, tokenizer).
-        by: "hpd" (of what is selected, the layers whose error it makes smaller), "romer" (every chip instance is
-            repaired for itself; arrays without converters and read noise, as the products of experts are the model's
-            own), "redundancy", or "halora" (adapters trained once, on the calibration text, for all chip instances;
-            needs PEFT).
+        by: "hpd" (of what is selected, the layers whose error it makes smaller, by the better of two rotations),
+            "romer" (every chip instance is repaired for itself; arrays without converters and read noise, as the
+            products of experts are the model's own), "redundancy", or "halora" (adapters trained once, on the
+            calibration text, for all chip instances; needs PEFT).
         chip: a chip, or what `Chip.named` takes.
         n_seeds: chip instances.
         select, layers: what is split, copied or adapted, as in `hardy.core.selection.select`; by default the output
@@ -216,7 +217,9 @@ def _methods(
         plain = [site for site in selection.select(model, LINEAR) if site.rows is None and site.name not in names]
         same = [site for site in plain if type(model.get_submodule(site.module)) is nn.Linear]
     kind: Callable[..., Method] = HybridProjection if by == "hpd" else Redundancy
-    fields: dict[str, Any] = {"layers": None} | ({"noise": deploy(0)} if by == "hpd" else {"copies": copies})
+    fields: dict[str, Any] = {"layers": None} | (
+        {"basis": MEASURED, "noise": deploy(0)} if by == "hpd" else {"copies": copies}
+    )
     found: dict[str, Callable[[int], Method]] = {
         NOISY: deploy,
         by: lambda seed: chain(kind(select=tuple(site.name for site in sites), **fields), deploy(seed)),
@@ -249,7 +252,7 @@ def _costs(
         assert select is not None
         before = model_cost(model, counted).value("arrays", ALL_SELECTED)
         method = (
-            HybridProjection(select=select, layers=layers, noise=None if data is None else Deploy(chip=chip))
+            HybridProjection(select=select, layers=layers, basis=MEASURED, noise=Deploy(chip=chip))
             if by == "hpd"
             else Redundancy(copies=copies, select=select, layers=layers)
         )
