@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from hardy.entry_points import entry_points
 from hardy.errors import InputError
 from hardy.files import read_json
 from hardy.reading import reading
@@ -52,7 +53,7 @@ def load(path: str | Path, *, into: nn.Module | None = None) -> Any:
     """
     path = Path(path).expanduser()
     kind = kind_of(path)
-    points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    points = {point.name: point for point in entry_points(GROUP)}
     if kind in OPENERS:
         read = importlib.metadata.EntryPoint(kind, OPENERS[kind], GROUP).load()
     elif kind in points:

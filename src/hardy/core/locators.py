@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from hardy.core.ranking import Ranking
 from hardy.core.units import checked_unit
+from hardy.entry_points import entry_points
 from hardy.errors import InputError, near_misses
 
 GROUP = "hardy.locators"
@@ -102,7 +102,7 @@ def locator(name: str, *, units: tuple[str, ...], summary: str) -> Callable[[Fun
 
 def locators() -> dict[str, Locator]:
     """All that is registered by now, and by the packages installed beside hardy."""
-    for entry in importlib.metadata.entry_points(group=GROUP):
+    for entry in entry_points(GROUP):
         entry.load()
     return dict(_REGISTERED)
 

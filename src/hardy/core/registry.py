@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
+from hardy.entry_points import entry_points
 from hardy.errors import InputError, near_misses
 
 
@@ -127,7 +128,7 @@ class Registry:
         return None
 
     def _entry_points(self) -> Iterator[importlib.metadata.EntryPoint]:
-        yield from importlib.metadata.entry_points(group=self.group)
+        yield from entry_points(self.group)
 
     def _is_one(self, value: object) -> bool:
         return isinstance(value, type) and issubclass(value, self.base) and not inspect.isabstract(value)
