@@ -290,6 +290,16 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             verdict="does not: deep ones are",
         ),
         Claim(
+            what="perplexity of SmolLM2-135M on measured ReRAM cells, three copies of a third of its layers",
+            paper="shallow layers are worth most",
+            results=("real_chip-redundancy-smollm2",),
+            where={"noise": "ReRAM (Wan et al.)"},
+            ours="shallow {at[shallow].perplexity.value:.1f}",
+            control="deep {at[deep].perplexity.value:.1f}, random {at[random].perplexity.value:.1f}, none "
+            "{at[no copies].perplexity.value:.1f}",
+            verdict="does not: all thirds are alike",
+        ),
+        Claim(
             what="at once, and in steps, at noise of 0.8",
             paper="steps lose at high noise",
             results=("reasoning",),

@@ -62,7 +62,7 @@ NOT_MEASURED = {
     "binary_training-seeds", "circuit_survival-smollm2-budget", "codec-best",
     "interp-edit-qwen", "noise_trained-language", "noise_trained-vision",
     "placement-gemma3", "placement-smollm2", "quantize_cost", "real_chip-redundancy-gemma3",
-    "real_chip-redundancy-smollm2", "real_chip-sensitivity-gemma3", "real_chip-sensitivity-smollm2",
+    "real_chip-sensitivity-gemma3", "real_chip-sensitivity-smollm2",
     "real_chip-simulate-gemma3", "real_chip-study-gemma3", "real_chip-study-smollm2",
     "real_questions", "real_reasoning-copies", "real_reasoning-mild", "real_reasoning-strong",
     "stream-long",

@@ -157,6 +157,16 @@ def test_windows_and_token_counts_out_of_range_are_refused(micro_llama: Path, tm
         Subject.of(micro_llama, text=tmp_path / "short", tokens=64, window=64).settings()
 
 
+def test_a_tokenizer_of_another_model_is_refused(micro_llama: Path) -> None:
+    model, _ = load(str(micro_llama))
+    _, tokenizer = load("tiny-llama")
+    subject = Subject.of((model, tokenizer), window=32)
+    with pytest.raises(
+        InputError, match=r"tokenizer gives token [\d,]+ of the text, and its embedding has 270 rows: they are"
+    ):
+        subject.batches("evaluation")
+
+
 def test_windows_are_spread_from_the_first_token_to_the_last() -> None:
     ids = torch.arange(1000)
     windows = spread_windows(ids, 10, 50, None)

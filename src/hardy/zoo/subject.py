@@ -142,7 +142,7 @@ class Subject:
         """The windows of each part of the text, "evaluation" and "calibration", each (window,) token ids.
 
         Raises:
-            InputError: the text cannot be read, or is shorter than one window.
+            InputError: the text cannot be read, is shorter than one window, or has tokens that the model does not.
         """
         return self._read[1]
 
@@ -178,6 +178,13 @@ class Subject:
         """sha256 of the text, and its windows."""
         parts = texts_of(self.text)
         ids = {part: encode(self.tokenizer, text) for part, text in parts.items()}
+        known = getattr(self.model.get_input_embeddings(), "num_embeddings", None)
+        largest = max(int(tokens.max()) for tokens in ids.values())
+        if known is not None and largest >= known:
+            raise InputError(
+                f"{self.name}: its tokenizer gives token {largest:,} of the text, and its embedding has {known:,} "
+                "rows: they are not of one model"
+            )
         count = sum(map(len, ids.values()))
         if count < self.window:
             raise InputError(
