@@ -249,6 +249,8 @@ def test_what_it_refuses() -> None:
         HybridProjection(rank=33, basis="singular").apply(model)
     with pytest.raises(InputError, match="rank=8 keeps singular values; with it basis must be singular or random"):
         HybridProjection(rank=8)
+    with pytest.raises(InputError, match="rank=8 keeps singular values; with it basis must be singular or random"):
+        decompose(torch.ones(16, 16), rank=8, basis="hadamard")
     with pytest.raises(InputError, match='basis="measured" needs noise'):
         HybridProjection(basis="measured")
     with pytest.raises(InputError, match="selection 'ssm.out' matches nothing in LlamaForCausalLM"):

@@ -4,9 +4,9 @@ Source: hybrid projection decomposition (HPD, arXiv 2508.11935), which does so b
 output projection of a Mamba. Where we differ: each column of the array has a digital factor of its own, so that all
 columns use the whole range of the cells. Without it the columns of small singular values vanish beside the first one,
 and noise relative to the range of a tensor or an output makes the layer worse, not better. By default all output
-projections are split, because each gains by itself what the last one does, and by a Hadamard matrix, which leaves less
-error than the singular vectors and costs additions alone: `layers="last", columns="plain", basis="singular"` is the
-paper's.
+projections are split, because each gains by itself what the last one does, and by a Hadamard matrix, which costs
+additions and a gain for each input; which rotation leaves less error differs from layer to layer, and `noise=` measures
+it. `layers="last", columns="plain", basis="singular"` is the paper's.
 """
 
 import dataclasses
@@ -34,6 +34,7 @@ from hardy.report import Row
 Columns = Literal["scaled", "plain"]
 Basis = Literal["hadamard", "singular", "random"]
 MEASURED = "measured"
+_KEEPS = "keeps singular values; with it basis must be singular or random"
 
 
 def decompose(
@@ -52,7 +53,7 @@ def decompose(
 
     Args:
         weight: (out, in), finite.
-        rank: singular values to keep; all of them by default, and with "hadamard".
+        rank: singular values to keep, not with "hadamard"; all of them by default.
         columns: "scaled" gives every column of the array the largest magnitude of `weight`, and its digital `gain`
             the rest; "plain" leaves what it is on the array, and every gain is 1.
         basis: "singular" rotates the inputs to the singular vectors, "random" to a random rotation of these, and
@@ -63,7 +64,7 @@ def decompose(
         array (out, rank), gain (rank,), rotation (rank, in), float32; rank is `in` with "hadamard".
 
     Raises:
-        InputError: `rank` is not in 1..min(out, in); `columns` or `basis` is unknown.
+        InputError: `rank` is not in 1..min(out, in), or is given with "hadamard"; `columns` or `basis` is unknown.
     """
     array, gain, turn = split(
         weight, rank, columns, basis, generator(0, "hybrid-projection") if random is None else random
@@ -80,6 +81,8 @@ def split(
         raise InputError(f"rank must be in 1..{largest}, the smaller side of the weight, or None, got {rank!r}")
     checks.one_of("columns", columns, get_args(Columns))
     checks.one_of("basis", basis, get_args(Basis))
+    if rank is not None and basis == "hadamard":
+        raise InputError(f"rank={rank} {_KEEPS}")
     rank, exact = largest if rank is None else rank, weight.double()
     if basis == "hadamard":
         turn = 2.0 * torch.randint(2, weight.shape[1:], generator=random).double() - 1
@@ -249,7 +252,7 @@ class HybridProjection(Method):
         if self.rank is not None:
             checks.integer("rank (or None)", self.rank, at_least=1)
             if self.basis not in ("singular", "random"):
-                raise InputError(f"rank={self.rank} keeps singular values; with it basis must be singular or random")
+                raise InputError(f"rank={self.rank} {_KEEPS}")
         checks.one_of("columns", self.columns, get_args(Columns))
         checks.one_of("basis", self.basis, (*get_args(Basis), MEASURED))
         if self.basis == MEASURED and self.noise is None:
