@@ -1,10 +1,11 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from hardy.analog import Deploy, Redundancy
+from hardy.analog import Deploy, Redundancy, hybrid_projection
 from hardy.core import chain
 from hardy.errors import InputError
 from hardy.hardware.chip import Chip
@@ -64,6 +65,22 @@ def test_the_other_repairs(model: str, by, text: str) -> None:
     assert report.value("sram_bits", by) == {"hpd": split * 16 * 256, "romer": 32 * 64}[by]
     assert report.value("digital_additions", by) == {"hpd": split * 256 * 8, "romer": 0}[by]
     assert report.select("perplexity", "spent at random"), "a control"
+
+
+def test_what_is_split_is_decided_once_and_not_on_every_chip(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    plain = hybrid_projection.HybridLinear.__init__
+
+    def counted(self: Any, *arguments: Any) -> None:
+        made.append(arguments[3])
+        plain(self, *arguments)
+
+    monkeypatch.setattr(hybrid_projection.HybridLinear, "__init__", counted)
+    report = repair("tiny-mamba", by="hpd", text=text, **{**SMALL, "n_seeds": 3}, layers="0:2")
+    split = int(report.value("split_layers", "hpd"))
+    # Two rotations of each are compared once; then each condition splits on three chips, and once to be counted.
+    assert len(made) == 2 * 2 + split * (1 + 2 * 3)
+    assert made[:4] == ["hadamard", "singular"] * 2
 
 
 def test_what_it_refuses(micro_llama: Path, text: str) -> None:

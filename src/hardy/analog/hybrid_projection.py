@@ -272,7 +272,7 @@ class HybridProjection(Method):
         for site in sites:
             old: Any = model.get_submodule(site.module)
             weight = weight_of(model, site).float()
-            new, ratio = self._split(old, site.name, seen[site.name][0].value if site.name in seen else None)
+            new, basis, ratio = self._split(old, site.name, seen[site.name][0].value if site.name in seen else None)
             if ratio is not None:
                 rows.append(Row(metric="error_ratio", condition=site.name, value=ratio))
                 if ratio >= 1:
@@ -283,7 +283,7 @@ class HybridProjection(Method):
             multiplied, added = self._cost(new)
             macs, additions, split = macs + multiplied, additions + added, split + 1
             edits.set_module(site.name, new)
-            rows.append(Row(metric="digital_macs", condition=site.name, value=multiplied))
+            rows.append(Row(metric="digital_macs", condition=site.name, value=multiplied, details={"basis": basis}))
         if not split:
             least = min(row.value for row in rows)
             warnings.warn(
@@ -309,22 +309,22 @@ class HybridProjection(Method):
         blocks = [1 << place for place in range(width.bit_length()) if width >> place & 1]
         return gains, sum(size * (size.bit_length() - 1) for size in blocks)
 
-    def _split(self, old: nn.Linear, name: str, seen: torch.Tensor | None) -> tuple[HybridLinear, float | None]:
-        """The split layer, and with `noise` how many times as large the error of its output is, over some draws."""
+    def _split(self, old: nn.Linear, name: str, seen: torch.Tensor | None) -> tuple[HybridLinear, str, float | None]:
+        """The split layer, its basis, and with `noise` how many times as large the error of its output is."""
         bases: tuple[Any, ...] = ("hadamard", "singular") if self.basis == MEASURED else (self.basis,)
         split = [
             HybridLinear(old, self.rank, self.columns, basis, generator(0, "hybrid-projection", name))
             for basis in bases
         ]
         if self.noise is None:
-            return split[0], None
+            return split[0], bases[0], None
         if seen is None:
             seen = torch.randn(_KEPT, old.in_features, generator=generator(0, "hybrid-projection", "inputs"))
         inputs = seen.to(old.weight)
         plain = _output_error(old, "0", self.noise, inputs)
         errors = [_output_error(layer, "0.array", self.noise, inputs) for layer in split]
         least = min(range(len(split)), key=errors.__getitem__)
-        return split[least], errors[least] / plain if plain else 1.0
+        return split[least], bases[least], errors[least] / plain if plain else 1.0
 
 
 _KEPT, _DRAWS = 256, 3

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -43,7 +44,9 @@ from hardy.runs.workers import Backend
 from hardy.studies.adapters import measure_adapted, trained_adapters, whole_layers
 from hardy.studies.chip_study import CHIP_MEMORY
 from hardy.studies.measure import INTACT, dense, perplexity_row, study_of, unmodified
-from hardy.zoo.subject import Source
+from hardy.zoo.subject import Source, Subject
+
+_log = logging.getLogger(__name__)
 
 Repair = Literal["hpd", "romer", "redundancy", "halora"]
 NOISY = "on the chip"
@@ -111,8 +114,10 @@ def repair(
     if by == "halora":
         settings |= {"rank": rank, **fit}
     study = study_of(subject, "repair", out=out, run=measure_adapted, weights=CHIP_MEMORY, **settings)
-    methods = _methods(subject.model, by, chip, select, layers, copies)
-    costs = _costs(subject.model, by, full, select, layers, copies, rank, subject.batches("calibration"))
+    _methods(subject.model, by, chip, select, layers, copies)  # refused before anything long begins
+    bases = _bases(subject, chip, select, layers) if by == "hpd" else None
+    methods = _methods(subject.model, by, chip, select, layers, copies, bases)
+    costs = _costs(subject.model, by, full, select, layers, copies, rank, bases)
     study.open()
     conditions = [unmodified()]
     with tempfile.TemporaryDirectory() as temporary:
@@ -185,9 +190,33 @@ def _chip_for(by: Repair, chip: Chip) -> Chip:
     return chip.without_periphery() if by == "romer" else chip
 
 
+def _bases(subject: Subject, chip: Chip, select: str, layers: str | None) -> dict[str, str]:
+    """The layers whose error on this chip a split makes smaller, and by which basis: decided once for all instances."""
+    _log.info("%s: which layers gain by which rotation", subject.name)
+    method = HybridProjection(select=select, layers=layers, basis=MEASURED, noise=Deploy(chip=chip))
+    with method.apply(subject.model, subject.batches("calibration")) as change:
+        found = change.report.select("digital_macs")
+        return {row.condition: str(row.details["basis"]) for row in found if row.condition != ALL_SELECTED}
+
+
+def _all_alike(sites: Sequence[selection.Site]) -> dict[str, str]:
+    """Where nothing was measured: all of them, by one basis."""
+    return {site.name: "hadamard" for site in sites}
+
+
+def _projections(bases: Mapping[str, str]) -> list[Method]:
+    """The splits of these layers, each by its basis."""
+    found: list[Method] = []
+    for basis in sorted(set(bases.values())):
+        names = tuple(name for name, own in bases.items() if own == basis)
+        found.append(HybridProjection(select=names, basis=basis))  # pyright: ignore[reportArgumentType]
+    return found
+
+
 def _methods(
-    model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int
-) -> dict[str, Callable[[int], Method]]:
+    model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int,
+    bases: Mapping[str, str] | None = None,
+) -> dict[str, Callable[[int], Method]]:  # fmt: skip
     """The conditions, each a method for a chip instance; what the chip cannot take is refused here."""
 
     def deploy(seed: int) -> Deploy:
@@ -216,23 +245,23 @@ def _methods(
     if len(same) < len(sites):  # the control is spent on layers of other kinds
         plain = [site for site in selection.select(model, LINEAR) if site.rows is None and site.name not in names]
         same = [site for site in plain if type(model.get_submodule(site.module)) is nn.Linear]
-    kind: Callable[..., Method] = HybridProjection if by == "hpd" else Redundancy
-    fields: dict[str, Any] = {"layers": None} | (
-        {"basis": MEASURED, "noise": deploy(0)} if by == "hpd" else {"copies": copies}
-    )
-    found: dict[str, Callable[[int], Method]] = {
-        NOISY: deploy,
-        by: lambda seed: chain(kind(select=tuple(site.name for site in sites), **fields), deploy(seed)),
-    }
-    if len(same) >= len(sites):
+    bases = _all_alike(sites) if bases is None else bases
+
+    def repaired(layers: Sequence[str], seed: int) -> Method:
+        if by == "redundancy":
+            return chain(Redundancy(copies=copies, select=tuple(layers), layers=None), deploy(seed))
+        return chain(*_projections(dict(zip(layers, bases.values(), strict=True))), deploy(seed))
+
+    found: dict[str, Callable[[int], Method]] = {NOISY: deploy, by: lambda seed: repaired([*bases], seed)}
+    if bases and len(same) >= len(sites):
         others = Ranking(scores={site.name: 0.0 for site in same}, meaning="", unit="", by="chance")
-        found[CONTROL] = lambda seed: chain(kind(select=tuple(others.sample(len(sites), seed)), **fields), deploy(seed))
+        found[CONTROL] = lambda seed: repaired(others.sample(len(bases), seed), seed)
     return found
 
 
 def _costs(
     model: Any, by: Repair, chip: Chip, select: str | None, layers: str | None, copies: int, rank: int,
-    data: Iterable[Any] | None = None,
+    bases: Mapping[str, str] | None = None,
 ) -> list[Row]:  # fmt: skip
     """What the repair adds: arrays, digital operations per token, and bits of digital memory.
 
@@ -251,18 +280,19 @@ def _costs(
     else:
         assert select is not None
         before = model_cost(model, counted).value("arrays", ALL_SELECTED)
-        method = (
-            HybridProjection(select=select, layers=layers, basis=MEASURED, noise=Deploy(chip=chip))
-            if by == "hpd"
-            else Redundancy(copies=copies, select=select, layers=layers)
-        )
-        with method.apply(model, data) as change:
-            arrays = model_cost(model, counted).value("arrays", ALL_SELECTED) - before
-            if by == "hpd":
+        steps: list[Method] = [Redundancy(copies=copies, select=select, layers=layers)]
+        if by == "hpd":
+            sites = selection.select(model, select, layers=layers)
+            bases = _all_alike(sites) if bases is None else bases
+            steps = _projections(bases)
+            rows.append(Row(metric="split_layers", condition=by, value=len(bases), details={"of": len(sites)}))
+        if steps:
+            with chain(*steps).apply(model) as change:
+                arrays = model_cost(model, counted).value("arrays", ALL_SELECTED) - before
                 names = ("digital_macs", "digital_additions", "sram_bits")
-                macs, additions, bits = (change.report.value(name, ALL_SELECTED) for name in names)
-                (split,) = change.report.select("split_layers")
-                rows.append(dataclasses.replace(split, condition=by))
+                macs, additions, bits = (
+                    sum(row.value for row in change.report.select(name, ALL_SELECTED)) for name in names
+                )
     return [
         *rows,
         Row(metric="extra_arrays", condition=by, value=arrays),
