@@ -14,7 +14,7 @@ from hardy.report import Report
 from hardy.studies import Plan, repair, repairs, survival
 from hardy.studies.adapters import adapters_on, whole_layers
 from hardy.studies.measure import measure
-from hardy.studies.repair_study import WITHOUT_NOISE
+from hardy.studies.repair_methods import WITHOUT_NOISE
 from hardy.zoo import Subject, load
 
 SMALL = {"n_seeds": 2, "tokens": 64, "window": 32, "workers": 1}
