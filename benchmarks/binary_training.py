@@ -9,16 +9,18 @@ A short fine-tuning is no training from scratch: it orders rules by how quickly 
 accuracies are far below the papers'. Each cell is kept, and the same command goes on where it was stopped.
 
 The variant `binary_training-seeds` has as many seeds for the rules before BWMA and for its parts, and what may stand
-around binary layers: ReActNet's RPReLU, and a first and last layer of 8 bits.
+around binary layers: ReActNet's RPReLU, and a first and last layer of 8 bits. `binary_training-long` trains every rule
+six times as long at 4 bits, the rates chosen at that length too: what is left of their order where all have settled.
 
     python -m benchmarks run binary_training
     python -m benchmarks run binary_training-seeds
+    python -m benchmarks run binary_training-long
 """
 
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +130,17 @@ def choices(steps: int) -> list[Condition]:
     ]
 
 
-def conditions(steps: int, seeds: int, others: int, around: bool, rates: Mapping[str, float]) -> list[Condition]:
+def conditions(
+    steps: int, seeds: int, others: int, around: bool, rates: Mapping[str, float], widths: Sequence[int] = BITS
+) -> list[Condition]:
     def arguments(method: str | None, **fields: Any) -> dict[str, Any]:
         rate = rates.get("bwma" if method == "bwma-lloyd" else str(method), RATES[0])
         return {"method": method, "steps": steps, "rate": rate, "judged": True, **fields}
 
     found = [Condition.of(TUNED, arguments(None), (0,))]
-    for bits in BITS:
+    for bits in widths:
         found.append(Condition.of(f"bwma, {bits} bits", arguments("bwma", bits=bits), range(seeds)))
-    for bits in (4, 2, 1):
+    for bits in (width for width in (4, 2, 1) if width in widths):
         for name in BEFORE:
             ours = f"bwma, {bits} bits"
             found.append(Condition.of(f"{name}, {bits} bits", arguments(name, bits=bits), range(others), baseline=ours))
@@ -148,14 +152,29 @@ def conditions(steps: int, seeds: int, others: int, around: bool, rates: Mapping
 
 
 def run(
-    *, steps: int = STEPS, seeds: int = 3, others: int = 1, around: bool = False, work: Path | None = None
+    *,
+    steps: int = STEPS,
+    seeds: int = 3,
+    others: int = 1,
+    around: bool = False,
+    only: int = 0,
+    work: Path | None = None,
 ) -> Result:
+    """
+    Args:
+        steps: of every fine-tuning, the choice of rates included.
+        seeds: of BWMA at every width.
+        others: seeds of the rules before it and of its parts.
+        around: whether what stands around binary layers is measured too.
+        only: one width of activations; 0 for all.
+        work: where finished cells are kept.
+    """
     study = Study(name="binary training", run=cell, settings={"steps": steps}, out=work, workers=2)
     chosen = study.results(choices(steps), title="choosing")
     rates: dict[str, float] = {}
     for result in sorted(chosen, key=lambda r: r.values["accuracy"] if r.values else 0.0):
         rates[result.cell.arguments["method"]] = result.cell.arguments["rate"]
-    grid = conditions(steps, seeds, others, around, rates)
+    grid = conditions(steps, seeds, others, around, rates, (only,) if only else BITS)
     # Seed by seed, so that what is stopped early has something of everything.
     cells: list[Cell] = [c.cells[seed] for seed in range(seeds) for c in grid if seed < len(c.cells)]
     results = study.results(cells)
@@ -189,7 +208,7 @@ def ahead(grid: list[Condition], results: Any) -> list[Any]:
         return {r.cell.seed: r.values["accuracy"] for r in results.of(by_name[name]) if r.values is not None}
 
     found = []
-    for bits in (4, 2, 1):
+    for bits in (width for width in (4, 2, 1) if f"bwma, {width} bits" in by_name):
         ours = accuracies(f"bwma, {bits} bits")
         for name in BEFORE:
             theirs = accuracies(f"{name}, {bits} bits")
