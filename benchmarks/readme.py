@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chip_tables, field_tables, panels, rooms, rtl_tables, systems, trust_tables
+from benchmarks import chip_tables, field_tables, panels, rooms, rtl_tables, stream_tables, systems, trust_tables
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.result import Value, mean_of
@@ -215,44 +215,6 @@ def binary_kernel() -> str:
         for channels, size in shapes
     }
     return of_columns(columns, rows("binary_kernel"), where={"batch": 1})
-
-
-def stream_long() -> str:
-    columns: dict[str, Cell] = {"cache": "{arm}", "MB": "{at[text=prose].cache.value:.1f}"}
-    for text in ("prose", "code"):
-        at = f"at[text={text}]"
-        columns |= {
-            f"{text}: perplexity": f"{{{at}.perplexity.value:.2f}}",
-            f"{text}: facts recalled, %": f"{{{at}.recall.value:.0%}}",
-        }
-    return of_columns(columns, rows("stream-long"), by=("arm",))
-
-
-def stream_vision() -> str:
-    rooms, real = "at[video=rooms]", "at[video=7-Scenes]"
-    columns: dict[str, Cell] = {
-        "cache": "{arm}",
-        "tokens": f"{{{rooms}.kept}}",
-        "kB": f"{{{rooms}.cache.value:.0f}}",
-        "rooms: Abs Rel": f"{{{rooms}.abs_rel:.3f}}",
-        "path, m": f"{{{rooms}.trajectory:.2f}}",
-        "off all frames": f"{{{rooms}.off_dense:.4f}}",
-        "7-Scenes: Abs Rel": f"{{{real}.abs_rel:.3f}}",
-        "7-Scenes: path, m": f"{{{real}.trajectory:.2f}}",
-        "7-Scenes: off all frames": f"{{{real}.off_dense:.4f}}",
-    }
-    return of_columns(columns, rows("stream-vision"), by=("arm",))
-
-
-def stream_vision_speed() -> str:
-    found = rows("stream-vision-speed")
-    columns: dict[str, Cell] = {"cache": "{arm}"}
-    for count in values_of("frames", found):
-        at = f"at[frames={count}]"
-        columns[f"after {count}"] = f"{{{at}.seconds.value:.2f}} s, {{{at}.cache.value:.3g}} MB"
-    columns["times faster than dense"] = "{at[frames=250].times_faster.value:.1f}"
-    columns["than keys anew"] = "{at[frames=250].times_faster_than_anew.value:.1f}"
-    return of_columns(columns, found, by=("arm",))
 
 
 def fields() -> str:
@@ -846,9 +808,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "systems": lambda: systems.overview(""),
     **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
     "binary-kernel": binary_kernel,
-    "stream-long": functools.partial(where_measured, "stream-long", stream_long),
-    "stream-vision": stream_vision,
-    "stream-vision-speed": stream_vision_speed,
+    **{name: functools.partial(where_measured, name, block) for name, block in stream_tables.BLOCKS.items()},
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     **{name: functools.partial(where_measured, needed, block) for name, (needed, block) in rtl_tables.BLOCKS.items()},
     **{name: functools.partial(where_measured, *block) for name, block in trust_tables.BLOCKS.items()},

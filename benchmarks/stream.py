@@ -8,8 +8,8 @@ A real model reads 512 tokens (`--tokens`) of prose and of code with four plante
 them at the end, when the cache has long chosen. Scorers (`--scorers all` for all of them) at the same bytes, in 16 bits
 and in 4, beside random eviction, the dense cache, few bits without a budget and, with `--peers`, transformers'
 quantized caches; `stream-long` has all of these. A fact is recalled if every digit is the most likely token. Speed: one
-token at a time after 1024 and 4096 random keys, all caches in turns. Growth: greedy generation within a budget, and the
-store alone for 50,000 tokens. `--model` is the folder of a real model; by default SmolLM2-135M among those in
+token at a time after 1024, 4096 and 16384 random keys, all caches in turns. Growth: greedy generation within a budget,
+and the store alone for 50,000 tokens. `--model` is the folder of a real model; by default SmolLM2-135M among those in
 HARDY_REAL_MODELS.
 """
 
@@ -49,6 +49,7 @@ from hardy.stream.scorers import SCORERS
 PEERS = ("transformers", "optimum-quanto", "hqq", "kvpress")
 DEFAULT = "smollm2-135m"
 CHUNK, FACTS = 128, 4
+CONTEXTS = (1024, 4096, 16384)
 PEER_ARMS = {"quanto, 4 bits": ("quanto", 4), "hqq, 4 bits": ("hqq", 4)}
 
 
@@ -210,7 +211,7 @@ def speed(model: Any) -> Result:
     lines, notes = [], []
     config = model.config
     heads, dim = config.num_key_value_heads, config.head_dim
-    for context in (1024, 4096):
+    for context in CONTEXTS:
         chance = generator(0, "stream-speed", context)
         caches: dict[str, Any] = {
             "dense": DynamicCache(config=config),
@@ -231,6 +232,7 @@ def speed(model: Any) -> Result:
             size = caches[name].nbytes if isinstance(caches[name], CompressedCache) else reachable_bytes(caches[name])
             lines += rows(
                 f"{name} | {context} tokens",
+                {"arm": name, "context": context},
                 baseline=None if name == "dense" else f"dense | {context} tokens",
                 milliseconds=Value(1e3 * sorted(seconds)[len(seconds) // 2], "ms/token", n=len(seconds)),
                 time_of_dense=Value(sorted(ratios)[len(ratios) // 2], "x", n=len(ratios)),
@@ -239,6 +241,11 @@ def speed(model: Any) -> Result:
             )
             print(lines[-3], flush=True)
     notes.append("medians over seven rounds in which all caches take turns; ratios are of the same round")
+    limit = config.max_position_embeddings
+    if max(CONTEXTS) > limit:
+        notes.append(
+            f"the model is made for {limit} positions: what it writes after more means nothing, what it costs does"
+        )
     notes.append("one thread; what is written to the caches while timing is the same token again and again")
     return Result(rows=lines, seeds=(0,), notes=notes)
 

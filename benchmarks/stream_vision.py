@@ -2,6 +2,7 @@
 
     python -m benchmarks run stream-vision
     python -m benchmarks run stream-vision-speed
+    python -m benchmarks run stream-vision-whole
 
 The zoo's tiny-vggt over videos of rooms that it never saw, and over real ones (7-Scenes, where they lie beside the
 checkout; every 10th frame, in two halves), at 64 x 48 pixels. In each layer all rules are held to the bytes of the keys
@@ -12,7 +13,9 @@ after alignment, both with the error of knowing nothing beside: the best constan
 Speed: the next frame after 10 to 250, whose keys and values are random numbers, of a VGGT with random weights that CPUs
 can run: 6 pairs of blocks of 256 channels, 135 tokens a frame. The dense cache is in 32 bits as its model; "every key
 anew" does what StreamVGGT does besides, which stores keys as they were before their norm and rotation and repeats both
-for the whole cache at every frame.
+for the whole cache at every frame. The whole: the same of the public architecture (1.26 billion parameters, 1.19
+without its head for tracks, which streams do not use) with random weights in bfloat16, at small frames and at those it
+is made for. It takes 14 GB.
 """
 
 import dataclasses
@@ -58,10 +61,10 @@ class Shared:
 
 
 def run(*, part: str = "quality", rooms: int = 4, work: Path | None = None) -> Result:
-    if part == "speed":
-        return speed()
+    if part in LADDERS:
+        return speed(LADDERS[part])
     if part != "quality":
-        raise NotMeasuredError(f"there are parts quality and speed, not {part!r}")
+        raise NotMeasuredError(f"there are parts quality, {', '.join(LADDERS)}, not {part!r}")
     model = tiny_vggt()
     videos = {f"rooms {number}": room(number) for number in range(rooms)}
     notes = []
@@ -183,24 +186,81 @@ def real(folder: Path) -> Video:
     return Video(torch.stack(images), torch.stack(depths), torch.stack(eyes))
 
 
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """What the next frame costs after so many others: counts for each size of frames, height and width."""
+
+    config: VGGTConfig
+    counts: Mapping[tuple[int, int], tuple[int, ...]]
+    policies: Mapping[str, KVPolicy]
+    dtype: torch.dtype
+    filling: int  # frames after which every session is full
+    rounds: int
+    warm_up: int
+
+
 SPEED = VGGTConfig(
     image_size=182, patch_size=14, dim=256, heads=4, encoder_depth=2, depth=6, taps=(1, 2, 3, 5), camera_depth=2,
     camera_heads=4, features=32, channels=(32, 64, 64, 64), dense=("depth",), camera_cache="per-iteration",
 )  # fmt: skip
-PIXELS = (140, 182)
-COUNTS = (10, 50, 100, 250)
+TWO_FRAMES, FOUR_FRAMES, EIGHT_FRAMES = (
+    KVPolicy(budget="2f"), KVPolicy(budget="4f", bits=4), KVPolicy(budget="8f", bits=4)
+)  # fmt: skip
+LADDERS = {
+    "speed": Ladder(
+        SPEED,
+        {(140, 182): (10, 50, 100, 250)},
+        {
+            "2 frames, 16 bits": TWO_FRAMES,
+            "8 frames, 4 bits": EIGHT_FRAMES,
+            "8 frames, 4 bits, pooled-query": dataclasses.replace(EIGHT_FRAMES, scorer="pooled-query"),
+        },
+        torch.float32,
+        filling=10,
+        rounds=3,
+        warm_up=1,
+    ),
+    "whole": Ladder(
+        VGGTConfig(),
+        {(140, 182): (10, 50, 100, 200), (392, 518): (10, 50, 100)},
+        {"2 frames, 16 bits": TWO_FRAMES, "4 frames, 4 bits": FOUR_FRAMES},
+        torch.bfloat16,
+        filling=6,
+        rounds=1,
+        warm_up=0,
+    ),
+}
+
+
+class Before:
+    """Keys and values of so many frames, random numbers: keys as they are after norm and rotation, or as before."""
+
+    def __init__(self, model: VGGT, pixels: tuple[int, int], frames: int) -> None:
+        config = model.config
+        dim, dtype = config.dim // config.heads, next(model.parameters()).dtype
+        shape = 1, config.heads, frames * config.tokens(*pixels), dim
+        chance = generator(0, "stream-vision-speed", frames)
+        self.model, self.pixels = model, pixels
+        self.layers = [
+            [torch.randn(shape, generator=chance, dtype=dtype) for _ in range(2)] for _ in range(config.depth)
+        ]
+        self.norms: list[Any] = [block.attn.k_norm for block in model.aggregator.global_blocks]
+        down, across = config.grid(*pixels)
+        self.rotation = rotation_of(down, across, config.special, dim, torch.device("cpu"))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.layers for tensor in pair)
 
 
 class DenseCache:
-    """Keys and values of all frames, after norm and rotation, in float32; no more than that."""
+    """Attention to all of them; with `anew`, every key of the cache goes through norm and rotation again.
 
-    def __init__(self, model: VGGT, frames: int) -> None:
-        config = model.config
-        shape = 1, config.heads, frames * config.tokens(*PIXELS), config.dim // config.heads
-        chance = generator(0, "stream-vision-speed", frames)
-        self.held = [[torch.randn(shape, generator=chance) for _ in range(2)] for _ in range(config.depth)]
-        self.cameras = StreamSession(model)
-        self.cameras.step(torch.zeros(3, *PIXELS))
+    The camera head asks a session, which holds little of a frame.
+    """
+
+    def __init__(self, before: Before, cameras: StreamSession, anew: bool) -> None:
+        self.before, self.cameras, self.anew = before, cameras, anew
 
     def block(self, number: int) -> Any:
         return functools.partial(self.attend, number)
@@ -209,69 +269,72 @@ class DenseCache:
         return self.cameras.camera(iteration, number)
 
     def attend(self, number: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        old = self.old(number)
-        both = (torch.cat([one, new], 2) for one, new in zip(old, (keys, values), strict=True))
+        before = self.before
+        old, old_values = before.layers[number]
+        if self.anew:
+            old = rotated(before.norms[number](old), before.rotation)
+        both = torch.cat([old, keys], 2), torch.cat([old_values, values], 2)
         return torch.nn.functional.scaled_dot_product_attention(queries, *both)
 
-    def old(self, number: int) -> list[torch.Tensor]:
-        return self.held[number]
 
-
-class KeysAnew(DenseCache):
-    """The same, and every key of the cache goes through norm and rotation again."""
-
-    def __init__(self, model: VGGT, frames: int) -> None:
-        super().__init__(model, frames)
-        config = model.config
-        down, across = config.grid(*PIXELS)
-        dim = config.dim // config.heads
-        self.norms: list[Any] = [block.attn.k_norm for block in model.aggregator.global_blocks]
-        self.rotation = rotation_of(down, across, config.special, dim, torch.device("cpu"))
-
-    def old(self, number: int) -> list[torch.Tensor]:
-        keys, values = self.held[number]
-        return [rotated(self.norms[number](keys), self.rotation), values]
-
-
-def speed() -> Result:
+def speed(ladder: Ladder) -> Result:
     """Seconds and bytes of the next frame after so many."""
     torch.manual_seed(0)
-    model = VGGT(SPEED).eval()
-    tokens, lines = SPEED.tokens(*PIXELS), []
-    frame = torch.rand(3, *PIXELS)
-    bounded = {"2 frames, 16 bits": KVPolicy(budget="2f"), "8 frames, 4 bits": KVPolicy(budget="8f", bits=4)}
-    bounded["8 frames, 4 bits, pooled-query"] = KVPolicy(budget="8f", bits=4, scorer="pooled-query")
-    sessions = {name: StreamSession(model, policy) for name, policy in bounded.items()}
-    for session in sessions.values():
-        for _ in range(10):
-            session.step(frame)
-    for count in COUNTS:
-        dense = {"dense": DenseCache(model, count), "dense, every key anew": KeysAnew(model, count)}
-        steps = {name: timed(functools.partial(forward, model, frame, cache)) for name, cache in dense.items()}
-        steps |= {name: timed(functools.partial(session.step, frame)) for name, session in sessions.items()}
-        times = in_turns(steps, rounds=3)
-        for name, seconds in times.items():
-            size = sum(t.nbytes for pair in dense[name].held for t in pair) if name in dense else sessions[name].nbytes
-            ratios = [slow / own for slow, own in zip(times["dense"], seconds, strict=True)]
-            anew = [slow / own for slow, own in zip(times["dense, every key anew"], seconds, strict=True)]
-            lines += rows(
-                f"{name} | after {count} frames",
-                {"arm": name, "frames": count},
-                baseline=None if name == "dense" else f"dense | after {count} frames",
-                seconds=Value(statistics.median(seconds), "s", n=len(seconds)),
-                times_faster=Value(statistics.median(ratios), "x", n=len(ratios)),
-                times_faster_than_anew=Value(statistics.median(anew), "x", n=len(anew)),
-                cache=Value(size / 1e6, "MB"),
-            )
-            print(lines[-4].condition, lines[-4].value, lines[-3].value, flush=True)
+    model, lines = VGGT(ladder.config).to(ladder.dtype).eval(), []
+    for pixels, counts in ladder.counts.items():
+        frame = torch.rand(3, *pixels)
+        sessions = {name: StreamSession(model, policy) for name, policy in ladder.policies.items()}
+        for session in sessions.values():
+            for _ in range(ladder.filling):
+                session.step(frame)
+        cameras = StreamSession(model, TWO_FRAMES)
+        cameras.step(frame)
+        for count in counts:
+            before = Before(model, pixels, count)
+            dense = {
+                "dense": DenseCache(before, cameras, anew=False),
+                "dense, every key anew": DenseCache(before, cameras, anew=True),
+            }
+            steps = {name: timed(functools.partial(forward, model, frame, cache)) for name, cache in dense.items()}
+            steps |= {name: timed(functools.partial(session.step, frame)) for name, session in sessions.items()}
+            lines += step_rows(in_turns(steps, rounds=ladder.rounds, warm_up=ladder.warm_up), before, sessions, count)
+            del before, dense, steps
     notes = [
-        "medians over three rounds in which all take turns; ratios are of the same round",
+        f"medians over {ladder.rounds} rounds in which all take turns; ratios are of the same round",
         "weights are random: what is kept means nothing, what it costs does",
         "one thread of a busy machine",
     ]
-    return Result(rows=lines, seeds=(0,), notes=notes, settings={"tokens of a frame": tokens, "pixels": list(PIXELS)})
+    settings = {
+        "tokens of a frame": {f"{h} x {w}": ladder.config.tokens(h, w) for h, w in ladder.counts},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": str(ladder.dtype).removeprefix("torch."),
+    }  # fmt: skip
+    return Result(rows=lines, seeds=(0,), notes=notes, settings=settings)
+
+
+def step_rows(
+    times: Mapping[str, list[float]], before: Before, sessions: Mapping[str, StreamSession], count: int
+) -> list[Any]:
+    lines = []
+    for name, seconds in times.items():
+        size = sessions[name].nbytes if name in sessions else before.nbytes
+        ratios = [slow / own for slow, own in zip(times["dense"], seconds, strict=True)]
+        anew = [slow / own for slow, own in zip(times["dense, every key anew"], seconds, strict=True)]
+        pixels = " x ".join(map(str, before.pixels))
+        where = f"after {count} frames of {pixels}"
+        lines += rows(
+            f"{name} | {where}",
+            {"arm": name, "frames": count, "pixels": pixels},
+            baseline=None if name == "dense" else f"dense | {where}",
+            seconds=Value(statistics.median(seconds), "s", n=len(seconds)),
+            times_faster=Value(statistics.median(ratios), "x", n=len(ratios)),
+            times_faster_than_anew=Value(statistics.median(anew), "x", n=len(anew)),
+            cache=Value(size / 1e6, "MB"),
+        )
+        print(lines[-4].condition, lines[-4].value, lines[-3].value, flush=True)
+    return lines
 
 
 @torch.no_grad()
 def forward(model: VGGT, frame: torch.Tensor, cache: DenseCache) -> None:
-    model(frame[None, None], cache, first=False)
+    model(frame[None, None].to(next(model.parameters()).dtype), cache, first=False)

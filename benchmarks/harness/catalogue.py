@@ -88,6 +88,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "stream-speed": ("stream", {"part": "speed"}),
     "stream-vision": ("stream_vision", {"part": "quality", "rooms": 3}),
     "stream-vision-speed": ("stream_vision", {"part": "speed"}),
+    "stream-vision-whole": ("stream_vision", {"part": "whole"}),
     "teach_tokens": ("teach_tokens", {}),
     "teach_tokens-rubbish": ("teach_tokens", {"rubbish": 0.1}),
     "teach_tokens-smollm2": (
