@@ -302,7 +302,7 @@ def speed(ladder: Ladder) -> Result:
     notes = [
         f"medians over {ladder.rounds} rounds in which all take turns; ratios are of the same round",
         "weights are random: what is kept means nothing, what it costs does",
-        "one thread of a busy machine",
+        "one thread",
     ]
     settings = {
         "tokens of a frame": {f"{h} x {w}": ladder.config.tokens(h, w) for h, w in ladder.counts},
