@@ -4,7 +4,6 @@ python -m benchmarks tables
 """
 
 import ast
-import dataclasses
 import functools
 import re
 import runpy
@@ -13,7 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chip_tables, field_tables, panels, rooms, rtl_tables, stream_tables, systems, trust_tables
+from benchmarks import (
+    chip_tables,
+    field_tables,
+    interp_tables,
+    panels,
+    rooms,
+    rtl_tables,
+    stream_tables,
+    systems,
+    trust_tables,
+)
 from benchmarks.harness.catalogue import FOLDER
 from benchmarks.harness.record import Record, committed
 from benchmarks.harness.result import Value, mean_of
@@ -517,57 +526,6 @@ def gallery_times() -> str:
     return said + (f" Without one: {', '.join(without)}." if without else "")
 
 
-def circuits(name: str) -> str:
-    columns: dict[str, Cell] = {
-        "condition": "{condition}",
-        "score kept": "{score_kept:.2f}",
-        "right": "{accuracy.value:.2f}",
-        "heads, Spearman": "{heads_spearman:.2f}",
-        "top 10 shared": "{heads_shared.value:.2f}",
-        "by chance": "{heads_shared_by_chance.value:.2f}",
-        "edges, Spearman": "{edges_spearman:.2f}",
-        "top 5 % shared": "{edges_shared.value:.2f}",
-        "old circuit": "{old_circuit:.2f}",
-        "own circuit": "{new_circuit:.2f}",
-        "random edges": "{random_edges.value:.2f}",
-    }
-    found = [row for row in rows(name) if row.metric in CIRCUIT_METRICS and ": " not in row.condition]
-    return of_columns(columns, found)
-
-
-CIRCUIT_METRICS = (
-    "score_kept", "accuracy", "heads_spearman", "heads_shared", "heads_shared_by_chance", "edges_spearman",
-    "edges_shared", "old_circuit", "new_circuit", "random_edges",
-)  # fmt: skip
-
-
-def steering(name: str) -> str:
-    columns: dict[str, Cell] = {
-        "condition": "{condition}",
-        "old vector, nats": "{old vector effect:.2f}",
-        "own vector": "{own vector effect:.2f}",
-        "random vectors, size": "{random vectors effect:.2f}",
-        "dose and response, Spearman": "{old vector dose response.value:.2f}",
-        "side effect of the old vector, nats/token": "{old vector divergence:.2f}",
-        "of random ones": "{random vectors divergence:.2f}",
-        "cosine of old and own": "{cosine of old and own vector:.2f}",
-    }
-    found = [dataclasses.replace(row, metric=row.metric.replace(":", "")) for row in rows(name)]
-    return of_columns(columns, found)
-
-
-def located_heads() -> str:
-    columns: dict[str, Cell] = {
-        "behaviour: located by": "{condition}",
-        "effect lost without the top 10": "{effect_lost:.2f}",
-        "Spearman with patching": "{spearman_with_patching.value:.2f}",
-        "first head of patching among the top 10": "{best_patched_in_top_10.value:.0f}",
-    }
-    found = [row for row in rows("interp-locate") if row.metric in ("effect_lost", "spearman_with_patching",
-                                                                   "best_patched_in_top_10")]  # fmt: skip
-    return of_columns(columns, found)
-
-
 def splat_clones() -> str:
     columns: dict[str, Cell] = {
         "scene, strategy": "{condition}",
@@ -587,37 +545,6 @@ def busy_neighbour() -> str:
         "seconds of a processor": "{cpu_seconds:.1f}",
     }
     return of_columns(columns, rows("busy_neighbour"), by=("condition",))
-
-
-def edits(name: str) -> str:
-    columns: dict[str, Cell] = {
-        "edit": "{condition}",
-        "efficacy": "{efficacy:.2f}",
-        "paraphrase": "{paraphrase:.2f}",
-        "locality": "{locality:.2f}",
-        "divergence on other text, nats/token": "{divergence:.3f}",
-    }
-    return of_columns(columns, [row for row in rows(name) if row.metric != "facts_known"])
-
-
-def planted() -> str:
-    columns: dict[str, Cell] = {
-        "what": "{condition}",
-        "measured": "{value.value:.3g}",
-        "needed": "{needed}",
-        "control": "{control.value:.3g}",
-    }
-    return of_columns(columns, rows("interp_planted"))
-
-
-def located_budget() -> str:
-    columns: dict[str, Cell] = {
-        "budget, by": "{condition}",
-        "score kept": "{score_kept:.2f}",
-        "loss added, nats/token": "{loss_increase:.3f}",
-    }
-    found = [row for row in rows("circuit_survival") if ": " in row.condition]
-    return of_columns(columns, found)
 
 
 def teach() -> str:
@@ -757,21 +684,7 @@ def where_measured(name: str, block: Callable[[], str]) -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "circuit-smollm2": functools.partial(circuits, "circuit_survival-smollm2-circuit"),
-    "interp-locate": located_heads,
-    "interp-planted": functools.partial(where_measured, "interp_planted", planted),
-    **{
-        name: functools.partial(where_measured, name, functools.partial(edits, name))
-        for name in ("interp-edit", "interp-edit-qwen")
-    },
-    "steering-smollm2": functools.partial(
-        where_measured, "steering_survival-smollm2", functools.partial(steering, "steering_survival-smollm2")
-    ),
-    "steering-planted": functools.partial(
-        where_measured, "steering_survival", functools.partial(steering, "steering_survival")
-    ),
-    "circuit-tiny": functools.partial(circuits, "circuit_survival"),
-    "located-budget": located_budget,
+    **{name: functools.partial(where_measured, *block) for name, block in interp_tables.BLOCKS.items()},
     "survival": survival,
     "zoo": zoo,
     "quantizers": quantizers,
