@@ -9,6 +9,8 @@
   `torch.compile(mode="reduce-overhead", fullgraph=True)`: bfloat16 and packed under the same settings.
 - attention: one query per head to a packed cache, against the same numbers in bfloat16 and torch's own attention.
 - solver: seconds per million weights for `TritPlanes`, `GPTQ` and `CalibratedTritPlanes`.
+- splats, chips, noise, fields: rasterizing and a step of training beside gsplat's; a layer on a chip beside
+  `nn.Linear`; a draw of noise beside `torch.randn_like`; a step of a field with the quadratic unit beside the sine.
 
     python -m benchmarks run gpu [--parts product,decode --out FOLDER]
 """
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks import gpu_rooms
 from benchmarks.harness import NotMeasuredError, Result, Value, rows
 from hardy.ops.packed_attention import Segment, packed_attention
 from hardy.ops.trit_matrix import TritMatrix, unpack
@@ -30,7 +33,7 @@ from hardy.ops.trit_product import trit_product, trit_product_reference
 from hardy.quant import TritLinear, calibrated_trit_planes, gptq, trit_planes
 from hardy.report import Row
 
-PEERS = ("triton", "transformers")
+PEERS = ("triton", "transformers", "gsplat")
 SHAPES = [(2048, 2048), (4096, 4096), (14336, 4096), (4096, 14336)]
 GROUP = 128
 MEMORY = 2**29
@@ -291,6 +294,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "decode": decode,
     "attention": attention,
     "solver": solver,
+    **gpu_rooms.PARTS,
 }
 
 

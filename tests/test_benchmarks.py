@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import benchmarks
+from benchmarks import gpu_rooms
 from benchmarks.__main__ import main
 from benchmarks.harness import NotMeasuredError, catalogue, in_own_process, in_turns, mean_of, models, rows, timed
 from benchmarks.harness.record import Record, committed
@@ -117,6 +118,15 @@ def test_what_cannot_run_is_said_and_fails(toy: Path, tmp_path: Path, capsys: py
     assert "1 measured, 1 not: other" in said.out
     assert main(["run", "tow"]) == 1
     assert "there is no benchmark 'tow'; there are other, toy" in capsys.readouterr().err
+
+
+def test_parts_for_a_gpu_run_small_on_a_cpu() -> None:
+    found = [
+        *gpu_rooms.splats("cpu", count=200, width=32, height=24), *gpu_rooms.chips("cpu", width=64, tokens=4),
+        *gpu_rooms.noise("cpu", width=64), *gpu_rooms.fields("cpu", side=8, width=16),
+    ]  # fmt: skip
+    assert all(row.value > 0 for row in found)
+    assert {row.details.get("width") for row in found} >= {32, 64, 16}
 
 
 def test_only_changes_of_code_make_a_result_stale(toy: Path, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ __all__ = ["Options", "Quality", "Training", "evaluate", "render_view", "train",
 
 PLY, CHECKPOINT, KIND = "gaussians.ply", "checkpoint.safetensors", "training of Gaussians"
 Loss = Callable[[Parameters, View, Options, int], tuple[torch.Tensor, dict[str, Any]]]
+_LOOKED_AT = 100
+"""Steps after which it is seen on a GPU whether the loss is still finite, which waits for it."""
 _RATES = {"scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
 
 
@@ -187,7 +189,11 @@ def train(
             _set_rate(optimizers["means"], options, scene.extent, step, strategy.full_size_from(state))
             before, starved = len(params["means"]), state.get("starved_at")
             with memory.out_of_memory_named(step, before, out):
-                record["pairs"] += _step(params, optimizers, strategy, state, step, view, options, sh_degree, loss)
+                kept = step + 1 == until or (step + 1) % options.save_every == 0
+                looked_at = kept or device.type == "cpu" or step % _LOOKED_AT == 0
+                record["pairs"] += _step(
+                    params, optimizers, strategy, state, step, view, options, sh_degree, loss, looked_at
+                )
             record["seconds"] += time.perf_counter() - clock
             record["step"] = done = step + 1
             if starved is None and state.get("starved_at") is not None:
@@ -271,11 +277,12 @@ def _step(
     options: Options,
     sh_degree: int,
     lowered: Loss,
+    looked_at: bool,
 ) -> int:
-    """One view's step; the pairs of pixel and Gaussian that were looked at."""
+    """One view's step; the pairs of pixel and Gaussian that were looked at. A GPU is waited for where the loss is."""
     loss, info = lowered(params, view, options, sh_degree)  # pyright: ignore[reportArgumentType]
     loss = loss + strategy.penalty(params)
-    if not bool(torch.isfinite(loss)):
+    if looked_at and not bool(torch.isfinite(loss)):
         raise InputError(f"the loss at step {step} is {loss.item()}: a learning rate is too large for this scene")
     strategy.step_pre_backward(params, optimizers, state, step, info)
     loss.backward()
