@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    binary_tables,
     chip_tables,
     field_tables,
     interp_tables,
@@ -213,17 +214,6 @@ def real_decode() -> str:
     machine = record("real_decode").machine
     load = " to ".join(f"{value:.1f}" for value in machine["load"])
     return "\n\n".join([*parts, f"{machine['processor']}, {machine['cores']} cores, load {load}."])
-
-
-def binary_kernel() -> str:
-    shapes = ((16, 32), (32, 16), (64, 8), (256, 14))
-    columns = {"": "{condition}"}
-    columns |= {
-        f"{channels} channels, {size} x {size}": f"{{at[channels={channels}].time.value:.0f}} us"
-        f" ({{at[channels={channels}].against_int8.value:.2f}})"
-        for channels, size in shapes
-    }
-    return of_columns(columns, rows("binary_kernel"), where={"batch": 1})
 
 
 def fields() -> str:
@@ -720,7 +710,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gallery-times": functools.partial(where_measured, "gallery", gallery_times),
     "systems": lambda: systems.overview(""),
     **{f"system-{name}": functools.partial(systems.claims, name) for name in systems.CLAIMS},
-    "binary-kernel": binary_kernel,
+    **{name: functools.partial(where_measured, *block) for name, block in binary_tables.BLOCKS.items()},
     **{name: functools.partial(where_measured, name, block) for name, block in stream_tables.BLOCKS.items()},
     **{f"teach-{name}": functools.partial(where_measured, f"teach_{name}", block) for name, block in TEACH.items()},
     **{name: functools.partial(where_measured, needed, block) for name, (needed, block) in rtl_tables.BLOCKS.items()},
