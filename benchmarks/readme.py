@@ -216,6 +216,27 @@ def real_decode() -> str:
     return "\n\n".join([*parts, f"{machine['processor']}, {machine['cores']} cores, load {load}."])
 
 
+def lieq_real() -> str:
+    """Spearman's correlations, and the perplexity of each budget by each ranking, on both kinds of text."""
+    found = [row for row in rows("lieq_real") if "by" in row.details and row.metric != "loss"]
+    named = [replace(row, details=dict(row.details) | {"of": row.details.get("of", "")}) for row in found]
+    columns: dict[str, Cell] = {
+        "blocks by": "{by}",
+        "Spearman with the drop": "{spearman_with_drop.value:.2f}",
+        "with the harm": "{spearman_with_harm.value:.2f}",
+    }
+    for budget in values_of("budget", [row for row in named if row.details["of"]]):
+        for text in ("prose", "code"):
+            columns[f"{budget}: {text}"] = f"{{at[budget={budget}].at[text={text}].perplexity.value:.4g}}"
+    shown = [row for row in named if row.details["of"] or row.metric.startswith("spearman")]
+    whole = [row for row in rows("lieq_real") if row.metric == "perplexity" and "of" not in row.details]
+    limits = {kind: [row for row in whole if row.details["text"] == kind] for kind in ("prose", "code")}
+    said = "; ".join(
+        f"{kind}: " + ", ".join(f"{row.details['budget']} {row.value:.4g}" for row in of) for kind, of in limits.items()
+    )
+    return of_columns(columns, shown, by=("by",)) + f"\n\nEverywhere alike, perplexity on {said}."
+
+
 def fields() -> str:
     columns = {
         "activation": "{kind}",
@@ -680,6 +701,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "quantizers": quantizers,
     "real-decode": real_decode,
     "real-quantizers": real_quantizers,
+    "lieq-real": functools.partial(where_measured, "lieq_real", lieq_real),
     "real-questions": functools.partial(where_measured, "real_questions", real_questions),
     "kernels": kernels,
     "decode": decode,
