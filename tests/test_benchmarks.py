@@ -66,7 +66,7 @@ NOT_MEASURED = {
     "real_chip-sensitivity-gemma3", "real_chip-sensitivity-smollm2",
     "real_chip-simulate-gemma3", "real_chip-study-gemma3", "real_chip-study-smollm2",
     "real_questions", "real_reasoning-copies", "real_reasoning-mild", "real_reasoning-strong",
-    "stream-long", "stream-vision-whole",
+    "stream-long",
 }  # fmt: skip
 
 
