@@ -40,15 +40,24 @@ SCALES = (-2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0)
 
 def run(
     *, part: str = "locate", model: str = "", named: str = DEFAULT, examples: int = 8, blocks: str = "4,10",
-    threads: int = 1,
+    moments: int = 4, threads: int = 1,
 ) -> Result:  # fmt: skip
-    """`blocks`: in which facts are edited, in the first of them without moments too."""
+    """
+    Args:
+        part: locate, steer, circuit or edit.
+        model: folder of a real one.
+        named: which of those in HARDY_REAL_MODELS otherwise.
+        examples: of a task, or edits.
+        blocks: in which facts are edited, in the first of them without moments too.
+        moments: windows of 512 tokens that the moments of an MLP's inputs come from; more tokens than it is wide.
+        threads: of torch.
+    """
     torch.set_num_threads(threads)
     found = real_models(model)
     name = named if named in found else next(iter(found))
     network, tokenizer = zoo.load(str(found[name]), dtype=torch.float32)
     parts: dict[str, Callable[..., Result]] = {"locate": located, "steer": steered, "circuit": edges}
-    parts["edit"] = functools.partial(edited, blocks=[int(block) for block in blocks.split(",")])
+    parts["edit"] = functools.partial(edited, blocks=[int(block) for block in blocks.split(",")], moments=moments)
     if part not in parts:
         raise NotMeasuredError(f"there are parts {', '.join(parts)}, not {part!r}")
     result = parts[part](network, tokenizer, examples)
@@ -248,7 +257,7 @@ def edges(model: Any, tokenizer: Any, n: int) -> Result:
     return Result(rows=found, settings={"examples": n, "steps": 5})
 
 
-def edited(model: Any, tokenizer: Any, n: int, blocks: Sequence[int]) -> Result:
+def edited(model: Any, tokenizer: Any, n: int, blocks: Sequence[int], moments: int) -> Result:
     """One fact at a time: a country is given another's capital; what else is said of others stays or not."""
     known = []
     for country, capital in prompts.CAPITALS.items():
@@ -260,16 +269,16 @@ def edited(model: Any, tokenizer: Any, n: int, blocks: Sequence[int]) -> Result:
         if len(known) == COUNTRIES:
             break
     found = rows("unmodified", facts_known=len(known))
-    text = encode(tokenizer, text_of("prose", "calibration")[:60000])[:8192].reshape(-1, 512)
+    text = encode(tokenizer, text_of("prose", "calibration")[: 15000 * moments])[: 512 * moments].reshape(-1, 512)
     held_out = encode(tokenizer, text_of("prose")[:4000])[:128][None]
     with torch.no_grad():
         before = model(input_ids=held_out, use_cache=False).logits.float().log_softmax(-1)
-    for layer, moments in ((blocks[0], True), (blocks[0], False), *((block, True) for block in blocks[1:])):
+    for layer, known_keys in ((blocks[0], True), (blocks[0], False), *((block, True) for block in blocks[1:])):
         got: dict[str, list[float]] = {"efficacy": [], "paraphrase": [], "locality": [], "divergence": []}
         for i, (country, _) in enumerate(known[:n]):
             target = known[(i + 3) % len(known)][1]
             method = interp.ROME.of(tokenizer, "The capital of {} is", country, f" {target}", layer=layer)
-            with method.apply(model, list(text[:4].split(2)) if moments else None):
+            with method.apply(model, list(text.split(2)) if known_keys else None):
                 goal = tokenizer(f" {target}", add_special_tokens=False).input_ids[0]
                 got["efficacy"].append(float(says(model, tokenizer, f"The capital of {country} is") == goal))
                 got["paraphrase"].append(
@@ -283,7 +292,7 @@ def edited(model: Any, tokenizer: Any, n: int, blocks: Sequence[int]) -> Result:
                 ]
                 got["locality"].append(sum(stay) / len(stay))
                 got["divergence"].append(divergence(model, before, held_out))
-        name = f"ROME in block {layer}, {'with' if moments else 'without'} moments"
+        name = f"ROME in block {layer}, {'with' if known_keys else 'without'} moments"
         means: Any = {metric: mean_of(values) for metric, values in got.items()}
         found += rows(name, {"layer": layer}, **means)
         print(name, {k: sum(v) / len(v) for k, v in got.items()}, flush=True)

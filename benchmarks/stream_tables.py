@@ -87,8 +87,8 @@ def _reached(found: Sequence[Row]) -> str:
     alone, whole = MEMORY * kept / per_frame, (MEMORY * (kept + weights) - weights) / per_frame
     return (
         f"Two frames are {SPEED:g} times faster than dense, the paper's ratio, {faster}; keys and values take "
-        f"{MEMORY:g} times less from {math.ceil(alone)} frames on, with the weights ({weights / 1e3:.1f} GB) counted from "
-        f"{math.ceil(whole)}."
+        f"{MEMORY:g} times less from {math.ceil(alone)} frames on, with the weights ({weights / 1e3:.1f} GB) counted "
+        f"from {math.ceil(whole)}."
     )
 
 

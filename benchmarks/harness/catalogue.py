@@ -30,7 +30,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"width": 96, "views": 20, "steps": 800, "later": 200, "budget": 4000, "scenes": "hovering; standing; wall"},
     ),
     "interp-edit": ("interp", {"part": "edit"}),
-    "interp-edit-qwen": ("interp", {"part": "edit", "named": "qwen2.5-coder-0.5b", "examples": 6, "blocks": "3,6"}),
+    "interp-edit-qwen": (
+        "interp",
+        {"part": "edit", "named": "qwen2.5-coder-0.5b", "examples": 6, "blocks": "3,6", "moments": 24},
+    ),
     "interp-locate": ("interp", {"part": "locate"}),
     "interp-steer": ("interp", {"part": "steer"}),
     "minr": ("minr", {}),
