@@ -60,12 +60,30 @@ def test_a_committed_result_has_the_form_and_is_of_its_script(name: str) -> None
 
 # Written, and not measured yet; `python -m benchmarks list` says so. A result takes it off the list.
 NOT_MEASURED = {
-    "binary_training-long", "binary_training-seeds", "circuit_survival-smollm2-budget", "codec-best", "interp-edit-
-    qwen", "interp_sae", "lieq_real", "noise_trained-language", "noise_trained-vision", "placement-gemma3", "placement-
-    smollm2", "quantize_cost", "real_chip-redundancy-gemma3", "real_chip-sensitivity-gemma3", "real_chip-sensitivity-
-    smollm2", "real_chip-simulate-gemma3", "real_chip-study-gemma3", "real_chip-study-smollm2", "real_questions",
-    "real_reasoning-copies", "real_reasoning-mild", "real_reasoning-strong", "stream-long",
-}  # fmt: skip
+    "binary_training-long",
+    "binary_training-seeds",
+    "circuit_survival-smollm2-budget",
+    "codec-best",
+    "interp-edit-qwen",
+    "interp_sae",
+    "lieq_real",
+    "noise_trained-language",
+    "noise_trained-vision",
+    "placement-gemma3",
+    "placement-smollm2",
+    "quantize_cost",
+    "real_chip-redundancy-gemma3",
+    "real_chip-sensitivity-gemma3",
+    "real_chip-sensitivity-smollm2",
+    "real_chip-simulate-gemma3",
+    "real_chip-study-gemma3",
+    "real_chip-study-smollm2",
+    "real_questions",
+    "real_reasoning-copies",
+    "real_reasoning-mild",
+    "real_reasoning-strong",
+    "stream-long",
+}
 
 
 def test_every_benchmark_has_a_committed_result_and_every_result_a_benchmark() -> None:
