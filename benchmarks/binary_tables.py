@@ -7,7 +7,7 @@ from benchmarks.harness.record import Record
 from benchmarks.harness.tables import Cell, of_columns, values_of
 from hardy.report import Row
 
-SEEDS, LONG = "binary_training-seeds", "binary_training-long"
+ONCE, SEEDS, LONG = "binary_training", "binary_training-seeds", "binary_training-long"
 
 
 def _rows(name: str) -> list[Row]:
@@ -27,7 +27,9 @@ def binary_kernel() -> str:
 
 def training() -> str:
     """Every rule at every width, and what BWMA's parts and surroundings give at four bits."""
-    found = [row for row in _rows(SEEDS) if row.metric == "accuracy" and "bits" in row.details]
+    once, often = ([row for row in _rows(name) if "bits" in row.details] for name in (ONCE, SEEDS))
+    found = [row for row in often if row.metric == "accuracy"]
+    found += [row for row in once if row.metric == "accuracy" and row.details["bits"] != 4]
     found = [_detailed(row, rule=row.condition.rpartition(", ")[0]) for row in found]
     columns: dict[str, Cell] = {"rule": "{rule}"}
     columns |= {f"{n} bits": f"{{at[bits={n}].accuracy:.1f}}" for n in sorted(values_of("bits", found))}
@@ -36,7 +38,8 @@ def training() -> str:
 
 def margins() -> str:
     """How far BWMA is ahead of each rule, after the short fine-tuning and after the long one."""
-    short, long = ([row for row in _rows(name) if row.metric == "points"] for name in (SEEDS, LONG))
+    once, often, long = ([row for row in _rows(name) if row.metric == "points"] for name in (ONCE, SEEDS, LONG))
+    short = [*(row for row in once if row.details["bits"] != 4), *often]
     steps = Record.read(LONG).report.settings["steps"]
     columns: dict[str, Cell] = {"points ahead of": "{against}"}
     columns |= {f"{n} bits": f"{{at[bits={n}].points:+.1f}}" for n in sorted(values_of("bits", short))}

@@ -13,7 +13,7 @@ ABLATIONS = "two trit-planes, calibrated, not rotated; GPTQ 3 bits, corrected an
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "binary_training": ("binary_training", {}),
     "binary_training-long": ("binary_training", {"steps": 200, "seeds": 1, "only": 4}),
-    "binary_training-seeds": ("binary_training", {"others": 3, "around": True}),
+    "binary_training-seeds": ("binary_training", {"others": 3, "around": True, "only": 4}),
     "calibrated-quality": ("calibrated", {"part": "quality"}),
     "calibrated-speed": ("calibrated", {"part": "speed"}),
     "circuit_survival": ("circuit_survival", {}),
