@@ -8,9 +8,9 @@ float network fine-tuned as long.
 A short fine-tuning is no training from scratch: it orders rules by how quickly they take over a float network, and its
 accuracies are far below the papers'. Each cell is kept, and the same command goes on where it was stopped.
 
-The variant `binary_training-seeds` has as many seeds for the rules before BWMA and for its parts, at 4 bits, and what may
-stand around binary layers: ReActNet's RPReLU, and a first and last layer of 8 bits. `binary_training-long` trains every rule
-four times as long at 4 bits, the rates chosen at that length too: what is left of their order where all have settled.
+The variant `binary_training-seeds` has as many seeds for the rules before BWMA and for its parts, at 4 bits, and what
+may stand around binary layers: ReActNet's RPReLU, and a first and last layer of 8 bits. `binary_training-long` trains
+every rule four times as long at 4 bits, the rates chosen at that length too: what is left of their order then.
 
     python -m benchmarks run binary_training
     python -m benchmarks run binary_training-seeds
