@@ -172,7 +172,7 @@ def measure(shared: Shared, arguments: Mapping[str, Any], seed: int) -> dict[str
         return streamed(model, DynamicCache(config=model.config), stream, CHUNK, dense_bytes, copy.deepcopy)
     if kind is not None:
         peer = QuantizedCache(backend=kind, config=model.config, nbits=arguments["bits"], **PEER_AXES[kind])
-        return streamed(model, peer, stream, CHUNK, reachable_bytes, copy.deepcopy)
+        return streamed(model, peer, stream, CHUNK, reachable_bytes, layers_copied)
     policy = KVPolicy(**{key: value for key, value in arguments.items() if key != "text"})
     cache = CompressedCache.for_model(model, policy)
     found = streamed(model, cache, stream, CHUNK, lambda c: c.nbytes, lambda c: c.copy(model))
@@ -180,6 +180,13 @@ def measure(shared: Shared, arguments: Mapping[str, Any], seed: int) -> dict[str
 
 
 PEER_AXES = {"quanto": {"axis_key": 0, "axis_value": 0}, "hqq": {"axis_key": 1, "axis_value": 1}}
+
+
+def layers_copied(cache: Any) -> Any:
+    """A cache with layers of its own; their tensors are shared, since each update puts new ones in their place."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied
 
 
 def reachable_bytes(cache: Any) -> int:
