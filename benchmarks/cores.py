@@ -25,7 +25,7 @@ from hardy.ops.trit_matrix import pack
 from hardy.ops.trit_product import trit_product
 from hardy.ops.trits import fit_trits
 from hardy.quant import TritPlanes
-from hardy.splat import rasterize
+from hardy.splat import rasterization
 from hardy.zoo import load
 
 COUNTS = (1, 2, 4, 8, 16)
@@ -88,7 +88,7 @@ def splat(points: int, width: int, height: int) -> dict[str, float]:
     wanted = torch.rand(1, height, width, 3, generator=random)
 
     def step() -> None:
-        image = rasterize(*parameters, view, k, width, height)[0]
+        image = rasterization(*parameters, view, k, width, height)[0]
         loss = (image - wanted).abs().mean() + 1 - ssim(image[0], wanted[0])
         optimizer.zero_grad()
         loss.backward()

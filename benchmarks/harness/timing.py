@@ -46,8 +46,7 @@ def in_own_process(
 ) -> Found:
     """What a function of a module gives in a fresh process, whose memory and threads are its own.
 
-    `environment` is its own too, such as `SPINNING`: hardy makes waiting threads of OpenMP sleep, which costs a peer
-    half of its speed on a quiet machine, where spinning costs it far more on a busy one.
+    `environment` is its own too, such as `SPINNING`, which is how the threads of a peer's programs wait.
     """
     changed = {"OMP_NUM_THREADS": str(threads), **(environment or {})}
     before = {name: os.environ.get(name) for name in changed}
@@ -64,7 +63,9 @@ def in_own_process(
 
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
 """How OpenMP's threads wait where nobody says anything."""
-SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE"}
+SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+FOR_A_MOMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
+"""As hardy has it: they spin some 50 us, then sleep."""
 
 
 def peak_memory(field: str = "VmHWM") -> float:

@@ -44,9 +44,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # By default, threads that have finished their part spin until the others have. Where something else wants the cores,
-# they spin in place of the threads that they wait for. OpenMP reads this once, when torch is loaded.
-if "torch" not in sys.modules:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# they spin in place of the threads that they wait for; asleep at once, they are late for the next part where nothing
+# does. A moment of spinning is both: 2000 turns of libgomp's are some 50 us. OpenMP reads this once, with torch.
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __all__ = [
     "InputError",
