@@ -2,8 +2,8 @@
 
 The traced room at 160 x 120 pixels, 80 steps from its points, on as many threads as there are cores and on one; alone,
 and beside one process for each core that computes without end. Threads wait as they do where nobody says anything
-(they spin), at once asleep, and as hardy has it (they spin for a moment). Wall seconds, and CPU-seconds of the training alone. Measured after
-twenty steps, in a process of its own for each cell, whose neighbours begin before it.
+(they spin), at once asleep, and as hardy has it (they spin for a moment). Wall seconds, and CPU-seconds of the training
+alone. Measured after twenty steps, in a process of its own for each cell, whose neighbours begin before it.
 
     python -m benchmarks run busy_neighbour
 """
