@@ -30,6 +30,9 @@ def run(
     examples: int = 8,
     seeds: int = 3,
     only: str = ",".join(PARTS),
+    low: int = 2,
+    high: int = 4,
+    noise: float = 0.3,
     work: Path | None = None,
 ) -> Result:
     real = model not in zoo.names()
@@ -54,8 +57,9 @@ def run(
         print(report.summary[0], flush=True)
     if "budget" in parts:
         report = located_budget(
-            subject, located, judge, others=others, seeds=seeds, out=None if work is None else work / "budget"
-        )
+            subject, located, judge, others=others, low=low, high=high, noise=noise, seeds=seeds,
+            out=None if work is None else work / "budget",
+        )  # fmt: skip
         rows += report.rows
         notes += report.summary
         print(report.summary[0], flush=True)

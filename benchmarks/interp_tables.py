@@ -147,4 +147,5 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "steering-planted": _of("steering_survival", steering),
     "located-budget": _of("circuit_survival", located_budget),
     "located-budget-smollm2": _of("circuit_survival-smollm2-budget", located_budget),
+    "located-budget-smollm2-milder": _of("circuit_survival-smollm2-milder", located_budget),
 }

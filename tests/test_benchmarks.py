@@ -62,7 +62,7 @@ def test_a_committed_result_has_the_form_and_is_of_its_script(name: str) -> None
 NOT_MEASURED = {
     "binary_training-long",
     "binary_training-seeds",
-    "circuit_survival-smollm2-budget",
+    "circuit_survival-smollm2-milder",
     "codec-best",
     "interp-edit-qwen",
     "interp_sae",

@@ -21,6 +21,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "circuit_survival",
         {"model": "smollm2-135m", "only": "budget", "seeds": 2},
     ),
+    "circuit_survival-smollm2-milder": (
+        "circuit_survival",
+        {"model": "smollm2-135m", "only": "budget", "seeds": 3, "low": 3, "high": 5, "noise": 0.15},
+    ),
     "circuit_survival-smollm2-circuit": ("circuit_survival", {"model": "smollm2-135m", "only": "circuit"}),
     "codec": ("codec", {}),
     "codec-best": ("codec", {"presets": "best"}),
