@@ -64,7 +64,6 @@ NOT_MEASURED = {
     "binary_training-seeds",
     "circuit_survival-smollm2-milder",
     "codec-best",
-    "interp-edit-qwen",
     "interp_sae",
     "lieq_real",
     "noise_trained-language",
