@@ -10,7 +10,7 @@ accuracies are far below the papers'. Each cell is kept, and the same command go
 
 The variant `binary_training-seeds` has as many seeds for the rules before BWMA and for its parts, at 4 bits, and what
 may stand around binary layers: ReActNet's RPReLU, and a first and last layer of 8 bits. `binary_training-long` trains
-every rule four times as long at 4 bits, the rates chosen at that length too: what is left of their order then.
+every rule three times as long at 4 bits, the rates chosen at that length too: what is left of their order then.
 
     python -m benchmarks run binary_training
     python -m benchmarks run binary_training-seeds

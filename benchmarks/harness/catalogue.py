@@ -12,7 +12,7 @@ ABLATIONS = "two trit-planes, calibrated, not rotated; GPTQ 3 bits, corrected an
 # Results that are one of several of a script, or not measured with its defaults; all others are named as their script.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "binary_training": ("binary_training", {}),
-    "binary_training-long": ("binary_training", {"steps": 200, "seeds": 1, "only": 4}),
+    "binary_training-long": ("binary_training", {"steps": 150, "seeds": 1, "only": 4}),
     "binary_training-seeds": ("binary_training", {"others": 3, "around": True, "only": 4}),
     "calibrated-quality": ("calibrated", {"part": "quality"}),
     "calibrated-speed": ("calibrated", {"part": "speed"}),
