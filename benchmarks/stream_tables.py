@@ -20,6 +20,7 @@ def stream_long() -> str:
         columns |= {
             f"{text}: perplexity": f"{{{at}.perplexity.value:.2f}}",
             f"{text}: facts recalled, %": f"{{{at}.recall.value:.0%}}",
+            f"{text}: loss of answers, nats": f"{{{at}.answer_loss:.2f}}",
         }
     return of_columns(columns, _rows("stream-long"), by=("arm",))
 

@@ -80,7 +80,6 @@ NOT_MEASURED = {
     "real_reasoning-copies",
     "real_reasoning-mild",
     "real_reasoning-strong",
-    "stream-long",
 }
 
 
