@@ -63,7 +63,6 @@ NOT_MEASURED = {
     "binary_training-long",
     "circuit_survival-smollm2-milder",
     "codec-best",
-    "interp_sae",
     "lieq_real",
     "noise_trained-language",
     "noise_trained-vision",
