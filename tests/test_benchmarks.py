@@ -60,7 +60,6 @@ def test_a_committed_result_has_the_form_and_is_of_its_script(name: str) -> None
 
 # Written, and not measured yet; `python -m benchmarks list` says so. A result takes it off the list.
 NOT_MEASURED = {
-    "binary_training-long",
     "circuit_survival-smollm2-milder",
     "codec-best",
     "lieq_real",
