@@ -4,18 +4,13 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 
-from benchmarks.harness.record import Record
+from benchmarks.harness.record import rows
 from benchmarks.harness.tables import Cell, of_columns
-from hardy.report import Row
-
-
-def _rows(name: str) -> list[Row]:
-    return list(Record.read(name).report.rows)
 
 
 def hpd_regimes() -> str:
     """The median perplexity of each split, and the error that the law expects of it beside that of the layer."""
-    found = [row for row in _rows("hpd_regimes") if row.condition != "unmodified"]
+    found = [row for row in rows("hpd_regimes") if row.condition != "unmodified"]
     columns = {"on the chip": "{placement}", "noise": "{noise} {strength:g}"}
     for name in dict.fromkeys(row.condition for row in found):
         columns[name] = f"{{at[{name}].perplexity.value:.4g}}"
@@ -29,7 +24,7 @@ def hpd_real() -> str:
         "": "{condition}", "layers split": "{split_layers.value:.0f}", "loss": "{loss:.3f}",
         "perplexity": "{perplexity.value:.4g}", "gained, nats/token": "{gained:.3f}",
     }  # fmt: skip
-    return of_columns(columns, _rows("hpd_real"), by=("condition",))
+    return of_columns(columns, rows("hpd_real"), by=("condition",))
 
 
 def hpd(name: str, splits: Mapping[str, str]) -> str:
@@ -39,7 +34,7 @@ def hpd(name: str, splits: Mapping[str, str]) -> str:
         "as it is": "{at[noisy].perplexity:.2f}",
     }
     columns |= {label: f"{{at[{split}].perplexity:.2f}}" for label, split in splits.items()}
-    found = [row for row in _rows(name) if row.condition != "unmodified"]
+    found = [row for row in rows(name) if row.condition != "unmodified"]
     own = [{key: value for key, value in row.details.items() if (key, value) != ("strength", 1)} for row in found]
     found = [dataclasses.replace(row, details=details) for row, details in zip(found, own, strict=True)]
     return of_columns(columns, found, by=("noise", "strength"))
@@ -63,14 +58,14 @@ def noise_trained(part: str, metric: str, digits: int) -> str:
     columns = {"training": "{condition}", "rate": "{learning_rate:g}", "CPU seconds": "{cpu_seconds.value:.0f}"}
     shown = {"none": "no noise", "additive 0.05": "additive 5 %", "additive 0.1": "additive 10 %", "simulator": "chip"}
     columns |= {f"{metric}, {words}": f"{{at[noise={name}].{metric}:.{digits}f}}" for name, words in shown.items()}
-    return of_columns(columns, _rows(f"noise_trained-{part}"))
+    return of_columns(columns, rows(f"noise_trained-{part}"))
 
 
 def simulated(model: str) -> str:
     columns = {
         "": "{condition}", "perplexity": "{perplexity:.4g}", "loss": "{loss:.3f}", "chip instances": "{loss.n}"
     }  # fmt: skip
-    found = [row for row in _rows(f"real_chip-simulate-{model}") if row.metric in ("perplexity", "loss")]
+    found = [row for row in rows(f"real_chip-simulate-{model}") if row.metric in ("perplexity", "loss")]
     return of_columns(columns, found)
 
 
@@ -79,12 +74,12 @@ def studied(model: str) -> str:
         "": "{condition}", "true bits per weight": "{bits_per_weight:.2f}", "perplexity": "{perplexity:.4g}",
         "n": "{perplexity.n}",
     }  # fmt: skip
-    return of_columns(columns, [row for row in _rows(f"real_chip-study-{model}") if row.metric == "perplexity"])
+    return of_columns(columns, [row for row in rows(f"real_chip-study-{model}") if row.metric == "perplexity"])
 
 
 def sensitivity(model: str) -> str:
     """Kinds of projections and blocks, the most sensitive first."""
-    found = [row for row in _rows(f"real_chip-sensitivity-{model}") if row.metric == "lost"]
+    found = [row for row in rows(f"real_chip-sensitivity-{model}") if row.metric == "lost"]
     columns = {
         "": "{unit}", "noisy alone": "{condition}", "lost, nats/token": "{lost:.4f}", "chip instances": "{lost.n}",
         "sign certain": "{certain}",
@@ -94,7 +89,7 @@ def sensitivity(model: str) -> str:
 
 def redundancy_of_tiny_llama() -> str:
     """The median perplexity of each choice of layers under each noise."""
-    found = [row for row in _rows("redundancy") if row.condition != "unmodified"]
+    found = [row for row in rows("redundancy") if row.condition != "unmodified"]
     noises = dict.fromkeys(str(row.details["noise"]) for row in found)
     columns = {"layers copied": "{condition}", "arrays": "{arrays:.0f}"}
     columns |= {noise: f"{{at[noise={noise}].perplexity:.2f}}" for noise in noises}
@@ -107,7 +102,7 @@ def redundancy(model: str) -> str:
         "perplexity": "{perplexity.value:.4g}", "gained": "{gained.value:.3f}",
         "± standard error": "{gained_error.value:.3f}",
     }  # fmt: skip
-    found = _rows(f"real_chip-redundancy-{model}")
+    found = rows(f"real_chip-redundancy-{model}")
     return of_columns(columns, found, by=("noise", "condition"))
 
 
@@ -115,7 +110,7 @@ def reasoning(part: str) -> str:
     columns = {
         "": "{condition}", "right": "{accuracy:.2f}", "tokens": "{tokens:.1f}", "without an end": "{unfinished:.2f}",
     }  # fmt: skip
-    found = [row for row in _rows(f"real_reasoning-{part}") if row.metric in ("accuracy", "tokens", "unfinished")]
+    found = [row for row in rows(f"real_reasoning-{part}") if row.metric in ("accuracy", "tokens", "unfinished")]
     return of_columns(columns, found)
 
 
@@ -127,7 +122,7 @@ def placement(name: str) -> str:
     }  # fmt: skip
     if name.endswith("bits"):
         columns["in two pairs of cells"] = "{sliced_matrices.value:.0f}"
-    return of_columns(columns, _rows(name), by=("budget", "condition"))
+    return of_columns(columns, rows(name), by=("budget", "condition"))
 
 
 def speed() -> str:
@@ -135,7 +130,7 @@ def speed() -> str:
         "": "{part}", "contender": "{condition}", "ms": "{milliseconds.value:.1f}",
         "times": "{ratio_of_median.value:.2f}",
     }  # fmt: skip
-    return of_columns(columns, _rows("chip_speed"), by=("part", "condition"))
+    return of_columns(columns, rows("chip_speed"), by=("part", "condition"))
 
 
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {

@@ -68,9 +68,8 @@ def product(tokens: int) -> dict[str, float]:
     return timed(lambda: trit_product(x, matrix))
 
 
-def splat(points: int, width: int, height: int) -> dict[str, float]:
-    """A step: forward and backward of the rasterizer, the loss with SSIM, the optimizer."""
-
+def splat_case(points: int, width: int, height: int, device: str = "cpu") -> tuple[list[torch.Tensor], ...]:
+    """Random Gaussians before a camera at the origin, as leaves; its pose and intrinsics, and a picture to reach."""
     random = generator(0, "cores", points)
     parameters = [
         torch.randn(points, 3, generator=random) * 2 + torch.tensor([0.0, 0.0, 8.0]),
@@ -79,13 +78,16 @@ def splat(points: int, width: int, height: int) -> dict[str, float]:
         torch.rand(points, generator=random),
         torch.rand(points, 3, generator=random),
     ]
-    for each in parameters:
-        each.requires_grad_()
-    optimizer = torch.optim.Adam(parameters, lr=1e-5, fused=True)
-    view = torch.eye(4)[None]
     focal = 1.2 * width
     k = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]])
-    wanted = torch.rand(1, height, width, 3, generator=random)
+    fixed = [torch.eye(4)[None], k, torch.rand(1, height, width, 3, generator=random)]
+    return [each.to(device).requires_grad_() for each in parameters], [each.to(device) for each in fixed]
+
+
+def splat(points: int, width: int, height: int) -> dict[str, float]:
+    """A step: forward and backward of the rasterizer, the loss with SSIM, the optimizer."""
+    parameters, (view, k, wanted) = splat_case(points, width, height)
+    optimizer = torch.optim.Adam(parameters, lr=1e-5, fused=True)
 
     def step() -> None:
         image = rasterization(*parameters, view, k, width, height)[0]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.cores import splat_case
 from benchmarks.harness import Value, rows
 from hardy.analog import Deploy
 from hardy.evaluate import ssim
@@ -47,25 +48,9 @@ def beside(found: Mapping[str, float], peer: str, **details: Any) -> list[Row]:
     return lines
 
 
-def gaussians(count: int, device: str) -> list[torch.Tensor]:
-    """Means, quaternions, scales, opacities and colors in front of a camera at the origin that looks along z."""
-    random = torch.Generator().manual_seed(0)
-    made = [
-        torch.randn(count, 3, generator=random) * 2 + torch.tensor([0.0, 0.0, 8.0]),
-        torch.randn(count, 4, generator=random),
-        torch.rand(count, 3, generator=random) * 0.05 + 0.01,
-        torch.rand(count, generator=random),
-        torch.rand(count, 3, generator=random),
-    ]
-    return [each.to(device).requires_grad_() for each in made]
-
-
 def splats(device: str = "cuda", count: int = 200_000, width: int = 1280, height: int = 720) -> list[Row]:
     """Rasterizing there and back, and a step of training: with SSIM and Adam, by hand on gsplat and on hardy."""
-    parameters = gaussians(count, device)
-    focal = 1.2 * width
-    k = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]], device=device)
-    view, wanted = torch.eye(4, device=device)[None], torch.rand(1, height, width, 3, device=device)
+    parameters, (view, k, wanted) = splat_case(count, width, height, device)
     render: dict[str, Callable[..., Any]] = {"hardy": rasterization}
     if importlib.util.find_spec("gsplat") is not None and device == "cuda":
         import gsplat  # pyright: ignore[reportMissingImports]

@@ -4,13 +4,8 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from benchmarks.harness.record import Record
+from benchmarks.harness.record import rows
 from benchmarks.harness.tables import Cell, of_columns
-from hardy.report import Row
-
-
-def _rows(name: str) -> list[Row]:
-    return list(Record.read(name).report.rows)
 
 
 def located_heads() -> str:
@@ -20,7 +15,7 @@ def located_heads() -> str:
         "Spearman with patching": "{spearman_with_patching.value:.2f}",
         "first head of patching among the top 10": "{best_patched_in_top_10.value:.0f}",
     }
-    found = [row for row in _rows("interp-locate") if row.metric in ("effect_lost", "spearman_with_patching",
+    found = [row for row in rows("interp-locate") if row.metric in ("effect_lost", "spearman_with_patching",
                                                                    "best_patched_in_top_10")]  # fmt: skip
     return of_columns(columns, found)
 
@@ -33,7 +28,7 @@ def edits(name: str) -> str:
         "locality": "{locality:.2f}",
         "divergence on other text, nats/token": "{divergence:.3f}",
     }
-    return of_columns(columns, [row for row in _rows(name) if row.metric != "facts_known"])
+    return of_columns(columns, [row for row in rows(name) if row.metric != "facts_known"])
 
 
 def planted() -> str:
@@ -43,7 +38,7 @@ def planted() -> str:
         "needed": "{needed}",
         "control": "{control.value:.3g}",
     }
-    return of_columns(columns, _rows("interp_planted"))
+    return of_columns(columns, rows("interp_planted"))
 
 
 def circuits(name: str) -> str:
@@ -60,7 +55,7 @@ def circuits(name: str) -> str:
         "own circuit": "{new_circuit:.2f}",
         "random edges": "{random_edges.value:.2f}",
     }
-    found = [row for row in _rows(name) if row.metric in CIRCUIT_METRICS and ": " not in row.condition]
+    found = [row for row in rows(name) if row.metric in CIRCUIT_METRICS and ": " not in row.condition]
     return of_columns(columns, found)
 
 
@@ -81,7 +76,7 @@ def steering(name: str) -> str:
         "of random ones": "{random vectors divergence:.2f}",
         "cosine of old and own": "{cosine of old and own vector:.2f}",
     }
-    found = [dataclasses.replace(row, metric=row.metric.replace(":", "")) for row in _rows(name)]
+    found = [dataclasses.replace(row, metric=row.metric.replace(":", "")) for row in rows(name)]
     return of_columns(columns, found)
 
 
@@ -91,7 +86,7 @@ def located_budget(name: str) -> str:
         "score kept": "{score_kept:.2f}",
         "loss added, nats/token": "{loss_increase:.3f}",
     }
-    found = [row for row in _rows(name) if ": " in row.condition]
+    found = [row for row in rows(name) if ": " in row.condition]
     return of_columns(columns, found)
 
 
@@ -106,12 +101,12 @@ def autoencoders() -> str:
             f"{text}: loss kept": f"{{{at}.loss_kept.value:.3f}}",
             f"{text}: on": f"{{{at}.on.value:.0f}}",
         }
-    found = _rows("interp_sae")
+    found = rows("interp_sae")
     return of_columns(columns, [row for row in found if "text" in row.details], by=("arm",))
 
 
 def features() -> str:
-    found = [row for row in _rows("interp_sae") if row.condition.startswith("indirect objects")]
+    found = [row for row in rows("interp_sae") if row.condition.startswith("indirect objects")]
     columns: dict[str, Cell] = {
         "effect of indirect objects lost": "{condition}",
         "without the ten": "{effect_lost.value:.2f}",
@@ -122,7 +117,7 @@ def features() -> str:
 
 
 def autoencoder_on_few_bits() -> str:
-    found = [row for row in _rows("interp_sae") if row.metric in ("explained", "same_features") and not row.details]
+    found = [row for row in rows("interp_sae") if row.metric in ("explained", "same_features") and not row.details]
     columns: dict[str, Cell] = {
         "model": "{condition}", "explained": "{explained.value:.3f}", "features still on": "{same_features.value:.2f}"
     }  # fmt: skip

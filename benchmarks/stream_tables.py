@@ -4,13 +4,9 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from benchmarks.harness.record import Record
+from benchmarks.harness.record import Record, rows
 from benchmarks.harness.tables import Cell, of_columns, values_of
 from hardy.report import Row
-
-
-def _rows(name: str) -> list[Row]:
-    return list(Record.read(name).report.rows)
 
 
 def stream_long() -> str:
@@ -22,7 +18,7 @@ def stream_long() -> str:
             f"{text}: facts recalled, %": f"{{{at}.recall.value:.0%}}",
             f"{text}: loss of answers, nats": f"{{{at}.answer_loss:.2f}}",
         }
-    return of_columns(columns, _rows("stream-long"), by=("arm",))
+    return of_columns(columns, rows("stream-long"), by=("arm",))
 
 
 def stream_vision() -> str:
@@ -38,11 +34,11 @@ def stream_vision() -> str:
         "7-Scenes: path, m": f"{{{real}.trajectory:.2f}}",
         "7-Scenes: off all frames": f"{{{real}.off_dense:.4f}}",
     }
-    return of_columns(columns, _rows("stream-vision"), by=("arm",))
+    return of_columns(columns, rows("stream-vision"), by=("arm",))
 
 
 def stream_vision_speed() -> str:
-    found = _rows("stream-vision-speed")
+    found = rows("stream-vision-speed")
     columns: dict[str, Cell] = {"cache": "{arm}"}
     for count in values_of("frames", found):
         at = f"at[frames={count}]"
@@ -54,7 +50,7 @@ def stream_vision_speed() -> str:
 
 def stream_vision_whole() -> str:
     """A table for each size of frames, and from how many frames on two frames of cache reach the paper's ratios."""
-    found = _rows("stream-vision-whole")
+    found = rows("stream-vision-whole")
     parts = []
     for pixels in values_of("pixels", found):
         mine = [row for row in found if row.details["pixels"] == pixels]
@@ -94,7 +90,7 @@ def _reached(found: Sequence[Row]) -> str:
 
 
 def stream_speed() -> str:
-    found = _rows("stream-speed")
+    found = rows("stream-speed")
     columns: dict[str, Cell] = {"cache": "{arm}"}
     for context in values_of("context", found):
         at = f"at[context={context}]"

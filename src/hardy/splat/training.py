@@ -33,7 +33,7 @@ __all__ = ["Options", "Quality", "Training", "evaluate", "render_view", "train",
 PLY, CHECKPOINT, KIND = "gaussians.ply", "checkpoint.safetensors", "training of Gaussians"
 Loss = Callable[[Parameters, View, Options, int], tuple[torch.Tensor, dict[str, Any]]]
 _LOOKED_AT = 100
-"""Steps after which it is seen on a GPU whether the loss is still finite, which waits for it."""
+"""Steps after which it is seen on a GPU whether the loss is still finite, which waits for it; what is stored is."""
 _RATES = {"scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
 
 
@@ -189,8 +189,10 @@ def train(
             _set_rate(optimizers["means"], options, scene.extent, step, strategy.full_size_from(state))
             before, starved = len(params["means"]), state.get("starved_at")
             with memory.out_of_memory_named(step, before, out):
-                kept = step + 1 == until or (step + 1) % options.save_every == 0
-                looked_at = kept or device.type == "cpu" or step % _LOOKED_AT == 0
+                stored = step + 1 == until or any(
+                    (step + 1) % n == 0 for n in (options.save_every, snapshot_every) if n
+                )
+                looked_at = stored or device.type == "cpu" or step % _LOOKED_AT == 0
                 record["pairs"] += _step(
                     params, optimizers, strategy, state, step, view, options, sh_degree, loss, looked_at
                 )
