@@ -1,5 +1,6 @@
 """README and docs are true: Python blocks run, command lines parse, links lead somewhere, figures match the results."""
 
+import importlib
 import re
 import shlex
 import shutil
@@ -62,6 +63,8 @@ def test_command_lines_parse(line: str) -> None:
         name, command, arguments = command.resolve_command(context, arguments)  # pyright: ignore[reportAttributeAccessIssue]
         context = typer.Context(command, info_name=name, parent=context)
     command.make_context(command.name, list(arguments))
+    for module, _, function in (word.partition(":") for word in words if re.fullmatch(r"[a-z_.]+:[A-Za-z]\w*", word)):
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from hardy import zoo
 from hardy.cli.main import app
 from hardy.errors import InputError
 from hardy.quant import RoundToNearest
@@ -181,3 +182,22 @@ def test_what_survives_few_bits(micro_llama: Path, task: Path, tmp_path: Path, m
     task.write_text("".join(task.read_text().splitlines(keepends=True)[:3]))
     with pytest.raises(InputError, match="no behaviour to survive"):
         run("survive", "circuit", micro_llama, "--task", task)
+
+
+def test_induction_is_written_with_the_words_that_a_tokenizer_has(tmp_path: Path) -> None:
+    """The zoo's tokenizer is of code, and has hardly a word of the lists in one token."""
+    out = run("prompts", "induction", "tiny-llama", tmp_path / "task.jsonl", "--examples", 8)
+    assert "8 lines" in out
+    _, tokenizer = zoo.load("tiny-llama")
+    for line in map(json.loads, (tmp_path / "task.jsonl").read_text().splitlines()):
+        right = line["right"]
+        listed = line["clean"].split()
+        assert len(tokenizer(right, add_special_tokens=False).input_ids) == 1
+        assert listed[listed.index(listed[-1]) + 1] == right.strip()  # what followed the last word before
+        assert listed.index(listed[-1]) < len(listed) - 1
+        assert line["corrupt"].split().count(listed[-1]) == 1  # nothing says what follows
+
+
+def test_the_first_command_of_the_page(tmp_path: Path) -> None:
+    run("interpret", "tiny-llama", "--task", "induction", "--by", "attribution-patching", "--out", tmp_path / "out")
+    assert Report.load(tmp_path / "out").rows

@@ -228,7 +228,9 @@ def written(name: str, tokenizer: Any, n: int, seed: int) -> list[dict[str, Any]
     """
     checks.integer("n", n, at_least=1)
     if name == "induction":
-        words = single(tokenizer, [*THINGS, *PLACES, *NOUNS, *FILMS, *GOOD, *NAMES], "words", 16)
+        words = single(tokenizer, [*THINGS, *PLACES, *NOUNS, *FILMS, *GOOD, *NAMES], "words", 0)
+        if len(words) < _WORDS:  # a tokenizer of code, or of another language
+            words = single(tokenizer, own_words(tokenizer), "words of its own", _WORDS)
         return [example.to_json() for example in spoken_induction(words, n, seed)]
     if name in TASKS:
         return [example.to_json() for example in TASKS[name](tokenizer, n, seed)]
@@ -236,6 +238,17 @@ def written(name: str, tokenizer: Any, n: int, seed: int) -> list[dict[str, Any]
         return [vars(pair) for pair in PAIRS[name](tokenizer, n, seed)]
     known = ["induction", *TASKS, *PAIRS]
     raise InputError(f"there are prompts for {', '.join(known)}, not for {name!r}{near_misses(name, known)}")
+
+
+_WORDS = 16
+"""That lists of eight, and one that is exchanged, are drawn from."""
+
+
+def own_words(tokenizer: Any, most: int = 200) -> list[str]:
+    """Words of the vocabulary that a space goes before, without it; the most frequent first in what BPE learned."""
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    words = [str(token)[1:] for token in tokens if str(token)[:1] in ("\u0120", "\u2581")]  # of BPE, of SentencePiece
+    return [word for word in words if len(word) > 2 and word.isalpha()][:most]
 
 
 def spoken_induction(words: Sequence[str], n: int, seed: int) -> list[Example]:
