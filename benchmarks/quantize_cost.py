@@ -3,8 +3,9 @@
 Every arm is the command in a process of its own. Memory is looked at ten times a second: `anonymous` is what the
 process holds, `resident` counts the pages of the model's file that are in memory as well, which the system takes back
 when it needs them. The interpreter with torch and transformers is in both. "8B" has the shape of Llama 3 8B and random
-weights, in files of 8 blocks; the calibrated arm of it is stopped after its first blocks, and the rest is said as so
-many times those. It is calibrated on 2,048 tokens of held-out modules, since a random model writes nothing.
+weights, in files of 8 blocks; it is calibrated on 2,048 tokens of held-out modules, since a random model writes
+nothing. Calibrated, it and the real model of 1.5B are stopped after their first blocks, and the rest is said as so many
+times those.
 
     HARDY_REAL_MODELS=... python -m benchmarks run quantize_cost
 """
@@ -18,13 +19,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from benchmarks.harness import NotMeasuredError, Result, Value, real_models, rows
 
@@ -34,8 +35,10 @@ SHAPE: dict[str, Any] = {
     "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192, "dtype": "bfloat16",
 }  # fmt: skip
 PER_FILE = 8
-REAL = ("smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b")
-SETTINGS: dict[str, Sequence[str]] = {"by default": (), "without data": ("--calibration", "none")}
+REAL = ("smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")
+STOPPED = ("qwen2.5-coder-1.5b",)
+DEFAULT = "by default"
+SETTINGS: dict[str, Sequence[str]] = {DEFAULT: (), "without data": ("--calibration", "none")}
 
 
 def run(*, models: str = "", only: str = "", layers: int = 32, blocks: int = 1, work: Path | None = None) -> Result:
@@ -44,7 +47,7 @@ def run(*, models: str = "", only: str = "", layers: int = 32, blocks: int = 1, 
         models: folders, as HARDY_REAL_MODELS.
         only: names of models, with commas between them; "8B shape" is one.
         layers: of that one.
-        blocks: so many of its blocks are calibrated.
+        blocks: so many blocks are calibrated of what is stopped.
         work: where finished arms are kept.
     """
     assert work is not None
@@ -54,7 +57,12 @@ def run(*, models: str = "", only: str = "", layers: int = 32, blocks: int = 1, 
     for name, folder in real_models(models).items():
         if name in wanted and name in REAL:
             for setting, options in SETTINGS.items():
-                facts = kept(work / f"{name} {setting}.json", name, setting, [folder, *options], work)
+                stop = blocks if name in STOPPED and setting == DEFAULT else None
+                facts = kept(work / f"{name} {setting}.json", name, setting, [folder, *options], work, stop)
+                if stop is not None:
+                    of = AutoConfig.from_pretrained(folder).num_hidden_layers
+                    facts |= extrapolated(facts, of)
+                    notes.append(f"{name}, {setting}: {stop} of {of} blocks")
                 found += rows(f"{name}, two planes, {setting}", {"model": name}, **facts)
     if LARGE in wanted:
         folder = work / "large"
@@ -64,7 +72,7 @@ def run(*, models: str = "", only: str = "", layers: int = 32, blocks: int = 1, 
             stop = None if arm == "without data" else blocks
             facts = kept(work / f"{LARGE} {arm}.json", LARGE, arm, [source, *judged, *options], work, stop)
             if stop is not None:
-                facts["hours_extrapolated"] = Value(facts["seconds_per_block"].value * layers / 3600, "h")
+                facts |= extrapolated(facts, layers)
                 notes.append(f"{LARGE}, calibrated: {stop} of {layers} blocks")
             found += rows(f"{LARGE}, two planes, {arm}", {"model": LARGE, "layers": layers}, **facts)
         shutil.rmtree(folder, ignore_errors=True)
@@ -77,6 +85,10 @@ _ARMS: dict[str, Sequence[str]] = {
     "without data": ("--calibration", "none"),
     "calibrated": ("--calibration", "held-out", "--calibration-tokens", "2048"),
 }
+
+
+def extrapolated(facts: Mapping[str, Value], blocks: int) -> dict[str, Value]:
+    return {"hours_extrapolated": Value(facts["seconds_per_block"].value * blocks / 3600, "h")}
 
 
 def kept(

@@ -216,6 +216,25 @@ def real_decode() -> str:
     return "\n\n".join([*parts, f"{machine['processor']}, {machine['cores']} cores, load {load}."])
 
 
+def quantize_cost() -> str:
+    columns: dict[str, Cell] = {
+        "command": "{condition}",
+        "estimate, s": ("{estimate.value:.0f}", ""),
+        "seconds": ("{seconds.value:.0f}", ""),
+        "of a processor": ("{processor_seconds.value:.0f}", ""),
+        "a block, s": ("{seconds_per_block.value:.0f}", ""),
+        "all blocks, h": ("{hours_extrapolated.value:.2f}", ""),
+        "peak, held, MB": "{anonymous.value:.0f}",
+        "with pages of files, MB": "{resident.value:.0f}",
+        "source, MB": "{source.value:.0f}",
+        "packed, MB": ("{packed.value:.0f}", ""),
+    }
+    machine = record("quantize_cost").machine
+    load = " to ".join("unknown" if value is None else f"{value:.1f}" for value in machine["load"])
+    where = f"{machine['processor']}, {machine['cores']} cores, load {load}."
+    return f"{of_columns(columns, rows('quantize_cost'))}\n\n{where}"
+
+
 def lieq_real() -> str:
     """Spearman's correlations, and the perplexity of each budget by each ranking, on both kinds of text."""
     found = [row for row in rows("lieq_real") if "by" in row.details and row.metric != "loss"]
@@ -699,6 +718,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "survival": survival,
     "zoo": zoo,
     "quantizers": quantizers,
+    "quantize-cost": quantize_cost,
     "real-decode": real_decode,
     "real-quantizers": real_quantizers,
     "lieq-real": functools.partial(where_measured, "lieq_real", lieq_real),

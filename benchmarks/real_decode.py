@@ -2,13 +2,13 @@
 
 Every arm reads the same token ids, of 32 and of 1,024 tokens, and writes 32 more, greedily, on one and on two threads;
 arms take turns, each in a process of its own, and a row gives the best of the rounds and their median. Threads of
-OpenMP, which the peers have, spin while they wait in one round and sleep in the next: which is faster depends on what
-else the machine does. "hardy" arms are
-what `hardy generate` runs: all linear layers of the blocks packed, the head read at 8 bits. They are quantized by
-`hardy quantize` without data, but for two planes of a model below 200 M parameters, which are calibrated on 4,096
-tokens: how fast a layer is does not depend on it, and quality has a benchmark of its own. llama.cpp's files are made
-with its own quantizer from the GGUF file that the model came as, with its rules for which tensor gets which type; rows
-that are no multiple of 256 take its fallback types, so that "Q4_K_M" of SmolLM2 is mostly Q5_0.
+OpenMP, which the peers have, spin while they wait in one round and for a moment only, as hardy has them do, in the
+next: which is faster depends on what else the machine does. "hardy" arms are what `hardy generate` runs: all linear
+layers of the blocks packed and rotated, the head read at 8 bits. They are quantized by `hardy quantize` without data,
+but for two planes of a model below 200 M parameters, which are calibrated on 4,096 tokens: how fast a layer is does not
+depend on it, and quality has a benchmark of its own. llama.cpp's files are made with its own quantizer from the GGUF
+file that the model came as, with its rules for which tensor gets which type; rows that are no multiple of 256 take its
+fallback types, so that "Q4_K_M" of SmolLM2 is mostly Q5_0.
 
 Perplexity is that of WikiText-2's test text (1,024 tokens in windows of 512) with one and the same code; llama.cpp's
 is that of the dequantized file. The models were 4-bit files: "unmodified" is the dequantized model, and where a model
@@ -35,7 +35,7 @@ import torch
 import hardy
 from benchmarks import ggml_library
 from benchmarks.harness import (
-    SLEEPING,
+    FOR_A_MOMENT,
     SPINNING,
     Result,
     Value,
@@ -95,7 +95,7 @@ def run(models: str = "", rounds: int = 2, work: Path | None = None) -> Result:
 
 
 PACKED_FOLDER = "hardy, two planes"
-WAITING = (SPINNING, SLEEPING)
+WAITING = (SPINNING, FOR_A_MOMENT)
 Arm = Callable[[Mapping[str, str]], dict[str, Any]]
 """Its speeds and memory, given how threads wait."""
 

@@ -3,12 +3,12 @@
 from benchmarks.harness.catalogue import FOLDER, NotMeasuredError
 from benchmarks.harness.models import SHARED, TEXTS, real_models, text_of
 from benchmarks.harness.result import Result, Value, mean_of, median_of, rows
-from benchmarks.harness.timing import SLEEPING, SPINNING, in_own_process, in_turns, peak_memory, timed
+from benchmarks.harness.timing import FOR_A_MOMENT, SPINNING, in_own_process, in_turns, peak_memory, timed
 
 __all__ = [
     "FOLDER",
+    "FOR_A_MOMENT",
     "SHARED",
-    "SLEEPING",
     "SPINNING",
     "TEXTS",
     "NotMeasuredError",

@@ -60,6 +60,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "real_quantizers": ("real_quantizers", {"only": "smollm2-135m"}),
     "real_quantizers-gemma": ("real_quantizers", {"only": "gemma3-270m", "without": ABLATIONS}),
     "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b", "without": ABLATIONS}),
+    "real_quantizers-qwen15": (
+        "real_quantizers",
+        {
+            "only": "qwen2.5-coder-1.5b",
+            "tokens": 1024,
+            "arms": "two trit-planes, calibrated; round to nearest 4 bits; hqq 3 bits; llama.cpp Q3_K",
+        },
+    ),
     "real_questions": (
         "real_quantizers",
         {
