@@ -63,6 +63,16 @@ def test_what_cannot_be_evaluated_is_refused_before_a_model_is_loaded(
         raise result.exception
 
 
+def test_bytes_that_do_not_hold_what_is_protected_are_refused_before_anything_is_measured(
+    micro_llama: Path, tmp_path: Path
+) -> None:
+    words = [str(micro_llama), *SMALL, "--budgets", "1MB,2kB", "--bits", "4", "--policies", "sliding"]
+    result = invoke("evaluate", *words, "--out", str(tmp_path / "out"))
+    with pytest.raises(InputError, match="less than what is protected takes"):
+        raise result.exception or AssertionError
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_facts_are_where_they_are_said_to_be() -> None:
     _, tokenizer = load("tiny-llama")
     stream = planted(tokenizer, torch.arange(300) % 200 + 100, 3, 0)

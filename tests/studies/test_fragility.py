@@ -87,3 +87,13 @@ def test_locate_refuses_what_it_cannot_use(micro_llama: Path) -> None:
         locate(name, by="noise", seeds=())
     with pytest.raises(InputError, match="matches nothing"):
         locate(name, select="experts")
+
+
+def test_many_measurements_are_said_beside_those_of_whole_blocks(
+    micro_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hardy.studies.fragility.MANY", 3)
+    with caplog.at_level("INFO", logger="hardy"):
+        locate(str(micro_llama), by="noise", tokens=128, window=64, workers=1, seeds=(0, 1))
+    (said,) = [each.getMessage() for each in caplog.records if "measurements" in each.getMessage()]
+    assert said == "29 measurements, one layer after the other; by blocks (unit block) it is 5"

@@ -102,6 +102,7 @@ def evaluate(
     shared, settings = _streams(subject, tokens, chunk, facts, seeds)
     settings |= {"budgets": [str(limit) for limit in limits], "policies": known, "bits": widths, "codec": codec}
     arms = conditions(known, limits, widths, codec, seeds)
+    _check_bytes(subject.model, shared.streams[0], [arm.cells[0].arguments for arm in arms])
     study = Study(
         name="stream", run=measure, settings=settings, subject=shared, out=None if out is None else Path(out),
         workers=workers, memory=subject.activations,
@@ -159,16 +160,28 @@ def _streams(
     return Streams(subject.model, tuple(streams), chunk), settings
 
 
+@torch.inference_mode()
+def _check_bytes(model: Any, stream: Stream, arms: Sequence[Mapping[str, Any]]) -> None:
+    """Say before anything is measured that a budget in bytes is less than what is protected takes: one token tells."""
+    for arguments in arms:
+        if Budget.of(arguments.get("budget", 1)).unit == "bytes":
+            model(stream.ids[None, :1], past_key_values=CompressedCache.for_model(model, _policy(arguments)))
+
+
+def _policy(arguments: Mapping[str, Any]) -> KVPolicy:
+    policy = KVPolicy(bits=arguments["bits"], codec=arguments["codec"])
+    if arguments["kind"] == "all":
+        return policy
+    return dataclasses.replace(policy, budget=arguments["budget"], scorer=arguments["kind"])
+
+
 def measure(shared: Streams, arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
     """One cell of `evaluate`."""
     model = shared.model
     if arguments["kind"] == DENSE:
         cache: Any = DynamicCache(config=model.config)
         return streamed(model, cache, shared.streams[seed], shared.chunk, dense_bytes, forked)
-    policy = KVPolicy(bits=arguments["bits"], codec=arguments["codec"])
-    if arguments["kind"] != "all":
-        policy = dataclasses.replace(policy, budget=arguments["budget"], scorer=arguments["kind"])
-    cache = CompressedCache.for_model(model, policy)
+    cache = CompressedCache.for_model(model, _policy(arguments))
     values = streamed(model, cache, shared.streams[seed], shared.chunk, lambda c: c.nbytes, lambda c: c.copy(model))
     return values | {name: float(cache.stats[name]) for name in ("kept", "requantized")}
 

@@ -5,6 +5,7 @@ shows how far that gets.
 """
 
 import dataclasses
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,10 @@ from hardy.studies.measure import study_of, unmodified
 from hardy.zoo.subject import Subject
 
 UNITS = ("projection", "block", "role", "expert")
+MANY = 100
+"""Measurements above which it is said how many fewer whole blocks take."""
+
+_log = logging.getLogger(__name__)
 
 
 class FailedCells(RuntimeWarning):
@@ -133,6 +138,10 @@ def _by_cells(
         raise InputError("seeds must hold at least one chip instance, got none")
     check_rankable(subject.model, members, method, by)
     grid = conditions(members, method, seeds)
+    if unit == "projection" and (count := sum(len(each.cells) for each in grid)) > MANY:
+        blocks = len(units(selection.select(subject.model, method.select), "block"))
+        of_blocks = 1 + blocks * len(grid[-1].cells)
+        _log.info("%d measurements, one layer after the other; by blocks (unit block) it is %d", count, of_blocks)
     largest = max(sum(weight_of(subject.model, site).numel() for site in sites) for sites in members.values())
     study = study_of(subject, "locate", out=None, weights=4 * largest / subject.size)
     results = study.results(grid, title=f"locate by {by}", **run)
