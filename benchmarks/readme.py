@@ -235,9 +235,9 @@ def quantize_cost() -> str:
     return f"{of_columns(columns, rows('quantize_cost'))}\n\n{where}"
 
 
-def lieq_real() -> str:
+def lieq_real(name: str = "lieq_real") -> str:
     """Spearman's correlations, and the perplexity of each budget by each ranking, on both kinds of text."""
-    found = [row for row in rows("lieq_real") if "by" in row.details and row.metric != "loss"]
+    found = [row for row in rows(name) if "by" in row.details and row.metric != "loss"]
     named = [replace(row, details=dict(row.details) | {"of": row.details.get("of", "")}) for row in found]
     columns: dict[str, Cell] = {
         "blocks by": "{by}",
@@ -248,7 +248,7 @@ def lieq_real() -> str:
         for text in ("prose", "code"):
             columns[f"{budget}: {text}"] = f"{{at[budget={budget}].at[text={text}].perplexity.value:.4g}}"
     shown = [row for row in named if row.details["of"] or row.metric.startswith("spearman")]
-    whole = [row for row in rows("lieq_real") if row.metric == "perplexity" and "of" not in row.details]
+    whole = [row for row in rows(name) if row.metric == "perplexity" and "of" not in row.details]
     limits = {kind: [row for row in whole if row.details["text"] == kind] for kind in ("prose", "code")}
     said = "; ".join(
         f"{kind}: " + ", ".join(f"{row.details['budget']} {row.value:.4g}" for row in of) for kind, of in limits.items()
@@ -718,10 +718,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "survival": survival,
     "zoo": zoo,
     "quantizers": quantizers,
-    "quantize-cost": quantize_cost,
+    "quantize-cost": functools.partial(where_measured, "quantize_cost", quantize_cost),
     "real-decode": real_decode,
     "real-quantizers": real_quantizers,
     "lieq-real": functools.partial(where_measured, "lieq_real", lieq_real),
+    "lieq-real-milder": functools.partial(
+        where_measured, "lieq_real-milder", functools.partial(lieq_real, "lieq_real-milder")
+    ),
     "real-questions": functools.partial(where_measured, "real_questions", real_questions),
     "kernels": kernels,
     "decode": decode,

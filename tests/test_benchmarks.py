@@ -63,6 +63,7 @@ NOT_MEASURED = {
     "circuit_survival-smollm2-milder",
     "codec-best",
     "lieq_real",
+    "lieq_real-milder",
     "noise_trained-language",
     "noise_trained-vision",
     "placement-gemma3",

@@ -40,6 +40,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "interp-locate": ("interp", {"part": "locate"}),
     "interp-steer": ("interp", {"part": "steer"}),
+    "lieq_real": ("lieq_real", {}),
+    "lieq_real-milder": ("lieq_real", {"low": 3, "high": 5, "between": 4, "planes": False}),
     "minr": ("minr", {}),
     "minr-100": ("minr", {"counts": "100", "crop": 96, "seeds": 1}),
     "noise_aware-cost": ("noise_aware", {"part": "cost"}),
