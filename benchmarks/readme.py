@@ -237,23 +237,23 @@ def quantize_cost() -> str:
 
 def lieq_real(name: str = "lieq_real") -> str:
     """Spearman's correlations, and the perplexity of each budget by each ranking, on both kinds of text."""
-    found = [row for row in rows(name) if "by" in row.details and row.metric != "loss"]
-    named = [replace(row, details=dict(row.details) | {"of": row.details.get("of", "")}) for row in found]
-    columns: dict[str, Cell] = {
+    found = [row for row in rows(name) if row.metric != "loss"]
+    agreements = [row for row in found if row.metric.startswith("spearman")]
+    of_rankings: dict[str, Cell] = {
         "blocks by": "{by}",
         "Spearman with the drop": "{spearman_with_drop.value:.2f}",
         "with the harm": "{spearman_with_harm.value:.2f}",
     }
-    for budget in values_of("budget", [row for row in named if row.details["of"]]):
-        for text in ("prose", "code"):
-            columns[f"{budget}: {text}"] = f"{{at[budget={budget}].at[text={text}].perplexity.value:.4g}}"
-    shown = [row for row in named if row.details["of"] or row.metric.startswith("spearman")]
-    whole = [row for row in rows(name) if row.metric == "perplexity" and "of" not in row.details]
+    given = [row for row in found if "of" in row.details]
+    columns: dict[str, Cell] = {"budget": "{budget}", "perplexity on": "{text}"}
+    columns |= {by: f"{{at[by={by}].perplexity.value:.4g}}" for by in values_of("by", given)}
+    whole = [row for row in found if row.metric == "perplexity" and "of" not in row.details]
     limits = {kind: [row for row in whole if row.details["text"] == kind] for kind in ("prose", "code")}
     said = "; ".join(
         f"{kind}: " + ", ".join(f"{row.details['budget']} {row.value:.4g}" for row in of) for kind, of in limits.items()
     )
-    return of_columns(columns, shown, by=("by",)) + f"\n\nEverywhere alike, perplexity on {said}."
+    shown = f"{of_columns(of_rankings, agreements)}\n\n{of_columns(columns, given, by=('budget', 'text'))}"
+    return f"{shown}\n\nEverywhere alike, perplexity on {said}."
 
 
 def fields() -> str:
