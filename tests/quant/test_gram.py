@@ -43,11 +43,34 @@ def test_inputs_that_several_weights_share_are_multiplied_once(
     llama: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = []
-    product = module._product
-    monkeypatch.setattr(module, "_product", lambda features, name: names.append(name) or product(features, name))
+    rows = module._rows
+    monkeypatch.setattr(module, "_rows", lambda features, name: names.append(name) or rows(features, name))
     grams_of(llama, "linear,!head", batches(1))
     kinds = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
     assert names == [f"model.layers.{layer}.{kind}" for layer in (0, 1) for kind in kinds]
+
+
+def test_wide_products_are_made_piece_by_piece(llama: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE", 20)
+    found = grams_of(llama, "linear", batches())
+    for name, (moment,) in observe(llama, batches(), "linear", [SecondMoment]).items():
+        torch.testing.assert_close(found[name].value, moment.value)
+
+
+@pytest.mark.parametrize("outputs", [8, 40])
+def test_what_the_unmodified_model_gives_is_known_to_few_outputs_and_many(outputs: int) -> None:
+    """A weight of few outputs has its products with the drift gathered, one of many the drift."""
+    draw = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, outputs))
+    given, wanted = (torch.randn(3, 50, 24, generator=draw) for _ in range(2))
+    (site,) = select(model, "linear")
+    known = {place(site): list(wanted)}
+    gram = gather(model, list(given), [site], count_calls(model, given[0], [site]), known)[place(site)]
+    assert (gram.missing is not None, gram.drift is not None) == (outputs == 8, outputs == 40)
+    weight = model[0].weight.detach()
+    drift = sum((w - x).double().T @ x.double() for w, x in zip(wanted, given, strict=True))
+    assert gram.is_drifted
+    torch.testing.assert_close(gram.missing_of(weight), weight.double() @ drift, rtol=1e-5, atol=1e-3)
 
 
 def test_an_input_changed_in_place_is_another() -> None:

@@ -47,8 +47,20 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
             f"the Gram matrix of {len(hessian)} inputs is singular at damping {damping:g}; "
             "give more calibration tokens than inputs, or a larger damping"
         )
-    eye = torch.eye(len(hessian), dtype=lower.dtype, device=lower.device)
-    return torch.linalg.solve_triangular(lower, eye, upper=False).flip(-2, -1).contiguous()
+    return _inverse_of_lower(lower).flip(-2, -1).contiguous()
+
+
+def _inverse_of_lower(lower: torch.Tensor) -> torch.Tensor:
+    """By halves, so that most of it is matrix products."""
+    half = len(lower) // 2
+    if half < BLOCK:
+        eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+        return torch.linalg.solve_triangular(lower, eye, upper=False)
+    found = torch.zeros_like(lower)
+    for part in (slice(half), slice(half, None)):
+        found[part, part] = _inverse_of_lower(lower[part, part])
+    found[half:, :half] = -found[half:, half:] @ (lower[half:, :half] @ found[:half, :half])
+    return found
 
 
 def compiled_for(columns: torch.Tensor) -> bool:

@@ -26,7 +26,7 @@ from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hooks.block_inputs import BlockInputs, block_inputs, block_of
 from hardy.ops.feedback import Order
-from hardy.ops.rotation import rotate
+from hardy.ops.rotation import rotate, rotate_by_matrix
 from hardy.quant.gram import Gram, Inputs, count_calls, gather, place, recorded, stages
 from hardy.quant.quantizer import Quantizer, StoredWeight, turned
 from hardy.report import Row
@@ -80,7 +80,9 @@ class CalibratedQuantizer(Quantizer):
     def stored_for(self, weight: torch.Tensor, gram: torch.Tensor) -> tuple[StoredWeight, Mapping[str, float]]:
         """What `quantize_for` gives for `weight` and its inputs, both turned by the method's `rotation`."""
         size = self.rotation
-        found, facts = self.quantize_for(rotate(weight, size), rotate(rotate(gram, size).mT, size))
+        if not size:
+            return self.quantize_for(weight, gram)
+        found, facts = self.quantize_for(rotate(weight, size), rotate_by_matrix(rotate_by_matrix(gram, size).mT, size))
         return turned(found, size), facts
 
     def quantize(self, weight: torch.Tensor, site: Site) -> tuple[StoredWeight, Mapping[str, float]]:
@@ -141,20 +143,20 @@ class CalibratedQuantizer(Quantizer):
             grams = gather(model, batches, sites_here, calls, wanted)
             for site in sites_here:
                 weight, gram = ledger.read(site), grams[place(site)]
-                target = weight if gram.drift is None else self._corrected(weight, gram.value, gram.drift)
+                target = self._corrected(weight, gram) if gram.is_drifted else weight
                 stored, facts = self.stored_for(target, gram.value)
                 new = stored.dequantize()
                 if ledger.write(site, weight, new, facts):
                     ledger.edits.store(site, stored)
-                    corrected = weight.numel() * (gram.drift is not None)
+                    corrected = weight.numel() * gram.is_drifted
                     outputs.append(OutputError(site.name, *_energies(target, new, gram), corrected, weight.numel()))
         return outputs
 
-    def _corrected(self, weight: torch.Tensor, gram: torch.Tensor, drift: torch.Tensor) -> torch.Tensor:
+    def _corrected(self, weight: torch.Tensor, gram: Gram) -> torch.Tensor:
         """`weight` (out, in), moved by `correction` towards W (gram + drift) gram^-1, damped."""
-        damped = gram.clone()
-        damped.diagonal().add_(max(self.damping, 1e-6) * gram.diagonal().mean())
-        moved = torch.linalg.solve(damped, (weight.double() @ drift).T).T
+        damped = gram.value.clone()
+        damped.diagonal().add_(max(self.damping, 1e-6) * damped.diagonal().mean())
+        moved = torch.cholesky_solve(gram.missing_of(weight).T, torch.linalg.cholesky(damped)).T
         return (weight.double() + self.correction * moved).to(weight.dtype)
 
 
@@ -184,9 +186,10 @@ def each_matrix(
 
 def _energies(weight: torch.Tensor, new: torch.Tensor, gram: Gram) -> tuple[float, float, float]:
     """Squared error and square of the outputs, and tokens per input."""
-    weight, error = weight.double(), new.double() - weight.double()
-    tokens = gram.tokens.min().item() / weight.shape[-1]
-    return ((error @ gram.value) * error).sum().item(), ((weight @ gram.value) * weight).sum().item(), tokens
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    weight, value = weight.to(dtype), gram.value.to(dtype)
+    found = [((part @ value) * part).sum(dtype=torch.float64).item() for part in (new.to(dtype) - weight, weight)]
+    return found[0], found[1], gram.tokens.min().item() / weight.shape[-1]
 
 
 def output_rows(outputs: Sequence[OutputError]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -26,12 +27,27 @@ class Gram:
         value: (inputs, inputs) float64; (experts, inputs, inputs) for a stack of experts. Zero without tokens.
         tokens: () or (experts,), how many there were.
         drift: sum of (w - x) x^T, where w is what the unmodified model gives in the place of x; None where that is not
-            known.
+            known, or where there is `missing`.
+        missing: (outputs, inputs), the weight times that sum, where the weight has so few outputs that this is less.
     """
 
     value: torch.Tensor
     tokens: torch.Tensor
     drift: torch.Tensor | None = None
+    missing: torch.Tensor | None = None
+
+    @property
+    def is_drifted(self) -> bool:
+        """Whether it is known what the unmodified model gives."""
+        return self.drift is not None or self.missing is not None
+
+    def missing_of(self, weight: torch.Tensor) -> torch.Tensor:
+        """`weight` (out, inputs) times the drift, float64."""
+        found = weight.new_zeros(weight.shape, dtype=torch.float64) if self.missing is None else self.missing
+        if self.drift is None:
+            return found
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return found + weight.to(dtype) @ self.drift.to(dtype)
 
 
 Place = tuple[str, str]
@@ -126,13 +142,16 @@ def gather(
         InputError: inputs hold NaN or infinity, or a site is of another kind, or no batch reaches it.
     """
     grams = {place(site): _empty(model, site) for site in sites}
-    last = _Last()
+    last, parts = _Last(), collections.Counter(place(site) for site in sites)
     points: dict[Point, Callable[[torch.Tensor], None]] = {}
     for name in dict.fromkeys(name for name, _ in grams):
         parameters = [parameter for owner, parameter in grams if owner == name]
         if parameters == ["weight"]:
-            others = iter((wanted or {}).get((name, "weight"), ()))
-            points[_input(name)] = functools.partial(_add_input, grams[name, "weight"], name, last, others)
+            of, others = grams[name, "weight"], iter((wanted or {}).get((name, "weight"), ()))
+            module: Any = model.get_submodule(name)
+            weight = as_matrix(module, module.weight)
+            few = weight if parts[name, "weight"] == 1 and 2 * weight.shape[0] < weight.shape[1] else None
+            points[_input(name)] = functools.partial(_add_input, of, name, few, last, others)
         else:
             stacks = {parameter: grams[name, parameter] for parameter in parameters}
             routed = _Routed(model.get_submodule(name), name, stacks)
@@ -142,6 +161,8 @@ def gather(
         for batch in batches:
             last.forget()
             run(model, batch)
+    for gram in grams.values():
+        _mirror(gram.value)
     for site in sites:
         if not grams[place(site)].tokens.any():
             raise InputError(
@@ -202,7 +223,11 @@ class _Routed:
 
     def _add(self, parameter: str, expert: int, features: torch.Tensor) -> None:
         if parameter in self.grams:
-            _add(self.grams[parameter], expert, *_product(features, f"{self.name}.{parameter}"))
+            gram, rows = self.grams[parameter], _rows(features, f"{self.name}.{parameter}")
+            _add(
+                gram.value[expert], _products(rows, rows, torch.empty_like(gram.value[expert]), upper=True), upper=True
+            )
+            gram.tokens[expert] += len(rows)
 
 
 class _Last:
@@ -210,41 +235,85 @@ class _Last:
 
     def __init__(self) -> None:
         self.forget()
+        self.room: dict[tuple[str, int], torch.Tensor] = {}
 
     def forget(self) -> None:
         self.features: torch.Tensor | None = None
         self.version = 0
-        self.product: tuple[torch.Tensor, int] = (torch.empty(0), 0)
+        self.rows = self.product = torch.empty(0)
         self.drift: torch.Tensor | None = None
 
-    def look(self, features: torch.Tensor, name: str, wanted: torch.Tensor | None) -> None:
-        """Have `product` and `drift` of these features."""
+    def look(self, features: torch.Tensor, name: str) -> None:
+        """Have the rows of these features and, above its diagonal, their product."""
         if features is self.features and features._version == self.version:
             return
-        self.features, self.version, self.product = features, features._version, _product(features, name)
-        rows = features.detach().flatten(0, -2).float()
-        self.drift = None if wanted is None else ((wanted.float() - rows).T @ rows).double()
+        self.features, self.version, self.drift = features, features._version, None
+        self.rows = _rows(features, name)
+        self.product = _products(self.rows, self.rows, self._room("product"), upper=True)
+
+    def drift_from(self, wanted: torch.Tensor) -> torch.Tensor:
+        """The drift of these features."""
+        if self.drift is None:
+            self.drift = _products(wanted.float() - self.rows, self.rows, self._room("drift"))
+        return self.drift
+
+    def _room(self, name: str) -> torch.Tensor:
+        """Memory for products of rows of this width, which are overwritten with every batch."""
+        width = self.rows.shape[1]
+        if (name, width) not in self.room:
+            self.room[name, width] = torch.empty((width, width), dtype=torch.float64, device=self.rows.device)
+        return self.room[name, width]
 
 
 def _input(module: str, index: int = 0) -> Point:
     return Point(f"input {index} of {module}", module, "input", index)
 
 
-def _add_input(gram: Gram, name: str, last: _Last, wanted: Iterator[torch.Tensor], features: torch.Tensor) -> None:
-    last.look(features, name, next(wanted, None))
-    _add(gram, ..., *last.product)
-    if last.drift is not None:
-        gram.drift = last.drift if gram.drift is None else gram.drift + last.drift
+def _add_input(
+    gram: Gram, name: str, few: torch.Tensor | None, last: _Last, others: Iterator[torch.Tensor], features: torch.Tensor
+) -> None:
+    """Add what one call of a layer was given; `few` is its weight if that has few outputs."""
+    last.look(features, name)
+    _add(gram.value, last.product, upper=True)
+    gram.tokens += len(last.rows)
+    if (wanted := next(others, None)) is None:
+        return
+    if few is None or last.drift is not None:
+        found = last.drift_from(wanted)
+        gram.drift = found.clone() if gram.drift is None else gram.drift.add_(found)
+    else:
+        apart = (wanted.float() - last.rows) @ few.float().T
+        found = _products(apart, last.rows, torch.empty(few.shape, dtype=torch.float64, device=few.device))
+        gram.missing = found if gram.missing is None else gram.missing.add_(found)
 
 
-def _product(features: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
-    """X^T X float64 of features (..., inputs), and how many there are."""
+def _rows(features: torch.Tensor, name: str) -> torch.Tensor:
+    """(tokens, inputs) float32."""
     if not torch.isfinite(features).all():
         raise InputError(f"the input of {name} holds NaN or infinite values")
-    rows = features.detach().flatten(0, -2).float()
-    return (rows.T @ rows).double(), len(rows)
+    return features.detach().flatten(0, -2).float()
 
 
-def _add(gram: Gram, where: Any, product: torch.Tensor, tokens: int) -> None:
-    gram.value[where] += product
-    gram.tokens[where] += tokens
+PIECE = 256
+"""Rows of a matrix of products that are made at once, so that they are still in the cache when they are added up."""
+
+
+def _products(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, *, upper: bool = False) -> torch.Tensor:
+    """left^T right in `out` (a, b) float64; with `upper` only what is on and above the diagonal, and some below it."""
+    for begin in range(0, len(out), PIECE):
+        first = begin if upper else 0
+        out[begin : begin + PIECE, first:] = left[:, begin : begin + PIECE].T @ right[:, first:]
+    return out
+
+
+def _add(total: torch.Tensor, product: torch.Tensor, *, upper: bool = False) -> None:
+    for begin in range(0, len(total), PIECE):
+        first = begin if upper else 0
+        total[begin : begin + PIECE, first:] += product[begin : begin + PIECE, first:]
+
+
+def _mirror(total: torch.Tensor) -> None:
+    """Put what is above the diagonal below it too."""
+    for begin in range(0, total.shape[-1], PIECE):
+        end = begin + PIECE
+        total[..., end:, begin:end] = total[..., begin:end, end:].mT
