@@ -75,7 +75,6 @@ NOT_MEASURED = {
     "real_chip-study-gemma3",
     "real_chip-study-smollm2",
     "real_quantizers-qwen15",
-    "real_questions",
     "real_reasoning-copies",
     "real_reasoning-mild",
     "real_reasoning-strong",
