@@ -817,6 +817,26 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             "the best, found by measuring: {at[harm of 2 bits in it alone].perplexity.value:.0f}",
             verdict="the order holds; it is not the best block",
         ),
+        Claim(
+            what="rank correlation with the perplexity drop, SmolLM2-135M",
+            paper="above 0.8",
+            results=("lieq_real",),
+            where={"condition": "effective rank"},
+            ours="{spearman_with_drop.value:.2f}",
+            control="with the harm of 2 bits in the block alone: {spearman_with_harm.value:.2f}",
+            verdict="does not",
+        ),
+        Claim(
+            what="perplexity of SmolLM2-135M on prose, 3 blocks in three planes and 3 in one",
+            paper="the ranking decides",
+            results=("lieq_real",),
+            where={"budget": "3 blocks in three planes, 3 in one", "text": "prose"},
+            ours="{at[by=effective rank].perplexity.value:.0f}",
+            control="at random: {at[by=random].perplexity.value:.0f}, reversed: "
+            "{at[by=effective rank, reversed].perplexity.value:.0f}; by measured harm: "
+            "{at[by=measured harm].perplexity.value:.0f}",
+            verdict="the order holds; two planes everywhere are better",
+        ),
     ),
     "halora": (
         Claim(
