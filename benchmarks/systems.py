@@ -827,15 +827,15 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             verdict="does not",
         ),
         Claim(
-            what="perplexity of SmolLM2-135M on prose, 3 blocks in three planes and 3 in one",
-            paper="the ranking decides",
-            results=("lieq_real",),
-            where={"budget": "3 blocks in three planes, 3 in one", "text": "prose"},
-            ours="{at[by=effective rank].perplexity.value:.0f}",
-            control="at random: {at[by=random].perplexity.value:.0f}, reversed: "
-            "{at[by=effective rank, reversed].perplexity.value:.0f}; by measured harm: "
-            "{at[by=measured harm].perplexity.value:.0f}",
-            verdict="the order holds; two planes everywhere are better",
+            what="perplexity of SmolLM2-135M on code, half of the blocks at 5 bits, the others at 3",
+            paper="the top layers recover most",
+            results=("lieq_real-milder",),
+            where={"budget": "15 of 30 blocks at 5 bits", "text": "code"},
+            ours="{at[by=effective rank].perplexity.value:.1f}",
+            control="at random: {at[by=random].perplexity.value:.1f}, reversed: "
+            "{at[by=effective rank, reversed].perplexity.value:.1f}; by measured harm: "
+            "{at[by=measured harm].perplexity.value:.1f}",
+            verdict="worse than chance; 4 bits everywhere are better than any",
         ),
     ),
     "halora": (

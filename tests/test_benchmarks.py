@@ -62,7 +62,6 @@ def test_a_committed_result_has_the_form_and_is_of_its_script(name: str) -> None
 NOT_MEASURED = {
     "circuit_survival-smollm2-milder",
     "codec-best",
-    "lieq_real-milder",
     "noise_trained-language",
     "noise_trained-vision",
     "placement-gemma3",
