@@ -210,7 +210,17 @@ def real_decode() -> str:
                 speeds[f"{threads} thread{'s' * (threads > 1)}, {prompt:,} before"] = (
                     f"{{{at}.tokens_per_second.value:.1f}} ({{{at}.times_rival.value:.2f}})"
                 )
-        parts.append(f"`{model}`:\n\n{of_columns(speeds, of_model, by=('condition',))}")
+        step = {row.metric: row.value for row in found if row.details["model"] == model and "a step" in row.condition}
+        shares = ", ".join(
+            f"{words} {step[f'share_of_{part}']:.0%}"
+            for part, words in (
+                ("products", "products"), ("head", "the head"), ("attention", "attention"),
+                ("norms_and_gates", "norms, gates and rotations"),
+                ("python", "the rest, which is Python and weights that a product alone finds in the cache,"),
+            )
+        )  # fmt: skip
+        told = f"A step of two planes on one thread, {step['milliseconds']:.1f} ms: {shares}."
+        parts.append(f"`{model}`:\n\n{of_columns(speeds, of_model, by=('condition',))}\n\n{told}")
     machine = record("real_decode").machine
     load = " to ".join(f"{value:.1f}" for value in machine["load"])
     return "\n\n".join([*parts, f"{machine['processor']}, {machine['cores']} cores, load {load}."])
