@@ -135,9 +135,13 @@ def real_questions() -> str:
     return of_columns(columns, rows("real_questions"))
 
 
+_PLANES = ("one trit-plane", "two trit-planes", "three trit-planes")
+
+
 def real_quantizers_plot() -> Plot:
     """How many times the unmodified perplexity, on the text that nothing was calibrated on, against the file's size."""
-    found = [row for row in rows("real_quantizers") if row.details["model"] == "smollm2-135m"]
+    names = [name for name in committed() if name.startswith("real_quantizers")]
+    found = [row for row in rows(*names) if row.details["model"] == "smollm2-135m"]
     sizes = {
         (row.condition, row.details.get("embedding_bits")): row.value for row in found if row.metric == "megabytes"
     }
@@ -149,7 +153,7 @@ def real_quantizers_plot() -> Plot:
     intact = losses["unmodified", None]
     families = {
         "trit-planes, plain": ("two trit-planes, plain",),
-        "trit-planes, calibrated": ("two trit-planes, calibrated",),
+        "trit-planes, calibrated": tuple(f"{count}, calibrated" for count in _PLANES),
         "GPTQ, corrected and rotated": ("GPTQ 3 bits, corrected and rotated",),
         "round to nearest": ("round to nearest 4 bits",),
         "GPTQ": ("GPTQ 3 bits", "GPTQ 4 bits"),

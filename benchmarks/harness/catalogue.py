@@ -61,6 +61,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     },
     "real_quantizers": ("real_quantizers", {"only": "smollm2-135m"}),
     "real_quantizers-gemma": ("real_quantizers", {"only": "gemma3-270m", "without": ABLATIONS}),
+    "real_quantizers-low": (
+        "real_quantizers",
+        {
+            "only": "smollm2-135m",
+            "arms": "one trit-plane, calibrated; llama.cpp IQ2_XXS; three trit-planes, calibrated",
+        },
+    ),
     "real_quantizers-qwen": ("real_quantizers", {"only": "qwen2.5-coder-0.5b", "without": ABLATIONS}),
     "real_quantizers-qwen15": (
         "real_quantizers",
