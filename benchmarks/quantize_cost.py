@@ -7,7 +7,8 @@ weights, in files of 8 blocks; it is calibrated on 2,048 tokens of held-out modu
 nothing. Calibrated, it and the real model of 1.5B are stopped after their first blocks, and the rest is said as so many
 times those.
 
-    HARDY_REAL_MODELS=... python -m benchmarks run quantize_cost
+    HARDY_REAL_MODELS=... python -m benchmarks run quantize_cost      (real models)
+    HARDY_REAL_MODELS=... python -m benchmarks run quantize_cost-8b   (takes 25 GB of disk)
 """
 
 import itertools

@@ -243,10 +243,11 @@ def quantize_cost() -> str:
         "source, MB": "{source.value:.0f}",
         "packed, MB": ("{packed.value:.0f}", ""),
     }
-    machine = record("quantize_cost").machine
+    names = [name for name in ("quantize_cost", "quantize_cost-8b") if name in committed()]
+    machine = record(names[0]).machine
     load = " to ".join("unknown" if value is None else f"{value:.1f}" for value in machine["load"])
     where = f"{machine['processor']}, {machine['cores']} cores, load {load}."
-    return f"{of_columns(columns, rows('quantize_cost'))}\n\n{where}"
+    return f"{of_columns(columns, rows(*names))}\n\n{where}"
 
 
 def lieq_real(name: str = "lieq_real") -> str:

@@ -67,6 +67,7 @@ NOT_MEASURED = {
     "placement-gemma3",
     "placement-smollm2",
     "quantize_cost",
+    "quantize_cost-8b",
     "real_chip-redundancy-gemma3",
     "real_chip-sensitivity-gemma3",
     "real_chip-sensitivity-smollm2",

@@ -53,6 +53,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "placement-bits": ("placement", {"levels": 8}),
     "placement-gemma3": ("placement", {"model": "gemma3-270m"}),
     "placement-smollm2": ("placement", {"model": "smollm2-135m"}),
+    "quantize_cost": (
+        "quantize_cost",
+        {"only": "smollm2-135m,gemma3-270m,qwen2.5-coder-0.5b,qwen2.5-coder-1.5b"},
+    ),
+    "quantize_cost-8b": ("quantize_cost", {"only": "8B shape"}),
     "rasterize": ("rasterize", {"repetitions": 15, "reference": True}),
     **{
         f"real_chip-{part}-{short}": ("real_chip", {"part": part, "model": model})
