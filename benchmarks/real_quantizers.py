@@ -10,10 +10,10 @@ instead of the modules. The types of llama.cpp (ggml) are given the mean squares
 next row, where llama.cpp itself takes a larger type, so their files would be larger than they are here. "Rotated" and
 "corrected" arms are as `hardy quantize` has them; the others are their papers' own.
 
-Agreement is the share of tokens on which the likeliest next one is the unmodified model's. With `asked` there are
-the questions of `benchmarks.questions`: the share that is answered right, and as the unmodified model does. CPU-seconds
-are of the quantizer, its runs of the calibration text and its tuning included, on one thread. The models were 4-bit
-files: "unmodified" is the dequantized model, at 16 bits.
+Agreement is the share of tokens on which the likeliest next one is the unmodified model's. With `asked` there are the
+questions of `benchmarks.questions`: the share that is answered right, and as the unmodified model does. CPU-seconds are
+of the quantizer, its runs of the calibration text and its tuning included, on one thread, of the model of 1.5B on two.
+The models were 4-bit files: "unmodified" is the dequantized model, at 16 bits.
 
     HARDY_REAL_MODELS=... python -m benchmarks run real_quantizers
 """
@@ -163,6 +163,7 @@ def run(
     without: str = "",
     arms: str = "",
     asked: int = 0,
+    threads: int = 1,
     work: Path | None = None,
 ) -> Result:
     """
@@ -175,10 +176,12 @@ def run(
         without: names of arms to leave out, with semicolons between them.
         arms: names of those to measure and no others, likewise.
         asked: so many questions of each kind.
+        threads: of torch.
         work: where finished arms are kept.
     """
     assert work is not None
     work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(threads)
     found, notes = [], []
     for name, folder in real_models(models).items():
         if only and name not in only.split(","):

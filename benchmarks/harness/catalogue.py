@@ -79,6 +79,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "only": "qwen2.5-coder-1.5b",
             "tokens": 1024,
+            "threads": 2,
             "arms": "two trit-planes, calibrated; round to nearest 4 bits; hqq 3 bits; llama.cpp Q3_K",
         },
     ),
