@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -131,7 +130,7 @@ def watched(arguments: Sequence[str], out: Path, blocks: int | None) -> dict[str
             done = len(list(out.with_name(f".{out.name}.unfinished").glob("block-*.safetensors")))
             ended += [time.perf_counter()] * (done - len(ended))
             if blocks is not None and done > blocks:  # one more is finished, so that each has a beginning and an end
-                process.send_signal(signal.SIGINT)
+                process.terminate()  # an interrupt is ignored by what runs in the background
                 _, status, usage = os.wait4(process.pid, 0)
                 waited = (process.pid, status, usage)
                 break

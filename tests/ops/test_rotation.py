@@ -8,7 +8,7 @@ import torch
 
 from hardy.errors import InputError
 from hardy.ops import kernels
-from hardy.ops.rotation import check_rotation, rotate, rotate_by_matrix, rotate_into, rotate_reference
+from hardy.ops.rotation import check_rotation, rotate, rotate_both, rotate_by_matrix, rotate_into, rotate_reference
 
 
 def matrix(*sizes: int) -> torch.Tensor:
@@ -28,6 +28,8 @@ def test_is_the_product_with_the_matrix_and_its_own_inverse(width: int, size: in
     assert rotate(x, 0) is x
     torch.testing.assert_close(rotate_by_matrix(x, size), expected)
     torch.testing.assert_close(rotate(x.float(), size), expected.float())
+    square = x[:1].mT @ x[:1]
+    torch.testing.assert_close(rotate_both(square, size), matrix(*blocks) @ square @ matrix(*blocks))
     turned = rotate(x.bfloat16(), size)
     assert turned.dtype == torch.float32, "more would be lost than bfloat16 already has"
     torch.testing.assert_close(turned, expected.float(), atol=0.1, rtol=0)

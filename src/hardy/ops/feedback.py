@@ -33,34 +33,37 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
         InputError: the damped matrix is not positive definite, as without damping when there are fewer tokens than
             inputs.
     """
-    damped = hessian.double().clone()
+    damped = hessian.double().flip(-2, -1)
+    size = len(damped)
+    del hessian  # of a wide layer each such matrix is much memory
     diagonal = damped.diagonal()
     dead = diagonal <= 0
     live = int((~dead).sum())
     diagonal += damping * diagonal.sum() / max(1, live)
     diagonal[dead] = 1
-    lower, failed = torch.linalg.cholesky_ex(damped.flip(-2, -1))
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    del damped, diagonal
     pivots = lower.diagonal().square()
     # A singular matrix may pass with pivots of rounding errors.
-    if failed.any() or pivots.min() <= len(hessian) * torch.finfo(torch.float64).eps * pivots.max():
+    if failed.any() or pivots.min() <= size * torch.finfo(torch.float64).eps * pivots.max():
         raise InputError(
-            f"the Gram matrix of {len(hessian)} inputs is singular at damping {damping:g}; "
+            f"the Gram matrix of {size} inputs is singular at damping {damping:g}; "
             "give more calibration tokens than inputs, or a larger damping"
         )
-    return _inverse_of_lower(lower).flip(-2, -1).contiguous()
+    _invert(lower)
+    return lower.flip(-2, -1)
 
 
-def _inverse_of_lower(lower: torch.Tensor) -> torch.Tensor:
-    """By halves, so that most of it is matrix products."""
+def _invert(lower: torch.Tensor) -> None:
+    """Put the inverse of a lower triangular matrix in its place, by halves, so that most of it is matrix products."""
     half = len(lower) // 2
     if half < BLOCK:
         eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-        return torch.linalg.solve_triangular(lower, eye, upper=False)
-    found = torch.zeros_like(lower)
+        lower.copy_(torch.linalg.solve_triangular(lower, eye, upper=False))
+        return
     for part in (slice(half), slice(half, None)):
-        found[part, part] = _inverse_of_lower(lower[part, part])
-    found[half:, :half] = -found[half:, half:] @ (lower[half:, :half] @ found[:half, :half])
-    return found
+        _invert(lower[part, part])
+    lower[half:, :half] = -lower[half:, half:] @ (lower[half:, :half] @ lower[:half, :half])
 
 
 def compiled_for(columns: torch.Tensor) -> bool:
@@ -155,7 +158,7 @@ def quantize_groups(
     groups = visits(gram.diagonal(), size, order)
     inputs = torch.cat([members for _, members in groups])
     columns = weight.T[inputs].to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
-    factor = inverse_factor(gram[inputs][:, inputs], damping).to(columns.dtype)
+    factor = inverse_factor(gram[inputs[:, None], inputs], damping).to(columns.dtype)
     errors = torch.empty_like(columns)
     found: dict[int, tuple[torch.Tensor, Any]] = {}
     begin = 0

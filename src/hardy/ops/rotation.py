@@ -55,6 +55,17 @@ def rotate_by_matrix(x: torch.Tensor, size: int) -> torch.Tensor:
     return _by_block(x, size, lambda part: part @ _matrix(part.shape[-1], part.dtype, part.device))
 
 
+def rotate_both(matrix: torch.Tensor, size: int) -> torch.Tensor:
+    """R A R for matrices A (..., width, width), in their dtype, with little memory beside the result."""
+    found, begin = rotate_by_matrix(matrix, size), 0
+    for count, width in _blocks(matrix.shape[-1], size):
+        for _ in range(count):
+            rows = found[..., begin : begin + width, :]
+            rows.copy_(_matrix(width, rows.dtype, rows.device) @ rows)
+            begin += width
+    return found
+
+
 def _by_block(x: torch.Tensor, size: int, turn: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """`x` with its blocks, (..., how many, size), turned."""
     shapes = _blocks(x.shape[-1], size)

@@ -26,7 +26,7 @@ from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hooks.block_inputs import BlockInputs, block_inputs, block_of
 from hardy.ops.feedback import Order
-from hardy.ops.rotation import rotate, rotate_by_matrix
+from hardy.ops.rotation import rotate, rotate_both
 from hardy.quant.gram import Gram, Inputs, count_calls, gather, place, recorded, stages
 from hardy.quant.quantizer import Quantizer, StoredWeight, turned
 from hardy.report import Row
@@ -82,7 +82,7 @@ class CalibratedQuantizer(Quantizer):
         size = self.rotation
         if not size:
             return self.quantize_for(weight, gram)
-        found, facts = self.quantize_for(rotate(weight, size), rotate_by_matrix(rotate_by_matrix(gram, size).mT, size))
+        found, facts = self.quantize_for(rotate(weight, size), rotate_both(gram, size))
         return turned(found, size), facts
 
     def quantize(self, weight: torch.Tensor, site: Site) -> tuple[StoredWeight, Mapping[str, float]]:
@@ -156,7 +156,9 @@ class CalibratedQuantizer(Quantizer):
         """`weight` (out, in), moved by `correction` towards W (gram + drift) gram^-1, damped."""
         damped = gram.value.clone()
         damped.diagonal().add_(max(self.damping, 1e-6) * damped.diagonal().mean())
-        moved = torch.cholesky_solve(gram.missing_of(weight).T, torch.linalg.cholesky(damped)).T
+        lower = torch.linalg.cholesky(damped)
+        del damped  # of a wide layer it is much memory
+        moved = torch.cholesky_solve(gram.missing_of(weight).T, lower).T
         return (weight.double() + self.correction * moved).to(weight.dtype)
 
 
