@@ -66,7 +66,6 @@ NOT_MEASURED = {
     "noise_trained-vision",
     "placement-gemma3",
     "placement-smollm2",
-    "quantize_cost-8b",
     "real_chip-redundancy-gemma3",
     "real_chip-sensitivity-gemma3",
     "real_chip-sensitivity-smollm2",
