@@ -16,15 +16,16 @@ def gram_of(inputs: int, tokens: int = 300, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(x.T @ x)
 
 
-def test_the_factor_is_that_of_the_damped_inverse() -> None:
-    gram = gram_of(20)
+@pytest.mark.parametrize("inputs", [20, 2 * BLOCK, 4 * BLOCK + 37])
+def test_the_factor_is_that_of_the_damped_inverse(inputs: int) -> None:
+    gram = gram_of(inputs, tokens=3 * inputs)
     gram[3] = gram[:, 3] = 0
     factor = inverse_factor(gram, 0.01)
     assert torch.equal(factor, factor.triu())
     expected = torch.from_numpy(reference.damped(gram.numpy(), 0.01)).inverse()
     torch.testing.assert_close(factor.T @ factor, expected, rtol=1e-9, atol=1e-12)
-    assert factor[3].tolist() == torch.eye(20)[3].tolist(), "an input that was always zero has no part in the others"
-    assert factor[:, 3].tolist() == torch.eye(20)[3].tolist()
+    alone = torch.eye(inputs)[3].tolist()
+    assert factor[3].tolist() == factor[:, 3].tolist() == alone, "an input that was always zero has no part in others"
 
 
 def test_without_tokens_all_inputs_stand_alone() -> None:

@@ -252,6 +252,17 @@ def test_a_correction_goes_towards_what_the_unmodified_model_has(monkeypatch: py
     assert moved.norm() > 0.05 * weight.norm()
 
 
+def test_a_layer_that_is_given_zeros_has_nothing_to_correct() -> None:
+    model = build("llama")
+    values = model.get_submodule("model.layers.0.self_attn.v_proj")
+    with torch.no_grad():
+        values.weight.zero_()
+    before = model.get_submodule("model.layers.0.self_attn.o_proj").weight.detach().clone()
+    change = GPTQ(bits=4, group_size=16, select="linear,!head", correction=0.5).apply(model, data())
+    after = change.stored["model.layers.0.self_attn.o_proj"].dequantize()
+    assert (after - before).norm() < 0.2 * before.norm()
+
+
 @pytest.mark.parametrize("architecture", ["mixtral", "olmoe"])
 def test_experts_are_calibrated_with_their_tokens(architecture: str) -> None:
     model = build(architecture, dtype=torch.bfloat16)

@@ -24,8 +24,8 @@ Order = Literal["given", "activation"]
 BLOCK = 64
 
 
-def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
-    """U, (in, in) upper triangular float64, with U'U = (hessian + ridge I)^-1; ridge = damping * mean of the diagonal.
+def damped_cholesky(hessian: torch.Tensor, damping: float) -> torch.Tensor:
+    """L, (in, in) lower triangular float64, with LL' = hessian + ridge I; ridge = damping * mean of the diagonal.
 
     An input that was always zero has neither error nor part in another's: its row and column are those of the identity.
 
@@ -33,7 +33,7 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
         InputError: the damped matrix is not positive definite, as without damping when there are fewer tokens than
             inputs.
     """
-    damped = hessian.double().flip(-2, -1)
+    damped = hessian.double().clone()
     size = len(damped)
     del hessian  # of a wide layer each such matrix is much memory
     diagonal = damped.diagonal()
@@ -42,7 +42,6 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
     diagonal += damping * diagonal.sum() / max(1, live)
     diagonal[dead] = 1
     lower, failed = torch.linalg.cholesky_ex(damped)
-    del damped, diagonal
     pivots = lower.diagonal().square()
     # A singular matrix may pass with pivots of rounding errors.
     if failed.any() or pivots.min() <= size * torch.finfo(torch.float64).eps * pivots.max():
@@ -50,6 +49,19 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
             f"the Gram matrix of {size} inputs is singular at damping {damping:g}; "
             "give more calibration tokens than inputs, or a larger damping"
         )
+    return lower
+
+
+def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
+    """U, (in, in) upper triangular float64, with U'U the inverse of what `damped_cholesky` factors.
+
+    Raises:
+        InputError: as there.
+    """
+    turned = hessian.flip(-2, -1)
+    del hessian
+    lower = damped_cholesky(turned, damping)
+    del turned
     _invert(lower)
     return lower.flip(-2, -1)
 

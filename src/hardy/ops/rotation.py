@@ -56,7 +56,9 @@ def rotate_by_matrix(x: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def rotate_both(matrix: torch.Tensor, size: int) -> torch.Tensor:
-    """R A R for matrices A (..., width, width), in their dtype, with little memory beside the result."""
+    """R A R for matrices A (..., width, width), with little memory beside the result; A itself for a size of 0."""
+    if not size:
+        return matrix
     found, begin = rotate_by_matrix(matrix, size), 0
     for count, width in _blocks(matrix.shape[-1], size):
         for _ in range(count):

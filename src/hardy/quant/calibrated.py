@@ -25,7 +25,7 @@ from hardy.core.selection import Site, select
 from hardy.core.surgery import Edits
 from hardy.errors import InputError
 from hardy.hooks.block_inputs import BlockInputs, block_inputs, block_of
-from hardy.ops.feedback import Order
+from hardy.ops.feedback import Order, damped_cholesky
 from hardy.ops.rotation import rotate, rotate_both
 from hardy.quant.gram import Gram, Inputs, count_calls, gather, place, recorded, stages
 from hardy.quant.quantizer import Quantizer, StoredWeight, turned
@@ -80,8 +80,6 @@ class CalibratedQuantizer(Quantizer):
     def stored_for(self, weight: torch.Tensor, gram: torch.Tensor) -> tuple[StoredWeight, Mapping[str, float]]:
         """What `quantize_for` gives for `weight` and its inputs, both turned by the method's `rotation`."""
         size = self.rotation
-        if not size:
-            return self.quantize_for(weight, gram)
         found, facts = self.quantize_for(rotate(weight, size), rotate_both(gram, size))
         return turned(found, size), facts
 
@@ -154,10 +152,7 @@ class CalibratedQuantizer(Quantizer):
 
     def _corrected(self, weight: torch.Tensor, gram: Gram) -> torch.Tensor:
         """`weight` (out, in), moved by `correction` towards W (gram + drift) gram^-1, damped."""
-        damped = gram.value.clone()
-        damped.diagonal().add_(max(self.damping, 1e-6) * damped.diagonal().mean())
-        lower = torch.linalg.cholesky(damped)
-        del damped  # of a wide layer it is much memory
+        lower = damped_cholesky(gram.value, max(self.damping, 1e-6))
         moved = torch.cholesky_solve(gram.missing_of(weight).T, lower).T
         return (weight.double() + self.correction * moved).to(weight.dtype)
 

@@ -295,7 +295,7 @@ def _rows(features: torch.Tensor, name: str) -> torch.Tensor:
 
 
 PIECE = 256
-"""Rows of a matrix of products that are made at once, so that they are still in the cache when they are added up."""
+"""Rows of a matrix of products that are made at once, so that they are still in the cache when they become float64."""
 
 
 def _products(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, *, upper: bool = False) -> torch.Tensor:
