@@ -167,6 +167,9 @@ def test_the_commands_do_all_that(
         (["encode", "a.png", "--target", "-3"], "target must be a finite number above 0"),
         (["encode", "a.png", "--bpp", "nan"], "bits per pixel must be a finite number above 0, got nan"),
         (["encode", "a.png", "--field", "latents", "--steps", "9"], "--steps and --seed are of --field coordinates"),
+        (["encode", "a.png", "--device", "cuda"], "latents are encoded on the CPU; --device cuda is of --field coord"),
+        (["encode", "a.png", "--field", "coordinates", "--device", "gpu"], "device 'gpu' is not there"),
+        (["album", "a.png", "b.hardy", "--device", "gpu"], "device 'gpu' is not there"),
         (["encode", "a.png", "--field", "waves"], "field must be latents or coordinates, got 'waves'"),
         (["encode", "a.png", "--preset", "slow"], "preset must be fast, default or best, got 'slow'"),
         (
@@ -207,6 +210,25 @@ def test_a_target_out_of_reach_says_what_was_reached(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("hardy.fields.codec.WIDTHS", (6, 8, 10))
     with pytest.raises(InputError, match=r"90 dB are not reached: \d+\.\d\d dB at the most, .* up to 10 units after 5"):
         encode(image(PICTURE), Contents(kind="image", grids=((21, 30),)), target_psnr=90.0, steps=5)
+
+
+def test_fields_are_fitted_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.device] = []
+
+    def stop(field: torch.nn.Module, *_: object, **__: object) -> None:
+        seen.append(next(field.parameters()).device)
+        raise InterruptedError
+
+    monkeypatch.setattr("hardy.fields.codec.fit", stop)
+    monkeypatch.setattr("hardy.fields.codec.fit_shared", stop)
+    signal, contents = image(np.zeros((8, 8, 3), np.uint8)), Contents(kind="image", grids=((8, 8),))
+    for run in (
+        lambda: encode(signal, contents, bits_per_point=9, device="meta"),
+        lambda: encode_album([signal], contents, device="meta"),
+    ):
+        with pytest.raises(InterruptedError):
+            run()
+    assert seen == [torch.device("meta")] * 2
 
 
 def test_signals_without_a_grid_or_with_a_long_one_are_refused() -> None:

@@ -1,5 +1,6 @@
 """CUDA: how gsplat is asked and what is made of its answer; on a GPU, where there is one, that it is the same."""
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hardy.ops import kernels
 from hardy.splat import evaluate, rasterization, strategies, train
 from hardy.splat.gsplat_backend import rasterization_gsplat
 from hardy.splat.points import gaussians_from
-from hardy.splat.training import Options
+from hardy.splat.training import Options, splat_device
 
 DEFAULTS: dict[str, Any] = {
     "sh_degree": None,
@@ -163,14 +164,20 @@ def test_no_tensor_is_made_on_another_device(preset: str, monkeypatch: pytest.Mo
         assert torch.equal(tensor, found.parameters[name])
 
 
-def test_refuses_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refuses_devices_that_are_not_there() -> None:
     scene, options = known_scene(), Options(steps=2)
-    for wrong in ("cude", "meta", "mps:0"):
-        with pytest.raises(InputError, match='device must be "cpu" or "cuda", got'):
+    for wrong in ("cude", "cuda:77"):
+        with pytest.raises(InputError, match=f"device '{wrong}' is not there"):
             train(scene, options=options, device=wrong)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(InputError, match="torch finds 0 GPUs, so there is no device 'cuda'"):
-        train(scene, options=options, device="cuda")
+    with pytest.raises(InputError, match='device must be "cpu" or "cuda", got'):
+        train(scene, options=options, device="meta")
+
+
+def test_a_gpu_is_the_default_only_with_gsplat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for installed, expected in ((None, "cpu"), (object(), "cuda")):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, installed=installed: installed)
+        assert splat_device("auto") == torch.device(expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -13,6 +13,9 @@ from hardy.errors import InputError
 app = typer.Typer(help="Store pictures as small networks that decode to the same pixels everywhere.")
 
 Steps = Annotated[int, typer.Option(help="Steps of each fit.")]
+Device = Annotated[
+    str | None, typer.Option(help="Where networks of coordinates are fitted: cpu or cuda; a GPU if there is one.")
+]
 Seed = Annotated[int, typer.Option(help="Of the fits: the same seed makes the same file on the same machine.")]
 
 
@@ -30,6 +33,11 @@ def _aim(text: str) -> float | None:
         return float(number)
     except ValueError:
         raise InputError(f"--target takes a PSNR such as 35dB, got {text!r}") from None
+
+
+def _on_cpu(device: str | None) -> None:
+    if device not in (None, "cpu"):
+        raise InputError(f"latents are encoded on the CPU; --device {device} is of --field coordinates")
 
 
 @app.command()
@@ -57,9 +65,11 @@ def encode(
     preset: Annotated[str, typer.Option(help="fast, default or best: how long to encode latents.")] = "default",
     steps: Annotated[int | None, typer.Option(help="Of each fit of a network of coordinates; 1000.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the fits of networks of coordinates; 0.")] = None,
+    device: Device = None,
 ) -> None:
     """Encode a picture, a folder of frames or a short sound. Without an aim, 0.25 bits per pixel."""
     from hardy import checks
+    from hardy.devices import device_of
     from hardy.fields.codec import encode as encode_coordinates
     from hardy.fields.codec import save_encoded
     from hardy.fields.latent_codec import encode_latents
@@ -87,10 +97,12 @@ def encode(
     if field == "latents":
         if of_network:
             raise InputError("--steps and --seed are of --field coordinates; latents have a --preset")
+        _on_cpu(device)
         result = encode_latents(signal, contents, preset=preset, **settings)
     else:
-        steps, seed = 1000 if steps is None else steps, seed or 0
-        result = encode_coordinates(signal, contents, steps=steps, seed=seed, **settings)
+        steps, seed, where = 1000 if steps is None else steps, seed or 0, device_of(device)
+        typer.echo(f"fitted on {where}", err=True)
+        result = encode_coordinates(signal, contents, steps=steps, seed=seed, device=where, **settings)
     path = Path(f"{Path(source).name}.hardy") if out is None else out
     save_encoded(result, path)
     chosen = ", ".join(f"{name} {value:g}" for name, value in result.settings.items())
@@ -187,9 +199,11 @@ def album(
     bits: Annotated[int, typer.Option(help="Bits of their weights before entropy coding.")] = 7,
     steps: Steps = 1000,
     seed: Seed = 0,
+    device: Device = None,
 ) -> None:
     """Encode many pictures into one file: networks that share their middle layers, or, with an aim, latents."""
     from hardy import checks
+    from hardy.devices import device_of
     from hardy.fields.codec import encode_album, save_encoded
     from hardy.fields.container import Contents
     from hardy.fields.latent_codec import encode_latent_album
@@ -219,6 +233,7 @@ def album(
     )
     signals = [signal for signal, _ in pairs]
     if field == "latents":
+        _on_cpu(device)
         result = encode_latent_album(
             signals,
             contents,
@@ -229,7 +244,10 @@ def album(
             progress=True,
         )
     else:
-        result = encode_album(signals, contents, width=width, weight_bits=bits, steps=steps, seed=seed, progress=True)
+        where = device_of(device)
+        typer.echo(f"fitted on {where}", err=True)
+        networks: dict[str, Any] = {"width": width, "weight_bits": bits, "steps": steps, "seed": seed}
+        result = encode_album(signals, contents, **networks, progress=True, device=where)
     save_encoded(result, out)
     mean = sum(result.psnr) / len(result.psnr)
     typer.echo(

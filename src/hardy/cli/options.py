@@ -41,7 +41,7 @@ def new_folder(path: Place) -> Place:
 _MODEL = "Zoo name, Hugging Face folder, GGUF file, or hub id."
 Model = Annotated[str, typer.Argument(help=_MODEL)]
 ModelOption = Annotated[str, typer.Option("--model", help=_MODEL)]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto; by default the CPU.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU if there is one.")]
 Dtype = Annotated[
     str | None,
     typer.Option(help="float32 (the default), bfloat16, float16, or auto for the stored one."),

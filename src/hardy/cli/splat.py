@@ -26,6 +26,8 @@ from hardy.cli.splat_look import (
 from hardy.errors import InputError, near_misses
 
 if TYPE_CHECKING:
+    import torch
+
     from hardy.splat import Scene
     from hardy.splat.training import Options
 
@@ -75,13 +77,13 @@ def train(
     snapshot_every: SnapshotEvery = 0,
     evaluate_every: Annotated[int | None, typer.Option(help="Steps between figures; by default a tenth.")] = None,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
-    device: Device = "cpu",
+    device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Fit Gaussians to posed photos; every 8th is held out."""
-    from hardy.splat.training import Options, torch_device
+    from hardy.splat.training import Options, splat_device
 
-    torch_device(device)  # before photos are read for nothing
+    where = splat_device(device)  # before photos are read for nothing
     color = read_background(background)
     options = Options(
         steps=steps,
@@ -101,7 +103,8 @@ def train(
             "to go",
             err=True,
         )
-    _train(photos, strategy, options, budget, out, start, snapshot_every, device)
+    typer.echo(f"Computed on {where}", err=True)
+    _train(photos, strategy, options, budget, out, start, snapshot_every, where)
 
 
 @app.command()
@@ -178,14 +181,14 @@ def evaluate(
     background: Background = "black",
     antialiased: Antialiased = False,
     outside: Outside = False,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """PSNR and SSIM of Gaussians on the held-out photos of a scene."""
     from hardy.splat import evaluate as run
     from hardy.splat.quality import degree_of
-    from hardy.splat.training import Options, torch_device
+    from hardy.splat.training import Options, splat_device
 
-    where, color = torch_device(device), read_background(background)
+    where, color = splat_device(device), read_background(background)
     parameters = {name: tensor.to(where) for name, tensor in gaussians_of(gaussians).items()}
     photos = read_scene(scene, downscale, masks, outside, images=images, hold_out=hold_out, background=color)
     mode = "antialiased" if antialiased else "classic"
@@ -209,7 +212,7 @@ def _train(
     out: Path,
     start: Path | None = None,
     snapshot_every: int = 0,
-    device: str = "cpu",
+    device: "str | torch.device" = "cpu",
 ) -> dict[str, Any]:
     """Train, say how it went, and give the Gaussians."""
     from hardy.splat import train as run

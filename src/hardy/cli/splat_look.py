@@ -23,7 +23,7 @@ Masks = Annotated[Path | None, typer.Option(help="Folder of masks, white where t
 Images = Annotated[str, typer.Option(help="Folder of photos beside a COLMAP model.")]
 Background = Annotated[str, typer.Option(help="Behind Gaussians and transparent photos: black, white, or R,G,B to 1.")]
 HoldOut = Annotated[int, typer.Option(help="Every so many-th photo is held out, unless files say which; 0 for none.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda; by default a GPU if there is one, and gsplat.")]
 _FilmScene = Annotated[Path | None, typer.Option(help="Whose cameras are looked through, or circled on.")]
 
 

@@ -149,14 +149,15 @@ def run(
     """
     import torch
 
+    from hardy.devices import device_of
     from hardy.stream.policy import KVPolicy
     from hardy.stream.running import run as stream
     from hardy.stream.vggt import load_vggt, tiny_vggt
-    from hardy.zoo.loading import device_of, dtype_of
+    from hardy.zoo.loading import dtype_of
 
     limited = None if budget == "all" else int(budget) if budget.isdecimal() else budget
     rule = KVPolicy(budget=limited, bits=bits, scorer=policy, codec=codec, protect="frame")
-    place, kind = device_of(device or "cpu"), dtype_of(dtype or "float32")
+    place, kind = device_of(device), dtype_of(dtype or "float32")
     if not isinstance(kind, torch.dtype):
         kind = torch.float32
     with interruptible(out):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from hardy import checks
 from hardy.errors import InputError
@@ -78,6 +79,7 @@ def encode(
     seed: int = 0,
     report: Report | None = None,
     progress: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Encoded:
     """The smallest field that reaches a PSNR, or the best one of a size.
 
@@ -96,6 +98,7 @@ def encode(
         seed: of the fits.
         report: is told of every fit.
         progress: whether to show each fit's progress bar.
+        device: where fields are fitted.
 
     Raises:
         InputError: both or none of the aims are given, or the target is not reached; the message says what was.
@@ -104,6 +107,7 @@ def encode(
     if contents.kind == "audio" and signal.grid is not None and signal.grid[0] > PIECE:
         aims: dict[str, Any] = {"target_psnr": target_psnr, "bits_per_point": bits_per_point}
         settings: dict[str, Any] = {"steps": steps, "seed": seed, "report": report, "progress": progress}
+        settings["device"] = device
         return _in_pieces(signal, contents, lambda piece, of_piece: encode(piece, of_piece, **aims, **settings), report)
     _check_grid(signal)
     if (target_psnr is None) == (bits_per_point is None):
@@ -124,8 +128,8 @@ def encode(
                 activation=Quad(first_omega=first_omega(signal)),
                 seed=seed,
             )
-            fit(field, signal, schedule=_schedule(steps, points, seed), progress=progress)
-            fits[width] = [_encoded([field], [signal], contents, width, bits) for bits in WEIGHT_BITS]
+            fit(field.to(device), signal, schedule=_schedule(steps, points, seed), progress=progress)
+            fits[width] = [_encoded([field.cpu()], [signal], contents, width, bits) for bits in WEIGHT_BITS]
             best = fits[width][0]
             tell(report, f"width {width}: {best.psnr[0]:.2f} dB at {best.bits_per_point:.3f} bits per point")
         return fits[width]
@@ -211,6 +215,7 @@ def encode_album(
     steps: int = 1000,
     seed: int = 0,
     progress: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Encoded:
     """Many pictures in one file, the middle layers of their fields stored once.
 
@@ -222,6 +227,7 @@ def encode_album(
         steps: of the fit.
         seed: of the fit.
         progress: whether to show a progress bar.
+        device: where it is fitted.
 
     Raises:
         InputError: there are no pictures, they differ in channels, or a size is out of range.
@@ -240,7 +246,8 @@ def encode_album(
         seed=seed,
     )
     schedule = _schedule(steps, max(len(signal.values) for signal in signals), seed)
-    fit_shared(album, signals, schedule=schedule, progress=progress)
+    fit_shared(album.to(device), signals, schedule=schedule, progress=progress)
+    album.cpu()
     fields = [album.field(image) for image in range(len(signals))]
     return _encoded(fields, signals, contents, width, weight_bits)
 

@@ -7,6 +7,7 @@ each parameter, and a strategy that may change the set of Gaussians after each s
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 from hardy import checks
 from hardy.core.rng import generator
+from hardy.devices import device_of
 from hardy.errors import InputError
 from hardy.reading import reading
 from hardy.runs.checkpoint import Checkpoint, digest, read
@@ -108,7 +110,8 @@ def train(
         out: folder for `checkpoint.safetensors` and `gaussians.ply`.
         snapshot_every: steps between renewals of `gaussians.ply` while training, for whoever looks on; 0 for only the
             last. They change nothing.
-        device: "cpu" or "cuda"; a checkpoint of one goes on on the other, though not to the same bits.
+        device: "cpu", "cuda", or "auto" (`splat_device`); a checkpoint of one goes on on the other, though not to the
+            same bits.
 
     Raises:
         InputError: the folder holds another training, the start does not fit, the device is not there, the loss is no
@@ -118,7 +121,7 @@ def train(
     strategy = of_gsplat(strategy or vanilla(options.steps))
     if snapshot_every < 0 or (snapshot_every and out is None):
         raise InputError(f"snapshot_every must be at least 0 and needs a folder, got {snapshot_every} and {out}")
-    device = torch_device(device)
+    device = splat_device(device)
     until = options.steps if until is None else checks.integer("until", until, at_least=1, at_most=options.steps)
     if isinstance(start, str | Path):
         start = Training.load(start) if Path(start).is_dir() else load_ply(start)
@@ -308,21 +311,20 @@ def _set_rate(optimizer: torch.optim.Optimizer, options: Options, extent: float,
     optimizer.param_groups[0]["lr"] = extent * first * (last / first) ** fraction
 
 
-def torch_device(device: str | torch.device) -> torch.device:
-    """The device of that name.
+def splat_device(device: str | torch.device) -> torch.device:
+    """The device of this name, "cpu" or "cuda"; "auto" is a GPU if there is one and gsplat, else the CPU.
+
+    Without gsplat the reference in torch runs on a GPU, which is slower than the CPU's kernels.
 
     Raises:
         InputError: there is no such device, or no GPU.
     """
-    try:
-        known = torch.device(device)
-    except RuntimeError:
-        raise InputError(f'device must be "cpu" or "cuda", got {str(device)!r}') from None
-    if known.type not in ("cpu", "cuda"):
+    if device == "auto" and importlib.util.find_spec("gsplat") is None:
+        device = "cpu"
+    found = device_of(device)
+    if found.type not in ("cpu", "cuda"):
         raise InputError(f'device must be "cpu" or "cuda", got {str(device)!r}')
-    if known.type == "cuda" and (known.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"torch finds {torch.cuda.device_count()} GPUs, so there is no device {str(device)!r}")
-    return known
+    return found
 
 
 def _kept(out: str | Path | None) -> str:

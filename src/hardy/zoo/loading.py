@@ -25,6 +25,7 @@ from hardy import checks
 from hardy.artefacts.artefact import RECORD, no_progress_bars, read_record, remember
 from hardy.artefacts.declared import check_declared
 from hardy.deprecation import renamed
+from hardy.devices import device_of
 from hardy.errors import InputError, install, near_misses, shortened
 from hardy.files import read_json
 from hardy.reading import available_memory, reading
@@ -180,23 +181,6 @@ def dtype_of(dtype: torch.dtype | str) -> torch.dtype | str:
     if found != "auto" and not (isinstance(found, torch.dtype) and found in FLOATS.values()):
         raise InputError(f"dtype must be auto, {', '.join(FLOATS)}, got {dtype!r}{near_misses(str(dtype), FLOATS)}")
     return found  # pyright: ignore[reportReturnType]
-
-
-def device_of(device: torch.device | str) -> torch.device:
-    """The device of this name; "auto" is a GPU if there is one.
-
-    Raises:
-        InputError: it is not there.
-    """
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
-    try:
-        torch.empty(0, device=(found := torch.device(device)))
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r} is not there: {reason}; give cpu, cuda, cuda:1 or auto") from None
-    return found
 
 
 @renamed(tokens="max_new_tokens")

@@ -14,9 +14,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy.artefacts.artefact import state_hash
+from hardy.devices import device_of
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length, encode
-from hardy.zoo.loading import device_of, dtype_of, load, names, stored_dtype
+from hardy.zoo.loading import dtype_of, load, names, stored_dtype
 from hardy.zoo.text import PARTS, texts_of
 
 TOKENS, WINDOW = 3072, 512
@@ -74,7 +75,7 @@ class Subject:
             text: a UTF-8 file; by default held-out standard-library modules.
             tokens: of text per measurement, 3072 by default.
             window: tokens the model sees at once; by default its context, at most 512.
-            device: of a model that is loaded; "auto" for a GPU if there is one, the CPU by default.
+            device: of a model that is loaded, by default a GPU if there is one (`hardy.devices.device_of`).
             dtype: of a model that is loaded, float32 by default; "auto" for the stored one. Computing in bfloat16
                 rounds a loss by about 0.002 nats per token, as much as some layers are worth under noise.
 
@@ -92,7 +93,7 @@ class Subject:
             name = type(model).__name__
         else:
             name = str(source)
-            model, tokenizer = load(name, dtype=dtype or torch.float32, device=device or "cpu")
+            model, tokenizer = load(name, dtype=dtype or torch.float32, device=device or "auto")
         window = window or min(context_length(model) or WINDOW, WINDOW)
         subject = cls(
             name=name, model=model, tokenizer=tokenizer, text=path, tokens=TOKENS if tokens is None else tokens,
@@ -106,8 +107,6 @@ class Subject:
         if dtype is None and stored not in (None, subject.dtype):
             kind = str(stored).removeprefix("torch.")
             _log.info("it is stored in %s; dtype auto keeps that, in less memory and to fewer digits", kind)
-        if subject.device.type == "cpu" and device is None and torch.cuda.is_available():
-            _log.info("there is a GPU: it is used with device cuda")
         return subject
 
     @property
