@@ -49,6 +49,32 @@ for bits, dim, page_heads in (((4, 4), 16, 1), ((2, 8), 80, 3), ((8, 2), 80, 1),
     segments = [dataclasses.replace(packed(bits, 130, dim, page_heads=page_heads), first=7), tail]
     found, wanted = attend(query, segments, dim**-0.5), _reference(query, segments, dim**-0.5)
     torch.testing.assert_close(found, wanted, atol=3e-5, rtol=3e-5)
+
+from hardy.ops import conversion, conversion_triton
+
+def count():
+    return torch.tensor(5)
+
+for vectors, width, full in ((3, 1500, 0.7), (2, 9, None)):
+    x = activations(vectors, width).mul(2)
+    x[0, :5] = torch.tensor([float("nan"), float("inf"), 1e30, 0.0, -float("inf")])
+    full = x[:, :1].nan_to_num(1.0).abs() + 0.1 if full is None else full
+    for levels in (1, 7, 32767):
+        wanted, found = (of.input_codes(x, levels, full, count()) for of in (conversion, conversion_triton))
+        assert torch.equal(found[0].nan_to_num(), wanted[0].nan_to_num()) and found[1] == wanted[1], (levels, width)
+        assert torch.equal(found[0].isnan(), wanted[0].isnan())
+
+for tiles, vectors, outputs, tall, each in ((1, 3, 5, 1, 1), (3, 11, 150, 3, 11), (4, 9, 129, 1, 9), (2, 8, 128, 2, 1)):
+    y, normal = (generated(tiles, vectors, outputs, seed=seed) for seed in (1, 2))
+    y[0, 0, :3] = torch.tensor([float("nan"), float("inf"), 0.0])
+    variance, step = generated(tiles, vectors, outputs, seed=3).square(), generated(tall, each, outputs).abs() + 0.01
+    for levels in (0, 1, 7, 127):
+        for noise in ((variance, normal), (None, None)):
+            given = [y.clone(), *[None if part is None else part.clone() for part in noise], step, levels]
+            found = conversion_triton.converted_sum(*given, count())
+            wanted = conversion.converted_sum(*given, count())
+            torch.testing.assert_close(found[0], wanted[0], equal_nan=True, atol=1e-4, rtol=1e-6)
+            assert found[1] == wanted[1] > 5 or levels == 0
 print("same bits")
 """
 
@@ -56,7 +82,7 @@ _COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from hardy.ops import packed_attention_triton, trit_tiles_triton, trit_vector_triton
+from hardy.ops import conversion_triton, packed_attention_triton, trit_tiles_triton, trit_vector_triton
 
 def compiled(kernel, pointers, constants):
     signature, constexprs = {{}}, {{}}
@@ -85,6 +111,13 @@ for key_bits, value_bits in ((4, 4), (16, 2)):
     sides |= {{"key_scales": halves, "value_scales": halves}}
     bits = {{"KEY_BITS": key_bits, "VALUE_BITS": value_bits}}
     compiled(packed_attention_triton._attend, pointers | sides, sizes | bits)
+pointers = dict.fromkeys(("y", "spread", "drawn", "step", "total", "x", "codes"), "*fp32") | {{"beyond": "*i64"}}
+numbers = {{"most": "fp32", "levels": "fp32"}}
+sizes = {{"NOISY": True, "SIGN": False, "ALIKE": True, "VECTORS": 8, "OUTPUTS": 128}}
+compiled(conversion_triton._converted_sum, pointers | numbers, sizes)
+for each, kind in ((True, "*fp32"), (False, "fp32")):
+    of_input = pointers | numbers | {{"scale": kind, "limit": kind}}
+    compiled(conversion_triton._input_codes, of_input, {{"EACH": each, "INPUTS": 1024}})
 print("compiled")
 """
 

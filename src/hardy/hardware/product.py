@@ -15,6 +15,7 @@ from torch import nn
 from hardy.hardware.chip import Chip
 from hardy.hardware.converters import Architecture, convert
 from hardy.hardware.crossbar import ArrayState
+from hardy.ops.conversion import converted_sum, input_codes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Periphery:
         adc_levels: largest code of the output converter, 0 for one that gives a sign, or None.
         adc_range: output at full scale, in cells; None likewise. One for each where several cells share a weight.
         output_noise: standard deviation before conversion, in cells.
+        tile_scales: whether a cell counts differently in each tile of an output.
         input_slice_bits, nonlinearity, adc, tile_columns: as in `Chip`.
     """
 
@@ -42,6 +44,7 @@ class Periphery:
     nonlinearity: float = 0.0
     adc: Architecture = "sar"
     tile_columns: int = 512
+    tile_scales: bool = True
 
     @property
     def has_range(self) -> bool:
@@ -78,6 +81,7 @@ class Periphery:
             nonlinearity=chip.nonlinearity,
             adc=chip.adc,
             tile_columns=chip.tile_columns,
+            tile_scales=chip.weight_range == "tile",
         )
 
 
@@ -89,11 +93,6 @@ class Clips:
     outputs: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     of_inputs: int = 0
     of_outputs: int = 0
-
-
-def quantize(values: torch.Tensor, levels: int, full_scale: torch.Tensor | float) -> torch.Tensor:
-    """Codes of a symmetric converter: `clip(round(values * levels / full_scale), -levels, levels)`, as floats."""
-    return (values * (levels / full_scale)).round_().clamp_(-levels, levels)
 
 
 def analog_product(
@@ -159,11 +158,10 @@ def _forward(
     # u: what is on the rows, in units of `step_in`; `full_u` is the full scale in the same units.
     full: torch.Tensor | float = _full_input(x, periphery.dac_range) if periphery.has_range else 1.0
     if periphery.dac_levels is not None:
-        u, step_in, full_u = quantize(x, periphery.dac_levels, full), full / periphery.dac_levels, periphery.dac_levels
+        step_in, full_u = full / periphery.dac_levels, periphery.dac_levels
+        u, beyond = input_codes(x, periphery.dac_levels, full, _count(clips and clips.inputs, x))
         if clips is not None:
-            clips.of_inputs += x.numel()
-            if periphery.dac_range != "vector":  # of which nothing is beyond
-                clips.inputs = clips.inputs.to(x.device) + (x.abs() > full).sum()
+            clips.of_inputs, clips.inputs = clips.of_inputs + x.numel(), beyond
     else:
         u, step_in, full_u = x, 1.0, full
     total: torch.Tensor | None = None
@@ -206,35 +204,37 @@ def _read(
     if periphery.adc_levels is None:
         y = u @ weight.mT
         if read_variance is not None:
-            y.add_(_read_noise(u, read_variance.mT, random))
+            y.add_(_variance(u, read_variance.mT).sqrt_().mul_(_normal(y, random)))
         if periphery.output_noise:  # of all tiles together
             y.add_(_normal(y, random).mul_(periphery.output_noise * scale.square().sum(1).sqrt() * full_u))
         return y
     u = _input_tiles(u, periphery.tile_rows)
     y = torch.bmm(u, _weight_tiles(weight, periphery.tile_rows))  # (tiles, vectors, out)
+    alike = 1 if not periphery.tile_scales else None
+    one = scale.mT[:alike, None, :] * full_u  # one cell, (1 or tiles, 1 or vectors, out), as y
+    variance = None
     if read_variance is not None:
         constant = read_variance.shape[1] == 1
-        variance = read_variance.mT if constant else _weight_tiles(read_variance, periphery.tile_rows)
-        y.add_(_read_noise(u, variance, random))
-    shared = bool((scale == scale[:, :1]).all())
-    per_tile = scale.mT[: 1 if shared else None, None, :]  # (1 or tiles, 1, out)
-    one = per_tile * full_u  # one cell, in the units of y
+        variance = _variance(u, read_variance.mT if constant else _weight_tiles(read_variance, periphery.tile_rows))
     if periphery.output_noise:
-        y.add_(_normal(y, random).mul_(periphery.output_noise * one))
+        before = (periphery.output_noise * one).square()
+        variance = before.expand_as(y).clone() if variance is None else variance.add_(before)
+    normal = None if variance is None else _normal(y, random)
     adc_range = periphery.adc_range[number] if isinstance(periphery.adc_range, tuple) else periphery.adc_range
     step_out = one * ((adc_range or 12.0) / (periphery.adc_levels or 1))
-    y.mul_(1 / step_out)
-    if periphery.adc_levels == 0:
-        y = torch.where(y >= 0, 1.0, -1.0)
-    exact = y if state.converters is None else y.clone()
-    codes = exact.round_()
-    if clips is not None:
-        clips.of_outputs += codes.numel()
-        clips.outputs = clips.outputs.to(u.device) + (codes.abs() > (periphery.adc_levels or 1)).sum()
-    if state.converters is not None:
+    count = _count(clips and clips.outputs, y)
+    if state.converters is None:
+        total, beyond = converted_sum(y, variance, normal, step_out, periphery.adc_levels, count)
+    else:
+        if variance is not None and normal is not None:
+            y.add_(variance.sqrt_().mul_(normal))
+        y.mul_(1 / step_out)
         codes = convert(y, state.converters, periphery.adc, periphery.tile_columns)
-    codes.clamp_(-(periphery.adc_levels or 1), periphery.adc_levels or 1)
-    return codes.sum(0).mul_(step_out[0]) if shared else codes.mul_(step_out).sum(0)
+        beyond = count + (y.round_().abs() > periphery.adc_levels).sum()
+        total = codes.clamp_(-periphery.adc_levels, periphery.adc_levels).mul_(step_out).sum(0)
+    if clips is not None:
+        clips.of_outputs, clips.outputs = clips.of_outputs + y.numel(), beyond
+    return total
 
 
 def calibrated(
@@ -259,7 +259,8 @@ def calibrated(
     x = x[:: max(1, len(x) // _SAMPLE)]
     full = _full_input(x, periphery.dac_range)
     if periphery.input_slice_bits is not None and periphery.dac_levels is not None:
-        steps = _steps(quantize(x, periphery.dac_levels, full), periphery.dac_levels, periphery)
+        codes, _ = input_codes(x, periphery.dac_levels, full, _count(None, x))
+        steps = _steps(codes, periphery.dac_levels, periphery)
     else:
         steps = _steps((x / full).clamp(-1, 1), 1.0, periphery)
     on_rows = [_input_tiles(u / full_u, periphery.tile_rows) for _, u, full_u in steps]
@@ -312,11 +313,15 @@ def _normal(like: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     return torch.randn(like.shape, generator=random, device=like.device, dtype=like.dtype)
 
 
-def _read_noise(u: torch.Tensor, variance: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """The noise of all cells of a column together, (..., vectors, out).
+def _variance(u: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    """Of the noise of all cells of a column together, (..., vectors, out).
 
     `u` is (..., vectors, rows), `variance` (..., rows, out), or (1, out) where all cells of a column have the same.
     """
     constant = variance.shape[-2] == 1
-    std = u.norm(dim=-1, keepdim=True) * variance.sqrt() if constant else (u.square() @ variance).sqrt_()
-    return std.mul_(_normal(std, random))
+    return u.square().sum(-1, keepdim=True) * variance if constant else u.square() @ variance
+
+
+def _count(earlier: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """A count that goes on, on the device of `like`."""
+    return torch.zeros((), dtype=torch.int64, device=like.device) if earlier is None else earlier.to(like.device)
