@@ -159,6 +159,7 @@ def real_quantizers_plot() -> Plot:
         "GPTQ": ("GPTQ 3 bits", "GPTQ 4 bits"),
         "llama.cpp": ("llama.cpp IQ2_XXS", "llama.cpp Q2_K", "llama.cpp Q3_K", "llama.cpp Q4_K"),
         "hqq": ("hqq 3 bits", "hqq 4 bits"),
+        "auto-round": ("auto-round (light) 3 bits",),
     }  # fmt: skip
     series = []
     for label, names in families.items():

@@ -34,7 +34,7 @@ import torch
 import hardy
 from benchmarks import ggml_library
 from benchmarks.harness import NotMeasuredError, Result, real_models, rows, text_of
-from benchmarks.quantizers import HQQ
+from benchmarks.quantizers import HQQ, AutoRound
 from benchmarks.questions import chosen, questions
 from hardy.core.method import ALL_SELECTED, Method, WeightMethod
 from hardy.core.selection import Site, select
@@ -58,7 +58,7 @@ from hardy.studies.quantizing import embedding_method
 from hardy.zoo.calibration import calibration_batches
 from hardy.zoo.subject import spread_windows
 
-PEERS = ("hqq", "xllamacpp", "gguf")
+PEERS = ("hqq", "xllamacpp", "gguf", "auto-round")
 WINDOW, TOKENS = 512, 8192
 SELECT = "linear,!head,!router"
 OWN_AND_PROSE, OWN_AND_HELD_OUT = "own + prose", "own + held-out"
@@ -142,6 +142,8 @@ def _arms() -> dict[str, Arm]:
     found["clipped rounding 3 bits"] = Arm(ClippedRoundToNearest(bits=3))
     if importlib.util.find_spec("xllamacpp"):
         found["llama.cpp IQ2_XXS"] = Arm(Ggml(type="IQ2_XXS"))
+    if importlib.util.find_spec("auto_round"):
+        found["auto-round (light) 3 bits"] = Arm(AutoRound(bits=3, group_size=128, light=True), OWN_AND_HELD_OUT)
     found["one trit-plane, calibrated"] = Arm(CalibratedTritPlanes(planes=1, **ROTATED), OWN_AND_HELD_OUT)
     return found
 
@@ -196,7 +198,7 @@ def run(
     if not found:
         raise NotMeasuredError(f"none of {only} is among the models")
     for peer in PEERS:
-        if importlib.util.find_spec(peer) is None:
+        if importlib.util.find_spec(peer.replace("-", "_")) is None:
             notes.append(f"{peer}: not measured, it is not installed")
     return Result(rows=found, seeds=[0], notes=notes)
 

@@ -72,6 +72,7 @@ NOT_MEASURED = {
     "real_chip-simulate-gemma3",
     "real_chip-study-gemma3",
     "real_chip-study-smollm2",
+    "real_quantizers-auto-round",
     "real_quantizers-low",
     "real_quantizers-qwen15",
     "real_reasoning-copies",

@@ -66,6 +66,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     },
     "real_quantizers": ("real_quantizers", {"only": "smollm2-135m"}),
     "real_quantizers-gemma": ("real_quantizers", {"only": "gemma3-270m", "without": ABLATIONS}),
+    "real_quantizers-auto-round": (
+        "real_quantizers",
+        {"only": "smollm2-135m", "arms": "auto-round (light) 3 bits"},
+    ),
     "real_quantizers-low": (
         "real_quantizers",
         {
