@@ -68,7 +68,6 @@ NOT_MEASURED = {
     "placement-smollm2",
     "real_chip-redundancy-gemma3",
     "real_chip-sensitivity-gemma3",
-    "real_chip-sensitivity-smollm2",
     "real_chip-simulate-gemma3",
     "real_chip-study-gemma3",
     "real_chip-study-smollm2",
