@@ -22,15 +22,14 @@ def value(result: str, metric: str, condition: str, **details: object) -> float:
 
 
 def study() -> str:
-    everywhere, located, random = (
-        value("survival", "perplexity", f"2-bit rounding, {kept} kept")
-        for kept in ("none", "14 most fragile", "14 random")
+    noisy, located, random = (
+        value("real_chip-study-smollm2", "perplexity", f"noise of 0.05 absmax, {kept} kept")
+        for kept in ("none", "3 most fragile", "3 random")
     )
-    share = row("survival", "perplexity", "2-bit rounding, 14 random kept").details["share_kept"]
-    layers = round(14 / float(share or 1))
+    intact = value("real_chip-study-smollm2", "perplexity", "unmodified")
     return (
-        f"2 bits everywhere: perplexity {everywhere:.0f}; 14 located layers of {layers} kept: {located:.0f}; 14 random "
-        f"ones: {random:.0f}"
+        f"SmolLM2-135M, 5 % noise: perplexity {noisy:.1f}; 3 located layers kept: {located:.1f}; 3 random ones: "
+        f"{random:.1f}; unmodified {intact:.1f}"
     )
 
 

@@ -70,7 +70,6 @@ NOT_MEASURED = {
     "real_chip-sensitivity-gemma3",
     "real_chip-simulate-gemma3",
     "real_chip-study-gemma3",
-    "real_chip-study-smollm2",
     "real_quantizers-auto-round",
     "real_quantizers-low",
     "real_quantizers-qwen15",
