@@ -28,7 +28,7 @@ def study() -> str:
     )
     intact = value("real_chip-study-smollm2", "perplexity", "unmodified")
     return (
-        f"SmolLM2-135M, 5 % noise: perplexity {noisy:.1f}; 3 located layers kept: {located:.1f}; 3 random ones: "
+        f"SmolLM2-135M, 5 % noise: perplexity {noisy:.1f}; 3 located layers kept: {located:.1f}; 3 random: "
         f"{random:.1f}; unmodified {intact:.1f}"
     )
 
@@ -116,7 +116,7 @@ def gpu() -> str:
 
 
 ROOMS = (
-    Room("[study](docs/study.md)", "how a model survives, where it breaks, what protection buys", study, "survival"),
+    Room("[study](docs/study.md)", "how a model survives, where it breaks, what protection buys", study, "chips"),
     Room("[quant](docs/quantize.md)", "trit-planes, GPTQ, bits by layer, packed models", quant, "quantization"),
     Room(
         "[analog](docs/chip.md)",
