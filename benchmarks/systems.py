@@ -247,6 +247,18 @@ CLAIMS: dict[str, Sequence[Claim]] = {
             verdict="holds",
         ),
         Claim(
+            what="one plane, calibrated, SmolLM2-135M, perplexity on two kinds of text",
+            paper="-",
+            results=("real_quantizers-low",),
+            where={"model": "smollm2-135m"},
+            ours="{at[one trit-plane, calibrated].perplexity_prose:.0f}, "
+            "{at[one trit-plane, calibrated].perplexity_reference:.0f} at "
+            "{at[one trit-plane, calibrated].bits_per_weight:.2f} bits",
+            control="llama.cpp's IQ2_XXS {at[llama.cpp IQ2_XXS].perplexity_prose:.0f}, "
+            "{at[llama.cpp IQ2_XXS].perplexity_reference:.0f} at {at[llama.cpp IQ2_XXS].bits_per_weight:.2f}",
+            verdict="far ahead, and still ruined",
+        ),
+        Claim(
             what="tokens per second with two planes, as a multiple of 16-bit weights",
             paper="4.63 on a GPU",
             results=("decode",),
