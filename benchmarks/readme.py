@@ -154,7 +154,7 @@ def real_quantizers_plot() -> Plot:
     families = {
         "trit-planes, plain": ("two trit-planes, plain",),
         "trit-planes, calibrated": tuple(f"{count}, calibrated" for count in _PLANES),
-        "GPTQ, corrected and rotated": ("GPTQ 3 bits, corrected and rotated",),
+        "GPTQ, rotated": ("GPTQ 3 bits, corrected and rotated",),
         "round to nearest": ("round to nearest 4 bits",),
         "GPTQ": ("GPTQ 3 bits", "GPTQ 4 bits"),
         "llama.cpp": ("llama.cpp IQ2_XXS", "llama.cpp Q2_K", "llama.cpp Q3_K", "llama.cpp Q4_K"),

@@ -1,6 +1,7 @@
 """How numbers and names look to a reader: the same in terminal, Markdown, HTML and plots."""
 
 import math
+from collections.abc import Sequence
 
 from hardy.errors import printable
 
@@ -42,3 +43,9 @@ def format_cell(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{printable(str(key))} {format_cell(item)}" for key, item in value.items())
     return printable(str(value))
+
+
+def legend_shape(labels: Sequence[str]) -> tuple[int, int]:
+    """Columns and rows of a legend, as many columns as there is room for."""
+    columns = max(1, min(len(labels), 3, 66 // (max(map(len, labels), default=0) + 7)))
+    return columns, math.ceil(len(labels) / columns)

@@ -17,7 +17,7 @@ from matplotlib import colors, patheffects, ticker
 from matplotlib.axes import Axes
 
 from hardy.errors import printable
-from hardy.report.display import format_number
+from hardy.report.display import format_number, legend_shape
 
 if TYPE_CHECKING:
     from hardy.report.figures import Bars, BarSeries, HeatMap, Lines, Series
@@ -220,7 +220,8 @@ def _styled(series: Sequence[Series] | Sequence[BarSeries]) -> Iterator[tuple]:
             yield one, CONTROL, MARKERS[-1 - controls % len(MARKERS)], DASHES[controls % len(DASHES)]
             controls += 1
         else:
-            yield one, PALETTE[colored % len(PALETTE)], MARKERS[colored % len(MARKERS)], None
+            again = colored // len(PALETTE)  # a colour that comes again has another marker
+            yield one, PALETTE[colored % len(PALETTE)], MARKERS[(colored + again) % len(MARKERS)], None
             colored += 1
 
 
@@ -267,7 +268,7 @@ def _finish(axes: Axes, y_label: str, scale: _Scale, series: int) -> None:
     axes.set_ylabel(printable(y_label))
     if series > 1:
         handles, labels = axes.get_legend_handles_labels()
-        columns = max(1, min(len(labels), 3, 66 // (max(map(len, labels)) + 7)))
+        columns, _ = legend_shape(labels)
         axes.legend(
             handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2,
             borderpad=0.2, columnspacing=1.6, handlelength=2.2,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from hardy import checks
 from hardy.errors import InputError, near_misses
 from hardy.report import fields
+from hardy.report.display import legend_shape
 from hardy.report.fields import store
 from hardy.report.pictures import Pictures
 
@@ -38,6 +39,11 @@ def _spread(values: Iterable[Any] | None, name: str) -> tuple[float, ...] | None
     if any(value < 0 for value in spread):
         raise InputError(f"{name} must not be negative, got {min(spread)}")
     return spread
+
+
+def _room_of_legend(labels: Sequence[str]) -> float:
+    """What a legend of more than two rows takes, in inches, so that the axes keep their height."""
+    return 0.19 * max(0, legend_shape(labels)[1] - 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +133,7 @@ class Lines:
 
     def size(self) -> tuple[float, float]:
         """Width and height that it is drawn at, in inches."""
-        return 5.2, 3.4
+        return 5.2, 3.4 + _room_of_legend([series.label for series in self.series])
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption into matplotlib `axes`."""
@@ -177,7 +183,7 @@ class Bars:
 
     def size(self) -> tuple[float, float]:
         """Width and height that it is drawn at, in inches."""
-        return 5.2, 3.4
+        return 5.2, 3.4 + _room_of_legend([series.label for series in self.series])
 
     def draw(self, axes: "Axes") -> None:
         """Draw everything but title and caption into matplotlib `axes`."""
