@@ -20,6 +20,7 @@ The models were 4-bit files: "unmodified" is the dequantized model, at 16 bits.
 
 import ctypes
 import dataclasses
+import gc
 import importlib.util
 import json
 import math
@@ -315,6 +316,7 @@ class Bench:
 
         def line(bits: int) -> dict[str, float]:
             if not made:
+                gc.collect()  # the model of the arm before, which refers to itself
                 block_by_block = isinstance(spec.method, Quantizer) and not spec.tune
                 made.extend(self.quantized(arm, spec) if block_by_block else self.applied(spec))
             model, facts = made
