@@ -34,7 +34,7 @@ def run(*, models: str = "", tokens: int = 2048, only: str = "smollm2-135m", wor
         if name not in only.split(","):
             continue
         bench = Bench(name, folder, work, tokens)
-        intact = bench.kept(f"unmodified-{tokens}", lambda bench=bench: bench.measure(bench.model))
+        intact = bench.kept(f"unmodified-{tokens}", lambda bench=bench: bench.measure(bench.intact()))
         details = {"model": name, "tokens_judged": tokens}
         found += rows("unmodified", details, seeds=(0,), **intact)
         arm = Arm(CalibratedTritPlanes(correction=0.3), OWN_AND_PROSE)

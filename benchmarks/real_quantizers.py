@@ -221,15 +221,19 @@ class Bench:
     count: int = 0
 
     def __post_init__(self) -> None:
-        self.model, self.tokenizer = hardy.zoo.load(self.folder)
+        model, self.tokenizer = hardy.zoo.load(self.folder, dtype="auto")
         start = None if self.tokenizer.bos_token_id is None else torch.tensor([self.tokenizer.bos_token_id])
         self.judged = {
             kind: torch.stack(spread_windows(encode(self.tokenizer, text), WINDOW, self.tokens, start))
             for kind, text in _texts().items()
         }
         self.asked = questions(self.count) if self.count else []
-        self.weights = sum(parameter.numel() for parameter in self.model.parameters())
-        self.tables = tuple(f"re:{re.escape(name)}" for name in tables(self.model))
+        self.weights = sum(parameter.numel() for parameter in model.parameters())
+        self.tables = tuple(f"re:{re.escape(name)}" for name in tables(model))
+
+    def intact(self) -> Any:
+        """The unmodified model, in float32; it is not kept, as there is not room for two of a large one and an edit."""
+        return hardy.zoo.load(self.folder)[0]
 
     def file(self, what: str) -> Path:
         return self.work / f"{self.name}-{what}".replace(" ", "-")
@@ -264,7 +268,7 @@ class Bench:
             prose = self.work / "prose.txt"
             prose.write_text(text_of("prose", "calibration"), encoding="utf-8")
             sources = ("own", str(prose)) if data == OWN_AND_PROSE else ("own", "held-out")
-            found = calibration_batches(self.model, self.tokenizer, sources, window=WINDOW, tokens=TOKENS)
+            found = calibration_batches(self.intact(), self.tokenizer, sources, window=WINDOW, tokens=TOKENS)
             torch.save(found, file)
         return torch.load(file)
 
@@ -296,7 +300,7 @@ class Bench:
         if isinstance(spec.method, Ggml):
             file = self.file("importances.pt")
             if not file.is_file():
-                seen = observe(self.model, self.calibration(OWN_AND_HELD_OUT), SELECT, [MeanSquare])
+                seen = observe(self.intact(), self.calibration(OWN_AND_HELD_OUT), SELECT, [MeanSquare])
                 torch.save({site: squares.value for site, (squares,) in seen.items()}, file)
             IMPORTANCES.update(torch.load(file))
         model: Any = hardy.zoo.load(self.folder)[0]
@@ -342,7 +346,7 @@ class Bench:
 
 def _measured(bench: Bench, arms: Mapping[str, Arm]) -> list[Any]:
     name, tokens = bench.name, bench.tokens
-    intact = bench.kept(f"unmodified-{tokens}", lambda: bench.measure(bench.model))
+    intact = bench.kept(f"unmodified-{tokens}", lambda: bench.measure(bench.intact()))
     print(f"\n{name}: unmodified {intact}", flush=True)
     details = {"model": name, "tokens_judged": tokens, "parameters": bench.weights}
     found = [*rows("unmodified", details, seeds=(0,), megabytes=2 * bench.weights / 1e6, bits_of_all=16.0, **intact)]
