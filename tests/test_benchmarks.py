@@ -71,7 +71,6 @@ NOT_MEASURED = {
     "real_chip-simulate-gemma3",
     "real_chip-study-gemma3",
     "real_quantizers-auto-round",
-    "real_quantizers-qwen15",
     "real_reasoning-copies",
     "real_reasoning-mild",
     "real_reasoning-strong",
