@@ -1,5 +1,7 @@
 """Quantizing a model from end to end: what is stored is what was measured, and nothing is written for bad input."""
 
+import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,19 @@ from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausa
 
 import hardy
 from hardy.errors import InputError
-from hardy.quant import GridLinear, PackedEmbedding, PackedExperts, PackedHead, TritLinear, unpack
+from hardy.quant import (
+    CalibratedTritPlanes,
+    GridLinear,
+    PackedEmbedding,
+    PackedExperts,
+    PackedHead,
+    TritLinear,
+    TritPlanes,
+    unpack,
+)
 from hardy.report import Report
 from hardy.studies.measure import dense, loss_on, perplexity_of
-from hardy.studies.quantize import levels, quantize
+from hardy.studies.quantize import _estimate, levels, quantize
 from hardy.zoo import Subject
 from hardy.zoo.calibration import own_samples
 
@@ -364,3 +375,21 @@ def test_experts_are_packed_and_calibrated(
     assert isinstance(experts, PackedExperts)
     expected = unpack(hardy.zoo.load(out)[0])(ids).logits
     assert (found - expected).norm() < 0.03 * expected.norm(), "activations are rounded to int8"
+
+
+@pytest.mark.parametrize(
+    ("weights", "parameters", "calibration", "measured"),
+    [(106, 135, 8192, 222), (100, 268, 8192, 215), (358, 630, 8192, 556), (106, 135, 0, 29), (358, 630, 0, 71)],
+)
+def test_the_estimate_is_within_twice_of_what_published_models_took(
+    weights: int, parameters: int, calibration: int, measured: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of weights and parameters, and seconds on two quiet cores, where a product ran at 150 GFLOP/s."""
+    clock = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock) * 2 * 1024**3 / 150e9)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    method = CalibratedTritPlanes() if calibration else TritPlanes()
+    said = _estimate(weights * 10**6, parameters * 10**6, (method,), calibration, 6144)
+    number, unit = said.split()
+    seconds = int(number) * {"seconds": 1, "minutes": 60}[unit]
+    assert measured / 2 <= seconds <= measured * 2
