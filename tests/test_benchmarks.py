@@ -65,7 +65,6 @@ NOT_MEASURED = {
     "noise_trained-language",
     "noise_trained-vision",
     "placement-gemma3",
-    "placement-smollm2",
     "real_chip-redundancy-gemma3",
     "real_chip-sensitivity-gemma3",
     "real_chip-simulate-gemma3",

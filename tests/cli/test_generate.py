@@ -58,6 +58,7 @@ def test_a_packed_folder_writes(run: Run, tmp_path: Path) -> None:
     code, out, err = run("generate", str(tmp_path / "packed"), "--prompt", "import ", "--max-new-tokens", "5")
     assert code == 0, err
     assert out.strip()
+    assert "packed: 4.7 M parameters, 3.9 M of them in few bits, float32 (" in err
 
 
 def test_a_chat_goes_on_and_begins_anew(run: Run, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def _writer(model: str, threads: int | None, context: int | None, head_bits: int
 
     if threads is not None:
         torch.set_num_threads(threads)
-    subject = Subject.of(model, dtype=dtype)
+    subject = Subject.of(model, dtype=dtype, device="cpu")  # what writes is compiled for it
     writer = Writer(subject.model, subject.tokenizer, context=context, head_bits=head_bits or None)
     typer.echo(f"decoding {writer.how}", err=True)
     return writer

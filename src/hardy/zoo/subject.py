@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hardy.artefacts.artefact import state_hash
+from hardy.artefacts.packing import PackedLayer
 from hardy.devices import device_of
 from hardy.errors import InputError
 from hardy.evaluate.language import context_length, encode
@@ -169,8 +170,11 @@ class Subject:
 
     def __str__(self) -> str:
         count = sum(parameter.numel() for parameter in self.model.parameters())
-        kind = str(self.dtype).removeprefix("torch.")
-        return f"{self.name}: {count / 1e6:,.1f} M parameters, {kind} ({self.size / 1e6:,.0f} MB), {self.device}"
+        layers = [layer for layer in self.model.modules() if isinstance(layer, PackedLayer) and not layer.tied_to]
+        packed = sum(layer.weights for layer in layers)
+        few = f", {packed / 1e6:,.1f} M of them in few bits" if packed else ""
+        kind = f"{str(self.dtype).removeprefix('torch.')} ({self.size / 1e6:,.0f} MB)"
+        return f"{self.name}: {(count + packed) / 1e6:,.1f} M parameters{few}, {kind}, {self.device}"
 
     @functools.cached_property
     def _read(self) -> tuple[str, dict[str, list[torch.Tensor]]]:
