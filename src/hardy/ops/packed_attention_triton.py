@@ -9,7 +9,7 @@ segments give is put together by their maxima.
 # ruff: noqa: N803, N806
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 # pyright: reportOptionalMemberAccess=false, reportCallIssue=false, reportIndexIssue=false, reportOperatorIssue=false
-# pyright: reportPossiblyUnboundVariable=false, reportAssignmentType=false
+# pyright: reportPossiblyUnboundVariable=false, reportAssignmentType=false, reportReturnType=false
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -8,7 +8,7 @@ A word is four consecutive inputs (a quad, as in `hardy.ops.trit_matrix`).
 # ruff: noqa: N803
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 # pyright: reportOptionalMemberAccess=false, reportCallIssue=false, reportIndexIssue=false, reportOperatorIssue=false
-# pyright: reportPossiblyUnboundVariable=false, reportAssignmentType=false
+# pyright: reportPossiblyUnboundVariable=false, reportAssignmentType=false, reportReturnType=false
 
 from typing import Any
 
