@@ -69,7 +69,6 @@ NOT_MEASURED = {
     "real_chip-sensitivity-gemma3",
     "real_chip-simulate-gemma3",
     "real_chip-study-gemma3",
-    "real_quantizers-auto-round",
     "real_reasoning-copies",
     "real_reasoning-mild",
     "real_reasoning-strong",
