@@ -44,7 +44,8 @@ def test_train_eval_render(folder: Path) -> None:
     found = CliRunner().invoke(app, ["splat", "eval", str(folder), str(out / "gaussians.ply")])
     assert found.exit_code == 0, found.output
     assert "mean of 2 held-out views" in found.output
-    assert found.output.split(" dB")[0] in last
+    assert found.stdout.split(" dB")[0] in last
+    assert found.stderr.startswith("Computed on c")
     done = CliRunner().invoke(app, ["splat", "render", str(out), str(folder / "shots"), "--scene", str(folder)])
     assert done.exit_code == 0, done.output
     shots = sorted((folder / "shots").glob("*.png"))

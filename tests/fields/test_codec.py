@@ -169,6 +169,7 @@ def test_the_commands_do_all_that(
         (["encode", "a.png", "--field", "latents", "--steps", "9"], "--steps and --seed are of --field coordinates"),
         (["encode", "a.png", "--device", "cuda"], "latents are encoded on the CPU; --device cuda is of --field coord"),
         (["encode", "a.png", "--field", "coordinates", "--device", "gpu"], "device 'gpu' is not there"),
+        (["album", "a.png", "b.hardy", "--bpp", "1", "--device", "cuda"], "latents are encoded on the CPU"),
         (["album", "a.png", "b.hardy", "--device", "gpu"], "device 'gpu' is not there"),
         (["encode", "a.png", "--field", "waves"], "field must be latents or coordinates, got 'waves'"),
         (["encode", "a.png", "--preset", "slow"], "preset must be fast, default or best, got 'slow'"),

@@ -166,7 +166,7 @@ def test_no_tensor_is_made_on_another_device(preset: str, monkeypatch: pytest.Mo
 
 def test_refuses_devices_that_are_not_there() -> None:
     scene, options = known_scene(), Options(steps=2)
-    for wrong in ("cude", "cuda:77"):
+    for wrong in ("cude", "cuda:77", "mps:0"):
         with pytest.raises(InputError, match=f"device '{wrong}' is not there"):
             train(scene, options=options, device=wrong)
     with pytest.raises(InputError, match='device must be "cpu" or "cuda", got'):

@@ -3,12 +3,15 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hardy.cli.options import new_file
 from hardy.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 app = typer.Typer(help="Store pictures as small networks that decode to the same pixels everywhere.")
 
@@ -35,9 +38,16 @@ def _aim(text: str) -> float | None:
         raise InputError(f"--target takes a PSNR such as 35dB, got {text!r}") from None
 
 
-def _on_cpu(device: str | None) -> None:
-    if device not in (None, "cpu"):
+def _where(device: str | None, field: str) -> "torch.device":
+    """Where networks of coordinates are fitted, which is said; latents are encoded on the CPU."""
+    from hardy.devices import device_of
+
+    if field == "latents" and device not in (None, "auto", "cpu"):
         raise InputError(f"latents are encoded on the CPU; --device {device} is of --field coordinates")
+    found = device_of("cpu" if field == "latents" else device)
+    if field != "latents":
+        typer.echo(f"fitted on {found}", err=True)
+    return found
 
 
 @app.command()
@@ -69,7 +79,6 @@ def encode(
 ) -> None:
     """Encode a picture, a folder of frames or a short sound. Without an aim, 0.25 bits per pixel."""
     from hardy import checks
-    from hardy.devices import device_of
     from hardy.fields.codec import encode as encode_coordinates
     from hardy.fields.codec import save_encoded
     from hardy.fields.latent_codec import encode_latents
@@ -87,7 +96,7 @@ def encode(
     field = field or ("latents" if contents.kind == "image" and not of_network else "coordinates")
     if field in ("hash", "grid", "hash-grid"):
         raise InputError(HASH_GRIDS)
-    checks.one_of("field", field, ("latents", "coordinates"))
+    where = _where(device, checks.one_of("field", field, ("latents", "coordinates")))
     settings: dict[str, Any] = {
         "target_psnr": aim,
         "bits_per_point": 0.25 if aim is None and bpp is None else bpp,
@@ -97,11 +106,9 @@ def encode(
     if field == "latents":
         if of_network:
             raise InputError("--steps and --seed are of --field coordinates; latents have a --preset")
-        _on_cpu(device)
         result = encode_latents(signal, contents, preset=preset, **settings)
     else:
-        steps, seed, where = 1000 if steps is None else steps, seed or 0, device_of(device)
-        typer.echo(f"fitted on {where}", err=True)
+        steps, seed = 1000 if steps is None else steps, seed or 0
         result = encode_coordinates(signal, contents, steps=steps, seed=seed, device=where, **settings)
     path = Path(f"{Path(source).name}.hardy") if out is None else out
     save_encoded(result, path)
@@ -203,7 +210,6 @@ def album(
 ) -> None:
     """Encode many pictures into one file: networks that share their middle layers, or, with an aim, latents."""
     from hardy import checks
-    from hardy.devices import device_of
     from hardy.fields.codec import encode_album, save_encoded
     from hardy.fields.container import Contents
     from hardy.fields.latent_codec import encode_latent_album
@@ -220,6 +226,7 @@ def album(
     field = checks.one_of("field", field or ("latents" if aimed else "coordinates"), ("latents", "coordinates"))
     if aimed and field == "coordinates":
         raise InputError("--target and --bpp are of latents; networks that share layers have a --width and --bits")
+    where = _where(device, field)
     pairs = [load_media(source) for source in sources]
     if any(contents.kind != "image" for _, contents in pairs):
         raise InputError("an album is made of pictures")
@@ -233,7 +240,6 @@ def album(
     )
     signals = [signal for signal, _ in pairs]
     if field == "latents":
-        _on_cpu(device)
         result = encode_latent_album(
             signals,
             contents,
@@ -244,8 +250,6 @@ def album(
             progress=True,
         )
     else:
-        where = device_of(device)
-        typer.echo(f"fitted on {where}", err=True)
         networks: dict[str, Any] = {"width": width, "weight_bits": bits, "steps": steps, "seed": seed}
         result = encode_album(signals, contents, **networks, progress=True, device=where)
     save_encoded(result, out)

@@ -193,6 +193,7 @@ def evaluate(
     photos = read_scene(scene, downscale, masks, outside, images=images, hold_out=hold_out, background=color)
     mode = "antialiased" if antialiased else "classic"
     options = Options(sh_degree=degree_of(parameters), background=color, rasterize_mode=mode)
+    typer.echo(f"Computed on {where}", err=True)
     quality = run(parameters, photos.held_out or photos.views, options)
     kind = "held-out" if photos.held_out else "training"
     typer.echo(f"{quality.psnr:.2f} dB, SSIM {quality.ssim:.3f}: mean of {quality.views} {kind} views")

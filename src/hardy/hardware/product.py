@@ -15,7 +15,7 @@ from torch import nn
 from hardy.hardware.chip import Chip
 from hardy.hardware.converters import Architecture, convert
 from hardy.hardware.crossbar import ArrayState
-from hardy.ops.conversion import converted_sum, input_codes
+from hardy.ops.conversion import converted_sum, in_steps, input_codes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -226,9 +226,7 @@ def _read(
     if state.converters is None:
         total, beyond = converted_sum(y, variance, normal, step_out, periphery.adc_levels, count)
     else:
-        if variance is not None and normal is not None:
-            y.add_(variance.sqrt_().mul_(normal))
-        y.mul_(1 / step_out)
+        y = in_steps(y, variance, normal, step_out)
         codes = convert(y, state.converters, periphery.adc, periphery.tile_columns)
         beyond = count + (y.round_().abs() > periphery.adc_levels).sum()
         total = codes.clamp_(-periphery.adc_levels, periphery.adc_levels).mul_(step_out).sum(0)

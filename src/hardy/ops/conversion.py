@@ -25,6 +25,15 @@ def input_codes(
     return codes, beyond + (x.abs() > full).sum()
 
 
+def in_steps(
+    y: torch.Tensor, variance: torch.Tensor | None, normal: torch.Tensor | None, step: torch.Tensor
+) -> torch.Tensor:
+    """`y` plus noise in units of `step`, as what an output converter is given; arguments as in `converted_sum`."""
+    if variance is not None and normal is not None:
+        y.add_(variance.sqrt_().mul_(normal))
+    return y.mul_(1 / step)
+
+
 def converted_sum(
     y: torch.Tensor,
     variance: torch.Tensor | None,
@@ -49,9 +58,7 @@ def converted_sum(
     """
     if y.device.type == "cuda" and (triton := kernels.triton("conversion_triton")) is not None:
         return triton.converted_sum(y, variance, normal, step, levels, beyond)
-    if variance is not None and normal is not None:
-        y.add_(variance.sqrt_().mul_(normal))
-    y.mul_(1 / step)
+    y = in_steps(y, variance, normal, step)
     codes = torch.where(y >= 0, 1.0, -1.0) if levels == 0 else y.round_()
     most = levels or 1
     beyond = beyond + (codes.abs() > most).sum()
