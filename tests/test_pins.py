@@ -62,3 +62,11 @@ def test_pins_are_what_the_pinned_ask_for() -> None:
 def test_triton_is_the_one_of_torch() -> None:
     pins = pinned()
     assert pins["triton"] == TRITON_OF_TORCH[pins["torch"]]
+
+
+def test_the_extra_that_reads_gguf_has_all_that_transformers_needs_for_it() -> None:
+    import tomllib
+
+    project = tomllib.loads((CONSTRAINTS.parent / "pyproject.toml").read_text())["project"]
+    brought = {Requirement(line).name for line in project["optional-dependencies"]["export"]}
+    assert {"gguf", "accelerate"} <= brought
